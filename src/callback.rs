@@ -1,0 +1,135 @@
+//! Callbacks to the backend as values: what is asked, what came of it, and how an answer's body is
+//! read. Knows neither threads nor ureq.
+
+use crate::send::EventFields;
+use crate::table::Key;
+use std::borrow::Cow;
+use uuid::Uuid;
+
+/// Why a stream ended, as the backend is told (docs/protocol.md, section 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    ClientClosed,
+    ServerClosed,
+    Error,
+}
+
+/// The finer cause, for people; travels in the `SSEGateway-Detail` request header only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// More unsent bytes than `MAX_PENDING_BYTES`: `slow_consumer`.
+    SlowConsumer,
+    /// No progress for `CLIENT_TIMEOUT_SECONDS`: `client_timeout`.
+    ClientTimeout,
+    /// The gateway drained: `shutdown`.
+    Shutdown,
+    /// The kernel refused a write: `write_failed`.
+    WriteFailed,
+    /// The client sent too much after its GET: `excess_input`.
+    ExcessInput,
+    /// The connect callback got no answer in time but may have been accepted: `connect_timeout`.
+    ConnectTimeout,
+    /// The connect callback broke after it was written: `connect_broken`.
+    ConnectBroken,
+}
+
+/// Names one callback that is in flight.
+pub type CallId = Key;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallKind {
+    Connect,
+    Disconnect,
+}
+
+/// One callback to be made: an HTTP POST of `body` to the configured URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    pub id: CallId,
+    pub kind: CallKind,
+    /// The JSON, UTF-8.
+    pub body: Vec<u8>,
+    /// Becomes the `SSEGateway-Detail` request header.
+    pub detail: Option<Detail>,
+}
+
+/// What came of a callback.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A final (non-1xx) response head arrived in time.
+    Answered {
+        status: u16,
+        /// Values of `Retry-After` (at most one) and `WWW-Authenticate` (each), as received, to be
+        /// passed on with a rejection. Empty for a 2xx.
+        passed: Vec<(PassedHeader, Vec<u8>)>,
+        /// The body of a 2xx; `None` if it was late, cut short or too long. Not read for a rejection.
+        body: Option<Vec<u8>>,
+    },
+    /// Refused, reset, no such name, or garbage. `written`: some of the request may have reached
+    /// the backend, which may have accepted it.
+    Unavailable { written: bool },
+    /// No head within the timeout. `written` as above.
+    TimedOut { written: bool },
+}
+
+/// A response header of the backend that a rejected client gets to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PassedHeader {
+    RetryAfter,
+    WwwAuthenticate,
+}
+
+/// A finished callback.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Completion {
+    pub id: CallId,
+    pub outcome: Outcome,
+}
+
+/// What a 2xx answer's body asks for. Read leniently: the connect stands whatever the body says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer<'a> {
+    pub event: Option<EventFields<'a>>,
+    pub close: bool,
+    /// What was malformed and ignored, each a phrase for the log; empty in the normal case.
+    pub ignored: Vec<Cow<'static, str>>,
+}
+
+impl Reason {
+    /// The value of `reason` on the wire.
+    pub fn as_str(self) -> &'static str {
+        todo!()
+    }
+}
+
+impl Detail {
+    /// The value of the `SSEGateway-Detail` header.
+    pub fn as_str(self) -> &'static str {
+        todo!()
+    }
+}
+
+/// Encodes `{"url":"...","headers":{...}}` for the callback bodies (docs/protocol.md, section 3).
+/// `headers` in the order received, names in any case, values raw with surrounding blanks removed.
+pub fn encode_request<'a>(url: &str, headers: impl Iterator<Item = (&'a str, &'a [u8])> + Clone) -> String {
+    let _ = (url, headers);
+    todo!()
+}
+
+/// The body of a connect callback; `request` comes from [`encode_request`].
+pub fn connect_body(token: Uuid, request: &str) -> Vec<u8> {
+    let _ = (token, request);
+    todo!()
+}
+
+/// The body of a disconnect callback; `request` is the same text as at connect.
+pub fn disconnect_body(reason: Reason, token: Uuid, request: &str) -> Vec<u8> {
+    let _ = (reason, token, request);
+    todo!()
+}
+
+/// Reads the body of a 2xx answer.
+pub fn read_answer(body: &[u8]) -> Answer<'_> {
+    let _ = body;
+    todo!()
+}

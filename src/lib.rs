@@ -1,0 +1,7 @@
+//! SSEGateway.
+
+pub mod callback;
+pub mod send;
+pub mod sse;
+pub mod table;
+pub mod time;
