@@ -1,7 +1,9 @@
 //! SSEGateway.
 
+pub mod buffer;
 pub mod callback;
 pub mod send;
 pub mod sse;
 pub mod table;
 pub mod time;
+pub mod timer;
