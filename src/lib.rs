@@ -2,6 +2,8 @@
 
 pub mod buffer;
 pub mod callback;
+pub mod gateway;
+pub mod http;
 pub mod send;
 pub mod sse;
 pub mod table;
