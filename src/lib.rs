@@ -1,6 +1,7 @@
 //! SSEGateway.
 
 pub mod callback;
+pub(crate) mod json;
 pub mod send;
 pub mod sse;
 pub mod table;
