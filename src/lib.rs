@@ -1,7 +1,11 @@
 //! SSEGateway.
 
 pub mod callback;
+pub mod config;
+pub mod escape;
+pub mod limits;
 pub mod send;
 pub mod sse;
+pub mod sys;
 pub mod table;
 pub mod time;
