@@ -4,6 +4,7 @@ pub mod callback;
 pub mod config;
 pub mod escape;
 pub mod limits;
+pub mod logger;
 pub mod send;
 pub mod sse;
 pub mod sys;
