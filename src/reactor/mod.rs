@@ -7,6 +7,7 @@
 //! Readiness has memory. An edge is told once, so what it said is kept per socket until a call proves
 //! otherwise; whatever budget runs out puts the connection back in the queue of those that are ready.
 
+//MIO pub mod mio;
 mod net;
 
 pub use net::{Event, Net};
@@ -52,6 +53,8 @@ struct Gate {
     waiting: bool,
     /// Descriptors or memory ran out: not before this time, unless a connection closes.
     paused_until: Option<Millis>,
+    /// That was said in the log already.
+    exhausted: bool,
 }
 
 /// The event loop.
@@ -355,15 +358,22 @@ impl<N: Net> Reactor<N> {
                 return;
             }
             match self.net.accept(listener) {
-                Ok(socket) => self.admit(listener, socket),
+                Ok(socket) => {
+                    self.gate(listener).exhausted = false;
+                    self.admit(listener, socket);
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.gate(listener).waiting = false;
                     return;
                 }
                 Err(error) if is_exhausted(&error) => {
-                    warn!("accepting paused: {error}");
                     let until = self.now.after(ACCEPT_PAUSE);
-                    self.gate(listener).paused_until = Some(until);
+                    let gate = self.gate(listener);
+                    gate.paused_until = Some(until);
+                    if !gate.exhausted {
+                        gate.exhausted = true;
+                        warn!("accepting paused: {error}");
+                    }
                     return;
                 }
                 // The client has gone again, or the call was interrupted.
