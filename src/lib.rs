@@ -10,3 +10,4 @@ pub mod sse;
 pub mod sys;
 pub mod table;
 pub mod time;
+pub mod workers;
