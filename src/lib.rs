@@ -16,3 +16,4 @@ pub mod sys;
 pub mod table;
 pub mod time;
 pub mod timer;
+pub mod workers;
