@@ -7,7 +7,7 @@
 //! Readiness has memory. An edge is told once, so what it said is kept per socket until a call proves
 //! otherwise; whatever budget runs out puts the connection back in the queue of those that are ready.
 
-//MIO pub mod mio;
+pub mod mio;
 mod net;
 
 pub use net::{Event, Net};
