@@ -74,7 +74,7 @@ pub struct Builder {
     variables: Vec<(String, String)>,
     internal: bool,
     stderr: Option<std::io::PipeWriter>,
-    descriptors: Option<u32>,
+    ulimit: Option<&'static str>,
 }
 
 impl Builder {
@@ -102,9 +102,9 @@ impl Builder {
         self
     }
 
-    /// Starts it under `ulimit -n`.
-    pub fn descriptors(mut self, limit: u32) -> Builder {
-        self.descriptors = Some(limit);
+    /// Starts it under `ulimit` with these arguments.
+    pub fn ulimit(mut self, arguments: &'static str) -> Builder {
+        self.ulimit = Some(arguments);
         self
     }
 
@@ -122,11 +122,11 @@ impl Builder {
     fn try_start(&self) -> Option<Gateway> {
         let port = free_port();
         let internal = self.internal.then(free_port);
-        let mut command = match self.descriptors {
+        let mut command = match self.ulimit {
             None => Command::new(BINARY),
             Some(limit) => {
                 let mut shell = Command::new("/bin/sh");
-                shell.arg("-c").arg(format!("ulimit -n {limit} && exec \"$0\"")).arg(BINARY);
+                shell.arg("-c").arg(format!("ulimit {limit} && exec \"$0\"")).arg(BINARY);
                 shell
             }
         };
@@ -189,7 +189,7 @@ pub struct Gateway {
 impl Gateway {
     /// Without a callback URL.
     pub fn builder() -> Builder {
-        let builder = Builder { variables: Vec::new(), internal: false, stderr: None, descriptors: None };
+        let builder = Builder { variables: Vec::new(), internal: false, stderr: None, ulimit: None };
         builder.set("LISTEN_ADDRESS", "127.0.0.1")
     }
 
