@@ -13,7 +13,7 @@ const ROOMS: [&[&str]; 8] = [
     &["gateway"],
     &["limits", "sys", "config", "logger"],
     &["workers", "reactor"],
-    &["serve", "cli"],
+    &["serve", "cli", "healthcheck"],
 ];
 
 /// Rooms that a simulation or a fuzzer must be able to run, and what none of them may name.
