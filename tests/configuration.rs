@@ -162,15 +162,10 @@ fn all_bad_values_are_reported_at_once() {
         ("LOG_LEVEL", "loud"),
     ]);
     let lines = refuse(&variables);
+    let names =
+        |line: &&String, name: &str| line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name);
     for (name, value) in &variables {
-        let about: Vec<&String> = lines
-            .iter()
-            .filter(|line| {
-                line.contains(&format!("{name} "))
-                    || line.contains(&format!("{name}="))
-                    || line.contains(&format!("{name}:"))
-            })
-            .collect();
+        let about: Vec<&String> = lines.iter().filter(|line| names(line, name)).collect();
         assert_eq!(about.len(), 1, "{name}: {lines:#?}");
         assert!(about[0].contains(value), "{name}: {about:?}");
     }

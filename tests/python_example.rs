@@ -23,7 +23,7 @@ fn start() -> Option<(Gateway, Example)> {
         return None;
     }
     let port = free_port();
-    let gateway = Gateway::builder().set("CALLBACK_URL", format!("http://127.0.0.1:{port}/")).start();
+    let gateway = Gateway::builder().set("CALLBACK_URL", format!("http://127.0.0.1:{port}/callback")).start();
     let child = Command::new("python3")
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/backend.py"))
         .env("PORT", port.to_string())

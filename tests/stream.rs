@@ -156,7 +156,7 @@ fn a_heartbeat_comes_every_interval_since_the_stream_opened() {
     assert_eq!(gateway.event(&token, "does not postpone it").status, 200);
     assert_eq!(stream.next_chunk().expect("a chunk"), b"data: does not postpone it\n\n");
     for second in 1..=2 {
-        let golden = b"e\r\n: heartbeat\n\n\r\n";
+        let golden = b"d\r\n: heartbeat\n\n\r\n";
         assert_eq!(stream.client.read_exact(golden.len()), golden);
         let elapsed = opened.elapsed().as_secs_f64();
         assert!((elapsed - f64::from(second)).abs() < 0.4, "heartbeat {second} after {elapsed} s");

@@ -76,7 +76,8 @@ impl Stream {
                 None => false,
             }
         } else {
-            let more = self.client.fill() > 0;
+            // What came with the head waits in the buffer already.
+            let more = !self.client.buffer.is_empty() || self.client.fill() > 0;
             self.payload.append(&mut self.client.buffer);
             more
         }
