@@ -185,7 +185,15 @@ fn without_a_callback_url_nothing_is_configured() {
 #[test]
 fn a_2xx_head_decides_though_its_body_is_late() {
     accepts(Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\n{\"event\"").then(Step::Hang));
+}
+
+#[test]
+fn a_2xx_head_decides_though_its_chunks_are_late() {
     accepts(Answer::raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").then(Step::Hang));
+}
+
+#[test]
+fn a_2xx_head_decides_though_its_body_drips() {
     accepts(Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n").then(Step::Drip(b" ")));
 }
 
