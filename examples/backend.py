@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """A complete SSEGateway backend on Python's standard library: one process, one thread.
 
     python3 examples/backend.py
