@@ -181,10 +181,6 @@ impl Backend {
         let status = answer.status().as_u16();
         // Read to its end, or the connection could not be used again.
         let text = answer.body_mut().read_to_string().unwrap_or_default();
-        if status == 404 {
-            // The stream is gone; its disconnect callback is on the way.
-            self.state().streams.remove(token);
-        }
         (status != 200).then(|| format!("The gateway answered {status}: {text}"))
     }
 
