@@ -1,7 +1,70 @@
-//! SSEGateway.
+//! SSEGateway holds Server-Sent Events streams for an HTTP backend.
+//!
+//! A client GETs any path; the gateway asks the backend by an HTTP callback whether to accept; it then
+//! owns the stream, sends heartbeats, delivers what the backend POSTs to `/internal/send`, and tells
+//! the backend when the client has gone. `docs/protocol.md` says what happens on the wire, exactly. This
+//! page is the map of the code.
+//!
+//! # The rooms, bottom to top
+//!
+//! One thread runs everything but the blocking callbacks. A room imports only from rooms above it in
+//! this table.
+//!
+//! | Room | Holds | Knows nothing of |
+//! |---|---|---|
+//! | [`time`], [`table`], [`timer`], [`buffer`], [`escape`] | milliseconds; generational slab; timer wheel; output buffers and their pool; text made fit for a log | everything else |
+//! | [`http`] | request heads, request bodies, responses: borrowed bytes in, appended bytes out | sockets, streams |
+//! | [`sse`] | event to frame, heartbeat, retry | HTTP, JSON |
+//! | [`send`] | the JSON of `/internal/send`, one error per row of the contract | connections |
+//! | [`callback`] | payloads and outcomes of callbacks | threads, ureq |
+//! | [`gateway`] | the protocol: connections, tokens, callbacks, deadlines. Inputs in, bytes and actions out | I/O, clocks, randomness |
+//! | [`reactor`] | the event loop's judgement: readiness, fairness, the accept gate, flushing; over [`reactor::Net`], one method per system call | the protocol's rules |
+//! | [`workers`] | the callback pool on ureq: elastic threads, a caching resolver | connections |
+//! | [`config`], [`limits`], [`logger`], [`sys`], serve, cli | environment, descriptors, log, system calls, start and end | |
+//!
+//! `tests/rooms.rs` reads the sources and fails when a pure room names a socket, a thread or a clock,
+//! or imports from a room below it in the table.
+//!
+//! # One event, from socket to socket
+//!
+//! 1. The kernel reports the backend's connection readable; [`reactor::Reactor::turn`] puts it into the
+//!    queue of ready connections and reads up to 64 KiB into the one scratch buffer.
+//! 2. [`gateway::Gateway::receive`] parses the request in place ([`http::request`]), routes it, and hands
+//!    the body to [`send::parse`], whose strings borrow from the scratch buffer.
+//! 3. The token is looked up, the frame appended to the stream's output by [`sse::write_event`] inside a
+//!    chunk, and the stream marked dirty. The answer is appended to the backend's output, which is marked
+//!    dirty when its whole batch has been read.
+//! 4. The reactor takes [`gateway::Gateway::next_dirty`] until it is empty: one write per stream, then one for
+//!    the answers. What the kernel took is forgotten, and an empty buffer goes back to its pool.
+//!
+//! No allocation, one read and one write per connection and batch.
+//!
+//! # Why the seams are where they are
+//!
+//! The core is pure so that every handler runs to its end and a fuzzer can call it. The loop stands on a
+//! seam of its own because readiness has memory: edge-triggered servers break by losing a wake-up, which
+//! happens in the loop and not in the protocol. So the simulation (`tests/simulation.rs`) replaces the
+//! system calls, and both run inside it.
+//!
+//! The lanes of callbacks that wait stand in the core ([`gateway`]) and not in the worker pool, so that
+//! their order and their limits are simulated too; the pool runs what it is handed.
 
+#![deny(unsafe_code)]
+
+pub mod buffer;
 pub mod callback;
+pub mod config;
+pub mod escape;
+pub mod gateway;
+pub mod http;
+pub(crate) mod json;
+pub mod limits;
+pub mod logger;
+pub mod reactor;
 pub mod send;
 pub mod sse;
+pub mod sys;
 pub mod table;
 pub mod time;
+pub mod timer;
+pub mod workers;

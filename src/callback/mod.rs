@@ -1,10 +1,13 @@
 //! Callbacks to the backend as values: what is asked, what came of it, and how an answer's body is
 //! read. Knows neither threads nor ureq.
 
-use crate::send::EventFields;
+mod answer;
+mod request;
+
+pub use answer::{Answer, read_answer};
+pub use request::{connect_body, disconnect_body, encode_request};
+
 use crate::table::Key;
-use std::borrow::Cow;
-use uuid::Uuid;
 
 /// Why a stream ended, as the backend is told (docs/protocol.md, section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,50 +89,51 @@ pub struct Completion {
     pub outcome: Outcome,
 }
 
-/// What a 2xx answer's body asks for. Read leniently: the connect stands whatever the body says.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Answer<'a> {
-    pub event: Option<EventFields<'a>>,
-    pub close: bool,
-    /// What was malformed and ignored, each a phrase for the log; empty in the normal case.
-    pub ignored: Vec<Cow<'static, str>>,
-}
-
 impl Reason {
     /// The value of `reason` on the wire.
     pub fn as_str(self) -> &'static str {
-        todo!()
+        match self {
+            Reason::ClientClosed => "client_closed",
+            Reason::ServerClosed => "server_closed",
+            Reason::Error => "error",
+        }
     }
 }
 
 impl Detail {
     /// The value of the `SSEGateway-Detail` header.
     pub fn as_str(self) -> &'static str {
-        todo!()
+        match self {
+            Detail::SlowConsumer => "slow_consumer",
+            Detail::ClientTimeout => "client_timeout",
+            Detail::Shutdown => "shutdown",
+            Detail::WriteFailed => "write_failed",
+            Detail::ExcessInput => "excess_input",
+            Detail::ConnectTimeout => "connect_timeout",
+            Detail::ConnectBroken => "connect_broken",
+        }
     }
 }
 
-/// Encodes `{"url":"...","headers":{...}}` for the callback bodies (docs/protocol.md, section 3).
-/// `headers` in the order received, names in any case, values raw with surrounding blanks removed.
-pub fn encode_request<'a>(url: &str, headers: impl Iterator<Item = (&'a str, &'a [u8])> + Clone) -> String {
-    let _ = (url, headers);
-    todo!()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The body of a connect callback; `request` comes from [`encode_request`].
-pub fn connect_body(token: Uuid, request: &str) -> Vec<u8> {
-    let _ = (token, request);
-    todo!()
-}
-
-/// The body of a disconnect callback; `request` is the same text as at connect.
-pub fn disconnect_body(reason: Reason, token: Uuid, request: &str) -> Vec<u8> {
-    let _ = (reason, token, request);
-    todo!()
-}
-
-/// Reads the body of a 2xx answer.
-pub fn read_answer(body: &[u8]) -> Answer<'_> {
-    let _ = body;
-    todo!()
+    #[test]
+    fn names_on_the_wire_are_those_of_the_contract() {
+        assert_eq!(Reason::ClientClosed.as_str(), "client_closed");
+        assert_eq!(Reason::ServerClosed.as_str(), "server_closed");
+        assert_eq!(Reason::Error.as_str(), "error");
+        for (detail, text) in [
+            (Detail::SlowConsumer, "slow_consumer"),
+            (Detail::ClientTimeout, "client_timeout"),
+            (Detail::Shutdown, "shutdown"),
+            (Detail::WriteFailed, "write_failed"),
+            (Detail::ExcessInput, "excess_input"),
+            (Detail::ConnectTimeout, "connect_timeout"),
+            (Detail::ConnectBroken, "connect_broken"),
+        ] {
+            assert_eq!(detail.as_str(), text);
+        }
+    }
 }

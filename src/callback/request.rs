@@ -1,0 +1,251 @@
+//! The bodies of callbacks: the client's request as JSON, encoded once per stream and quoted twice.
+
+use super::Reason;
+use std::fmt::Write;
+use uuid::Uuid;
+
+/// Headers that make no sense as a list; of repeated ones the first counts (docs/protocol.md, section 3).
+const FIRST_WINS: [&str; 18] = [
+    "age",
+    "authorization",
+    "content-length",
+    "content-type",
+    "etag",
+    "expires",
+    "from",
+    "host",
+    "if-modified-since",
+    "if-unmodified-since",
+    "last-modified",
+    "location",
+    "max-forwards",
+    "proxy-authorization",
+    "referer",
+    "retry-after",
+    "server",
+    "user-agent",
+];
+
+/// Quotes, colon and comma around one header.
+const HEADER_OVERHEAD_BYTES: usize = 6;
+
+/// `{"url":"","headers":{}}`
+const REQUEST_OVERHEAD_BYTES: usize = 23;
+
+/// Encodes `{"url":"...","headers":{...}}` for the callback bodies (docs/protocol.md, section 3).
+/// `headers` in the order received, names in any case, values raw with surrounding blanks removed.
+///
+/// A name stands where it appeared first. Compares each name with those behind it: for the few headers
+/// of a request that is cheaper than a map.
+pub fn encode_request<'a>(url: &str, headers: impl Iterator<Item = (&'a str, &'a [u8])> + Clone) -> String {
+    let header_bytes: usize =
+        headers.clone().map(|(name, value)| name.len() + value.len() + HEADER_OVERHEAD_BYTES).sum();
+    let mut out = String::with_capacity(REQUEST_OVERHEAD_BYTES + url.len() + header_bytes);
+    out.push_str("{\"url\":\"");
+    push_escaped(&mut out, url.chars());
+    out.push_str("\",\"headers\":{");
+
+    // What is written is taken out.
+    let mut headers: Vec<Option<(&str, &[u8])>> = headers.map(Some).collect();
+    let mut separator = "\"";
+    for index in 0..headers.len() {
+        let Some((name, value)) = headers[index] else { continue };
+        out.push_str(separator);
+        separator = ",\"";
+        push_escaped(&mut out, name.chars().map(|character| character.to_ascii_lowercase()));
+        out.push_str("\":\"");
+        push_value(&mut out, value);
+        for later in &mut headers[index + 1..] {
+            if let Some((_, value)) = later.take_if(|(later, _)| later.eq_ignore_ascii_case(name)) {
+                push_repeat(&mut out, name, value);
+            }
+        }
+        out.push('"');
+    }
+    out.push_str("}}");
+    out
+}
+
+/// Joins the value of a repeated header to what came before it, unless the first one wins.
+fn push_repeat(out: &mut String, name: &str, value: &[u8]) {
+    if FIRST_WINS.iter().any(|first_wins| name.eq_ignore_ascii_case(first_wins)) {
+        return;
+    }
+    out.push_str(if name.eq_ignore_ascii_case("cookie") { "; " } else { ", " });
+    push_value(out, value);
+}
+
+/// The body of a connect callback; `request` comes from [`encode_request`].
+pub fn connect_body(token: Uuid, request: &str) -> Vec<u8> {
+    let mut token_text = Uuid::encode_buffer();
+    let token = &*token.hyphenated().encode_lower(&mut token_text);
+    ["{\"action\":\"connect\",\"token\":\"", token, "\",\"request\":", request, "}"].concat().into_bytes()
+}
+
+/// The body of a disconnect callback; `request` is the same text as at connect.
+pub fn disconnect_body(reason: Reason, token: Uuid, request: &str) -> Vec<u8> {
+    let mut token_text = Uuid::encode_buffer();
+    let token = &*token.hyphenated().encode_lower(&mut token_text);
+    let reason = reason.as_str();
+    ["{\"action\":\"disconnect\",\"reason\":\"", reason, "\",\"token\":\"", token, "\",\"request\":", request, "}"]
+        .concat()
+        .into_bytes()
+}
+
+/// A header value is bytes; each stands for the Latin-1 character of its number, as browsers and
+/// Node.js read it (Fetch, "isomorphic decode").
+fn push_value(out: &mut String, value: &[u8]) {
+    let is_plain = value.iter().all(|byte| matches!(byte, b' '..=b'~') && *byte != b'"' && *byte != b'\\');
+    match std::str::from_utf8(value) {
+        Ok(text) if is_plain => out.push_str(text),
+        Ok(_) | Err(_) => push_escaped(out, value.iter().map(|byte| char::from(*byte))),
+    }
+}
+
+/// Appends the inside of a JSON string (RFC 8259, section 7).
+fn push_escaped(out: &mut String, characters: impl Iterator<Item = char>) {
+    for character in characters {
+        match character {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            control @ '\0'..='\u{1f}' => {
+                // Writing to a String cannot fail.
+                let _ = write!(out, "\\u{:04x}", u32::from(control));
+            }
+            other => out.push(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: Uuid = Uuid::from_u128(0x0123_4567_89AB_4DEF_8123_4567_89AB_CDEF);
+
+    fn encode(url: &str, headers: &[(&str, &[u8])]) -> String {
+        encode_request(url, headers.iter().copied())
+    }
+
+    /// Just the inside of `headers`.
+    fn encode_headers(headers: &[(&str, &[u8])]) -> String {
+        let text = encode("/", headers);
+        let inside = text.strip_prefix("{\"url\":\"/\",\"headers\":{").and_then(|rest| rest.strip_suffix("}}"));
+        inside.unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_request_is_the_url_and_its_headers() {
+        assert_eq!(encode("/", &[]), r#"{"url":"/","headers":{}}"#);
+        let headers: [(&str, &[u8]); 3] =
+            [("Host", b"example.org:3000"), ("ACCEPT", b"text/event-stream"), ("x-Empty", b"")];
+        assert_eq!(
+            encode("/a?b=c&d=%zz", &headers),
+            r#"{"url":"/a?b=c&d=%zz","headers":{"host":"example.org:3000","accept":"text/event-stream","x-empty":""}}"#
+        );
+    }
+
+    #[test]
+    fn repeated_headers_are_joined_where_the_name_stood_first() {
+        let headers: [(&str, &[u8]); 6] =
+            [("X-A", b"1"), ("X-B", b"2"), ("x-a", b""), ("X-C", b"3"), ("X-a", b"4, 5"), ("x-b", b"6")];
+        assert_eq!(encode_headers(&headers), r#""x-a":"1, , 4, 5","x-b":"2, 6","x-c":"3""#);
+    }
+
+    #[test]
+    fn cookies_are_joined_with_semicolons() {
+        let headers: [(&str, &[u8]); 3] = [("Cookie", b"a=1"), ("cookie", b"b=2; c=3"), ("COOKIE", b"d=4")];
+        assert_eq!(encode_headers(&headers), r#""cookie":"a=1; b=2; c=3; d=4""#);
+        let others: [(&str, &[u8]); 2] = [("Set-Cookie", b"a=1"), ("Set-Cookie", b"b=2")];
+        assert_eq!(encode_headers(&others), r#""set-cookie":"a=1, b=2""#);
+    }
+
+    #[test]
+    fn of_headers_that_are_no_lists_the_first_wins() {
+        for name in [
+            "authorization",
+            "host",
+            "user-agent",
+            "content-type",
+            "content-length",
+            "referer",
+            "from",
+            "max-forwards",
+            "if-modified-since",
+            "if-unmodified-since",
+            "proxy-authorization",
+            "location",
+            "etag",
+            "expires",
+            "age",
+            "last-modified",
+            "retry-after",
+            "server",
+        ] {
+            let upper = name.to_ascii_uppercase();
+            let headers: [(&str, &[u8]); 3] = [(&upper, b"first"), (name, b"second"), (&upper, b"third")];
+            assert_eq!(encode_headers(&headers), format!("\"{name}\":\"first\""));
+        }
+    }
+
+    #[test]
+    fn values_are_escaped_as_json_demands() {
+        let headers: [(&str, &[u8]); 2] = [("a", b"q\"b\\s/\t\x01\x1f\x08\x0c\r\n\x7f"), ("b`|~", b"</script>")];
+        assert_eq!(
+            encode_headers(&headers),
+            "\"a\":\"q\\\"b\\\\s/\\t\\u0001\\u001f\\b\\f\\r\\n\u{7f}\",\"b`|~\":\"</script>\""
+        );
+        assert_eq!(encode("/\"\\", &[]), r#"{"url":"/\"\\","headers":{}}"#);
+    }
+
+    #[test]
+    fn high_bytes_are_latin_1() {
+        let headers: [(&str, &[u8]); 1] = [("a", b"gr\xFCn \x80\xFF \xC3\xBC")];
+        assert_eq!(encode_headers(&headers), "\"a\":\"gr\u{fc}n \u{80}\u{ff} \u{c3}\u{bc}\"");
+    }
+
+    #[test]
+    fn every_byte_survives_json() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        let text = encode_headers(&[("a", &bytes)]);
+        let decoded: String = serde_json::from_str(text.strip_prefix("\"a\":").unwrap()).unwrap();
+        assert_eq!(decoded, bytes.iter().map(|byte| char::from(*byte)).collect::<String>());
+    }
+
+    #[test]
+    fn a_usual_request_fits_the_room_reserved() {
+        let headers: [(&str, &[u8]); 3] = [("Host", b"example.org"), ("Cookie", b"a=1"), ("Cookie", b"b=2")];
+        let text = encode("/stream", &headers);
+        let estimate: usize =
+            headers.iter().map(|(name, value)| name.len() + value.len() + HEADER_OVERHEAD_BYTES).sum();
+        assert!(text.len() <= REQUEST_OVERHEAD_BYTES + "/stream".len() + estimate);
+    }
+
+    #[test]
+    fn the_most_headers_there_may_be() {
+        let names: Vec<String> = (0..256).map(|number| format!("x-{}", number % 128)).collect();
+        let text = encode_request("/", names.iter().map(|name| (name.as_str(), b"v".as_slice())));
+        assert_eq!(text.matches(":\"v, v\"").count(), 128);
+    }
+
+    #[test]
+    fn bodies_are_exact() {
+        let request = encode("/s?a=1", &[("Host", b"h")]);
+        assert_eq!(
+            String::from_utf8(connect_body(TOKEN, &request)).unwrap(),
+            r#"{"action":"connect","token":"01234567-89ab-4def-8123-456789abcdef","request":{"url":"/s?a=1","headers":{"host":"h"}}}"#
+        );
+        for (reason, text) in
+            [(Reason::ClientClosed, "client_closed"), (Reason::ServerClosed, "server_closed"), (Reason::Error, "error")]
+        {
+            let body = String::from_utf8(disconnect_body(reason, TOKEN, &request)).unwrap();
+            let expected = r#"{"action":"disconnect","reason":"REASON","token":"01234567-89ab-4def-8123-456789abcdef","request":{"url":"/s?a=1","headers":{"host":"h"}}}"#;
+            assert_eq!(body, expected.replace("REASON", text));
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The backend's URL: checked once at start, so that a callback can only fail for the network's reasons.
+
+use super::Secret;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use std::net::Ipv6Addr;
+
+/// Where callbacks go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallbackUrl {
+    /// Absolute, `http` or `https`, without user info and fragment; otherwise verbatim, except that
+    /// an empty path is written as `/`.
+    pub url: String,
+    /// The user of `user:pass@`, still percent-encoded; for display only.
+    pub user: Option<String>,
+    /// `Basic ...`, if the URL carried user info.
+    pub authorization: Option<Secret>,
+}
+
+impl CallbackUrl {
+    /// Reads the value of `CALLBACK_URL`; an error is a phrase that says what is allowed.
+    pub fn parse(text: &str) -> Result<CallbackUrl, &'static str> {
+        const SHAPE: &str = "must be an absolute http or https URL";
+        if let Some(wrong) = text.bytes().find(|byte| !byte.is_ascii_graphic()) {
+            return Err(if wrong.is_ascii() {
+                "must not contain spaces or control characters"
+            } else {
+                "must be ASCII, anything else percent-encoded"
+            });
+        }
+        let (scheme, rest) = text.split_once("://").ok_or(SHAPE)?;
+        let scheme = scheme.to_ascii_lowercase();
+        match scheme.as_str() {
+            "http" => {}
+            "https" if cfg!(feature = "tls") => {}
+            "https" => return Err("must be http: this build has no TLS"),
+            _ => return Err(SHAPE),
+        }
+        let rest = rest.split_once('#').map_or(rest, |(before, _fragment)| before);
+        let (authority, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let (userinfo, host_port) = match authority.rsplit_once('@') {
+            Some((userinfo, host_port)) => (Some(userinfo), host_port),
+            None => (None, authority),
+        };
+        check_host_port(host_port)?;
+        let slash = if target.starts_with('/') { "" } else { "/" };
+        let url = format!("{scheme}://{host_port}{slash}{target}");
+        // The HTTP client has the last word; what it cannot parse would fail every callback.
+        url.parse::<ureq::http::Uri>().map_err(|_| SHAPE)?;
+        let credentials = userinfo.filter(|userinfo| !userinfo.is_empty()).map(basic).transpose()?;
+        let (user, authorization) = credentials.unzip();
+        Ok(CallbackUrl { url, user, authorization })
+    }
+
+    /// The URL as configured, the password masked.
+    pub fn masked(&self) -> String {
+        match (&self.user, self.url.split_once("://")) {
+            (Some(user), Some((scheme, rest))) => format!("{scheme}://{user}:***@{rest}"),
+            (_, _) => self.url.clone(),
+        }
+    }
+}
+
+/// A `CALLBACK_URL` that may be malformed, for an error line: whatever could be user info is masked.
+pub fn mask(text: &str) -> String {
+    match (text.split_once("://"), text.rsplit_once('@')) {
+        (Some((scheme, rest)), Some((_, after))) if rest.contains('@') => format!("{scheme}://***@{after}"),
+        (_, Some((_, after))) => format!("***@{after}"),
+        (_, None) => text.to_owned(),
+    }
+}
+
+fn check_host_port(host_port: &str) -> Result<(), &'static str> {
+    const HOST: &str = "must name a host: letters, digits, dots, hyphens, underscores, or an address";
+    let port = match host_port.strip_prefix('[') {
+        Some(rest) => {
+            let (address, after) = rest.split_once(']').ok_or(HOST)?;
+            address.parse::<Ipv6Addr>().map_err(|_| HOST)?;
+            match after.strip_prefix(':') {
+                Some(port) => Some(port),
+                None if after.is_empty() => None,
+                None => return Err(HOST),
+            }
+        }
+        None => {
+            let (host, port) = match host_port.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (host_port, None),
+            };
+            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+            if host.is_empty() || !host.bytes().all(allowed) {
+                return Err(HOST);
+            }
+            port
+        }
+    };
+    match port {
+        None => Ok(()),
+        // The client would silently fall back to the default port.
+        Some(digits) => match digits.parse::<u16>() {
+            Ok(1..) if digits.bytes().all(|byte| byte.is_ascii_digit()) => Ok(()),
+            Ok(_) | Err(_) => Err("must have a port from 1 to 65535"),
+        },
+    }
+}
+
+/// The user as written and the value of the `Authorization` header (RFC 7617).
+fn basic(userinfo: &str) -> Result<(String, Secret), &'static str> {
+    let (user, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
+    let mut plain = percent_decode(user)?;
+    if plain.contains(&b':') {
+        return Err("must not have a colon in its user name");
+    }
+    plain.push(b':');
+    plain.extend(percent_decode(password)?);
+    Ok((user.to_owned(), Secret::new(format!("Basic {}", BASE64.encode(plain)))))
+}
+
+fn percent_decode(text: &str) -> Result<Vec<u8>, &'static str> {
+    const ESCAPE: &str = "must have %XX escapes with two hexadecimal digits in its user and password";
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            decoded.push(byte);
+            continue;
+        }
+        let mut digit = || bytes.next().and_then(|byte| char::from(byte).to_digit(16)).ok_or(ESCAPE);
+        let value = digit()? * 16 + digit()?;
+        decoded.push(u8::try_from(value).map_err(|_| ESCAPE)?);
+    }
+    Ok(decoded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url_of(text: &str) -> String {
+        CallbackUrl::parse(text).unwrap_or_else(|problem| panic!("{text}: {problem}")).url
+    }
+
+    #[test]
+    fn urls_are_kept_verbatim() {
+        for text in [
+            "http://localhost/",
+            "http://127.0.0.1:8000/callback?a=b%20c&x=/y?z",
+            "http://[::1]:8080/%zz",
+            "http://my_app.internal-1:9/a//b/../c",
+            "http://host/p?mail=a@b",
+        ] {
+            assert_eq!(url_of(text), text);
+        }
+        assert_eq!(url_of("HTTP://Host:80/x#frag?no"), "http://Host:80/x");
+        assert_eq!(url_of("http://host"), "http://host/");
+        assert_eq!(url_of("http://host?q=1"), "http://host/?q=1");
+        assert_eq!(url_of("http://@host/"), "http://host/");
+    }
+
+    #[test]
+    fn user_info_becomes_basic_credentials() {
+        let callback = CallbackUrl::parse("http://us%65r:p%40ss%3a@host:1/x?y").unwrap();
+        assert_eq!(callback.url, "http://host:1/x?y");
+        let header = callback.authorization.as_ref().unwrap().expose();
+        assert_eq!(header, format!("Basic {}", BASE64.encode("user:p@ss:")));
+        assert_eq!(callback.masked(), "http://us%65r:***@host:1/x?y");
+        let alone = CallbackUrl::parse("http://user@host/").unwrap();
+        assert_eq!(alone.authorization.unwrap().expose(), format!("Basic {}", BASE64.encode("user:")));
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for text in [
+            "host",
+            "/path",
+            "//host/",
+            "http:/host",
+            "http://",
+            "http:///x",
+            "ftp://host/",
+            "http://:80/",
+            "http://ho st/",
+            "http://host:0/",
+            "http://host:65536/",
+            "http://host:/",
+            "http://host:+1/",
+            "http://host:x/",
+            "http://[::1/",
+            "http://[::1]x/",
+            "http://[nope]/",
+            "http://h\u{f6}st/",
+            "http://host/\u{e9}",
+            "http://host/\n",
+            "http://a%3A:b@host/",
+            "http://a:%4@host/",
+            "http://a:%zz@host/",
+            "http://ho%41st/",
+            "http://a,b/",
+            "http://host\\x/",
+        ] {
+            assert!(CallbackUrl::parse(text).is_err(), "{text} was accepted");
+        }
+    }
+
+    #[test]
+    fn https_needs_the_feature() {
+        assert_eq!(CallbackUrl::parse("https://host/").is_ok(), cfg!(feature = "tls"));
+    }
+
+    #[test]
+    fn a_malformed_url_shows_no_password() {
+        for text in ["http://u:secret@ho st/", "u:secret@host", "http://u:sec/ret@host:x/", "http://u:sec@ret@h:0/"] {
+            let masked = mask(text);
+            assert!(!masked.contains("sec") && !masked.contains("ret"), "{masked}");
+        }
+        assert_eq!(mask("http://host:0/"), "http://host:0/");
+    }
+}

@@ -1,0 +1,162 @@
+//! Text to value, one kind of value each. An error is a phrase that says what is allowed.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+/// The origins that may read streams from a page of theirs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CorsOrigins {
+    /// Any page, without credentials.
+    Any,
+    /// These origins, ASCII lower case, as browsers write them (no default port, no slash).
+    List(Vec<String>),
+}
+
+/// Plain decimal digits within the limits, both included.
+pub fn integer(text: &str, min: u64, max: u64) -> Result<u64, String> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse::<u64>() {
+        Ok(value) if digits && (min..=max).contains(&value) => Ok(value),
+        Ok(_) | Err(_) => Err(format!("must be an integer from {min} to {max}")),
+    }
+}
+
+/// An IP address; IPv6 also in brackets.
+pub fn address(text: &str) -> Result<IpAddr, String> {
+    let bracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let parsed = match bracketed {
+        Some(inside) => inside.parse::<Ipv6Addr>().map(IpAddr::V6),
+        None => text.parse::<IpAddr>(),
+    };
+    parsed.map_err(|_| "must be an IP address".to_owned())
+}
+
+/// A token that fits into `Authorization: Bearer`.
+pub fn token(text: &str) -> Result<String, String> {
+    if text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(text.to_owned())
+    } else {
+        Err("must consist of visible ASCII characters".to_owned())
+    }
+}
+
+/// `*`, or origins separated by commas.
+pub fn origins(text: &str) -> Result<CorsOrigins, String> {
+    const SHAPE: &str = "must be * or a comma-separated list of scheme://host[:port] without a path";
+    if text.trim() == "*" {
+        return Ok(CorsOrigins::Any);
+    }
+    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+    let list: Option<Vec<String>> = items.map(origin).collect();
+    match list {
+        Some(list) if !list.is_empty() => Ok(CorsOrigins::List(list)),
+        Some(_) | None => Err(SHAPE.to_owned()),
+    }
+}
+
+fn origin(text: &str) -> Option<String> {
+    let text = text.to_ascii_lowercase();
+    if text == "null" {
+        return Some(text);
+    }
+    let (scheme, host_port) = text.split_once("://")?;
+    let scheme_bytes = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+    if !scheme.starts_with(|first: char| first.is_ascii_lowercase()) || !scheme.bytes().all(scheme_bytes) {
+        return None;
+    }
+    let host_end = match host_port.strip_prefix('[') {
+        Some(rest) => {
+            let inside = rest.find(']')?;
+            rest[..inside].parse::<Ipv6Addr>().ok()?;
+            inside + 2
+        }
+        None => host_port.find(':').unwrap_or(host_port.len()),
+    };
+    let (host, port) = host_port.split_at(host_end);
+    let host_bytes = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    if host.is_empty() || !(host.starts_with('[') || host.bytes().all(host_bytes)) {
+        return None;
+    }
+    if port.is_empty() {
+        return Some(text);
+    }
+    let port = integer(port.strip_prefix(':')?, 1, 65_535).ok()?;
+    // A browser leaves the default port out, so it must not stand in the list either.
+    match (scheme, port) {
+        ("http", 80) | ("https", 443) => Some(format!("{scheme}://{host}")),
+        (_, port) => Some(format!("{scheme}://{host}:{port}")),
+    }
+}
+
+/// Whether two listeners with the same port would be in each other's way.
+pub fn overlap(one: IpAddr, other: IpAddr) -> bool {
+    let takes_all = |address: IpAddr| address == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    let same_family = one.is_ipv4() == other.is_ipv4();
+    one == other
+        || takes_all(one)
+        || takes_all(other)
+        || (same_family && (one.is_unspecified() || other.is_unspecified()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_are_plain_digits_within_limits() {
+        assert_eq!(integer("1", 1, 9), Ok(1));
+        assert_eq!(integer("009", 1, 9), Ok(9));
+        for text in ["", "0", "10", "-1", "+1", " 1", "1 ", "1.0", "1e0", "0x1", "\u{661}", "99999999999999999999"] {
+            assert_eq!(integer(text, 1, 9), Err("must be an integer from 1 to 9".to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_may_stand_in_brackets() {
+        assert_eq!(address("127.0.0.1").unwrap().to_string(), "127.0.0.1");
+        assert_eq!(address("::1"), address("[::1]"));
+        for text in ["localhost", "127.0.0.1:80", "[127.0.0.1]", "[::1", "::1]", "1.2.3", "fe80::1%eth0"] {
+            assert!(address(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn origins_are_normalised_to_what_browsers_send() {
+        assert_eq!(origins("*"), Ok(CorsOrigins::Any));
+        let list = origins("https://A.example, http://localhost:5173,null,https://b:443,http://[::1]:80,").unwrap();
+        let want = ["https://a.example", "http://localhost:5173", "null", "https://b", "http://[::1]"];
+        assert_eq!(list, CorsOrigins::List(want.map(str::to_owned).to_vec()));
+        for text in [
+            ",",
+            "a.example",
+            "https://a/",
+            "https://a/b",
+            "https://",
+            "https://a:0",
+            "https://a:b",
+            "https://a:",
+            "*,https://a",
+            "https://u@a",
+            "https://a?b",
+            "1x://a",
+            "://a",
+            "https://[::1",
+            "https://[x]",
+            "https://a b",
+        ] {
+            assert!(origins(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn overlapping_listeners() {
+        let of = |text: &str| address(text).unwrap();
+        for (one, other) in
+            [("::", "127.0.0.1"), ("::1", "::1"), ("0.0.0.0", "10.0.0.1"), ("::1", "::"), ("::", "0.0.0.0")]
+        {
+            assert!(overlap(of(one), of(other)), "{one} {other}");
+        }
+        for (one, other) in [("127.0.0.1", "127.0.0.2"), ("::1", "127.0.0.1"), ("0.0.0.0", "::1")] {
+            assert!(!overlap(of(one), of(other)), "{one} {other}");
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! One connection: its state, its output, its deadline.
+
+use super::requests::Manner;
+use super::routes::{Listener, Reply};
+use crate::buffer::{Buffer, Pool};
+use crate::callback::CallId;
+use crate::http::body::Chunked;
+use crate::http::response::Grant;
+use crate::time::Millis;
+use std::sync::Arc;
+use uuid::Uuid;
+
+pub(super) struct Connection {
+    pub state: State,
+    pub out: Buffer,
+    /// Names the stream, if the connection becomes one; drawn beforehand as the core has no randomness.
+    pub token: Uuid,
+    pub listener: Listener,
+    /// In the list of connections with fresh output.
+    pub dirty: bool,
+    /// The peer has ended its side: nothing more will be read.
+    pub ended: bool,
+    /// When output last moved, or began to wait.
+    pub progress_at: Millis,
+    /// When something must happen.
+    pub deadline: Millis,
+    /// The timer entry that will look at the deadline; others for this connection are stale.
+    pub scheduled: Millis,
+}
+
+/// A state owns its data; there are no flags beside it.
+pub(super) enum State {
+    /// Collecting a request, or waiting for one.
+    Reading(Reading),
+    /// The backend is deciding.
+    Connecting(Box<Connecting>),
+    /// The stream is open.
+    Streaming(Streaming),
+    /// The last response is on its way: flush, shut down writing, discard input for a while, close.
+    Closing(Closing),
+}
+
+#[derive(Default)]
+pub(super) struct Reading {
+    /// Input that awaits the rest of a head. Empty unless a head spans two reads.
+    pub inbox: Vec<u8>,
+    /// The request whose body is being read.
+    pub body: Option<Box<Body>>,
+    /// When the request's first byte came; `None` while idle.
+    pub started: Option<Millis>,
+}
+
+/// A request whose head is done with, and what to do once its body is there.
+pub(super) struct Body {
+    pub purpose: Purpose,
+    pub manner: Manner,
+    pub remaining: Remaining,
+    /// The body so far; stays empty if it means nothing.
+    pub bytes: Vec<u8>,
+}
+
+pub(super) enum Purpose {
+    Send,
+    /// Read past the body, then answer.
+    Answer(Reply),
+}
+
+pub(super) enum Remaining {
+    /// So many bytes; at least 1.
+    Length(u64),
+    Chunked(Chunked),
+}
+
+pub(super) struct Connecting {
+    pub call: CallId,
+    pub chunked: bool,
+    pub grant: Grant,
+    /// Frames that were sent meanwhile, in order.
+    pub held: Vec<u8>,
+    /// A send has asked for the end of the stream; nothing more is taken for it.
+    pub held_close: bool,
+    /// When the client is told 504: while the call waits for a worker, and then while it runs.
+    pub answer_by: Millis,
+    pub input: Input,
+}
+
+pub(super) struct Streaming {
+    /// Encoded once, kept for the disconnect callback.
+    pub request: Arc<str>,
+    pub heartbeat_at: Millis,
+    pub chunked: bool,
+    /// Where in the output the size of the unfinished chunk stands.
+    pub chunk: Option<usize>,
+    pub input: Input,
+}
+
+/// How much more a client may send behind its GET.
+#[derive(Clone, Copy)]
+pub(super) struct Input {
+    pub left: u64,
+}
+
+pub(super) struct Closing {
+    /// Output is flushed and the sending side shut down; until then, the peer may still be reading.
+    pub shut: bool,
+    /// Input that will still be discarded.
+    pub input: Input,
+}
+
+impl Input {
+    /// Takes note of `count` bytes; `false`: that was too much.
+    pub fn take(&mut self, count: usize) -> bool {
+        match self.left.checked_sub(count as u64) {
+            Some(left) => {
+                self.left = left;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// Room kept for the size of a chunk: most batches for a stream have 16 to 255 bytes.
+const CHUNK_SIZE_ROOM: &[u8] = b"00\r\n";
+/// The last chunk (RFC 9112 section 7.1).
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+impl Connection {
+    pub fn new(now: Millis, listener: Listener, token: Uuid) -> Connection {
+        Connection {
+            // The first request is timed from here, not from its first byte.
+            state: State::Reading(Reading { started: Some(now), ..Reading::default() }),
+            out: Buffer::default(),
+            token,
+            listener,
+            dirty: false,
+            ended: false,
+            progress_at: now,
+            deadline: Millis::NEVER,
+            scheduled: Millis::NEVER,
+        }
+    }
+
+    /// The vector to append output to.
+    pub fn output(&mut self, now: Millis, pool: &mut Pool) -> &mut Vec<u8> {
+        if self.out.is_empty() {
+            self.progress_at = now;
+        }
+        self.out.appendable(pool)
+    }
+
+    /// The vector to append frames to: inside a chunk, on a stream that is chunked.
+    pub fn frames(&mut self, now: Millis, pool: &mut Pool) -> &mut Vec<u8> {
+        if self.out.is_empty() {
+            self.progress_at = now;
+        }
+        let out = self.out.appendable(pool);
+        if let State::Streaming(streaming) = &mut self.state
+            && streaming.chunked
+            && streaming.chunk.is_none()
+        {
+            streaming.chunk = Some(out.len());
+            out.extend_from_slice(CHUNK_SIZE_ROOM);
+        }
+        out
+    }
+
+    /// Finishes the chunk that frames were appended to, if there is one.
+    pub fn seal(&mut self, pool: &mut Pool) {
+        let State::Streaming(streaming) = &mut self.state else { return };
+        let Some(start) = streaming.chunk.take() else { return };
+        let out = self.out.appendable(pool);
+        let size = out.len() - start - CHUNK_SIZE_ROOM.len();
+        let mut digits = [0; 16];
+        let digits = hexadecimal(size, &mut digits);
+        out.splice(start..start + CHUNK_SIZE_ROOM.len() - 2, digits.iter().copied());
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// Finishes the stream's body.
+    pub fn end_body(&mut self, now: Millis, pool: &mut Pool) {
+        self.seal(pool);
+        if matches!(&self.state, State::Streaming(streaming) if streaming.chunked) {
+            self.output(now, pool).extend_from_slice(LAST_CHUNK);
+        }
+    }
+}
+
+fn hexadecimal(mut number: usize, digits: &mut [u8; 16]) -> &[u8] {
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b"0123456789abcdef"[number % 16];
+        number /= 16;
+        if number == 0 {
+            return &digits[at..];
+        }
+    }
+}

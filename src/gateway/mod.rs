@@ -1,0 +1,537 @@
+//! The protocol: connections, tokens, streams, callbacks, deadlines.
+//!
+//! [`Gateway`] is pure. What happened goes in (bytes came, a callback was answered, time passed); bytes
+//! and [`Action`]s come out. It knows no socket, clock, thread or randomness, so a handler runs to
+//! its end without an error in its middle, a fuzzer drives it by calling functions, and a simulation
+//! decides everything that it sees.
+//!
+//! After each input the owner takes [`Gateway::next_action`] and [`Gateway::next_dirty`] until both
+//! are empty.
+
+mod calls;
+mod connection;
+mod requests;
+mod routes;
+mod settings;
+mod streams;
+
+pub use routes::{Cors, Listener};
+pub use settings::{ConnectFailure, Settings};
+
+use crate::buffer::Pool;
+use crate::callback::{Call, Detail, Reason};
+use crate::http::response::Date;
+use crate::sse;
+use crate::table::{Key, Table};
+use crate::time::Millis;
+use crate::timer::Timer;
+use calls::{Calls, Ending};
+use connection::{Connection, State};
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Names a connection; stale once it is closed.
+pub type ConnId = Key;
+
+/// What the owner of the sockets and of the worker pool is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Make this callback, and tell what came of it through [`Gateway::answer`].
+    Call(Call),
+    /// Everything is flushed: shut the sending side down, so that the peer sees the end.
+    ShutdownWrite(ConnId),
+    /// Close the socket; the id is stale already.
+    Close(ConnId, How),
+    /// Close the listeners.
+    StopAccepting,
+}
+
+/// How to close a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// Let the kernel deliver what it has.
+    Graceful,
+    /// Throw away what the peer has not read, and reset: it has had its time.
+    Abort,
+}
+
+/// What an I/O error amounts to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Reading failed: the peer reset the connection or is gone.
+    Reset,
+    /// Writing failed.
+    WriteFailed,
+    /// The kernel gave up on the peer (`TCP_USER_TIMEOUT`).
+    TimedOut,
+}
+
+/// How the gateway came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finished {
+    /// Every stream was ended and every callback made.
+    Clean,
+    /// The time for the drain ran out first.
+    TimedOut,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Serving,
+    /// Told to stop, and still serving so that load balancers notice.
+    Leaving {
+        drain_at: Millis,
+    },
+    Draining {
+        give_up_at: Millis,
+    },
+    GivenUp,
+}
+
+/// How long a peer may take to close after the last response.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Unsent answers on one connection before its requests are left unread: who pipelines must read.
+const ANSWERS_UNSENT_MAX: usize = 64 * 1024;
+
+/// A timer entry is never set further ahead, so that entries for deadlines that have moved do not
+/// pile up: one per connection in this time and per shortest timeout at the most.
+const TIMER_AHEAD_MAX: Duration = Duration::from_secs(30);
+
+/// The protocol's state. See the module documentation.
+pub struct Gateway {
+    settings: Settings,
+    connections: Table<Connection>,
+    /// The streams that can be sent to: those connecting and those open.
+    tokens: HashMap<Uuid, ConnId, BuildHasherDefault<TokenHasher>>,
+    calls: Calls,
+    timer: Timer,
+    pool: Pool,
+    /// Connections with output that nobody has tried to write yet, in the order it came.
+    dirty: VecDeque<ConnId>,
+    actions: VecDeque<Action>,
+    date: Date,
+    /// State of the generator behind the jitter; secrets never come from it.
+    random: u64,
+    stage: Stage,
+}
+
+/// Tokens are random already; all that is left is to fold them.
+#[derive(Default)]
+struct TokenHasher(u64);
+
+impl Hasher for TokenHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for word in bytes.chunks(8) {
+            let mut padded = [0; 8];
+            padded[..word.len()].copy_from_slice(word);
+            self.0 ^= u64::from_ne_bytes(padded).rotate_left(self.0 as u32 & 31);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+impl Gateway {
+    /// A gateway at `now` without connections. `seed` feeds the jitter of `retry`.
+    pub fn new(settings: Settings, now: Millis, seed: u64) -> Gateway {
+        Gateway {
+            calls: Calls::new(settings.callback_concurrency),
+            settings,
+            connections: Table::default(),
+            tokens: HashMap::default(),
+            timer: Timer::new(now),
+            pool: Pool::default(),
+            dirty: VecDeque::new(),
+            actions: VecDeque::new(),
+            date: Date::new(0),
+            random: seed,
+            stage: Stage::Serving,
+        }
+    }
+
+    /// The wall clock, for `Date` fields: seconds since the Unix epoch.
+    pub fn set_date(&mut self, unix_seconds: u64) {
+        if self.date.unix_seconds() != unix_seconds {
+            self.date = Date::new(unix_seconds);
+        }
+    }
+
+    /// A client connected. `token` is a fresh random one, used if the connection becomes a stream.
+    /// `None`: no more connections are taken.
+    pub fn accept(&mut self, now: Millis, listener: Listener, token: Uuid) -> Option<ConnId> {
+        if self.is_draining() {
+            return None;
+        }
+        let id = self.connections.insert(Connection::new(now, listener, token));
+        self.reschedule(now, id);
+        Some(id)
+    }
+
+    /// Bytes came.
+    pub fn receive(&mut self, now: Millis, id: ConnId, bytes: &[u8]) {
+        let Some(connection) = self.connections.get(id) else { return };
+        match connection.state {
+            State::Reading(_) => self.read_input(now, id, bytes),
+            State::Connecting(_) | State::Streaming(_) | State::Closing(_) => self.discard(now, id, bytes.len()),
+        }
+        // The answers go last: what they speak of is offered to the kernel before them.
+        self.settle(now, id);
+    }
+
+    /// The peer will send nothing more.
+    pub fn receive_eof(&mut self, now: Millis, id: ConnId) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.ended = true;
+        match &connection.state {
+            State::Reading(_) if !connection.out.is_empty() => self.start_closing(id),
+            State::Closing(closing) if !closing.shut => {}
+            State::Reading(_) | State::Closing(_) => self.release(id, How::Graceful),
+            State::Connecting(_) | State::Streaming(_) => {
+                self.cut_stream(id, Ending { reason: Reason::ClientClosed, detail: None }, How::Graceful);
+            }
+        }
+        self.settle(now, id);
+    }
+
+    /// The socket failed.
+    pub fn fail(&mut self, now: Millis, id: ConnId, fault: Fault) {
+        let ending = match fault {
+            Fault::Reset => Ending { reason: Reason::ClientClosed, detail: None },
+            Fault::WriteFailed => Ending { reason: Reason::Error, detail: Some(Detail::WriteFailed) },
+            Fault::TimedOut => Ending { reason: Reason::Error, detail: Some(Detail::ClientTimeout) },
+        };
+        self.cut_stream(id, ending, How::Graceful);
+        self.start_calls(now);
+    }
+
+    /// What is to be written to that connection next; empty for a stale id.
+    pub fn unsent(&mut self, id: ConnId) -> &[u8] {
+        match self.connections.get_mut(id) {
+            Some(connection) => {
+                connection.seal(&mut self.pool);
+                connection.out.unsent()
+            }
+            None => &[],
+        }
+    }
+
+    /// A write was tried, or given up because the socket is full: the kernel took `count` bytes.
+    pub fn flushed(&mut self, now: Millis, id: ConnId, count: usize) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        if count > 0 {
+            connection.out.consume(count, &mut self.pool);
+            connection.progress_at = now;
+        }
+        if connection.out.is_empty()
+            && let State::Closing(closing) = &mut connection.state
+        {
+            if connection.ended {
+                return self.release(id, How::Graceful);
+            }
+            if !closing.shut {
+                closing.shut = true;
+                connection.progress_at = now;
+                self.actions.push_back(Action::ShutdownWrite(id));
+            }
+        }
+        self.reschedule(now, id);
+    }
+
+    /// Whether input of that connection should be read now.
+    pub fn wants_input(&self, id: ConnId) -> bool {
+        self.connections.get(id).is_some_and(|connection| match connection.state {
+            State::Reading(_) => !connection.ended && connection.out.len() < ANSWERS_UNSENT_MAX,
+            State::Connecting(_) | State::Streaming(_) | State::Closing(_) => !connection.ended,
+        })
+    }
+
+    /// Time has passed: does everything that is due.
+    pub fn expire(&mut self, now: Millis) {
+        match self.stage {
+            Stage::Leaving { drain_at } if drain_at <= now => self.drain(now),
+            Stage::Draining { give_up_at } if give_up_at <= now => self.stage = Stage::GivenUp,
+            Stage::Serving | Stage::Leaving { .. } | Stage::Draining { .. } | Stage::GivenUp => {}
+        }
+        while let Some((id, due)) = self.timer.pop(now) {
+            let Some(connection) = self.connections.get_mut(id) else { continue };
+            if connection.scheduled != due {
+                continue;
+            }
+            connection.scheduled = Millis::NEVER;
+            if connection.deadline <= now {
+                self.time_out(now, id);
+            }
+            self.reschedule(now, id);
+        }
+        self.start_calls(now);
+    }
+
+    /// When to call [`Gateway::expire`] at the latest; `None`: not before something else happens.
+    pub fn next_deadline(&self) -> Option<Millis> {
+        let stage = match self.stage {
+            Stage::Serving | Stage::GivenUp => None,
+            Stage::Leaving { drain_at } => Some(drain_at),
+            Stage::Draining { give_up_at } => Some(give_up_at),
+        };
+        match (stage, self.timer.next_due()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// The next thing to do.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// The next connection that has fresh output to be written; streams come before the answers to
+    /// the sends that fed them. To be followed by [`Gateway::flushed`].
+    pub fn next_dirty(&mut self) -> Option<ConnId> {
+        loop {
+            let id = self.dirty.pop_front()?;
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection.dirty = false;
+                return Some(id);
+            }
+        }
+    }
+
+    /// Told to stop (docs/protocol.md, section 9).
+    pub fn shut_down(&mut self, now: Millis) {
+        if self.stage == Stage::Serving {
+            let drain_at = now.after(self.settings.shutdown_delay);
+            self.stage = Stage::Leaving { drain_at };
+            if drain_at <= now {
+                self.drain(now);
+            }
+        }
+    }
+
+    /// Whether it is over, and how; only after [`Gateway::shut_down`].
+    pub fn finished(&self) -> Option<Finished> {
+        match self.stage {
+            Stage::Draining { .. } if self.connections.is_empty() && self.calls.is_empty() => Some(Finished::Clean),
+            Stage::GivenUp => Some(Finished::TimedOut),
+            Stage::Serving | Stage::Leaving { .. } | Stage::Draining { .. } => None,
+        }
+    }
+
+    /// Connections of every kind.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Streams, those still connecting included.
+    pub fn streams(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Callbacks that wait or are in flight.
+    pub fn calls(&self) -> usize {
+        self.calls.len()
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.stage != Stage::Serving
+    }
+
+    fn is_draining(&self) -> bool {
+        match self.stage {
+            Stage::Serving | Stage::Leaving { .. } => false,
+            Stage::Draining { .. } | Stage::GivenUp => true,
+        }
+    }
+
+    /// Ends everything in an orderly way.
+    fn drain(&mut self, now: Millis) {
+        self.stage = Stage::Draining { give_up_at: now.after(self.settings.shutdown_timeout) };
+        self.actions.push_back(Action::StopAccepting);
+        for id in self.connections.keys() {
+            let Some(connection) = self.connections.get(id) else { continue };
+            match &connection.state {
+                State::Reading(reading) if !reading.inbox.is_empty() || reading.body.is_some() => {
+                    self.refuse(now, id, 503, "Shutting down");
+                }
+                State::Reading(_) if connection.out.is_empty() => self.release(id, How::Graceful),
+                State::Reading(_) => self.start_closing(id),
+                State::Connecting(_) => self.drain_connecting(now, id),
+                State::Streaming(_) => self.drain_stream(now, id),
+                State::Closing(_) => {}
+            }
+            self.settle(now, id);
+        }
+    }
+
+    /// A connection's deadline has come.
+    fn time_out(&mut self, now: Millis, id: ConnId) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let stalled = !connection.out.is_empty() && connection.progress_at.after(self.settings.client_timeout) <= now;
+        match &mut connection.state {
+            State::Connecting(_) | State::Streaming(_) if stalled => {
+                let ending = Ending { reason: Reason::Error, detail: Some(Detail::ClientTimeout) };
+                self.cut_stream(id, ending, How::Abort);
+            }
+            State::Reading(_) if stalled => self.release(id, How::Abort),
+            State::Reading(reading) => {
+                if reading.inbox.is_empty() && reading.body.is_none() {
+                    self.release(id, How::Graceful);
+                } else {
+                    self.refuse(now, id, 408, "Request timeout");
+                }
+            }
+            State::Connecting(_) => self.connect_timed_out(now, id),
+            State::Streaming(streaming) => {
+                // From the last one, not from now: heartbeats do not drift. What a jump of the clock
+                // left out stays out.
+                let interval = (self.settings.heartbeat_interval.as_millis() as u64).max(1);
+                let missed = now.since(streaming.heartbeat_at) / interval;
+                let ahead = Duration::from_millis(interval.saturating_mul(missed + 1));
+                streaming.heartbeat_at = streaming.heartbeat_at.after(ahead);
+                if connection.out.is_empty() {
+                    self.write_frames(now, id, |out| out.extend_from_slice(sse::HEARTBEAT));
+                }
+            }
+            State::Closing(closing) => {
+                let how = if closing.shut { How::Graceful } else { How::Abort };
+                self.release(id, how);
+            }
+        }
+    }
+
+    /// When something must happen to that connection.
+    fn deadline_of(&self, connection: &Connection) -> Millis {
+        let settings = &self.settings;
+        let stalled = if connection.out.is_empty() {
+            Millis::NEVER
+        } else {
+            connection.progress_at.after(settings.client_timeout)
+        };
+        match &connection.state {
+            State::Reading(reading) => stalled.min(match reading.started {
+                Some(started) => started.after(settings.request_timeout),
+                None => connection.progress_at.after(settings.keepalive_timeout),
+            }),
+            State::Connecting(connecting) => stalled.min(connecting.answer_by),
+            State::Streaming(streaming) => stalled.min(streaming.heartbeat_at),
+            State::Closing(closing) if closing.shut => connection.progress_at.after(LINGER),
+            State::Closing(_) => stalled,
+        }
+    }
+
+    /// Sees to it that the deadline will be looked at in time.
+    fn reschedule(&mut self, now: Millis, id: ConnId) {
+        let Some(connection) = self.connections.get(id) else { return };
+        let deadline = self.deadline_of(connection);
+        let due = deadline.min(now.after(TIMER_AHEAD_MAX));
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.deadline = deadline;
+            if due < connection.scheduled {
+                connection.scheduled = due;
+                self.timer.insert(due, id);
+            }
+        }
+    }
+
+    /// What every input to a connection ends with.
+    fn settle(&mut self, now: Millis, id: ConnId) {
+        self.start_calls(now);
+        if self.connections.get(id).is_some_and(|connection| !connection.out.is_empty()) {
+            self.mark_dirty(id);
+        }
+        self.reschedule(now, id);
+    }
+
+    fn mark_dirty(&mut self, id: ConnId) {
+        if let Some(connection) = self.connections.get_mut(id)
+            && !connection.dirty
+        {
+            connection.dirty = true;
+            self.dirty.push_back(id);
+        }
+    }
+
+    fn output(&mut self, now: Millis, id: ConnId) -> Option<&mut Vec<u8>> {
+        self.connections.get_mut(id).map(|connection| connection.output(now, &mut self.pool))
+    }
+
+    /// Input that nobody reads.
+    fn discard(&mut self, _now: Millis, id: ConnId, count: usize) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let excess = Ending { reason: Reason::Error, detail: Some(Detail::ExcessInput) };
+        match &mut connection.state {
+            State::Reading(_) => {}
+            State::Connecting(connecting) => {
+                if !connecting.input.take(count) {
+                    self.cut_stream(id, excess, How::Abort);
+                }
+            }
+            State::Streaming(streaming) => {
+                if !streaming.input.take(count) {
+                    self.cut_stream(id, excess, How::Abort);
+                }
+            }
+            State::Closing(closing) => {
+                if !closing.input.take(count) {
+                    self.release(id, How::Graceful);
+                }
+            }
+        }
+    }
+
+    /// The one door out: frees the slot. A stream has left before.
+    fn release(&mut self, id: ConnId, how: How) {
+        if let Some(mut connection) = self.connections.remove(id) {
+            debug_assert!(
+                matches!(connection.state, State::Reading(_) | State::Closing(_))
+                    || !self.tokens.contains_key(&connection.token)
+            );
+            connection.out.clear(&mut self.pool);
+            self.actions.push_back(Action::Close(id, how));
+        }
+    }
+
+    /// A number that is `delay` give or take a fifth.
+    fn jittered(&mut self, delay: u32) -> u32 {
+        // SplitMix64 (Steele, Lea and Flood, 2014).
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^= mixed >> 31;
+        let fifth = u64::from(delay / 5);
+        let value = u64::from(delay) - fifth + mixed % (2 * fifth + 1);
+        u32::try_from(value).unwrap_or(u32::MAX)
+    }
+
+    /// Panics if what must always hold does not: invariants 2, 3 and 6 of the design. Walks every
+    /// connection; for tests, simulations and fuzzers.
+    pub fn assert_invariants(&self) {
+        let mut streams = 0;
+        for (id, connection) in self.connections.iter() {
+            let named = self.tokens.get(&connection.token) == Some(&id);
+            match &connection.state {
+                State::Connecting(_) | State::Streaming(_) => {
+                    assert!(named, "a stream without its token");
+                    streams += 1;
+                }
+                State::Reading(reading) => {
+                    assert!(!named, "a token for what is no stream");
+                    assert!(reading.inbox.len() < self.settings.head_bytes_max, "an inbox over its limit");
+                }
+                State::Closing(_) => assert!(!named, "a token for what is no stream"),
+            }
+            assert_eq!(connection.deadline, self.deadline_of(connection), "a deadline that nobody looks at");
+            assert!(connection.deadline == Millis::NEVER || connection.scheduled != Millis::NEVER);
+            if connection.out.is_empty() {
+                assert_eq!(connection.out.capacity(), 0, "an idle connection that keeps a buffer");
+            }
+        }
+        assert_eq!(streams, self.tokens.len(), "tokens and streams differ");
+        assert!(self.calls.in_flight() <= self.settings.callback_concurrency.max(1));
+    }
+}

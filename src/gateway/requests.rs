@@ -1,0 +1,332 @@
+//! Requests: bytes of a connection to heads, bodies and answers.
+
+use super::connection::{Body, Closing, Input, Purpose, Remaining, State};
+use super::routes::{self, Reply, Route};
+use super::streams::SendAnswer;
+use super::{ConnId, Gateway};
+use crate::http::body::Chunked;
+use crate::http::request::{self, Expect, Framing, Head, HeadError};
+use crate::http::response::{self, Grant, Response};
+use crate::time::Millis;
+
+/// What a client may send before it has read the last answer, without destroying that answer by a
+/// reset. More than a browser's request with a full cookie jar.
+const LINGER_BYTES: u64 = 64 * 1024;
+
+/// A head that is this long is looked at again only when another line of it has come: a client that
+/// drips bytes must not make each of them cost a parse of all.
+const EAGER_HEAD_BYTES: usize = 1024;
+
+/// What the answers to one request have in common.
+#[derive(Clone, Copy)]
+pub(super) struct Manner {
+    pub keep_alive: bool,
+    pub head_only: bool,
+}
+
+const LAST: Manner = Manner { keep_alive: false, head_only: false };
+
+impl Gateway {
+    /// Input for a connection that is reading requests.
+    pub(super) fn read_input(&mut self, now: Millis, id: ConnId, bytes: &[u8]) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let State::Reading(reading) = &mut connection.state else { return };
+        if reading.inbox.is_empty() {
+            let used = self.read_requests(now, id, bytes);
+            self.keep_rest(now, id, &bytes[used..]);
+            return;
+        }
+        let mut inbox = std::mem::take(&mut reading.inbox);
+        let full = inbox.len() + bytes.len() >= self.settings.head_bytes_max;
+        let worth_a_look = full || inbox.len() < EAGER_HEAD_BYTES || memchr::memchr(b'\n', bytes).is_some();
+        inbox.extend_from_slice(bytes);
+        let used = if worth_a_look { self.read_requests(now, id, &inbox) } else { 0 };
+        inbox.drain(..used);
+        let rest = inbox.len();
+        if let Some(State::Reading(reading)) = self.connections.get_mut(id).map(|connection| &mut connection.state) {
+            reading.inbox = if rest == 0 { Vec::new() } else { inbox };
+        } else {
+            self.discard(now, id, rest);
+        }
+    }
+
+    fn keep_rest(&mut self, now: Millis, id: ConnId, rest: &[u8]) {
+        if rest.is_empty() {
+            return;
+        }
+        match self.connections.get_mut(id).map(|connection| &mut connection.state) {
+            Some(State::Reading(reading)) => reading.inbox = rest.to_vec(),
+            Some(State::Connecting(_) | State::Streaming(_) | State::Closing(_)) => self.discard(now, id, rest.len()),
+            None => {}
+        }
+    }
+
+    /// Reads as many requests as there are; returns how many bytes they took.
+    fn read_requests(&mut self, now: Millis, id: ConnId, input: &[u8]) -> usize {
+        let mut at = 0;
+        while at < input.len() {
+            let Some(connection) = self.connections.get_mut(id) else { break };
+            let State::Reading(reading) = &mut connection.state else { break };
+            let rest = &input[at..];
+            let used = match reading.body {
+                Some(_) => self.read_body(now, id, rest),
+                None => self.read_head(now, id, rest),
+            };
+            match used {
+                Some(used) => at += used,
+                None => break,
+            }
+        }
+        at
+    }
+
+    /// Reads a head, and the body with it if all of it is there. `None`: there is no complete head.
+    fn read_head(&mut self, now: Millis, id: ConnId, input: &[u8]) -> Option<usize> {
+        let connection = self.connections.get_mut(id)?;
+        let State::Reading(reading) = &mut connection.state else { return None };
+        reading.started.get_or_insert(now);
+        let mut storage = request::storage();
+        let head = match request::parse(&mut storage, input, self.settings.head_bytes_max) {
+            Ok(head) => head?,
+            Err(error) => {
+                self.refuse_head(now, id, error);
+                return None;
+            }
+        };
+        match routes::route(&head, connection.listener, &self.settings) {
+            Route::Stream(grant) => {
+                self.connect(now, id, &head, grant);
+                Some(head.bytes)
+            }
+            Route::Send => self.start_body(now, id, &head, Purpose::Send, &input[head.bytes..]),
+            Route::Answer(reply) => self.start_body(now, id, &head, Purpose::Answer(reply), &input[head.bytes..]),
+        }
+    }
+
+    /// Returns how many bytes head and body took together.
+    fn start_body(
+        &mut self,
+        now: Millis,
+        id: ConnId,
+        head: &Head<'_, '_>,
+        purpose: Purpose,
+        rest: &[u8],
+    ) -> Option<usize> {
+        let manner = Manner { keep_alive: head.keep_alive, head_only: head.method == "HEAD" };
+        let too_long = matches!(head.framing, Framing::Length(length) if length > self.settings.body_bytes_max as u64);
+        let remaining = match head.framing {
+            Framing::Empty => {
+                self.finish_request(now, id, purpose, &[], manner);
+                return Some(head.bytes);
+            }
+            Framing::Length(length) => Remaining::Length(length),
+            Framing::Chunked => Remaining::Chunked(Chunked::default()),
+        };
+        match &purpose {
+            Purpose::Send if too_long => {
+                self.refuse(now, id, 413, "Request body too large");
+                return Some(head.bytes);
+            }
+            // The body is not worth waiting for, or the client waits to be told whether to send it.
+            Purpose::Answer(_) if too_long || head.expect == Expect::Continue || unexpected(&purpose) => {
+                self.finish_request(now, id, purpose, &[], Manner { keep_alive: false, ..manner });
+                return Some(head.bytes);
+            }
+            Purpose::Send | Purpose::Answer(_) => {}
+        }
+        if head.expect == Expect::Continue {
+            response::write_continue(self.output(now, id)?);
+        }
+        if let Framing::Length(length) = head.framing
+            && let Ok(length) = usize::try_from(length)
+            && let Some(body) = rest.get(..length)
+        {
+            self.finish_request(now, id, purpose, body, manner);
+            return Some(head.bytes + length);
+        }
+        if let Some(connection) = self.connections.get_mut(id)
+            && let State::Reading(reading) = &mut connection.state
+        {
+            let body = Body { purpose, manner, remaining, bytes: Vec::new() };
+            reading.body = Some(Box::new(body));
+        }
+        Some(head.bytes)
+    }
+
+    /// Reads on in a body; returns how many bytes it took.
+    fn read_body(&mut self, now: Millis, id: ConnId, input: &[u8]) -> Option<usize> {
+        let connection = self.connections.get_mut(id)?;
+        let State::Reading(reading) = &mut connection.state else { return None };
+        let body = reading.body.as_deref_mut()?;
+        let keep = matches!(body.purpose, Purpose::Send);
+        let bytes = &mut body.bytes;
+        let (used, done) = match &mut body.remaining {
+            Remaining::Length(left) => {
+                let count = usize::try_from(*left).map_or(input.len(), |left| left.min(input.len()));
+                if keep {
+                    bytes.extend_from_slice(&input[..count]);
+                }
+                *left -= count as u64;
+                (count, *left == 0)
+            }
+            Remaining::Chunked(decoder) => {
+                let append = |data: &[u8]| {
+                    if keep {
+                        bytes.extend_from_slice(data);
+                    }
+                };
+                let Ok(used) = decoder.decode(input, append) else {
+                    self.refuse(now, id, 400, "Bad request: invalid chunk");
+                    return None;
+                };
+                if bytes.len() > self.settings.body_bytes_max {
+                    self.refuse(now, id, 413, "Request body too large");
+                    return Some(used);
+                }
+                (used, decoder.is_done())
+            }
+        };
+        if done && let Some(body) = reading.body.take() {
+            let Body { purpose, manner, remaining: _, bytes } = *body;
+            self.finish_request(now, id, purpose, &bytes, manner);
+        }
+        Some(used)
+    }
+
+    /// A request is there, with all of its body: answers it.
+    fn finish_request(&mut self, now: Millis, id: ConnId, purpose: Purpose, body: &[u8], manner: Manner) {
+        if let Some(connection) = self.connections.get_mut(id)
+            && let State::Reading(reading) = &mut connection.state
+        {
+            reading.started = None;
+        }
+        match purpose {
+            Purpose::Send => {
+                let answer = self.send(now, body);
+                self.write_send_answer(now, id, answer, manner);
+            }
+            Purpose::Answer(reply) => self.write_reply(now, id, &reply, manner),
+        }
+        if !manner.keep_alive {
+            self.start_closing(id);
+        }
+    }
+
+    fn write_send_answer(&mut self, now: Millis, id: ConnId, answer: SendAnswer, manner: Manner) {
+        match answer {
+            SendAnswer::Ok => self.respond(now, id, 200, br#"{"status":"ok"}"#, &[], &Grant::Off, manner),
+            SendAnswer::Buffered => self.respond(now, id, 200, br#"{"status":"buffered"}"#, &[], &Grant::Off, manner),
+            SendAnswer::Invalid(error) => self.respond_error(now, id, 400, error.message(), &[], &Grant::Off, manner),
+            SendAnswer::NotFound => self.respond_error(now, id, 404, "Token not found", &[], &Grant::Off, manner),
+            SendAnswer::Failed => {
+                self.respond_error(now, id, 500, "Write failed: connection closed", &[], &Grant::Off, manner);
+            }
+        }
+    }
+
+    fn write_reply(&mut self, now: Millis, id: ConnId, reply: &Reply, manner: Manner) {
+        match reply {
+            Reply::Healthz => self.respond(now, id, 200, br#"{"status":"ok"}"#, &[], &Grant::Off, manner),
+            Reply::Readyz => {
+                let (status, body): (u16, &[u8]) = match (self.settings.callback_configured, self.is_leaving()) {
+                    (false, _) => (503, br#"{"status":"not_ready","configured":false}"#),
+                    (true, true) => (503, br#"{"status":"not_ready","configured":true}"#),
+                    (true, false) => (200, br#"{"status":"ready","configured":true}"#),
+                };
+                self.respond(now, id, status, body, &[], &Grant::Off, manner);
+            }
+            Reply::Options(allow, grant) => {
+                self.respond(now, id, 204, b"", &[("Allow", allow.as_bytes())], grant, manner);
+            }
+            Reply::Preflight(grant) => {
+                let fields: &[(&str, &[u8])] = match grant {
+                    Grant::Off | Grant::Denied => &[],
+                    Grant::Any | Grant::Origin(_) => &[
+                        ("Access-Control-Allow-Methods", b"GET"),
+                        ("Access-Control-Allow-Headers", b"Authorization, Cache-Control, Content-Type, Last-Event-ID"),
+                        ("Access-Control-Max-Age", b"86400"),
+                    ],
+                };
+                self.respond(now, id, 204, b"", fields, grant, manner);
+            }
+            Reply::NotFound => self.respond_error(now, id, 404, "Not found", &[], &Grant::Off, manner),
+            Reply::MethodNotAllowed(allow, grant) => {
+                let fields = [("Allow", allow.as_bytes())];
+                self.respond_error(now, id, 405, "Method not allowed", &fields, grant, manner);
+            }
+            Reply::Unauthorized => {
+                let fields: [(&str, &[u8]); 1] = [("WWW-Authenticate", b"Bearer")];
+                self.respond_error(now, id, 401, "Unauthorized", &fields, &Grant::Off, manner);
+            }
+            Reply::OriginForbidden => {
+                self.respond_error(now, id, 403, "Requests from web pages are not allowed", &[], &Grant::Off, manner);
+            }
+            Reply::UnsupportedMediaType => {
+                self.respond_error(now, id, 415, "Unsupported charset or content coding", &[], &Grant::Off, manner);
+            }
+            Reply::ExpectationFailed(grant) => {
+                self.respond_error(now, id, 417, "Expectation failed", &[], grant, manner);
+            }
+        }
+    }
+
+    fn refuse_head(&mut self, now: Millis, id: ConnId, error: HeadError) {
+        match error {
+            HeadError::Malformed(what) => self.refuse(now, id, 400, &format!("Bad request: {what}")),
+            HeadError::TooLarge => self.refuse(now, id, 431, "Request header fields too large"),
+            HeadError::Version => self.refuse(now, id, 505, "HTTP version not supported"),
+            HeadError::TransferCoding => self.refuse(now, id, 501, "Transfer coding not implemented"),
+        }
+    }
+
+    /// An answer after which nothing of the connection's input can be trusted.
+    pub(super) fn refuse(&mut self, now: Millis, id: ConnId, status: u16, error: &str) {
+        self.respond_error(now, id, status, error, &[], &Grant::Off, LAST);
+        self.start_closing(id);
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "each is one part of the response")]
+    pub(super) fn respond_error(
+        &mut self,
+        now: Millis,
+        id: ConnId,
+        status: u16,
+        error: &str,
+        fields: &[(&str, &[u8])],
+        grant: &Grant,
+        manner: Manner,
+    ) {
+        // All of our messages are plain text without quotes.
+        let body = format!(r#"{{"error":"{error}"}}"#);
+        self.respond(now, id, status, body.as_bytes(), fields, grant, manner);
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "each is one part of the response")]
+    fn respond(
+        &mut self,
+        now: Millis,
+        id: ConnId,
+        status: u16,
+        body: &[u8],
+        fields: &[(&str, &[u8])],
+        grant: &Grant,
+        manner: Manner,
+    ) {
+        let date = self.date;
+        let Some(out) = self.output(now, id) else { return };
+        let Manner { keep_alive, head_only } = manner;
+        response::write(out, &date, &Response { status, body, fields, grant, close: !keep_alive, head_only });
+    }
+
+    /// The last answer is written: no more requests are read.
+    pub(super) fn start_closing(&mut self, id: ConnId) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.state = State::Closing(Closing { shut: false, input: Input { left: LINGER_BYTES } });
+        self.mark_dirty(id);
+    }
+}
+
+/// A request whose expectation is refused may never send its body.
+fn unexpected(purpose: &Purpose) -> bool {
+    matches!(purpose, Purpose::Answer(Reply::ExpectationFailed(_)))
+}

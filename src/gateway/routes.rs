@@ -1,0 +1,205 @@
+//! Who answers a request: a pure function of its head, and the fixed answers there are.
+
+use super::Settings;
+use crate::http::request::{Expect, Head, list};
+use crate::http::response::Grant;
+
+/// The listener that a connection came in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listener {
+    /// `PORT`: streams and probes, and sends unless there is a second listener.
+    Public,
+    /// `INTERNAL_PORT`: sends and probes.
+    Internal,
+}
+
+/// Which web pages may read streams.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cors {
+    Off,
+    Any,
+    /// Origins in lower case.
+    Origins(Vec<String>),
+}
+
+/// What to do with a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    /// A GET that asks for a stream.
+    Stream(Grant),
+    /// A POST whose body is a send.
+    Send,
+    /// Anything else; the request's body means nothing.
+    Answer(Reply),
+}
+
+/// An answer that depends on nothing but the gateway's state at the moment it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Reply {
+    Healthz,
+    Readyz,
+    /// 204 to OPTIONS, with the value of `Allow`.
+    Options(&'static str, Grant),
+    /// 204 to a CORS preflight.
+    Preflight(Grant),
+    NotFound,
+    MethodNotAllowed(&'static str, Grant),
+    Unauthorized,
+    /// A browser's request to `/internal/*`.
+    OriginForbidden,
+    UnsupportedMediaType,
+    ExpectationFailed(Grant),
+}
+
+const ALLOW_STREAM: &str = "GET, OPTIONS";
+const ALLOW_PROBE: &str = "GET, HEAD, OPTIONS";
+const ALLOW_SEND: &str = "POST, OPTIONS";
+const ALLOW_ALL: &str = "GET, HEAD, POST, OPTIONS";
+
+/// Decides on a request.
+pub(super) fn route(head: &Head<'_, '_>, listener: Listener, settings: &Settings) -> Route {
+    let path = head.path();
+    if head.target == "*" {
+        return Route::Answer(Reply::Options(ALLOW_ALL, Grant::Off));
+    }
+    if path.starts_with("/internal/") {
+        return internal(head, path, listener, settings);
+    }
+    match path {
+        "/healthz" | "/healthz/" => probe(head, Reply::Healthz),
+        "/readyz" | "/readyz/" => probe(head, Reply::Readyz),
+        _ if listener == Listener::Internal => Route::Answer(Reply::NotFound),
+        _ => stream(head, settings),
+    }
+}
+
+fn probe(head: &Head<'_, '_>, reply: Reply) -> Route {
+    Route::Answer(match head.method {
+        "OPTIONS" => Reply::Options(ALLOW_PROBE, Grant::Off),
+        "GET" | "HEAD" if head.expect == Expect::Unknown => Reply::ExpectationFailed(Grant::Off),
+        "GET" | "HEAD" => reply,
+        _ => Reply::MethodNotAllowed(ALLOW_PROBE, Grant::Off),
+    })
+}
+
+fn stream(head: &Head<'_, '_>, settings: &Settings) -> Route {
+    let grant = settings.cors.grant(head.header("origin"));
+    match head.method {
+        "GET" if head.expect == Expect::Unknown => Route::Answer(Reply::ExpectationFailed(grant)),
+        "GET" => Route::Stream(grant),
+        "OPTIONS" if grant != Grant::Off && head.header("access-control-request-method").is_some() => {
+            Route::Answer(Reply::Preflight(grant))
+        }
+        "OPTIONS" => Route::Answer(Reply::Options(ALLOW_STREAM, grant)),
+        _ => Route::Answer(Reply::MethodNotAllowed(ALLOW_STREAM, grant)),
+    }
+}
+
+fn internal(head: &Head<'_, '_>, path: &str, listener: Listener, settings: &Settings) -> Route {
+    if settings.internal_listener && listener == Listener::Public {
+        return Route::Answer(Reply::NotFound);
+    }
+    // No page in a browser is a legitimate caller, whatever name it reached this port by.
+    if head.header("origin").is_some() {
+        return Route::Answer(Reply::OriginForbidden);
+    }
+    if let Some(token) = &settings.internal_token
+        && !bearer_matches(head.header("authorization"), token.as_bytes())
+    {
+        return Route::Answer(Reply::Unauthorized);
+    }
+    if path != "/internal/send" {
+        return Route::Answer(Reply::NotFound);
+    }
+    match head.method {
+        "OPTIONS" => Route::Answer(Reply::Options(ALLOW_SEND, Grant::Off)),
+        "POST" if head.expect == Expect::Unknown => Route::Answer(Reply::ExpectationFailed(Grant::Off)),
+        "POST" if !is_utf8_json(head) => Route::Answer(Reply::UnsupportedMediaType),
+        "POST" => Route::Send,
+        _ => Route::Answer(Reply::MethodNotAllowed(ALLOW_SEND, Grant::Off)),
+    }
+}
+
+impl Cors {
+    /// What a page from `origin` (the raw `Origin` field) may do.
+    fn grant(&self, origin: Option<&[u8]>) -> Grant {
+        match (self, origin) {
+            (Cors::Off, _) => Grant::Off,
+            (Cors::Any, _) => Grant::Any,
+            (Cors::Origins(_), None) => Grant::Denied,
+            (Cors::Origins(origins), Some(given)) => origins
+                .iter()
+                .find(|origin| origin.as_bytes().eq_ignore_ascii_case(given))
+                .and_then(|_| std::str::from_utf8(given).ok())
+                .map_or(Grant::Denied, |origin| Grant::Origin(origin.into())),
+        }
+    }
+}
+
+/// Whether `field` is `Bearer EXPECTED`. Takes the same time for every wrong token of the right
+/// length, so that it cannot be found byte by byte.
+fn bearer_matches(field: Option<&[u8]>, expected: &[u8]) -> bool {
+    let Some((scheme, credentials)) = field.and_then(|field| field.split_at_checked(7)) else { return false };
+    if !scheme.eq_ignore_ascii_case(b"bearer ") {
+        return false;
+    }
+    let given = credentials.trim_ascii();
+    let difference = given.iter().zip(expected).fold(0, |sum, (a, b)| sum | (a ^ b));
+    given.len() == expected.len() && std::hint::black_box(difference) == 0
+}
+
+/// Any type is read as JSON, but for a charset other than UTF-8 or a content coding.
+fn is_utf8_json(head: &Head<'_, '_>) -> bool {
+    let coded = head
+        .headers
+        .iter()
+        .filter(|header| header.name.eq_ignore_ascii_case("content-encoding"))
+        .any(|header| list(header.value).any(|coding| !coding.eq_ignore_ascii_case(b"identity")));
+    !coded && head.header("content-type").is_none_or(|value| charset(value).is_none_or(is_utf8))
+}
+
+/// The `charset` parameter of a media type (RFC 9110 section 8.3.1), quotes removed.
+fn charset(value: &[u8]) -> Option<&[u8]> {
+    value.split(|byte| *byte == b';').skip(1).find_map(|parameter| {
+        let equals = memchr::memchr(b'=', parameter)?;
+        let (name, value) = (parameter[..equals].trim_ascii(), parameter[equals + 1..].trim_ascii());
+        let value = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value);
+        name.eq_ignore_ascii_case(b"charset").then_some(value)
+    })
+}
+
+fn is_utf8(charset: &[u8]) -> bool {
+    charset.eq_ignore_ascii_case(b"utf-8") || charset.eq_ignore_ascii_case(b"utf8")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compares_bearer_tokens_whole() {
+        assert!(bearer_matches(Some(b"Bearer secret"), b"secret"));
+        assert!(bearer_matches(Some(b"bearer   secret"), b"secret"));
+        for wrong in [&b"Bearer secre"[..], b"Bearer secrets", b"Bearer Secret", b"Basic secret", b"secret", b""] {
+            assert!(!bearer_matches(Some(wrong), b"secret"), "{:?}", String::from_utf8_lossy(wrong));
+        }
+        assert!(!bearer_matches(None, b"secret"));
+    }
+
+    #[test]
+    fn finds_the_charset() {
+        assert_eq!(charset(b"application/json"), None);
+        assert_eq!(charset(b"application/json; a=b ; Charset=\"UTF-8\""), Some(&b"UTF-8"[..]));
+        assert_eq!(charset(b"text/plain;charset=latin1;x=y"), Some(&b"latin1"[..]));
+    }
+
+    #[test]
+    fn grants_by_origin() {
+        let list = Cors::Origins(vec!["https://a.example".into()]);
+        assert_eq!(list.grant(Some(b"https://a.example")), Grant::Origin("https://a.example".into()));
+        assert_eq!(list.grant(Some(b"https://a.example.evil")), Grant::Denied);
+        assert_eq!(list.grant(None), Grant::Denied);
+        assert_eq!(Cors::Any.grant(None), Grant::Any);
+        assert_eq!(Cors::Off.grant(Some(b"https://a.example")), Grant::Off);
+    }
+}

@@ -1,0 +1,66 @@
+//! What the core is told once, at the start.
+
+use super::routes::Cors;
+use std::time::Duration;
+
+/// What a client gets when the backend cannot be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectFailure {
+    /// 503 or 504.
+    Status,
+    /// A stream that says when to come back, and ends (docs/protocol.md, section 9).
+    Retry,
+}
+
+/// The configuration, as far as the protocol depends on it; each field as in docs/protocol.md, section 2.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Whether there is a `CALLBACK_URL`.
+    pub callback_configured: bool,
+    pub callback_timeout: Duration,
+    pub connect_queue: Duration,
+    /// Callbacks in flight at once; at least 1.
+    pub callback_concurrency: usize,
+    pub connect_failure: ConnectFailure,
+    pub heartbeat_interval: Duration,
+    pub reconnect_delay_ms: Option<u32>,
+    pub cors: Cors,
+    /// Whether `/internal/*` has a listener of its own.
+    pub internal_listener: bool,
+    pub internal_token: Option<String>,
+    pub streams_max: usize,
+    pub head_bytes_max: usize,
+    pub body_bytes_max: usize,
+    pub pending_bytes_max: usize,
+    pub request_timeout: Duration,
+    pub keepalive_timeout: Duration,
+    pub client_timeout: Duration,
+    pub shutdown_delay: Duration,
+    pub shutdown_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            callback_configured: true,
+            callback_timeout: Duration::from_secs(5),
+            connect_queue: Duration::from_secs(30),
+            callback_concurrency: 128,
+            connect_failure: ConnectFailure::Status,
+            heartbeat_interval: Duration::from_secs(15),
+            reconnect_delay_ms: None,
+            cors: Cors::Off,
+            internal_listener: false,
+            internal_token: None,
+            streams_max: 1024,
+            head_bytes_max: 16 * 1024,
+            body_bytes_max: 1024 * 1024,
+            pending_bytes_max: 1024 * 1024,
+            request_timeout: Duration::from_secs(10),
+            keepalive_timeout: Duration::from_secs(75),
+            client_timeout: Duration::from_secs(30),
+            shutdown_delay: Duration::ZERO,
+            shutdown_timeout: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Chunked request bodies (RFC 9112 section 7.1), decoded as they arrive.
+//!
+//! Strict where leniency has been used to smuggle requests: every line ends in CRLF, sizes are plain
+//! hexadecimal without overflow, extensions and trailers are bounded and then ignored.
+
+/// Hexadecimal digits of a chunk size; more would overflow 64 bits.
+const SIZE_DIGITS_MAX: u32 = 16;
+/// Extension bytes of one chunk. Nobody sends any; unbounded ones would be a free way to keep a
+/// parser busy.
+const EXTENSION_BYTES_MAX: u32 = 256;
+/// Bytes of the trailer section.
+const TRAILER_BYTES_MAX: u32 = 8 * 1024;
+
+/// The framing is broken; where the next request starts cannot be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadChunk;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// In the size, after so many digits.
+    Size {
+        digits: u32,
+    },
+    /// After blanks that followed the size: an extension must follow.
+    Blank {
+        bytes: u32,
+    },
+    Extension {
+        bytes: u32,
+    },
+    SizeLf,
+    Data,
+    DataCr,
+    DataLf,
+    /// At the start of a trailer line, after so many bytes of trailers.
+    TrailerStart {
+        bytes: u32,
+    },
+    TrailerName {
+        bytes: u32,
+    },
+    TrailerValue {
+        bytes: u32,
+    },
+    TrailerLf {
+        bytes: u32,
+    },
+    EndLf,
+    Done,
+}
+
+/// A decoder for one body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chunked {
+    place: Place,
+    /// Data bytes left in the chunk; while in its size, the size so far.
+    left: u64,
+}
+
+impl Default for Chunked {
+    fn default() -> Self {
+        Chunked { place: Place::Size { digits: 0 }, left: 0 }
+    }
+}
+
+impl Chunked {
+    /// Whether the body is complete.
+    pub fn is_done(&self) -> bool {
+        self.place == Place::Done
+    }
+
+    /// Decodes from the start of `input`, handing data to `sink` piece by piece, and returns how
+    /// many bytes it took: all of them, unless the body ended before.
+    pub fn decode(&mut self, input: &[u8], mut sink: impl FnMut(&[u8])) -> Result<usize, BadChunk> {
+        let mut at = 0;
+        while at < input.len() && self.place != Place::Done {
+            if self.place == Place::Data {
+                let rest = &input[at..];
+                let count = usize::try_from(self.left).map_or(rest.len(), |left| left.min(rest.len()));
+                sink(&rest[..count]);
+                at += count;
+                self.left -= count as u64;
+                if self.left == 0 {
+                    self.place = Place::DataCr;
+                }
+                continue;
+            }
+            self.place = self.step(input[at])?;
+            at += 1;
+        }
+        Ok(at)
+    }
+
+    fn step(&mut self, byte: u8) -> Result<Place, BadChunk> {
+        match (self.place, byte) {
+            (Place::Size { digits }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') if digits < SIZE_DIGITS_MAX => {
+                let digit = (byte as char).to_digit(16).ok_or(BadChunk)?;
+                self.left = self.left << 4 | u64::from(digit);
+                Ok(Place::Size { digits: digits + 1 })
+            }
+            (Place::Size { digits: 1.. }, b'\r') => Ok(Place::SizeLf),
+            (Place::Size { digits: 1.. }, b';') => Ok(Place::Extension { bytes: 0 }),
+            (Place::Size { digits: 1.. }, b' ' | b'\t') => Ok(Place::Blank { bytes: 1 }),
+            (Place::Blank { bytes }, b' ' | b'\t') if bytes < EXTENSION_BYTES_MAX => {
+                Ok(Place::Blank { bytes: bytes + 1 })
+            }
+            (Place::Blank { bytes }, b';') => Ok(Place::Extension { bytes }),
+            (Place::Extension { .. }, b'\r') => Ok(Place::SizeLf),
+            (Place::Extension { bytes }, b'\t' | b' '..=b'~' | 0x80..) if bytes < EXTENSION_BYTES_MAX => {
+                Ok(Place::Extension { bytes: bytes + 1 })
+            }
+            (Place::SizeLf, b'\n') if self.left == 0 => Ok(Place::TrailerStart { bytes: 0 }),
+            (Place::SizeLf, b'\n') => Ok(Place::Data),
+            (Place::DataCr, b'\r') => Ok(Place::DataLf),
+            (Place::DataLf, b'\n') => Ok(Place::Size { digits: 0 }),
+            (Place::TrailerStart { .. }, b'\r') => Ok(Place::EndLf),
+            (Place::TrailerStart { bytes }, b'!'..=b'9' | b';'..=b'~') if bytes < TRAILER_BYTES_MAX => {
+                Ok(Place::TrailerName { bytes: bytes + 1 })
+            }
+            (Place::TrailerName { bytes }, b':') => Ok(Place::TrailerValue { bytes: bytes + 1 }),
+            (Place::TrailerName { bytes }, b'!'..=b'~') if bytes < TRAILER_BYTES_MAX => {
+                Ok(Place::TrailerName { bytes: bytes + 1 })
+            }
+            (Place::TrailerValue { bytes }, b'\r') => Ok(Place::TrailerLf { bytes }),
+            (Place::TrailerValue { bytes }, b'\t' | b' '..=b'~' | 0x80..) if bytes < TRAILER_BYTES_MAX => {
+                Ok(Place::TrailerValue { bytes: bytes + 1 })
+            }
+            (Place::TrailerLf { bytes }, b'\n') => Ok(Place::TrailerStart { bytes }),
+            (Place::EndLf, b'\n') => Ok(Place::Done),
+            _ => Err(BadChunk),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode(input: &[u8]) -> Result<(Vec<u8>, usize, bool), BadChunk> {
+        let mut body = Vec::new();
+        let mut decoder = Chunked::default();
+        let used = decoder.decode(input, |data| body.extend_from_slice(data))?;
+        Ok((body, used, decoder.is_done()))
+    }
+
+    #[test]
+    fn decodes_whole_and_byte_by_byte_alike() {
+        let input = b"5\r\nhello\r\n00A ;x=\"y\"\r\n0123456789\r\n0\r\nTrailer: x\r\nA:\r\n\r\nGET";
+        let (body, used, done) = decode(input).expect("well-formed");
+        assert_eq!((&body[..], used, done), (&b"hello0123456789"[..], input.len() - 3, true));
+        let mut decoder = Chunked::default();
+        let mut body = Vec::new();
+        for byte in &input[..used] {
+            assert!(!decoder.is_done());
+            assert_eq!(decoder.decode(&[*byte], |data| body.extend_from_slice(data)), Ok(1));
+        }
+        assert!(decoder.is_done());
+        assert_eq!(body, b"hello0123456789");
+        assert_eq!(decoder.decode(b"GET", |_| panic!("no data")), Ok(0));
+    }
+
+    #[test]
+    fn an_unfinished_body_is_no_error() {
+        assert_eq!(decode(b"5\r\nhel"), Ok((b"hel".to_vec(), 6, false)));
+        assert_eq!(decode(b""), Ok((Vec::new(), 0, false)));
+    }
+
+    #[test]
+    fn refuses_broken_framing() {
+        for bad in [
+            &b"\r\n"[..],
+            b"g\r\n",
+            b"-1\r\n",
+            b"+1\r\n",
+            b"0x1\r\n",
+            b" 1\r\n",
+            b"1 \r\n",
+            b"1\n",
+            b"1\rx",
+            b"1\r\nab",
+            b"1\r\na\n",
+            b"1\r\na\rb",
+            b";x\r\n",
+            b"1;\nx",
+            b"1;\0",
+            b"11111111111111111\r\n",
+            b"0\r\n\n",
+            b"0\r\nbad trailer: x",
+            b"0\r\n: x",
+            b"0\r\nx\r\n",
+            b"0\r\nx: \n",
+        ] {
+            assert_eq!(decode(bad), Err(BadChunk), "{:?}", String::from_utf8_lossy(bad));
+        }
+        assert_eq!(decode(format!("1;{}\r\n", "x".repeat(300)).as_bytes()), Err(BadChunk));
+        assert_eq!(decode(format!("0\r\n{}\r\n", "x: y\r\n".repeat(5000)).as_bytes()), Err(BadChunk));
+    }
+}

@@ -1,0 +1,10 @@
+//! HTTP/1.1 as a server needs it (RFC 9110, RFC 9112): request heads, request bodies, responses.
+//!
+//! Borrowed bytes in, appended bytes out. Knows neither sockets nor streams. Where the RFCs leave a
+//! choice between being lenient and being strict, this parser is strict: whatever two parties could
+//! read differently is answered 400, so that no front proxy and this gateway disagree on where a
+//! request ends.
+
+pub mod body;
+pub mod request;
+pub mod response;

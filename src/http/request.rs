@@ -1,0 +1,494 @@
+//! Request heads: bytes to a [`Head`], or to the reason for refusing them.
+//!
+//! httparse finds the tokens; the rules that keep two readers of one message from disagreeing
+//! (RFC 9112 sections 2.2, 3.2, 5 and 6.3) stand here.
+
+use std::mem::MaybeUninit;
+
+/// Header fields in one head. Browsers send some 20, proxies add a handful.
+pub const HEADERS_MAX: usize = 256;
+
+/// Empty lines before a request line that are skipped; old clients sent one after a POST body
+/// (RFC 9112 section 2.2).
+const LEADING_CRLF_MAX: usize = 8;
+
+/// Room for the header fields of one head, borrowed from the input.
+pub type Storage<'b> = [MaybeUninit<httparse::Header<'b>>; HEADERS_MAX];
+
+/// Uninitialised room, at no cost.
+pub fn storage<'b>() -> Storage<'b> {
+    [const { MaybeUninit::uninit() }; HEADERS_MAX]
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    Http10,
+    Http11,
+}
+
+/// How the body that follows a head is delimited (RFC 9112 section 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// No body, or one of declared length 0.
+    Empty,
+    /// Bytes; at least 1.
+    Length(u64),
+    Chunked,
+}
+
+/// What the `Expect` field asks for (RFC 9110 section 10.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    Nothing,
+    Continue,
+    Unknown,
+}
+
+/// A request's head, checked.
+#[derive(Debug)]
+pub struct Head<'h, 'b> {
+    /// Upper-case, as sent.
+    pub method: &'b str,
+    /// The request target, visible ASCII, as sent.
+    pub target: &'b str,
+    pub version: Version,
+    /// Field names as sent; values without surrounding blanks.
+    pub headers: &'h [httparse::Header<'b>],
+    pub framing: Framing,
+    pub expect: Expect,
+    /// Whether another request may follow on the connection.
+    pub keep_alive: bool,
+    /// Bytes of input that the head took, leading empty lines included.
+    pub bytes: usize,
+}
+
+/// Why a head is refused. Nothing after such a head can be trusted, so the connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadError {
+    /// 400, with what is wrong in a few words.
+    Malformed(&'static str),
+    /// 431: more bytes or more fields than allowed.
+    TooLarge,
+    /// 505: HTTP, but neither 1.0 nor 1.1.
+    Version,
+    /// 501: a transfer coding other than chunked.
+    TransferCoding,
+}
+
+impl Head<'_, '_> {
+    /// The target's path and query: the target itself, or what follows the authority of an absolute
+    /// one (RFC 9112 section 3.2.2).
+    pub fn path_and_query(&self) -> &str {
+        match absolute_form(self.target) {
+            Some(rest) => rest.find(['/', '?']).map_or("/", |at| &rest[at..]),
+            None => self.target,
+        }
+    }
+
+    /// The path, without the query.
+    pub fn path(&self) -> &str {
+        let whole = self.path_and_query();
+        whole.split_once('?').map_or(whole, |(path, _)| path)
+    }
+
+    /// The first field of that name (lower-case), its value without surrounding blanks.
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
+    }
+}
+
+/// Reads one head from the start of `bytes`. `Ok(None)`: it is not complete yet.
+///
+/// `bytes_max` bounds the head, leading empty lines included.
+pub fn parse<'h, 'b>(
+    storage: &'h mut Storage<'b>,
+    bytes: &'b [u8],
+    bytes_max: usize,
+) -> Result<Option<Head<'h, 'b>>, HeadError> {
+    let skipped = leading_crlf(bytes)?;
+    let rest = &bytes[skipped..];
+    if rest.is_empty() || rest == b"\r" {
+        return Ok(None);
+    }
+    let mut request = httparse::Request::new(&mut []);
+    let complete = match request.parse_with_uninit_headers(rest, storage) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => {
+            reject_bare_line_ends(rest)?;
+            return if bytes.len() >= bytes_max { Err(HeadError::TooLarge) } else { Ok(None) };
+        }
+        Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooLarge),
+        Err(httparse::Error::Version) => return unsupported_version(rest, bytes.len() >= bytes_max),
+        Err(httparse::Error::HeaderName) => return Err(HeadError::Malformed("invalid header name")),
+        Err(httparse::Error::HeaderValue) => return Err(HeadError::Malformed("invalid header value")),
+        Err(httparse::Error::NewLine | httparse::Error::Status | httparse::Error::Token) => {
+            return Err(HeadError::Malformed("invalid request line"));
+        }
+    };
+    if skipped + complete > bytes_max {
+        return Err(HeadError::TooLarge);
+    }
+    reject_bare_line_ends(&rest[..complete])?;
+    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
+        return Err(HeadError::Malformed("invalid request line"));
+    };
+    let version = if minor == 0 { Version::Http10 } else { Version::Http11 };
+    let headers: &'h [httparse::Header<'b>] = request.headers;
+    check_request_line(method, target)?;
+    let fields = Fields::read(headers, version)?;
+    Ok(Some(Head {
+        method,
+        target,
+        version,
+        headers,
+        framing: fields.framing,
+        expect: fields.expect,
+        keep_alive: version == Version::Http11 && !fields.close,
+        bytes: skipped + complete,
+    }))
+}
+
+/// The bytes of the empty lines at the start.
+fn leading_crlf(bytes: &[u8]) -> Result<usize, HeadError> {
+    let count = bytes.chunks_exact(2).take_while(|pair| *pair == b"\r\n").count();
+    if count > LEADING_CRLF_MAX {
+        return Err(HeadError::Malformed("too many empty lines"));
+    }
+    match &bytes[count * 2..] {
+        [b'\n', ..] => Err(HeadError::Malformed("bare LF")),
+        [b'\r', other, ..] if *other != b'\n' => Err(HeadError::Malformed("bare CR")),
+        _ => Ok(count * 2),
+    }
+}
+
+/// httparse takes a bare LF for a line end; a front proxy may not (RFC 9112 section 2.2).
+fn reject_bare_line_ends(head: &[u8]) -> Result<(), HeadError> {
+    for at in memchr::memchr_iter(b'\n', head) {
+        if at == 0 || head[at - 1] != b'\r' {
+            return Err(HeadError::Malformed("bare LF"));
+        }
+    }
+    Ok(())
+}
+
+/// Tells another version of HTTP from something that is not HTTP.
+fn unsupported_version<'h, 'b>(rest: &[u8], full: bool) -> Result<Option<Head<'h, 'b>>, HeadError> {
+    let Some(end) = memchr::memchr(b'\n', rest) else {
+        return if full { Err(HeadError::TooLarge) } else { Ok(None) };
+    };
+    let line = rest[..end].strip_suffix(b"\r").ok_or(HeadError::Malformed("bare LF"))?;
+    let version = line.splitn(3, |byte| *byte == b' ').nth(2).unwrap_or_default();
+    // The HTTP/2 preface (RFC 9113 section 3.4) can be answered with nothing that its sender reads.
+    if line.starts_with(b"PRI ") {
+        return Err(HeadError::Malformed("HTTP/2 without an upgrade"));
+    }
+    match version {
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
+            Err(HeadError::Version)
+        }
+        _ => Err(HeadError::Malformed("invalid request line")),
+    }
+}
+
+fn absolute_form(target: &str) -> Option<&str> {
+    let (scheme, rest) = target.split_once("://")?;
+    (scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")).then_some(rest)
+}
+
+fn check_request_line(method: &str, target: &str) -> Result<(), HeadError> {
+    // Methods are case-sensitive (RFC 9110 section 9.1) and all registered ones are upper-case.
+    if method.bytes().any(|byte| byte.is_ascii_lowercase()) {
+        return Err(HeadError::Malformed("invalid method"));
+    }
+    if !target.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(HeadError::Malformed("invalid request target"));
+    }
+    let known_form = target.starts_with('/')
+        || (target == "*" && method == "OPTIONS")
+        || method == "CONNECT"
+        || absolute_form(target).is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', '?']));
+    if known_form { Ok(()) } else { Err(HeadError::Malformed("invalid request target")) }
+}
+
+/// The fields that decide what happens to the connection.
+struct Fields {
+    framing: Framing,
+    expect: Expect,
+    close: bool,
+}
+
+impl Fields {
+    fn read(headers: &[httparse::Header<'_>], version: Version) -> Result<Fields, HeadError> {
+        let mut hosts = 0;
+        let mut length: Option<u64> = None;
+        let mut codings: Option<Codings> = None;
+        let mut fields = Fields { framing: Framing::Empty, expect: Expect::Nothing, close: false };
+        for header in headers {
+            let (name, value) = (header.name, header.value);
+            // By length first: most fields are none of these.
+            match name.len() {
+                4 if name.eq_ignore_ascii_case("host") => {
+                    hosts += 1;
+                    if !value.iter().all(|byte| is_host_byte(*byte)) {
+                        return Err(HeadError::Malformed("invalid Host"));
+                    }
+                }
+                6 if name.eq_ignore_ascii_case("expect") => {
+                    fields.expect = match fields.expect {
+                        Expect::Nothing if value.eq_ignore_ascii_case(b"100-continue") => Expect::Continue,
+                        Expect::Nothing | Expect::Continue | Expect::Unknown => Expect::Unknown,
+                    };
+                }
+                10 if name.eq_ignore_ascii_case("connection") => {
+                    fields.close |= list(value).any(|option| option.eq_ignore_ascii_case(b"close"));
+                }
+                14 if name.eq_ignore_ascii_case("content-length") => {
+                    if length.is_some() {
+                        return Err(HeadError::Malformed("repeated Content-Length"));
+                    }
+                    length = Some(decimal(value).ok_or(HeadError::Malformed("invalid Content-Length"))?);
+                }
+                17 if name.eq_ignore_ascii_case("transfer-encoding") => {
+                    codings.get_or_insert_default().read(value)?;
+                }
+                _ => {}
+            }
+        }
+        if hosts > 1 || (hosts == 0 && version == Version::Http11) {
+            return Err(HeadError::Malformed("exactly one Host is required"));
+        }
+        if version == Version::Http10 {
+            // An HTTP/1.0 client cannot know of interim responses (RFC 9110 section 10.1.1).
+            fields.expect = Expect::Nothing;
+        }
+        fields.framing = match (codings, length) {
+            (Some(_), _) if version == Version::Http10 => {
+                return Err(HeadError::Malformed("Transfer-Encoding in HTTP/1.0"));
+            }
+            (Some(_), Some(_)) => return Err(HeadError::Malformed("Content-Length with Transfer-Encoding")),
+            (Some(codings), None) => codings.framing()?,
+            (None, None | Some(0)) => Framing::Empty,
+            (None, Some(length)) => Framing::Length(length),
+        };
+        Ok(fields)
+    }
+}
+
+/// The transfer codings of all `Transfer-Encoding` fields together.
+#[derive(Default)]
+struct Codings {
+    chunked: usize,
+    others: usize,
+}
+
+impl Codings {
+    fn read(&mut self, value: &[u8]) -> Result<(), HeadError> {
+        for coding in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            if coding.eq_ignore_ascii_case(b"chunked") {
+                self.chunked += 1;
+            } else if !coding.is_empty() && coding.iter().all(|byte| is_token_byte(*byte)) {
+                self.others += 1;
+            } else {
+                return Err(HeadError::Malformed("invalid Transfer-Encoding"));
+            }
+        }
+        Ok(())
+    }
+
+    fn framing(&self) -> Result<Framing, HeadError> {
+        match (self.chunked, self.others) {
+            (1, 0) => Ok(Framing::Chunked),
+            (_, 0) => Err(HeadError::Malformed("invalid Transfer-Encoding")),
+            (_, _) => Err(HeadError::TransferCoding),
+        }
+    }
+}
+
+/// The members of a comma-separated list, without blanks.
+pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
+}
+
+/// Digits only: no sign, no list, no overflow (RFC 9110 section 8.6).
+fn decimal(value: &[u8]) -> Option<u64> {
+    if value.is_empty() {
+        return None;
+    }
+    value.iter().try_fold(0_u64, |sum, byte| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        sum.checked_mul(10)?.checked_add(digit)
+    })
+}
+
+/// tchar of RFC 9110 section 5.6.2.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Bytes of uri-host and port (RFC 3986 section 3.2.2), which exclude whatever starts another part of a URL.
+fn is_host_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: usize = 16 * 1024;
+
+    fn error(bytes: &[u8]) -> HeadError {
+        parse(&mut storage(), bytes, MAX).expect_err("must be refused")
+    }
+
+    fn malformed(bytes: &[u8]) {
+        let error = error(bytes);
+        assert!(matches!(error, HeadError::Malformed(_)), "{error:?} for {:?}", String::from_utf8_lossy(bytes));
+    }
+
+    fn with<T>(bytes: &[u8], check: impl FnOnce(&Head<'_, '_>) -> T) -> T {
+        let mut storage = storage();
+        let head = parse(&mut storage, bytes, MAX).expect("well-formed").expect("complete");
+        check(&head)
+    }
+
+    fn framing(fields: &str) -> Framing {
+        with(format!("POST / HTTP/1.1\r\nHost: h\r\n{fields}\r\n").as_bytes(), |head| head.framing)
+    }
+
+    fn refused(fields: &str) -> HeadError {
+        error(format!("POST / HTTP/1.1\r\nHost: h\r\n{fields}\r\n").as_bytes())
+    }
+
+    #[test]
+    fn reads_a_head_and_leaves_what_follows() {
+        let bytes = b"\r\nGET /a?b=c HTTP/1.1\r\nHost: h\r\nX-Y:  z \t\r\nX-Empty:\r\n\r\nrest\n";
+        with(bytes, |head| {
+            assert_eq!((head.method, head.target, head.path()), ("GET", "/a?b=c", "/a"));
+            assert_eq!(head.bytes, bytes.len() - 5);
+            assert_eq!(head.header("x-y"), Some(&b"z"[..]));
+            assert_eq!(head.header("x-empty"), Some(&b""[..]));
+            assert!(head.keep_alive);
+        });
+    }
+
+    #[test]
+    fn every_prefix_of_a_good_head_is_incomplete() {
+        let bytes = b"\r\n\r\nGET /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+        for end in 0..bytes.len() {
+            assert!(parse(&mut storage(), &bytes[..end], MAX).expect("no error yet").is_none(), "at {end}");
+        }
+        with(bytes, |head| assert!(!head.keep_alive));
+    }
+
+    #[test]
+    fn refuses_what_is_not_http_1() {
+        malformed(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc");
+        malformed(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        malformed(b"GET /\r\n\r\n");
+        malformed(b"get / HTTP/1.1\r\nHost: h\r\n\r\n");
+        malformed(b"GET / http/1.1\r\nHost: h\r\n\r\n");
+        malformed(b"GET / HTTP/1.10\r\nHost: h\r\n\r\n");
+        malformed(b"GET / HTTP/2\r\nHost: h\r\n\r\n");
+        for version in ["0.9", "1.2", "2.0", "9.9"] {
+            assert_eq!(error(format!("GET / HTTP/{version}\r\nHost: h\r\n\r\n").as_bytes()), HeadError::Version);
+        }
+    }
+
+    #[test]
+    fn refuses_lines_that_two_parsers_read_differently() {
+        malformed(b"GET / HTTP/1.1\nHost: h\r\n\r\n");
+        malformed(b"GET / HTTP/1.1\r\nHost: h\n\r\n");
+        malformed(b"GET / HTTP/1.1\r\nHost: h\r\n\n");
+        malformed(b"\nGET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        malformed(b"\rGET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        malformed(b"GET / HTTP/1.1\r\nHost: h\rX: y\r\n\r\n");
+        malformed(b"GET / HTTP/1.1\r\nHost: h\r\n X: folded\r\n\r\n");
+        malformed(b"GET / HTTP/1.1\r\nHost: h\r\nX: a\r\n\tfolded\r\n\r\n");
+        malformed(b"GET / HTTP/1.1\r\nHost : h\r\n\r\n");
+        malformed(b"GET / HTTP/1.1\r\nHost: h\r\nX: a\0b\r\n\r\n");
+        malformed(b"GET / HTTP/1.1\r\nHost: h\r\nno colon\r\n\r\n");
+        malformed(b"GET /a b HTTP/1.1\r\nHost: h\r\n\r\n");
+        malformed(b"GET /\xc3\xa4 HTTP/1.1\r\nHost: h\r\n\r\n");
+        malformed(b"GET /\x7f HTTP/1.1\r\nHost: h\r\n\r\n");
+    }
+
+    #[test]
+    fn requires_one_plausible_host() {
+        malformed(b"GET / HTTP/1.1\r\n\r\n");
+        malformed(b"GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n");
+        malformed(b"GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n");
+        malformed(b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n");
+        malformed(b"GET / HTTP/1.1\r\nHost: user@h\r\n\r\n");
+        with(b"GET / HTTP/1.0\r\n\r\n", |head| assert!(!head.keep_alive));
+        with(b"GET / HTTP/1.1\r\nHost: [::1]:3000\r\n\r\n", |_| ());
+        with(b"GET / HTTP/1.1\r\nHost:\r\n\r\n", |_| ());
+    }
+
+    #[test]
+    fn knows_the_forms_of_a_target() {
+        let path = |target: &str| {
+            with(format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes(), |head| head.path().to_owned())
+        };
+        assert_eq!(path("//x"), "//x");
+        assert_eq!(path("/%zz?a?b"), "/%zz");
+        assert_eq!(path("http://other:1/internal/send?x"), "/internal/send");
+        assert_eq!(path("HTTPS://other?x=/y"), "");
+        assert_eq!(path("http://other"), "/");
+        malformed(b"GET a HTTP/1.1\r\nHost: h\r\n\r\n");
+        malformed(b"GET * HTTP/1.1\r\nHost: h\r\n\r\n");
+        malformed(b"GET ftp://h/ HTTP/1.1\r\nHost: h\r\n\r\n");
+        malformed(b"GET http:///a HTTP/1.1\r\nHost: h\r\n\r\n");
+        with(b"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n", |_| ());
+        with(b"CONNECT h:443 HTTP/1.1\r\nHost: h\r\n\r\n", |_| ());
+    }
+
+    #[test]
+    fn frames_bodies_one_way_only() {
+        assert_eq!(framing(""), Framing::Empty);
+        assert_eq!(framing("Content-Length: 0\r\n"), Framing::Empty);
+        assert_eq!(framing("content-length: 007 \r\n"), Framing::Length(7));
+        assert_eq!(framing("Transfer-Encoding: Chunked\r\n"), Framing::Chunked);
+        for bad in ["", "+1", "-1", "1,1", "1 1", "0x1", "18446744073709551616", "1;"] {
+            assert!(matches!(refused(&format!("Content-Length: {bad}\r\n")), HeadError::Malformed(_)), "{bad}");
+        }
+        for bad in [
+            "Content-Length: 1\r\nContent-Length: 2\r\n",
+            "Content-Length: 1\r\nContent-Length: 1\r\n",
+            "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: chunked, chunked\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding:\r\n",
+            "Transfer-Encoding: ,chunked\r\n",
+            "Transfer-Encoding: chunked;q=1\r\n",
+            "Transfer-Encoding: \"chunked\"\r\n",
+        ] {
+            assert!(matches!(refused(bad), HeadError::Malformed(_)), "{bad}");
+        }
+        for unknown in ["gzip", "gzip, chunked", "xchunked", "identity"] {
+            assert_eq!(refused(&format!("Transfer-Encoding: {unknown}\r\n")), HeadError::TransferCoding, "{unknown}");
+        }
+        malformed(b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n");
+    }
+
+    #[test]
+    fn reads_expectations() {
+        let expect =
+            |fields: &str| with(format!("POST / HTTP/1.1\r\nHost: h\r\n{fields}\r\n").as_bytes(), |head| head.expect);
+        assert_eq!(expect(""), Expect::Nothing);
+        assert_eq!(expect("Expect: 100-Continue\r\n"), Expect::Continue);
+        assert_eq!(expect("Expect: 200-ok\r\n"), Expect::Unknown);
+        with(b"POST / HTTP/1.0\r\nExpect: x\r\n\r\n", |head| assert_eq!(head.expect, Expect::Nothing));
+    }
+
+    #[test]
+    fn limits_are_exact() {
+        let head = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+        assert!(parse(&mut storage(), head, head.len()).expect("fits").is_some());
+        assert_eq!(parse(&mut storage(), head, head.len() - 1).expect_err("too large"), HeadError::TooLarge);
+        let partial = &head[..head.len() - 1];
+        assert_eq!(parse(&mut storage(), partial, partial.len()).expect_err("cannot fit"), HeadError::TooLarge);
+        let fields = |count: usize| format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "a: b\r\n".repeat(count - 1));
+        with(fields(HEADERS_MAX).as_bytes(), |head| assert_eq!(head.headers.len(), HEADERS_MAX));
+        assert_eq!(error(fields(HEADERS_MAX + 1).as_bytes()), HeadError::TooLarge);
+    }
+}

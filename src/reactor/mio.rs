@@ -1,0 +1,265 @@
+//! [`Net`] on mio and the worker pool. Translates and decides nothing.
+
+use super::net::{Event, Net};
+use crate::callback::{Call, Completion};
+use crate::gateway::{ConnId, Listener};
+use crate::sys::{self, Signals};
+use crate::table::Key;
+use crate::time::Millis;
+use crate::workers::Workers;
+use mio::net::{TcpListener, TcpStream};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant, SystemTime};
+use uuid::Uuid;
+
+const PUBLIC: Token = Token(usize::MAX);
+const INTERNAL: Token = Token(usize::MAX - 1);
+const SIGNALS: Token = Token(usize::MAX - 2);
+const WAKER: Token = Token(usize::MAX - 3);
+
+/// Events taken from the kernel per turn.
+const EVENTS_MAX: usize = 1024;
+
+/// Wakes the loop from other threads; many wake-ups before it looks cost one system call.
+#[derive(Clone)]
+pub struct Wakeup {
+    waker: Arc<Waker>,
+    woken: Arc<AtomicBool>,
+}
+
+impl Wakeup {
+    /// Makes the loop look for completions.
+    pub fn wake(&self) {
+        if !self.woken.swap(true, Ordering::AcqRel) {
+            // It fails only if the loop's descriptor is gone, and then there is nothing to wake.
+            let _ = self.waker.wake();
+        }
+    }
+}
+
+/// The kernel's side of the loop.
+pub struct MioNet {
+    poll: Poll,
+    events: Events,
+    public: Option<TcpListener>,
+    internal: Option<TcpListener>,
+    signals: Signals,
+    wakeup: Wakeup,
+    completions: Receiver<Completion>,
+    workers: Option<Workers>,
+    names: Names,
+    client_timeout: Duration,
+    start: Instant,
+}
+
+impl MioNet {
+    /// Takes over listeners that are bound, listening and non-blocking.
+    ///
+    /// # Errors
+    ///
+    /// Out of descriptors or memory.
+    pub fn new(
+        public: std::net::TcpListener,
+        internal: Option<std::net::TcpListener>,
+        signals: Signals,
+        completions: Receiver<Completion>,
+        client_timeout: Duration,
+    ) -> io::Result<MioNet> {
+        let poll = Poll::new()?;
+        let registry = poll.registry();
+        let mut public = TcpListener::from_std(public);
+        registry.register(&mut public, PUBLIC, Interest::READABLE)?;
+        let mut internal = internal.map(TcpListener::from_std);
+        if let Some(internal) = &mut internal {
+            registry.register(internal, INTERNAL, Interest::READABLE)?;
+        }
+        registry.register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
+        let waker = Arc::new(Waker::new(registry, WAKER)?);
+        Ok(MioNet {
+            poll,
+            events: Events::with_capacity(EVENTS_MAX),
+            public: Some(public),
+            internal,
+            signals,
+            wakeup: Wakeup { waker, woken: Arc::default() },
+            completions,
+            workers: None,
+            names: Names::default(),
+            client_timeout,
+            start: Instant::now(),
+        })
+    }
+
+    /// What the worker pool wakes the loop with.
+    pub fn wakeup(&self) -> Wakeup {
+        self.wakeup.clone()
+    }
+
+    /// The pool that makes the callbacks; without one, none may be submitted.
+    pub fn set_workers(&mut self, workers: Workers) {
+        self.workers = Some(workers);
+    }
+
+    fn translate(&mut self, events: &mut Vec<Event>) {
+        for event in &self.events {
+            match event.token() {
+                PUBLIC => events.push(Event::Accept(Listener::Public)),
+                INTERNAL => events.push(Event::Accept(Listener::Internal)),
+                SIGNALS => {
+                    while self.signals.take() {
+                        events.push(Event::Signal);
+                    }
+                }
+                WAKER => {
+                    // Before the queue is emptied: what comes later wakes again.
+                    self.wakeup.woken.store(false, Ordering::Release);
+                    events.push(Event::Completions);
+                }
+                token => {
+                    if let Some(id) = self.names.id(token) {
+                        // An error shows as both; reading or writing will say which it is.
+                        events.push(Event::Socket {
+                            id,
+                            readable: event.is_readable() || event.is_error(),
+                            writable: event.is_writable(),
+                            read_closed: event.is_read_closed(),
+                        });
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Net for MioNet {
+    type Socket = TcpStream;
+
+    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+        self.poll.poll(&mut self.events, timeout)?;
+        self.translate(events);
+        Ok(())
+    }
+
+    fn accept(&mut self, listener: Listener) -> io::Result<TcpStream> {
+        let listener = match listener {
+            Listener::Public => &self.public,
+            Listener::Internal => &self.internal,
+        };
+        let (socket, _) = listener.as_ref().ok_or(io::ErrorKind::WouldBlock)?.accept()?;
+        // A frame that waits for the acknowledgement of the last one can be 40 ms late. Neither
+        // option can fail on a live socket, and a dead one will show.
+        let _ = socket.set_nodelay(true);
+        let _ = sys::set_user_timeout(socket.as_fd(), self.client_timeout);
+        Ok(socket)
+    }
+
+    fn register(&mut self, socket: &mut TcpStream, id: ConnId) -> io::Result<()> {
+        let token = self.names.token(id);
+        // Both, once: edges make it cheap, and changing interests would cost a system call each.
+        self.poll.registry().register(socket, token, Interest::READABLE | Interest::WRITABLE)
+    }
+
+    fn read(&mut self, socket: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+        socket.read(buffer)
+    }
+
+    fn write(&mut self, socket: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+        socket.write(bytes)
+    }
+
+    fn shutdown_write(&mut self, socket: &mut TcpStream) -> io::Result<()> {
+        socket.shutdown(Shutdown::Write)
+    }
+
+    fn close(&mut self, socket: TcpStream) {
+        drop(socket);
+    }
+
+    fn abort(&mut self, socket: TcpStream) {
+        // If it fails the close is an ordinary one, which the kernel bounds by TCP_USER_TIMEOUT.
+        let _ = sys::abort_on_close(socket.as_fd());
+        drop(socket);
+    }
+
+    fn stop_accepting(&mut self) {
+        self.public = None;
+        self.internal = None;
+    }
+
+    fn now(&mut self) -> Millis {
+        Millis::ZERO.after(self.start.elapsed())
+    }
+
+    fn unix_seconds(&mut self) -> u64 {
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs())
+    }
+
+    fn draw_token(&mut self) -> Uuid {
+        Uuid::new_v4()
+    }
+
+    fn submit(&mut self, call: Call) {
+        if let Some(workers) = &self.workers {
+            workers.submit(call);
+        }
+    }
+
+    fn next_completion(&mut self) -> Option<Completion> {
+        self.completions.try_recv().ok()
+    }
+
+    fn release_memory(&mut self) {
+        sys::release_heap();
+    }
+}
+
+/// Connection ids as the kernel's event data: slot and generation side by side.
+#[cfg(target_pointer_width = "64")]
+#[derive(Default)]
+struct Names;
+
+#[cfg(target_pointer_width = "64")]
+impl Names {
+    fn token(&mut self, id: ConnId) -> Token {
+        Token((id.generation() as usize) << 32 | id.slot() as usize)
+    }
+
+    #[allow(clippy::unused_self, reason = "narrower machines look it up")]
+    fn id(&self, token: Token) -> Option<ConnId> {
+        Some(Key::from_parts(token.0 as u32, (token.0 >> 32) as u32))
+    }
+}
+
+/// Connection ids as the kernel's event data, on machines where both do not fit: 20 bits of slot and
+/// the low 12 of the generation, the rest of which stands here.
+#[cfg(not(target_pointer_width = "64"))]
+#[derive(Default)]
+struct Names {
+    /// By slot.
+    generations: Vec<u32>,
+}
+
+#[cfg(not(target_pointer_width = "64"))]
+impl Names {
+    fn token(&mut self, id: ConnId) -> Token {
+        let slot = id.slot() as usize;
+        if slot >= self.generations.len() {
+            self.generations.resize(slot + 1, 0);
+        }
+        self.generations[slot] = id.generation();
+        Token((id.generation() as usize & 0xFFF) << 20 | slot)
+    }
+
+    fn id(&self, token: Token) -> Option<ConnId> {
+        let slot = token.0 & 0xF_FFFF;
+        let generation = *self.generations.get(slot)?;
+        (generation as usize & 0xFFF == token.0 >> 20).then(|| Key::from_parts(slot as u32, generation))
+    }
+}

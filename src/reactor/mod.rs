@@ -1,0 +1,451 @@
+//! The event loop's judgement: readiness, fairness, the accept gate, flushing.
+//!
+//! Generic over [`Net`], so the same loop runs on the kernel and in the simulation. It knows nothing of
+//! the protocol: it moves bytes between sockets and the [`Gateway`], carries out its actions, and turns
+//! I/O errors into causes.
+//!
+//! Readiness has memory. An edge is told once, so what it said is kept per socket until a call proves
+//! otherwise; whatever budget runs out puts the connection back in the queue of those that are ready.
+
+pub mod mio;
+mod net;
+
+pub use net::{Event, Net};
+
+use crate::gateway::{Action, ConnId, Fault, Finished, Gateway, How, Listener};
+use crate::time::Millis;
+use log::{debug, warn};
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::time::Duration;
+
+/// Read from and written to one connection per turn, so that one fast peer does not own the loop.
+const TURN_BYTES: usize = 64 * 1024;
+/// Clients accepted per listener and turn.
+const TURN_ACCEPTS: usize = 64;
+/// Callbacks' outcomes taken per turn.
+const TURN_COMPLETIONS: usize = 256;
+/// How long to let the descriptors recover when there are none left, unless one is closed before.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections that only the internal listener may use, where there is one: sends get through when
+/// the public port is crowded.
+const INTERNAL_CONNECTIONS: usize = 16;
+/// Streams that must have gone before memory is given back; it costs milliseconds.
+const RELEASE_STREAMS_MIN: usize = 256;
+
+struct Link<S> {
+    id: ConnId,
+    socket: S,
+    /// A read may find something.
+    readable: bool,
+    /// A write may find room.
+    writable: bool,
+    /// The end of input was announced: a short read does not mean that there is nothing more.
+    read_closed: bool,
+    /// In the queue of ready connections.
+    queued: bool,
+}
+
+/// Whether a listener's clients may be accepted.
+#[derive(Default)]
+struct Gate {
+    /// The kernel said that clients wait, and no accept has said otherwise since.
+    waiting: bool,
+    /// Descriptors or memory ran out: not before this time, unless a connection closes.
+    paused_until: Option<Millis>,
+    /// That was said in the log already.
+    exhausted: bool,
+}
+
+/// The event loop.
+pub struct Reactor<N: Net> {
+    net: N,
+    gateway: Gateway,
+    /// By slot of the connection's id.
+    links: Vec<Option<Link<N::Socket>>>,
+    ready: VecDeque<ConnId>,
+    public: Gate,
+    internal: Gate,
+    /// Whether the internal listener has connections set aside.
+    has_internal: bool,
+    connections_max: usize,
+    completions_waiting: bool,
+    events: Vec<Event>,
+    scratch: Box<[u8]>,
+    /// Most streams there were since memory was last given back.
+    streams_peak: usize,
+    now: Millis,
+}
+
+impl<N: Net> Reactor<N> {
+    /// A loop that holds at most `connections_max` sockets.
+    pub fn new(mut net: N, gateway: Gateway, connections_max: usize, has_internal: bool) -> Reactor<N> {
+        let now = net.now();
+        Reactor {
+            net,
+            gateway,
+            links: Vec::new(),
+            ready: VecDeque::new(),
+            public: Gate::default(),
+            internal: Gate::default(),
+            has_internal,
+            connections_max,
+            completions_waiting: false,
+            events: Vec::new(),
+            scratch: vec![0; TURN_BYTES].into_boxed_slice(),
+            streams_peak: 0,
+            now,
+        }
+    }
+
+    /// Runs until the gateway has finished. A second signal ends it at once.
+    ///
+    /// # Errors
+    ///
+    /// Polling failed; nothing can be done about that.
+    pub fn run(mut self) -> io::Result<Finished> {
+        let mut signalled = false;
+        loop {
+            match self.turn()? {
+                Turn::Signal if signalled => return Ok(Finished::TimedOut),
+                Turn::Signal => signalled = true,
+                Turn::Quiet => {}
+            }
+            if let Some(finished) = self.gateway.finished() {
+                return Ok(finished);
+            }
+        }
+    }
+
+    /// The protocol's state, for checks.
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
+    /// The system behind the loop, for a simulation to act on between turns.
+    pub fn net(&mut self) -> &mut N {
+        &mut self.net
+    }
+
+    /// One turn: waits for events and handles them.
+    ///
+    /// # Errors
+    ///
+    /// Polling failed.
+    pub fn turn(&mut self) -> io::Result<Turn> {
+        let timeout = self.timeout();
+        let mut events = std::mem::take(&mut self.events);
+        events.clear();
+        match self.net.poll(&mut events, timeout) {
+            Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        self.now = self.net.now();
+        self.gateway.set_date(self.net.unix_seconds());
+        let mut turn = Turn::Quiet;
+        for event in &events {
+            if self.note(*event) {
+                turn = Turn::Signal;
+            }
+        }
+        self.events = events;
+        self.gateway.expire(self.now);
+        self.carry_out();
+        self.take_completions();
+        for _ in 0..self.ready.len() {
+            let Some(id) = self.ready.pop_front() else { break };
+            self.serve(id);
+        }
+        self.accept(Listener::Internal);
+        self.accept(Listener::Public);
+        self.release_memory();
+        Ok(turn)
+    }
+
+    fn timeout(&mut self) -> Option<Duration> {
+        if !self.ready.is_empty() || self.completions_waiting {
+            return Some(Duration::ZERO);
+        }
+        self.now = self.net.now();
+        let mut until = self.gateway.next_deadline();
+        for listener in [Listener::Public, Listener::Internal] {
+            if self.gate(listener).waiting && self.has_room(listener) {
+                let at = self.gate(listener).paused_until.unwrap_or(self.now);
+                until = Some(until.map_or(at, |until| until.min(at)));
+            }
+        }
+        until.map(|until| Duration::from_millis(until.since(self.now)))
+    }
+
+    /// Takes note of an event; `true` for a signal.
+    fn note(&mut self, event: Event) -> bool {
+        match event {
+            Event::Socket { id, readable, writable, read_closed } => {
+                let Some(link) = link_mut(&mut self.links, id) else { return false };
+                link.readable |= readable | read_closed;
+                link.writable |= writable;
+                link.read_closed |= read_closed;
+                self.enqueue(id);
+                false
+            }
+            Event::Accept(listener) => {
+                self.gate(listener).waiting = true;
+                false
+            }
+            Event::Completions => {
+                self.completions_waiting = true;
+                false
+            }
+            Event::Signal => {
+                self.gateway.shut_down(self.now);
+                true
+            }
+        }
+    }
+
+    fn enqueue(&mut self, id: ConnId) {
+        if let Some(link) = link_mut(&mut self.links, id)
+            && !link.queued
+        {
+            link.queued = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    fn take_completions(&mut self) {
+        if !self.completions_waiting {
+            return;
+        }
+        for _ in 0..TURN_COMPLETIONS {
+            let Some(completion) = self.net.next_completion() else {
+                self.completions_waiting = false;
+                return;
+            };
+            self.gateway.answer(self.now, completion.id, completion.outcome);
+            self.carry_out();
+        }
+    }
+
+    /// A connection's turn: writes what waits, then reads.
+    fn serve(&mut self, id: ConnId) {
+        let Some(link) = link_mut(&mut self.links, id) else { return };
+        link.queued = false;
+        if link.writable && !self.gateway.unsent(id).is_empty() {
+            self.flush(id);
+            self.carry_out();
+        }
+        self.read(id);
+        self.carry_out();
+    }
+
+    fn read(&mut self, id: ConnId) {
+        let Some(link) = link_mut(&mut self.links, id) else { return };
+        if !link.readable || !self.gateway.wants_input(id) {
+            return;
+        }
+        match self.net.read(&mut link.socket, &mut self.scratch) {
+            Ok(0) => {
+                link.readable = false;
+                self.gateway.receive_eof(self.now, id);
+            }
+            Ok(count) => {
+                // A short read empties the socket: the next byte brings an edge. But the end of
+                // input does not, once it has been announced.
+                link.readable = count == self.scratch.len() || link.read_closed;
+                if link.readable {
+                    self.enqueue(id);
+                }
+                self.gateway.receive(self.now, id, &self.scratch[..count]);
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => link.readable = false,
+            Err(error) if error.kind() == ErrorKind::Interrupted => self.enqueue(id),
+            Err(error) => {
+                debug!("read failed: {error}");
+                self.gateway.fail(self.now, id, read_fault(&error));
+            }
+        }
+    }
+
+    /// Carries out what the gateway has decided: writes fresh output, then does its actions.
+    fn carry_out(&mut self) {
+        loop {
+            if let Some(id) = self.gateway.next_dirty() {
+                self.flush(id);
+            } else if let Some(action) = self.gateway.next_action() {
+                self.act(action);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Call(call) => self.net.submit(call),
+            Action::ShutdownWrite(id) => {
+                if let Some(link) = link_mut(&mut self.links, id)
+                    && let Err(error) = self.net.shutdown_write(&mut link.socket)
+                {
+                    debug!("shutdown failed: {error}");
+                    self.gateway.fail(self.now, id, Fault::WriteFailed);
+                }
+            }
+            Action::Close(id, how) => {
+                let Some(slot) = self.links.get_mut(id.slot() as usize) else { return };
+                let Some(link) = slot.take_if(|link| link.id == id) else { return };
+                match how {
+                    How::Graceful => self.net.close(link.socket),
+                    How::Abort => self.net.abort(link.socket),
+                }
+                // There is a descriptor again.
+                self.public.paused_until = None;
+                self.internal.paused_until = None;
+            }
+            Action::StopAccepting => {
+                self.public.waiting = false;
+                self.internal.waiting = false;
+                self.net.stop_accepting();
+            }
+        }
+    }
+
+    /// Writes what a connection has, as far as its socket takes it.
+    fn flush(&mut self, id: ConnId) {
+        let Some(link) = link_mut(&mut self.links, id) else { return };
+        let unsent = self.gateway.unsent(id);
+        if !link.writable || unsent.is_empty() {
+            self.gateway.flushed(self.now, id, 0);
+            return;
+        }
+        let offered = &unsent[..unsent.len().min(TURN_BYTES)];
+        match self.net.write(&mut link.socket, offered) {
+            Ok(0) => self.gateway.fail(self.now, id, Fault::WriteFailed),
+            Ok(count) => {
+                self.gateway.flushed(self.now, id, count);
+                self.after_write(id);
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                link.writable = false;
+                self.gateway.flushed(self.now, id, 0);
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => self.enqueue(id),
+            Err(error) => {
+                debug!("write failed: {error}");
+                let fault = if error.kind() == ErrorKind::TimedOut { Fault::TimedOut } else { Fault::WriteFailed };
+                self.gateway.fail(self.now, id, fault);
+            }
+        }
+    }
+
+    /// More to write, or input that was left unread until there was room for answers.
+    fn after_write(&mut self, id: ConnId) {
+        let more = !self.gateway.unsent(id).is_empty();
+        let Some(link) = link_mut(&mut self.links, id) else { return };
+        if more || (link.readable && self.gateway.wants_input(id)) {
+            self.enqueue(id);
+        }
+    }
+
+    fn accept(&mut self, listener: Listener) {
+        let now = self.now;
+        let gate = self.gate(listener);
+        if !gate.waiting || gate.paused_until.is_some_and(|until| until > now) {
+            return;
+        }
+        gate.paused_until = None;
+        for _ in 0..TURN_ACCEPTS {
+            if !self.has_room(listener) {
+                return;
+            }
+            match self.net.accept(listener) {
+                Ok(socket) => {
+                    self.gate(listener).exhausted = false;
+                    self.admit(listener, socket);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.gate(listener).waiting = false;
+                    return;
+                }
+                Err(error) if is_exhausted(&error) => {
+                    let until = self.now.after(ACCEPT_PAUSE);
+                    let gate = self.gate(listener);
+                    gate.paused_until = Some(until);
+                    if !gate.exhausted {
+                        gate.exhausted = true;
+                        warn!("accepting paused: {error}");
+                    }
+                    return;
+                }
+                // The client has gone again, or the call was interrupted.
+                Err(error) => debug!("accept failed: {error}"),
+            }
+        }
+    }
+
+    fn admit(&mut self, listener: Listener, mut socket: N::Socket) {
+        let token = self.net.draw_token();
+        let Some(id) = self.gateway.accept(self.now, listener, token) else {
+            self.net.close(socket);
+            return;
+        };
+        if let Err(error) = self.net.register(&mut socket, id) {
+            warn!("registering a connection failed: {error}");
+            self.net.close(socket);
+            self.gateway.fail(self.now, id, Fault::Reset);
+            self.carry_out();
+            return;
+        }
+        let slot = id.slot() as usize;
+        if slot >= self.links.len() {
+            self.links.resize_with(slot + 1, || None);
+        }
+        // A fresh socket has room. Whether it has input, the first event tells.
+        self.links[slot] =
+            Some(Link { id, socket, readable: false, writable: true, read_closed: false, queued: false });
+    }
+
+    fn gate(&mut self, listener: Listener) -> &mut Gate {
+        match listener {
+            Listener::Public => &mut self.public,
+            Listener::Internal => &mut self.internal,
+        }
+    }
+
+    fn has_room(&self, listener: Listener) -> bool {
+        let reserved = match listener {
+            Listener::Public if self.has_internal => INTERNAL_CONNECTIONS.min(self.connections_max / 2),
+            Listener::Public | Listener::Internal => 0,
+        };
+        self.gateway.connections() < self.connections_max - reserved
+    }
+
+    fn release_memory(&mut self) {
+        let streams = self.gateway.streams();
+        self.streams_peak = self.streams_peak.max(streams);
+        if self.streams_peak >= RELEASE_STREAMS_MIN && streams <= self.streams_peak / 2 && self.gateway.calls() == 0 {
+            self.streams_peak = streams;
+            self.net.release_memory();
+        }
+    }
+}
+
+/// What a turn brought that the caller must know of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    Quiet,
+    /// A signal came; the gateway has been told.
+    Signal,
+}
+
+fn link_mut<S>(links: &mut [Option<Link<S>>], id: ConnId) -> Option<&mut Link<S>> {
+    links.get_mut(id.slot() as usize)?.as_mut().filter(|link| link.id == id)
+}
+
+fn read_fault(error: &io::Error) -> Fault {
+    if error.kind() == ErrorKind::TimedOut { Fault::TimedOut } else { Fault::Reset }
+}
+
+/// No descriptors or no memory: trying again at once would only spin.
+fn is_exhausted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}

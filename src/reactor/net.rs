@@ -1,0 +1,65 @@
+//! The seam between the event loop and the kernel: one method per system call, and nothing that decides.
+//!
+//! A seam above it, at "bytes arrived", would leave out what edge-triggered servers break by: a
+//! wake-up that was the only one and got lost. Here the loop itself runs in the simulation.
+
+use crate::callback::{Call, Completion};
+use crate::gateway::{ConnId, Listener};
+use crate::time::Millis;
+use std::io;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// What the kernel told of. Edge-triggered: it is told once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The state of that connection's socket changed. `id` may be stale.
+    Socket {
+        id: ConnId,
+        readable: bool,
+        writable: bool,
+        /// The peer ended its side, or the connection is dead: a read will say which.
+        read_closed: bool,
+    },
+    /// Clients wait to be accepted.
+    Accept(Listener),
+    /// Callbacks ended.
+    Completions,
+    /// SIGTERM or SIGINT.
+    Signal,
+}
+
+/// The operating system and the worker pool, as the loop sees them.
+pub trait Net {
+    /// A connected, non-blocking socket. Dropping it closes it.
+    type Socket;
+
+    /// Waits until something happens, at most for `timeout` (`None`: for ever), and appends what did.
+    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()>;
+    /// accept(2), with the options a stream needs set on the new socket.
+    fn accept(&mut self, listener: Listener) -> io::Result<Self::Socket>;
+    /// Asks for events of `socket` under the name `id`.
+    fn register(&mut self, socket: &mut Self::Socket, id: ConnId) -> io::Result<()>;
+    fn read(&mut self, socket: &mut Self::Socket, buffer: &mut [u8]) -> io::Result<usize>;
+    fn write(&mut self, socket: &mut Self::Socket, bytes: &[u8]) -> io::Result<usize>;
+    /// shutdown(2) of the sending side.
+    fn shutdown_write(&mut self, socket: &mut Self::Socket) -> io::Result<()>;
+    /// close(2).
+    fn close(&mut self, socket: Self::Socket);
+    /// close(2) that resets the connection and drops what the peer has not read.
+    fn abort(&mut self, socket: Self::Socket);
+    /// Closes all listeners.
+    fn stop_accepting(&mut self);
+    /// The monotonic clock.
+    fn now(&mut self) -> Millis;
+    /// The wall clock: seconds since the Unix epoch.
+    fn unix_seconds(&mut self) -> u64;
+    /// A random (version 4) UUID that nobody can guess.
+    fn draw_token(&mut self) -> Uuid;
+    /// Hands a callback to the pool; never blocks.
+    fn submit(&mut self, call: Call);
+    /// The next callback that ended.
+    fn next_completion(&mut self) -> Option<Completion>;
+    /// Many streams have gone: memory may be given back to the operating system.
+    fn release_memory(&mut self);
+}

@@ -1,0 +1,202 @@
+//! Events to Server-Sent Events frames (WHATWG HTML, section 9.2). Knows nothing of HTTP or JSON.
+
+#[doc(hidden)]
+pub mod decode;
+
+use memchr::{memchr2, memchr3};
+use std::io::Write;
+
+/// One event, as a backend gave it. Whoever builds one has checked that `name` and `id` hold no
+/// CR, LF or NUL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event<'a> {
+    /// The event's type; `None` or empty: the client sees an unnamed `message`.
+    pub name: Option<&'a str>,
+    /// The new last event id; `Some("")` resets it.
+    pub id: Option<&'a str>,
+    /// Reconnection time in milliseconds.
+    pub retry: Option<u32>,
+    /// The payload; any text, split into lines at CRLF, CR and LF.
+    pub data: &'a str,
+}
+
+/// The heartbeat: a comment, invisible to `EventSource`.
+pub const HEARTBEAT: &[u8] = b": heartbeat\n\n";
+
+/// Room for the field names of an event whose data is a line or two.
+const FRAME_OVERHEAD_BYTES: usize = 64;
+
+/// Appends one frame.
+pub fn write_event(out: &mut Vec<u8>, event: &Event<'_>) {
+    let name = event.name.unwrap_or_default();
+    let id = event.id.unwrap_or_default();
+    debug_assert!(
+        [name, id].iter().all(|line| memchr3(b'\r', b'\n', 0, line.as_bytes()).is_none()),
+        "a line break in {event:?} would forge fields"
+    );
+    out.reserve(name.len() + id.len() + event.data.len() + FRAME_OVERHEAD_BYTES);
+    if !name.is_empty() {
+        write_field(out, b"event: ", name.as_bytes());
+    }
+    match event.id {
+        Some("") => out.extend_from_slice(b"id:\n"),
+        Some(id) => write_field(out, b"id: ", id.as_bytes()),
+        None => {}
+    }
+    if let Some(milliseconds) = event.retry {
+        write_retry_field(out, milliseconds);
+    }
+    write_data(out, event.data.as_bytes());
+    out.push(b'\n');
+}
+
+/// Appends `retry: MILLISECONDS` as a frame of its own.
+pub fn write_retry(out: &mut Vec<u8>, milliseconds: u32) {
+    write_retry_field(out, milliseconds);
+    out.push(b'\n');
+}
+
+/// One `data` field per line; a line break at the end opens one more, empty line, as the decoder joins
+/// lines with line feeds and drops only its own last one.
+fn write_data(out: &mut Vec<u8>, mut rest: &[u8]) {
+    while let Some(at) = memchr2(b'\r', b'\n', rest) {
+        write_field(out, b"data: ", &rest[..at]);
+        let width = if rest[at..].starts_with(b"\r\n") { 2 } else { 1 };
+        rest = &rest[at + width..];
+    }
+    write_field(out, b"data: ", rest);
+}
+
+fn write_retry_field(out: &mut Vec<u8>, milliseconds: u32) {
+    // Writing to a Vec cannot fail.
+    let _ = writeln!(out, "retry: {milliseconds}");
+}
+
+fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(value);
+    out.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::decode::{Decoder, Message};
+    use super::*;
+
+    const PLAIN: Event<'static> = Event { name: None, id: None, retry: None, data: "" };
+
+    fn frame(event: Event<'_>) -> String {
+        let mut out = Vec::new();
+        write_event(&mut out, &event);
+        String::from_utf8(out).unwrap()
+    }
+
+    fn data_frame(data: &str) -> String {
+        frame(Event { data, ..PLAIN })
+    }
+
+    #[test]
+    fn fields_come_in_the_order_of_the_contract() {
+        let event = Event { name: Some("chat"), id: Some("42"), retry: Some(3000), data: "hello" };
+        assert_eq!(frame(event), "event: chat\nid: 42\nretry: 3000\ndata: hello\n\n");
+    }
+
+    #[test]
+    fn absent_fields_leave_no_trace() {
+        assert_eq!(data_frame("x"), "data: x\n\n");
+        assert_eq!(frame(Event { name: Some(""), data: "x", ..PLAIN }), "data: x\n\n");
+        assert_eq!(frame(Event { name: Some("n"), ..PLAIN }), "event: n\ndata: \n\n");
+    }
+
+    #[test]
+    fn the_empty_id_is_written_without_a_blank() {
+        assert_eq!(frame(Event { id: Some(""), ..PLAIN }), "id:\ndata: \n\n");
+        assert_eq!(frame(Event { id: Some(" "), ..PLAIN }), "id:  \ndata: \n\n");
+    }
+
+    #[test]
+    fn retry_is_written_in_digits() {
+        assert_eq!(frame(Event { retry: Some(0), ..PLAIN }), "retry: 0\ndata: \n\n");
+        let mut out = b"before".to_vec();
+        write_retry(&mut out, 2_147_483_647);
+        assert_eq!(out, b"beforeretry: 2147483647\n\n");
+    }
+
+    #[test]
+    fn data_is_split_at_each_kind_of_line_break() {
+        for (data, frame) in [
+            ("", "data: \n\n"),
+            ("\n", "data: \ndata: \n\n"),
+            ("\r", "data: \ndata: \n\n"),
+            ("\r\n", "data: \ndata: \n\n"),
+            ("\n\r", "data: \ndata: \ndata: \n\n"),
+            ("\r\r\n\n", "data: \ndata: \ndata: \ndata: \n\n"),
+            ("a\nb\rc\r\nd", "data: a\ndata: b\ndata: c\ndata: d\n\n"),
+            ("a\n", "data: a\ndata: \n\n"),
+            ("a\r\n", "data: a\ndata: \n\n"),
+            ("\na", "data: \ndata: a\n\n"),
+            ("a\n\nb", "data: a\ndata: \ndata: b\n\n"),
+        ] {
+            assert_eq!(data_frame(data), frame, "{data:?}");
+        }
+    }
+
+    #[test]
+    fn everything_else_passes_unchanged() {
+        let data = " a: \0\t\u{b}\u{c}\u{85}\u{2028}\u{2029}\u{feff}\u{1f600}";
+        assert_eq!(data_frame(data), format!("data: {data}\n\n"));
+    }
+
+    #[test]
+    fn injected_fields_stay_data() {
+        let frame = data_frame("x\revent: evil\r\rdata: y\n\n: z");
+        let messages = Decoder::decode_all(frame.as_bytes());
+        assert_eq!(
+            messages,
+            [Message { name: "message".into(), data: "x\nevent: evil\n\ndata: y\n\n: z".into(), id: "".into() }]
+        );
+    }
+
+    #[test]
+    fn frames_are_appended() {
+        let mut out = b": heartbeat\n\n".to_vec();
+        write_event(&mut out, &Event { data: "a", ..PLAIN });
+        write_event(&mut out, &Event { data: "b", ..PLAIN });
+        assert_eq!(out, b": heartbeat\n\ndata: a\n\ndata: b\n\n");
+    }
+
+    /// Every text of up to `length` letters from an alphabet of troublemakers.
+    fn awkward_texts(length: usize) -> Vec<String> {
+        let alphabet = ["", "a", " ", ":", "\r", "\n", "\0", "\u{feff}", "id: 9"];
+        let mut texts = vec![String::new()];
+        for _ in 0..length {
+            texts = texts.iter().flat_map(|text| alphabet.map(|letter| format!("{text}{letter}"))).collect();
+        }
+        texts
+    }
+
+    #[test]
+    fn a_browser_reads_back_what_was_written() {
+        let lines = ["", "n", " n", "n: m", ":", "data", "\u{feff}"];
+        for (number, data) in awkward_texts(4).into_iter().enumerate() {
+            let name = lines[number % lines.len()];
+            let id = lines[number / lines.len() % lines.len()];
+            let retry = u32::try_from(number).unwrap();
+            let mut out = Vec::new();
+            write_event(&mut out, &Event { name: Some(name), id: Some(id), retry: Some(retry), data: &data });
+            out.extend_from_slice(HEARTBEAT);
+            write_event(&mut out, &Event { data: "next", ..PLAIN });
+
+            let joined = data.replace("\r\n", "\n").replace('\r', "\n");
+            let name = if name.is_empty() { "message" } else { name };
+            let expected = [
+                Message { name: name.into(), data: joined, id: id.into() },
+                Message { name: "message".into(), data: "next".into(), id: id.into() },
+            ];
+            let mut decoder = Decoder::default();
+            decoder.receive(&out);
+            assert_eq!(decoder.take_messages(), expected, "{data:?}");
+            assert_eq!(decoder.retry(), Some(u64::from(retry)));
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! The system calls that std and mio do not offer, behind safe functions. The only module with
+//! `unsafe`. Linux is the target; what belongs to glibc alone is left out elsewhere.
+
+#![allow(unsafe_code)]
+
+use libc::{c_int, c_void};
+use std::io;
+use std::mem::{MaybeUninit, size_of};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+/// Turns the -1 of a system call into the error it stands for.
+fn check(result: c_int) -> io::Result<c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Lets name lookups use the hosts file and DNS only. A statically linked glibc would otherwise load
+/// the NSS modules that `nsswitch.conf` names, and a module built for another glibc kills the
+/// process. Call first in `main`, before any thread.
+pub fn pin_nss() {
+    #[cfg(all(target_os = "linux", target_env = "gnu", target_feature = "crt-static"))]
+    {
+        unsafe extern "C" {
+            fn __nss_configure_lookup(database: *const libc::c_char, services: *const libc::c_char) -> c_int;
+        }
+        // SAFETY: both arguments are NUL-terminated and static; no other thread runs yet. A failure
+        // leaves the default in place, so the result needs no check.
+        unsafe { __nss_configure_lookup(c"hosts".as_ptr(), c"files dns".as_ptr()) };
+    }
+}
+
+/// Makes all threads share one heap: without this each callback thread gets an arena of its own,
+/// which costs memory and wins nothing here. Call before any thread starts.
+pub fn limit_heap_arenas() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: takes plain integers; a refusal (0) leaves the default in place.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1)
+    };
+}
+
+/// Gives free heap pages back to the system; takes up to milliseconds on a large heap. For the quiet
+/// after a mass disconnect.
+pub fn release_heap() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: takes a plain integer and may be called at any time.
+    unsafe {
+        libc::malloc_trim(0)
+    };
+}
+
+/// Raises the soft limit on descriptors to the hard one and returns the soft limit now in force.
+/// Errors: only if the limit cannot be read; if it cannot be raised, the old one stays.
+pub fn raise_descriptor_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a live rlimit.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) })?;
+    if limit.rlim_cur < limit.rlim_max {
+        let raised = libc::rlimit { rlim_cur: limit.rlim_max, rlim_max: limit.rlim_max };
+        // SAFETY: the pointer is to a live rlimit.
+        if check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raised) }).is_ok() {
+            limit = raised;
+        }
+    }
+    // The width of rlim_t differs between targets.
+    #[allow(clippy::useless_conversion)]
+    Ok(limit.rlim_cur.into())
+}
+
+/// SIGTERM and SIGINT as a descriptor: readable when one has come.
+#[derive(Debug)]
+pub struct Signals(OwnedFd);
+
+impl Signals {
+    /// Blocks both signals for this thread and all that it starts later, and opens the descriptor,
+    /// nonblocking and close-on-exec. Call before any thread starts.
+    pub fn block() -> io::Result<Signals> {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: sigemptyset initialises the set; the others work on the initialised set. These
+        // functions fail only for bad signal numbers.
+        let set = unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            libc::sigaddset(set.as_mut_ptr(), libc::SIGTERM);
+            libc::sigaddset(set.as_mut_ptr(), libc::SIGINT);
+            set.assume_init()
+        };
+        // SAFETY: the set is initialised; a null old set is allowed.
+        let result = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
+        if result != 0 {
+            return Err(io::Error::from_raw_os_error(result));
+        }
+        // SAFETY: the set is initialised; -1 asks for a new descriptor.
+        let fd = check(unsafe { libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) })?;
+        // SAFETY: the descriptor is new and nobody else's.
+        Ok(Signals(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Takes one signal, if one has come. Call until it returns `false`.
+    pub fn take(&self) -> bool {
+        let mut info = MaybeUninit::<libc::signalfd_siginfo>::uninit();
+        let size = size_of::<libc::signalfd_siginfo>();
+        // SAFETY: the buffer has the given size; its content is not looked at.
+        let read = unsafe { libc::read(self.0.as_raw_fd(), info.as_mut_ptr().cast::<c_void>(), size) };
+        usize::try_from(read).is_ok_and(|read| read == size)
+    }
+}
+
+impl AsRawFd for Signals {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+fn set_option<T>(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: &T) -> io::Result<()> {
+    // The options used here are at most 16 bytes.
+    let size = size_of::<T>() as libc::socklen_t;
+    // SAFETY: pointer and size describe `value`, which outlives the call; the callers in this module
+    // pass the type that the option asks for.
+    check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), size) })?;
+    Ok(())
+}
+
+/// Binds and listens: address reusable at once, `[::]` taking IPv4 too whatever the system's default
+/// is, close-on-exec, nonblocking. `backlog` is cut by the kernel to `net.core.somaxconn`.
+pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+    let family = if address.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: takes plain integers.
+    let fd = check(unsafe { libc::socket(family, kind, 0) })?;
+    // SAFETY: the descriptor is new and nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, &1_i32)?;
+    if address.is_ipv6() {
+        set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &0_i32)?;
+    }
+    bind(&socket, address)?;
+    listen_backlog(socket.as_fd(), backlog)?;
+    Ok(TcpListener::from(socket))
+}
+
+fn bind(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
+    let result = match address {
+        SocketAddr::V4(v4) => {
+            // SAFETY: all zeroes is a valid sockaddr_in.
+            let mut raw: libc::sockaddr_in = unsafe { std::mem::zeroed() };
+            raw.sin_family = libc::AF_INET as libc::sa_family_t;
+            raw.sin_port = v4.port().to_be();
+            raw.sin_addr.s_addr = u32::from_ne_bytes(v4.ip().octets());
+            let size = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+            // SAFETY: pointer and size describe `raw`.
+            unsafe { libc::bind(socket.as_raw_fd(), (&raw const raw).cast(), size) }
+        }
+        SocketAddr::V6(v6) => {
+            // SAFETY: all zeroes is a valid sockaddr_in6.
+            let mut raw: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
+            raw.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+            raw.sin6_port = v6.port().to_be();
+            raw.sin6_addr.s6_addr = v6.ip().octets();
+            raw.sin6_scope_id = v6.scope_id();
+            let size = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+            // SAFETY: pointer and size describe `raw`.
+            unsafe { libc::bind(socket.as_raw_fd(), (&raw const raw).cast(), size) }
+        }
+    };
+    check(result)?;
+    Ok(())
+}
+
+/// Listens on a bound socket, or changes the backlog of one that listens already: std and mio
+/// hard-code 128, and clients beyond the backlog wait a second for their SYN to be repeated.
+pub fn listen_backlog(fd: BorrowedFd<'_>, backlog: i32) -> io::Result<()> {
+    // SAFETY: takes plain integers; the descriptor is open for the duration of the borrow.
+    check(unsafe { libc::listen(fd.as_raw_fd(), backlog) })?;
+    Ok(())
+}
+
+/// Sets `TCP_USER_TIMEOUT`: the connection fails once data stays unacknowledged for `timeout`
+/// (milliseconds on the wire; more than 24 days count as 24 days).
+pub fn set_user_timeout(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
+    let millis = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, &millis)
+}
+
+/// Makes the coming close of a socket a reset that discards what is unsent.
+pub fn abort_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set_option(fd, libc::SOL_SOCKET, libc::SO_LINGER, &libc::linger { l_onoff: 1, l_linger: 0 })
+}
+
+/// Bytes in a socket's send queue that the peer has not acknowledged, sent or not.
+pub fn unacknowledged_bytes(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: c_int = 0;
+    // SAFETY: TIOCOUTQ (SIOCOUTQ on sockets) writes one int through the pointer.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) })?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// Makes descriptor 2 a duplicate of `fd`; what it was before is closed.
+pub fn replace_stderr(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: takes plain integers. Descriptor 2 is nobody's `OwnedFd`, std's stderr names it by number.
+    check(unsafe { libc::dup2(fd.as_raw_fd(), libc::STDERR_FILENO) })?;
+    Ok(())
+}
+
+/// What [`wait`] found. Errors and hang-ups count as ready: the next read or write reports them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ready {
+    pub input: bool,
+    pub output: bool,
+}
+
+/// Waits until `input` can be read or `output` written without blocking, or `timeout` has passed
+/// (`None`: for ever). A descriptor that is `None` is not waited for.
+pub fn wait(
+    input: Option<BorrowedFd<'_>>,
+    output: Option<BorrowedFd<'_>>,
+    timeout: Option<Duration>,
+) -> io::Result<Ready> {
+    // poll skips negative descriptors.
+    let entry = |fd: Option<BorrowedFd<'_>>, events| libc::pollfd {
+        fd: fd.map_or(-1, |fd| fd.as_raw_fd()),
+        events,
+        revents: 0,
+    };
+    let mut fds = [entry(input, libc::POLLIN), entry(output, libc::POLLOUT)];
+    // Rounded up, or the last millisecond would be spent spinning.
+    let millis = timeout.map_or(-1, |time| c_int::try_from(time.as_micros().div_ceil(1000)).unwrap_or(c_int::MAX));
+    // SAFETY: pointer and count describe `fds`.
+    match check(unsafe { libc::poll(fds.as_mut_ptr(), 2, millis) }) {
+        Ok(_) => Ok(Ready { input: fds[0].revents != 0, output: fds[1].revents != 0 }),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(Ready { input: false, output: false }),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes what can be written at once to a descriptor of any kind. On a socket this never blocks; on
+/// a pipe it does not if [`wait`] found it writable and `bytes` is no longer than [`PIPE_CHUNK`].
+pub fn write_at_once(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: pointer and length describe `bytes`.
+    let mut sent = unsafe { libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
+    if sent < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOTSOCK) {
+        // SAFETY: pointer and length describe `bytes`.
+        sent = unsafe { libc::write(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) };
+    }
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// What a pipe that polls as writable takes without blocking (PIPE_BUF, pipe(7)).
+pub const PIPE_CHUNK: usize = libc::PIPE_BUF;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, Ipv6Addr, TcpStream};
+
+    const MOMENT: Option<Duration> = Some(Duration::ZERO);
+
+    #[test]
+    fn the_descriptor_limit_ends_up_at_the_hard_one() {
+        let limit = raise_descriptor_limit().unwrap();
+        assert!(limit > 3);
+        assert_eq!(raise_descriptor_limit().unwrap(), limit);
+    }
+
+    #[test]
+    fn signals_arrive_at_the_descriptor() {
+        let signals = Signals::block().unwrap();
+        assert!(!signals.take());
+        // SAFETY: takes a plain integer; the signal is blocked in this thread, which it is for.
+        unsafe { libc::raise(libc::SIGTERM) };
+        assert!(signals.take());
+        assert!(!signals.take());
+    }
+
+    #[test]
+    fn listeners_take_what_their_address_says() {
+        let v4 = listen((Ipv4Addr::LOCALHOST, 0).into(), 4096).unwrap();
+        TcpStream::connect(v4.local_addr().unwrap()).unwrap();
+        // A machine without IPv6 has nothing to check here.
+        if let Ok(dual) = listen((Ipv6Addr::UNSPECIFIED, 0).into(), 4096) {
+            let port = dual.local_addr().unwrap().port();
+            TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        }
+        let taken = listen(v4.local_addr().unwrap(), 4096).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+        listen_backlog(v4.as_fd(), 1).unwrap();
+    }
+
+    #[test]
+    fn an_aborted_socket_resets_its_peer() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut far, _) = listener.accept().unwrap();
+        set_user_timeout(near.as_fd(), Duration::from_secs(31_536_000)).unwrap();
+        set_user_timeout(near.as_fd(), Duration::from_secs(30)).unwrap();
+        assert_eq!(unacknowledged_bytes(near.as_fd()).unwrap(), 0);
+        abort_on_close(near.as_fd()).unwrap();
+        drop(near);
+        assert_eq!(far.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn waiting_tells_what_would_not_block() {
+        let (mut reader, mut writer) = io::pipe().unwrap();
+        let idle = wait(Some(reader.as_fd()), Some(writer.as_fd()), None).unwrap();
+        assert_eq!(idle, Ready { input: false, output: true });
+        assert_eq!(write_at_once(writer.as_fd(), b"x").unwrap(), 1);
+        assert_eq!(wait(Some(reader.as_fd()), None, None).unwrap(), Ready { input: true, output: false });
+        while wait(None, Some(writer.as_fd()), MOMENT).unwrap().output {
+            writer.write_all(&[b'y'; PIPE_CHUNK]).unwrap();
+        }
+        let mut one = [0];
+        reader.read_exact(&mut one).unwrap();
+        assert_eq!(&one, b"x");
+        drop(reader);
+        assert!(wait(None, Some(writer.as_fd()), None).unwrap().output);
+        assert_eq!(write_at_once(writer.as_fd(), b"z").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn a_socket_is_never_waited_for() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (_far, _) = listener.accept().unwrap();
+        let full = loop {
+            if let Err(error) = write_at_once(near.as_fd(), &[0; 65_536]) {
+                break error;
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+    }
+}

@@ -1,0 +1,193 @@
+//! One callback over HTTP: the request, the one retry, and what became of it.
+
+use super::resolver::{Lookup, Resolver};
+use super::transport::{Attempt, Idle, PooledConnector};
+use crate::callback::{Call, CallKind, Outcome, PassedHeader};
+use crate::escape::Escaped;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use ureq::http::{Response, Uri};
+use ureq::{Agent, Body, Error};
+
+/// The longest body of a 2xx answer that is looked at.
+const BODY_BYTES_MAX: u64 = 1024 * 1024;
+/// What is read of an error's body to keep the connection: more is not worth it.
+const DRAIN_BYTES_MAX: u64 = 64 * 1024;
+/// How long an error's body may take to follow its head. Nobody waits for it but the worker.
+const DRAIN_TIME_MAX: Duration = Duration::from_millis(100);
+/// A usual answer's head and body fit; a longer head counts as garbage.
+const INPUT_BUFFER_BYTES: usize = 16 * 1024;
+/// A usual request fits.
+const OUTPUT_BUFFER_BYTES: usize = 8 * 1024;
+
+/// Makes callbacks to one URL. Shared by all workers; a call runs on its caller's thread.
+pub struct Client {
+    agent: Agent,
+    uri: Uri,
+    authorization: Option<HeaderValue>,
+    timeout: Duration,
+    idle: Arc<Idle>,
+}
+
+impl Client {
+    /// `url` is absolute, without user info. Errors: a URL or header value that HTTP does not
+    /// allow; the configuration lets none pass.
+    pub fn new(url: &str, authorization: Option<&str>, timeout: Duration, lookup: Lookup) -> io::Result<Client> {
+        let uri: Uri = url.parse().map_err(io::Error::other)?;
+        let host = uri.host().ok_or_else(|| io::Error::other("the URL has no host"))?;
+        let default_port = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+        let resolver = Resolver::new(host, uri.port_u16().unwrap_or(default_port), lookup);
+        let idle = Arc::new(Idle::default());
+        let config = Agent::config_builder()
+            .timeout_global(Some(timeout))
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            // The default would read HTTP_PROXY and its kin.
+            .proxy(None)
+            // Kept-alive connections are ours: see `transport`.
+            .max_idle_connections(0)
+            .max_idle_connections_per_host(0)
+            .input_buffer_size(INPUT_BUFFER_BYTES)
+            .output_buffer_size(OUTPUT_BUFFER_BYTES)
+            .user_agent(concat!("ssegateway/", env!("CARGO_PKG_VERSION")))
+            .build();
+        let connector = PooledConnector::new(Arc::clone(&idle), resolver);
+        let agent = Agent::with_parts(config, connector, NoResolver);
+        let authorization = authorization
+            .map(|value| {
+                let mut value = HeaderValue::from_str(value).map_err(io::Error::other)?;
+                value.set_sensitive(true);
+                Ok::<_, io::Error>(value)
+            })
+            .transpose()?;
+        Ok(Client { agent, uri, authorization, timeout, idle })
+    }
+
+    /// Makes `call` and passes what came of it to `report`, exactly once and as soon as it is known;
+    /// may tidy up for a moment after that.
+    pub fn run(&self, call: &Call, report: impl FnOnce(Outcome)) {
+        let start = Instant::now();
+        Attempt::begin(false);
+        let first = self.send(call, None);
+        let attempt = Attempt::current();
+        let (result, written_before) = match first {
+            Err(error) if attempt.reused && !attempt.answered && is_disconnect(&error) => {
+                self.idle.close_all();
+                Attempt::begin(true);
+                let left = self.timeout.saturating_sub(start.elapsed());
+                (self.send(call, Some(left)), attempt.written)
+            }
+            Ok(_) | Err(_) => (first, false),
+        };
+        match result {
+            Ok(response) => self.answered(response, report),
+            Err(error) => {
+                let written = written_before || Attempt::current().written;
+                report(failed(call.kind, &error, written));
+            }
+        }
+    }
+
+    /// Closes connections that have waited too long for another call.
+    pub fn close_idle(&self, now: Instant) {
+        self.idle.close_old(now);
+    }
+
+    fn send(&self, call: &Call, timeout: Option<Duration>) -> Result<Response<Body>, Error> {
+        let mut request = self.agent.post(&self.uri).header(CONTENT_TYPE, "application/json");
+        if let Some(detail) = call.detail {
+            request = request.header("ssegateway-detail", detail.as_str());
+        }
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        if let Some(timeout) = timeout {
+            request = request.config().timeout_global(Some(timeout)).build();
+        }
+        let response = request.send(call.body.as_slice())?;
+        if response.status().is_informational() {
+            // Only 101 gets here, and nobody asked for another protocol.
+            return Err(Error::Io(io::Error::other("unexpected 101 answer")));
+        }
+        Ok(response)
+    }
+
+    fn answered(&self, response: Response<Body>, report: impl FnOnce(Outcome)) {
+        let status = response.status();
+        if status.is_success() {
+            let body = read_body(response.into_body(), BODY_BYTES_MAX);
+            report(Outcome::Answered { status: status.as_u16(), passed: Vec::new(), body });
+        } else {
+            let passed = passed_headers(response.headers());
+            report(Outcome::Answered { status: status.as_u16(), passed, body: None });
+            Attempt::read_until(Instant::now() + DRAIN_TIME_MAX);
+            // Read to its end the connection can serve again; otherwise it is closed.
+            let _ = read_body(response.into_body(), DRAIN_BYTES_MAX);
+        }
+    }
+}
+
+/// The whole body, if it comes in time and is no longer than `bytes_max`.
+fn read_body(body: Body, bytes_max: u64) -> Option<Vec<u8>> {
+    let declared = body.content_length().unwrap_or(0);
+    if declared > bytes_max {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(declared).unwrap_or(0));
+    let read = body.into_reader().take(bytes_max + 1).read_to_end(&mut bytes);
+    let complete = read.is_ok() && u64::try_from(bytes.len()).is_ok_and(|length| length <= bytes_max);
+    complete.then_some(bytes)
+}
+
+fn passed_headers(headers: &HeaderMap) -> Vec<(PassedHeader, Vec<u8>)> {
+    let retry_after = headers.get(RETRY_AFTER).map(|value| (PassedHeader::RetryAfter, value));
+    let authenticate = headers.get_all(WWW_AUTHENTICATE).iter().map(|value| (PassedHeader::WwwAuthenticate, value));
+    retry_after.into_iter().chain(authenticate).map(|(name, value)| (name, value.as_bytes().to_vec())).collect()
+}
+
+/// Whether the peer was gone, as a kept-alive connection may turn out to be.
+fn is_disconnect(error: &Error) -> bool {
+    let Error::Io(error) = error else { return false };
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::NotConnected
+    )
+}
+
+fn failed(kind: CallKind, error: &Error, written: bool) -> Outcome {
+    let name = match kind {
+        CallKind::Connect => "connect",
+        CallKind::Disconnect => "disconnect",
+    };
+    log::warn!("callback failed kind={name} written={written} error=\"{}\"", Escaped(&error.to_string()));
+    let timed_out = match error {
+        Error::Timeout(_) => true,
+        // The kernel gave up on the connection before we did.
+        Error::Io(error) => error.kind() == io::ErrorKind::TimedOut,
+        _ => false,
+    };
+    if timed_out { Outcome::TimedOut { written } } else { Outcome::Unavailable { written } }
+}
+
+/// ureq asks for addresses before every call, kept-alive connection or not; ours are looked up by the
+/// connector, when it opens one.
+#[derive(Debug)]
+struct NoResolver;
+
+impl ureq::unversioned::resolver::Resolver for NoResolver {
+    fn resolve(
+        &self,
+        _uri: &Uri,
+        _config: &ureq::config::Config,
+        _timeout: ureq::unversioned::transport::NextTimeout,
+    ) -> Result<ureq::unversioned::resolver::ResolvedSocketAddrs, Error> {
+        Ok(self.empty())
+    }
+}
