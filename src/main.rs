@@ -1,1 +1,89 @@
-fn main() {}
+//! The program: from the command line to an exit status.
+
+#![forbid(unsafe_code)]
+
+use ssegateway::cli::{self, Command};
+use ssegateway::config::{Config, Warning};
+use ssegateway::gateway::Finished;
+use ssegateway::limits::Limits;
+use ssegateway::logger::Logger;
+use ssegateway::serve::{self, Listeners};
+use ssegateway::{healthcheck, sys};
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// The exit status for a bad configuration or argument.
+const MISUSE: u8 = 2;
+
+fn main() -> ExitCode {
+    sys::pin_nss();
+    sys::limit_heap_arenas();
+    match cli::parse(std::env::args_os().skip(1)) {
+        Err(line) => fail(&line, MISUSE),
+        Ok(Command::Help) => show(&cli::help()),
+        Ok(Command::Version) => show(&cli::version()),
+        Ok(command @ (Command::Run | Command::Check | Command::Healthcheck { .. })) => {
+            match Config::from_env(|name| std::env::var_os(name)) {
+                Ok((config, warnings)) => configured(command, &config, &warnings),
+                Err(problems) => {
+                    let _ = io::stderr().write_all(cli::problems(&problems).as_bytes());
+                    ExitCode::from(MISUSE)
+                }
+            }
+        }
+    }
+}
+
+/// The commands that need the configuration.
+fn configured(command: Command, config: &Config, warnings: &[Warning]) -> ExitCode {
+    if let Command::Healthcheck { ready } = command {
+        return match healthcheck::run(config, ready) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(line) => fail(&line, 1),
+        };
+    }
+    let descriptors = match sys::raise_descriptor_limit() {
+        Ok(descriptors) => descriptors,
+        Err(error) => return fail(&format!("cannot read the descriptor limit: {error}"), 1),
+    };
+    let limits = Limits::share(descriptors, config.callback_concurrency, config.max_streams);
+    let warnings = cli::warnings(config, warnings, &limits);
+    if command == Command::Check {
+        for line in warnings {
+            let _ = writeln!(io::stderr(), "{line}");
+        }
+        return show(&cli::effective(config, &limits));
+    }
+    match run(config, &limits, &warnings) {
+        Ok(status) => status,
+        Err(line) => fail(&line, 1),
+    }
+}
+
+/// Runs the gateway to its end. Errors: what kept it from starting, in one line.
+fn run(config: &Config, limits: &Limits, warnings: &[String]) -> Result<ExitCode, String> {
+    // Before any thread, so that all of them leave the signals to the descriptor.
+    let signals = sys::Signals::block().map_err(|error| format!("cannot block signals: {error}"))?;
+    let listeners = Listeners::open(config)?;
+    let logger = Logger::start(config.log_level);
+    for line in warnings {
+        log::error!("{line}");
+    }
+    let finished = serve::run(config, limits, listeners, signals);
+    logger.finish();
+    Ok(match finished? {
+        Finished::Clean => ExitCode::SUCCESS,
+        Finished::TimedOut => ExitCode::FAILURE,
+    })
+}
+
+fn show(text: &str) -> ExitCode {
+    // Whoever closed the pipe has read enough.
+    let _ = io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+fn fail(line: &str, status: u8) -> ExitCode {
+    let _ = writeln!(io::stderr(), "ssegateway: {line}");
+    ExitCode::from(status)
+}

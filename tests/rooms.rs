@@ -13,12 +13,11 @@ const ROOMS: [&[&str]; 8] = [
     &["gateway"],
     &["limits", "sys", "config", "logger"],
     &["workers", "reactor"],
-    &["serve", "cli"],
+    &["serve", "cli", "healthcheck"],
 ];
 
 /// Rooms that a simulation or a fuzzer must be able to run, and what none of them may name.
-const PURE: [&str; 10] =
-    ["time", "table", "timer", "buffer", "escape", "http", "sse", "json", "send", "callback"];
+const PURE: [&str; 10] = ["time", "table", "timer", "buffer", "escape", "http", "sse", "json", "send", "callback"];
 const IMPURE: [&str; 9] =
     ["std::net", "std::thread", "std::env", "std::fs", "Instant", "SystemTime::now", "mio::", "ureq", "libc"];
 

@@ -8,10 +8,10 @@ mod values;
 pub mod variables;
 
 pub use url::CallbackUrl;
-pub use values::CorsOrigins;
 pub use variables::Variable;
 
 use crate::escape::Escaped;
+use crate::gateway::{ConnectFailure, Cors};
 use log::LevelFilter;
 use std::ffi::OsString;
 use std::fmt::{self, Debug, Display, Formatter};
@@ -53,13 +53,6 @@ impl Debug for Secret {
     }
 }
 
-/// What a client gets when the backend cannot decide (docs/protocol.md, sections 3 and 9).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConnectFailure {
-    Status,
-    Retry,
-}
-
 /// The checked configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -79,7 +72,7 @@ pub struct Config {
     pub callback_concurrency: usize,
     pub connect_failure: ConnectFailure,
     pub reconnect_delay: Option<Duration>,
-    pub cors_origins: Option<CorsOrigins>,
+    pub cors: Cors,
     /// As configured; what is possible is worked out by [`crate::limits::Limits`].
     pub max_streams: Option<usize>,
     pub header_bytes_max: usize,
@@ -145,7 +138,7 @@ impl Config {
             reconnect_delay: reader
                 .value(Variable::ReconnectDelay, |text| values::integer(text, 0, RECONNECT_DELAY_MAX))
                 .map(Duration::from_millis),
-            cors_origins: reader.value(Variable::CorsOrigins, values::origins),
+            cors: reader.value(Variable::CorsOrigins, values::origins).unwrap_or(Cors::Off),
             max_streams: reader.count(Variable::MaxStreams, 1, STREAMS_MAX),
             header_bytes_max: reader.count(Variable::MaxHeaderBytes, HEADER_BYTES_MIN, BYTES_MAX).unwrap_or(0),
             body_bytes_max: reader.count(Variable::MaxBodyBytes, 1, BYTES_MAX).unwrap_or(0),
@@ -205,10 +198,10 @@ impl Config {
             Variable::ReconnectDelay => {
                 self.reconnect_delay.map_or(String::new(), |delay| delay.as_millis().to_string())
             }
-            Variable::CorsOrigins => match &self.cors_origins {
-                None => String::new(),
-                Some(CorsOrigins::Any) => "*".to_owned(),
-                Some(CorsOrigins::List(list)) => list.join(","),
+            Variable::CorsOrigins => match &self.cors {
+                Cors::Off => String::new(),
+                Cors::Any => "*".to_owned(),
+                Cors::Origins(list) => list.join(","),
             },
             Variable::MaxStreams => streams_max.to_string(),
             Variable::MaxHeaderBytes => self.header_bytes_max.to_string(),

@@ -32,7 +32,7 @@ fn nothing_set_gives_the_contract_defaults() {
     assert_eq!(config.connect_queue, Duration::from_secs(30));
     assert_eq!(config.callback_concurrency, 128);
     assert_eq!(config.connect_failure, ConnectFailure::Status);
-    assert_eq!((config.reconnect_delay, config.cors_origins, config.max_streams), (None, None, None));
+    assert_eq!((config.reconnect_delay, config.cors, config.max_streams), (None, Cors::Off, None));
     assert_eq!(config.header_bytes_max, 16_384);
     assert_eq!((config.body_bytes_max, config.pending_bytes_max), (1_048_576, 1_048_576));
     assert_eq!(config.request_timeout, Duration::from_secs(10));

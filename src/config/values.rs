@@ -1,15 +1,7 @@
 //! Text to value, one kind of value each. An error is a phrase that says what is allowed.
 
+use crate::gateway::Cors;
 use std::net::{IpAddr, Ipv6Addr};
-
-/// The origins that may read streams from a page of theirs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CorsOrigins {
-    /// Any page, without credentials.
-    Any,
-    /// These origins, ASCII lower case, as browsers write them (no default port, no slash).
-    List(Vec<String>),
-}
 
 /// Plain decimal digits within the limits, both included.
 pub fn integer(text: &str, min: u64, max: u64) -> Result<u64, String> {
@@ -40,15 +32,15 @@ pub fn token(text: &str) -> Result<String, String> {
 }
 
 /// `*`, or origins separated by commas.
-pub fn origins(text: &str) -> Result<CorsOrigins, String> {
+pub fn origins(text: &str) -> Result<Cors, String> {
     const SHAPE: &str = "must be * or a comma-separated list of scheme://host[:port] without a path";
     if text.trim() == "*" {
-        return Ok(CorsOrigins::Any);
+        return Ok(Cors::Any);
     }
     let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
     let list: Option<Vec<String>> = items.map(origin).collect();
     match list {
-        Some(list) if !list.is_empty() => Ok(CorsOrigins::List(list)),
+        Some(list) if !list.is_empty() => Ok(Cors::Origins(list)),
         Some(_) | None => Err(SHAPE.to_owned()),
     }
 }
@@ -121,10 +113,10 @@ mod tests {
 
     #[test]
     fn origins_are_normalised_to_what_browsers_send() {
-        assert_eq!(origins("*"), Ok(CorsOrigins::Any));
+        assert_eq!(origins("*"), Ok(Cors::Any));
         let list = origins("https://A.example, http://localhost:5173,null,https://b:443,http://[::1]:80,").unwrap();
         let want = ["https://a.example", "http://localhost:5173", "null", "https://b", "http://[::1]"];
-        assert_eq!(list, CorsOrigins::List(want.map(str::to_owned).to_vec()));
+        assert_eq!(list, Cors::Origins(want.map(str::to_owned).to_vec()));
         for text in [
             ",",
             "a.example",

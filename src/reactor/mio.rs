@@ -52,8 +52,7 @@ pub struct MioNet {
     internal: Option<TcpListener>,
     signals: Signals,
     wakeup: Wakeup,
-    completions: Receiver<Completion>,
-    workers: Option<Workers>,
+    workers: Option<(Workers, Receiver<Completion>)>,
     names: Names,
     client_timeout: Duration,
     start: Instant,
@@ -69,7 +68,6 @@ impl MioNet {
         public: std::net::TcpListener,
         internal: Option<std::net::TcpListener>,
         signals: Signals,
-        completions: Receiver<Completion>,
         client_timeout: Duration,
     ) -> io::Result<MioNet> {
         let poll = Poll::new()?;
@@ -89,9 +87,8 @@ impl MioNet {
             internal,
             signals,
             wakeup: Wakeup { waker, woken: Arc::default() },
-            completions,
             workers: None,
-            names: Names::default(),
+            names: Names::new(),
             client_timeout,
             start: Instant::now(),
         })
@@ -102,9 +99,10 @@ impl MioNet {
         self.wakeup.clone()
     }
 
-    /// The pool that makes the callbacks; without one, none may be submitted.
-    pub fn set_workers(&mut self, workers: Workers) {
-        self.workers = Some(workers);
+    /// The pool that makes the callbacks, and where they arrive when they are done. Without it, none
+    /// may be submitted.
+    pub fn set_workers(&mut self, workers: Workers, completions: Receiver<Completion>) {
+        self.workers = Some((workers, completions));
     }
 
     fn translate(&mut self, events: &mut Vec<Event>) {
@@ -206,13 +204,13 @@ impl Net for MioNet {
     }
 
     fn submit(&mut self, call: Call) {
-        if let Some(workers) = &self.workers {
+        if let Some((workers, _)) = &self.workers {
             workers.submit(call);
         }
     }
 
     fn next_completion(&mut self) -> Option<Completion> {
-        self.completions.try_recv().ok()
+        self.workers.as_ref()?.1.try_recv().ok()
     }
 
     fn release_memory(&mut self) {
@@ -222,11 +220,14 @@ impl Net for MioNet {
 
 /// Connection ids as the kernel's event data: slot and generation side by side.
 #[cfg(target_pointer_width = "64")]
-#[derive(Default)]
 struct Names;
 
 #[cfg(target_pointer_width = "64")]
 impl Names {
+    fn new() -> Names {
+        Names
+    }
+
     fn token(&mut self, id: ConnId) -> Token {
         Token((id.generation() as usize) << 32 | id.slot() as usize)
     }
@@ -240,7 +241,6 @@ impl Names {
 /// Connection ids as the kernel's event data, on machines where both do not fit: 20 bits of slot and
 /// the low 12 of the generation, the rest of which stands here.
 #[cfg(not(target_pointer_width = "64"))]
-#[derive(Default)]
 struct Names {
     /// By slot.
     generations: Vec<u32>,
@@ -248,6 +248,10 @@ struct Names {
 
 #[cfg(not(target_pointer_width = "64"))]
 impl Names {
+    fn new() -> Names {
+        Names { generations: Vec::new() }
+    }
+
     fn token(&mut self, id: ConnId) -> Token {
         let slot = id.slot() as usize;
         if slot >= self.generations.len() {

@@ -1,0 +1,152 @@
+//! The command line: a service to run, and a few questions that a person or a container asks.
+
+use crate::config::variables::{Fallback, TABLE};
+use crate::config::{Config, Problem, Warning};
+use crate::limits::Limits;
+use std::ffi::OsString;
+use std::fmt::Write;
+
+/// What the process is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    Run,
+    Help,
+    Version,
+    Check,
+    Healthcheck {
+        /// Ask `/readyz` instead of `/healthz`.
+        ready: bool,
+    },
+}
+
+/// Reads the arguments, without the program's name. Errors: one line naming the argument that was
+/// not understood.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
+    let mut arguments = arguments.into_iter();
+    let Some(first) = arguments.next() else { return Ok(Command::Run) };
+    let command = match first.to_str() {
+        Some("--help" | "-h") => Command::Help,
+        Some("--version" | "-V") => Command::Version,
+        Some("check") => Command::Check,
+        Some("healthcheck") => {
+            return match (arguments.next(), arguments.next()) {
+                (None, _) => Ok(Command::Healthcheck { ready: false }),
+                (Some(flag), None) if flag == "--ready" => Ok(Command::Healthcheck { ready: true }),
+                (Some(flag), Some(extra)) if flag == "--ready" => Err(unknown(&extra)),
+                (Some(other), _) => Err(unknown(&other)),
+            };
+        }
+        Some(_) | None => return Err(unknown(&first)),
+    };
+    match arguments.next() {
+        None => Ok(command),
+        Some(extra) => Err(unknown(&extra)),
+    }
+}
+
+fn unknown(argument: &OsString) -> String {
+    // Debug keeps it on one line, whatever it is.
+    format!("unknown argument {argument:?}; try --help")
+}
+
+/// The text of `--version`.
+pub fn version() -> String {
+    format!("{} {}\n", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
+}
+
+/// The text of `--help`.
+pub fn help() -> String {
+    let mut text = format!(
+        "{}\
+         A gateway that holds Server-Sent Events streams for an HTTP backend.\n\
+         \n\
+         ssegateway                        run; everything is configured by the environment\n\
+         ssegateway check                  print the effective configuration, or what is wrong with it\n\
+         ssegateway healthcheck [--ready]  ask a running gateway; exit status 0 if it is well (or ready)\n\
+         ssegateway --help, --version\n\
+         \n\
+         Environment variables and their defaults:\n",
+        version()
+    );
+    for row in TABLE {
+        let default = match row.default {
+            Fallback::Text(value) => value.to_owned(),
+            Fallback::Computed(how) => format!("({how})"),
+        };
+        let _ = writeln!(text, "  {:<30}{default}\n      {}", row.name, row.meaning);
+    }
+    text.push_str("\nExit status: 0 after a clean end, 1 after a failure, 2 for a bad configuration or argument.\n");
+    text
+}
+
+/// What `check` prints of a good configuration: one `NAME=value` per variable, secrets masked.
+pub fn effective(config: &Config, limits: &Limits) -> String {
+    let mut text = String::new();
+    for row in TABLE {
+        let _ = writeln!(text, "{}={}", row.name, config.show(row.variable, limits.streams_max));
+    }
+    text
+}
+
+/// One line per problem.
+pub fn problems(problems: &[Problem]) -> String {
+    problems.iter().fold(String::new(), |text, problem| text + &format!("{problem}\n"))
+}
+
+/// One line per thing that was not taken as configured; the limits may have a say in it.
+pub fn warnings(config: &Config, warnings: &[Warning], limits: &Limits) -> Vec<String> {
+    let mut lines: Vec<String> = warnings.iter().map(Warning::to_string).collect();
+    if let Some(wanted) = config.max_streams
+        && !limits.fits(config.max_streams)
+    {
+        let possible = limits.streams_max;
+        lines.push(format!("MAX_STREAMS=\"{wanted}\": more than the descriptor limit allows; using {possible}"));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(arguments: &[&str]) -> Result<Command, String> {
+        parse(arguments.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn every_command_is_understood() {
+        assert_eq!(parsed(&[]), Ok(Command::Run));
+        for flag in ["--help", "-h"] {
+            assert_eq!(parsed(&[flag]), Ok(Command::Help));
+        }
+        for flag in ["--version", "-V"] {
+            assert_eq!(parsed(&[flag]), Ok(Command::Version));
+        }
+        assert_eq!(parsed(&["check"]), Ok(Command::Check));
+        assert_eq!(parsed(&["healthcheck"]), Ok(Command::Healthcheck { ready: false }));
+        assert_eq!(parsed(&["healthcheck", "--ready"]), Ok(Command::Healthcheck { ready: true }));
+    }
+
+    #[test]
+    fn anything_else_is_named() {
+        for arguments in [&["run"][..], &["check", "run"], &["healthcheck", "run"], &["healthcheck", "--ready", "run"]]
+        {
+            assert_eq!(parsed(arguments), Err("unknown argument \"run\"; try --help".to_owned()));
+        }
+        assert_eq!(parsed(&["a\nb"]).unwrap_err().lines().count(), 1);
+    }
+
+    #[test]
+    fn help_and_check_show_every_variable() {
+        let (config, found) = Config::from_env(|name| (name == "MAX_STREAMS").then(|| "5000".into())).unwrap();
+        let limits = Limits::share(1024, config.callback_concurrency, config.max_streams);
+        let shown = effective(&config, &limits);
+        for row in TABLE {
+            assert!(help().contains(&format!("  {} ", row.name)), "{}", row.name);
+            assert!(shown.contains(&format!("{}=", row.name)), "{}", row.name);
+        }
+        assert!(shown.contains("MAX_STREAMS=763\n") && shown.contains("PORT=3000\n"), "{shown}");
+        let lines = warnings(&config, &found, &limits);
+        assert_eq!(lines, ["MAX_STREAMS=\"5000\": more than the descriptor limit allows; using 763"]);
+    }
+}

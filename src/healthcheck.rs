@@ -1,0 +1,119 @@
+//! `ssegateway healthcheck`: asks a running gateway how it is, since a container made from nothing has
+//! no curl. One request, one status line; nothing of it is worth an HTTP client.
+
+use crate::config::Config;
+use crate::escape::Escaped;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+/// For everything together.
+const TIME_MAX: Duration = Duration::from_secs(3);
+/// A status line is shorter.
+const ANSWER_BYTES_MAX: usize = 256;
+
+/// Asks `/readyz` or `/healthz` on the public port. Errors: one line saying why it is not well.
+pub fn run(config: &Config, ready: bool) -> Result<(), String> {
+    let target = if ready { "/readyz" } else { "/healthz" };
+    let deadline = Instant::now() + TIME_MAX;
+    let mut failure = String::new();
+    for address in addresses(config.listen_address) {
+        let address = SocketAddr::new(address, config.port);
+        match connect(address, deadline).and_then(|stream| ask(stream, target, deadline)) {
+            Ok(line) if line.starts_with("HTTP/1.1 200 ") => return Ok(()),
+            Ok(line) => return Err(format!("{address}{target} answered \"{}\"", Escaped(&line))),
+            Err(error) => failure = format!("{address}{target}: {error}"),
+        }
+    }
+    Err(failure)
+}
+
+/// Where a gateway that listens on `address` can be reached from here.
+fn addresses(address: IpAddr) -> Vec<IpAddr> {
+    if address.is_unspecified() { vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] } else { vec![address] }
+}
+
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+fn connect(address: SocketAddr, deadline: Instant) -> io::Result<TcpStream> {
+    TcpStream::connect_timeout(&address, left(deadline)?)
+}
+
+/// The first line of the answer, or as much of it as there was.
+fn ask(mut stream: TcpStream, target: &str, deadline: Instant) -> io::Result<String> {
+    stream.set_write_timeout(Some(left(deadline)?))?;
+    write!(stream, "GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    let mut buffer = [0; ANSWER_BYTES_MAX];
+    while answer.len() < ANSWER_BYTES_MAX && !answer.contains(&b'\n') {
+        stream.set_read_timeout(Some(left(deadline)?))?;
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(bytes) => answer.extend_from_slice(&buffer[..bytes]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(io::ErrorKind::TimedOut.into()),
+            Err(error) => return Err(error),
+        }
+    }
+    let line = answer.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(line).trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+    use std::thread;
+
+    fn config(port: u16) -> Config {
+        let lookup = |name: &str| match name {
+            "PORT" => Some(port.to_string().into()),
+            "LISTEN_ADDRESS" => Some("0.0.0.0".into()),
+            _ => None,
+        };
+        Config::from_env(lookup).unwrap().0
+    }
+
+    /// Runs a check against a server that answers one request so; also gives the request line.
+    fn checked(answer: &'static str, ready: bool) -> (Result<(), String>, String) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                request.push(byte[0]);
+            }
+            stream.write_all(answer.as_bytes()).unwrap();
+            String::from_utf8(request).unwrap().lines().next().unwrap().to_owned()
+        });
+        let result = run(&config(port), ready);
+        (result, server.join().unwrap())
+    }
+
+    #[test]
+    fn only_200_is_well() {
+        let (result, line) = checked("HTTP/1.1 200 OK\r\n\r\n", false);
+        assert_eq!((result, line.as_str()), (Ok(()), "GET /healthz HTTP/1.1"));
+        let (result, line) = checked("HTTP/1.1 503 Service Unavailable\r\n\r\n", true);
+        assert!(result.unwrap_err().ends_with("/readyz answered \"HTTP/1.1 503 Service Unavailable\""));
+        assert_eq!(line, "GET /readyz HTTP/1.1");
+        for answer in ["", "HTTP/1.1 2000\r\n", "HTTP/1.1 20", "\r\n", "SSH-2.0\r\n"] {
+            assert!(checked(answer, false).0.is_err(), "{answer}");
+        }
+    }
+
+    #[test]
+    fn nobody_there_is_not_well() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let line = run(&config(port), false).unwrap_err();
+        assert_eq!(line.lines().count(), 1);
+    }
+}

@@ -1,0 +1,154 @@
+//! From a configuration to a running gateway: what can fail at the start fails here, with one line.
+
+use crate::config::{CallbackUrl, Config};
+use crate::gateway::{Finished, Gateway, Settings};
+use crate::limits::Limits;
+use crate::reactor::mio::MioNet;
+use crate::reactor::{Net, Reactor};
+use crate::sys::{self, Signals};
+use crate::workers::{WorkerSettings, Workers};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::{Arc, mpsc};
+
+/// A burst of reconnecting pages fits; the kernel cuts it to net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+
+/// The open ports, nonblocking.
+#[derive(Debug)]
+pub struct Listeners {
+    pub public: TcpListener,
+    pub internal: Option<TcpListener>,
+}
+
+impl Listeners {
+    /// Opens them. Errors: one line naming the address and what is wrong with it.
+    pub fn open(config: &Config) -> Result<Listeners, String> {
+        let public = listen(config.public_socket())?;
+        let internal = config.internal_socket().map(listen).transpose()?;
+        Ok(Listeners { public, internal })
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, String> {
+    let opened = match sys::listen(address, BACKLOG) {
+        Err(error) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && lacks_ipv6(&error) => {
+            sys::listen(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()), BACKLOG)
+        }
+        result => result,
+    };
+    opened.map_err(|error| format!("cannot listen on {address}: {error}"))
+}
+
+/// What a kernel or container without IPv6 says to a socket or a bind.
+fn lacks_ipv6(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+/// Says in the log what has started.
+fn log_start(config: &Config, limits: &Limits, listeners: &Listeners) {
+    let callback_url = config.callback_url.as_ref().map_or("none".to_owned(), CallbackUrl::masked);
+    // A query may well be a key.
+    let callback_url = callback_url.split('?').next().unwrap_or_default();
+    log::info!(
+        "started version={} callback_url={callback_url} streams_max={} connections_max={} callback_threads_max={}",
+        env!("CARGO_PKG_VERSION"),
+        limits.streams_max,
+        limits.connections_max,
+        limits.threads_max
+    );
+    for (name, listener) in [("public", Some(&listeners.public)), ("internal", listeners.internal.as_ref())] {
+        if let Some(Ok(address)) = listener.map(TcpListener::local_addr) {
+            log::info!("listening port={name} address={address}");
+        }
+    }
+}
+
+/// Serves until a signal ends it. Errors: one line.
+pub fn run(config: &Config, limits: &Limits, listeners: Listeners, signals: Signals) -> Result<Finished, String> {
+    log_start(config, limits, &listeners);
+    let has_internal = listeners.internal.is_some();
+    let mut net = MioNet::new(listeners.public, listeners.internal, signals, config.client_timeout)
+        .map_err(|error| format!("cannot start the event loop: {error}"))?;
+    if let Some(url) = &config.callback_url {
+        let (sender, completions) = mpsc::channel();
+        let wakeup = net.wakeup();
+        let settings = worker_settings(config, limits, url);
+        let workers = Workers::start(settings, sender, Arc::new(move || wakeup.wake()))
+            .map_err(|error| format!("cannot prepare callbacks to {}: {error}", url.masked()))?;
+        net.set_workers(workers, completions);
+    }
+    let now = net.now();
+    // Feeds nothing but the jitter of `retry`.
+    let seed = net.draw_token().as_u64_pair().0;
+    let gateway = Gateway::new(gateway_settings(config, limits), now, seed);
+    let finished = Reactor::new(net, gateway, limits.connections_max, has_internal)
+        .run()
+        .map_err(|error| format!("the event loop failed: {error}"))?;
+    log::info!("stopped clean={}", finished == Finished::Clean);
+    Ok(finished)
+}
+
+fn worker_settings(config: &Config, limits: &Limits, url: &CallbackUrl) -> WorkerSettings {
+    WorkerSettings {
+        url: url.url.clone(),
+        authorization: config.callback_authorization().map(|value| value.expose().to_owned()),
+        timeout: config.callback_timeout,
+        threads_max: limits.threads_max,
+    }
+}
+
+/// The part of the configuration that the protocol depends on.
+fn gateway_settings(config: &Config, limits: &Limits) -> Settings {
+    Settings {
+        callback_configured: config.callback_url.is_some(),
+        callback_timeout: config.callback_timeout,
+        connect_queue: config.connect_queue,
+        callback_concurrency: limits.threads_max,
+        connect_failure: config.connect_failure,
+        heartbeat_interval: config.heartbeat_interval,
+        reconnect_delay_ms: config.reconnect_delay.map(|delay| u32::try_from(delay.as_millis()).unwrap_or(u32::MAX)),
+        cors: config.cors.clone(),
+        internal_listener: config.internal_port.is_some(),
+        internal_token: config.internal_token.as_ref().map(|token| token.expose().to_owned()),
+        streams_max: limits.streams_max,
+        head_bytes_max: config.header_bytes_max,
+        body_bytes_max: config.body_bytes_max,
+        pending_bytes_max: config.pending_bytes_max,
+        request_timeout: config.request_timeout,
+        keepalive_timeout: config.keepalive_timeout,
+        client_timeout: config.client_timeout,
+        shutdown_delay: config.shutdown_delay,
+        shutdown_timeout: config.shutdown_timeout,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream;
+
+    fn config(pairs: &[(&str, &str)]) -> Config {
+        let lookup = |name: &str| pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
+        Config::from_env(lookup).unwrap().0
+    }
+
+    #[test]
+    fn a_taken_port_is_named() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = taken.local_addr().unwrap();
+        let port = address.port().to_string();
+        let line = Listeners::open(&config(&[("PORT", &port), ("LISTEN_ADDRESS", "127.0.0.1")])).unwrap_err();
+        assert!(line.starts_with(&format!("cannot listen on {address}: Address already in use")), "{line}");
+    }
+
+    #[test]
+    fn without_ipv6_the_default_address_is_the_one_of_ipv4() {
+        for code in [libc::EAFNOSUPPORT, libc::EADDRNOTAVAIL] {
+            assert!(lacks_ipv6(&io::Error::from_raw_os_error(code)));
+        }
+        assert!(!lacks_ipv6(&io::Error::from_raw_os_error(libc::EADDRINUSE)));
+        let anywhere = listen((Ipv6Addr::UNSPECIFIED, 0).into()).unwrap();
+        TcpStream::connect((Ipv4Addr::LOCALHOST, anywhere.local_addr().unwrap().port())).unwrap();
+    }
+}
