@@ -79,9 +79,9 @@ pub fn run(seed: u64, aloud: bool) -> Summary {
 
 /// The drain ends when it is done, or when its time is over, and not before.
 fn check_drain(oracle: &Oracle, finished: Option<Finished>) {
-    let over = oracle.drain_at.map(|at| at + millis(oracle.settings.shutdown_timeout));
+    let over = oracle.drained_at.map(|at| at + millis(oracle.settings.shutdown_timeout));
     match finished {
-        Some(Finished::Clean) => assert!(oracle.draining, "finished before the drain"),
+        Some(Finished::Clean) => assert!(oracle.is_draining(), "finished before the drain"),
         Some(Finished::TimedOut) => assert!(over.is_some_and(|over| over <= oracle.now), "gave up before its time"),
         None => assert!(over.is_none_or(|over| oracle.now <= over + 500), "the drain does not end"),
     }

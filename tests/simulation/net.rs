@@ -270,7 +270,7 @@ impl Net for World {
 
     fn stop_accepting(&mut self) {
         self.trace.note(self.clock, "stop accepting", &[]);
-        assert!(self.oracle.draining, "listeners closed before the drain");
+        assert!(self.oracle.is_draining(), "listeners closed before the drain");
         self.kernel.stop_listening();
     }
 

@@ -46,6 +46,9 @@ const BUFFERED: (u16, &str) = (200, r#"{"status":"buffered"}"#);
 const NOT_FOUND: (u16, &str) = (404, r#"{"error":"Token not found"}"#);
 const FAILED: (u16, &str) = (500, r#"{"error":"Write failed: connection closed"}"#);
 
+const NOT_READY: &str = r#"{"status":"not_ready","configured":true}"#;
+const NOT_CONFIGURED: &str = r#"{"status":"not_ready","configured":false}"#;
+
 pub struct Oracle {
     pub settings: Settings,
     pub exchanges: Vec<Exchange>,
@@ -55,7 +58,8 @@ pub struct Oracle {
     /// Counts what the gateway was told: reads, outcomes, turns.
     pub input: u64,
     pub drain_at: Option<u64>,
-    pub draining: bool,
+    /// When the drain began.
+    pub drained_at: Option<u64>,
     /// Callbacks in flight.
     pub in_flight: usize,
     /// Accepted and not closed.
@@ -77,7 +81,7 @@ impl Oracle {
             now: 0,
             input: 0,
             drain_at: None,
-            draining: false,
+            drained_at: None,
             in_flight: 0,
             open: Vec::new(),
             frames: 0,
@@ -110,8 +114,8 @@ impl Oracle {
         if signalled && self.drain_at.is_none() {
             self.drain_at = Some(now + millis(self.settings.shutdown_delay));
         }
-        if self.drain_at.is_some_and(|at| at <= now) && !self.draining {
-            self.draining = true;
+        if self.drain_at.is_some_and(|at| at <= now) && !self.is_draining() {
+            self.drained_at = Some(now);
             self.drain();
         }
         let interval = millis(self.settings.heartbeat_interval);
@@ -134,6 +138,10 @@ impl Oracle {
             }
             stream.beat(now, interval, it.backlog > 0);
         }
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.drained_at.is_some()
     }
 
     fn is_stalled(&self, n: usize) -> bool {
@@ -222,15 +230,24 @@ impl Oracle {
             What::Stream { chunked } => self.arrive_stream(n, chunked),
             What::Send(send) => self.arrive_send(send),
             What::Fixed { close: true, .. } | What::Broken => self.exchanges[n].closing = true,
-            What::Ready | What::Fixed { close: false, .. } => {}
+            What::Ready => {
+                let ready = self.drain_at.is_none() && self.settings.callback_configured;
+                let (status, body) = match (ready, self.settings.callback_configured) {
+                    (true, _) => (200, r#"{"status":"ready","configured":true}"#),
+                    (false, configured) => (503, if configured { NOT_READY } else { NOT_CONFIGURED }),
+                };
+                let it = &mut self.exchanges[n];
+                it.requests[it.arrived - 1].what = What::Fixed { status, body, head_only: false, close: false };
+            }
+            What::Fixed { close: false, .. } => {}
         }
     }
 
     fn arrive_stream(&mut self, n: usize, chunked: bool) {
-        let mut stream = Stream::new(self.now + millis(self.settings.connect_queue), chunked);
+        let mut stream = Stream::new(self.now + millis(self.settings.connect_queue), chunked, self.input);
         let refused = if !self.settings.callback_configured {
             Some(("Service not configured", false))
-        } else if self.draining {
+        } else if self.is_draining() {
             Some(("Shutting down", true))
         } else if self.streams() >= self.settings.streams_max {
             Some(("Too many streams", true))
@@ -316,7 +333,9 @@ impl Oracle {
         assert_eq!(request, it.quoted, "another request is quoted");
         let stream = it.stream.as_mut().expect("a connect for what is no stream");
         assert!(!stream.called, "a second connect");
-        assert_eq!(stream.phase, Phase::Connecting, "a connect that nobody waits for");
+        // What came behind the GET, with it, may have ended the stream at once.
+        let waits = stream.phase == Phase::Connecting || stream.asked_input == self.input;
+        assert!(waits, "a connect that nobody waits for");
         stream.called = true;
         stream.answer_by = now + millis(settings.callback_timeout) + GRACE;
     }
@@ -415,7 +434,7 @@ impl Oracle {
     fn decode(&mut self, n: usize, mut taken: &[u8]) {
         loop {
             let it = &mut self.exchanges[n];
-            let request = it.requests.get(it.answered);
+            let request = it.requests.get(it.answered).filter(|_| it.answered < it.arrived);
             let head_only = matches!(request, Some(Request { what: What::Fixed { head_only: true, .. }, .. }));
             let Some(part) = it.responses.next(&mut taken, head_only) else { return };
             match part {
@@ -458,11 +477,11 @@ impl Oracle {
     /// The gateway closes a connection: it must have a reason.
     pub fn closed(&mut self, n: usize, how: How) {
         self.open.retain(|open| *open != n);
-        let (stalled, now) = (self.is_stalled(n), self.now);
+        let (stalled, now, draining) = (self.is_stalled(n), self.now, self.is_draining());
         let it = &mut self.exchanges[n];
         it.closed = true;
         let lingered = it.shut_at.is_some_and(|at| now >= at + LINGER) || (it.shut_at.is_some() && it.ended);
-        if it.ended || it.failed || stalled || self.draining || lingered || it.late {
+        if it.ended || it.failed || stalled || draining || lingered || it.late {
             return;
         }
         if let Some(stream) = &mut it.stream {

@@ -71,6 +71,8 @@ pub struct Stream {
     pub verdict: Option<Verdict>,
     /// When the client gets 504 at the latest.
     pub answer_by: u64,
+    /// The number of the input that its GET came with.
+    pub asked_input: u64,
     /// The gateway has made the connect callback.
     pub called: bool,
     /// The gateway has learnt what came of it.
@@ -96,11 +98,12 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub fn new(answer_by: u64, chunked: bool) -> Stream {
+    pub fn new(answer_by: u64, chunked: bool, asked_input: u64) -> Stream {
         Stream {
             phase: Phase::Connecting,
             verdict: None,
             answer_by,
+            asked_input,
             called: false,
             outcome: None,
             disconnects: 0,

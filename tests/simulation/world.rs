@@ -125,7 +125,7 @@ impl World {
         for (fault, item) in
             [(Fault::Signal, Item::Signal), (Fault::ClockJump, Item::ClockJump), (Fault::NoDescriptors, Item::Descriptors(false))]
         {
-            let times = if fault == Fault::Signal { 1 } else { 5 };
+            let times = if fault == Fault::NoDescriptors { 5 } else { 1 };
             for _ in 0..times {
                 if self.faults.strikes(fault, &mut self.random) {
                     let after = self.random.below(active);
@@ -189,7 +189,7 @@ impl World {
             }
             Item::ClockJump => {
                 if !self.faults.ended() {
-                    let jump = self.random.within(1_000, 60_000);
+                    let jump = self.random.pick(&[500, 2_000, 7_000, 60_000]);
                     self.trace.note(self.clock, "clock jumps", &[("by", jump)]);
                     // What was planned happens at once then, as after a suspended machine wakes up.
                     self.clock += jump;
