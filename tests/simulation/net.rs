@@ -134,10 +134,10 @@ impl Net for World {
         self.trace.count_step();
         let timeout = timeout.map(|timeout| timeout.as_millis() as u64);
         self.check_spin(timeout);
-        self.catch_up();
         if timeout != Some(0) {
             self.check_sleep(timeout);
         }
+        self.catch_up();
         let until = timeout.map(|timeout| self.clock + timeout);
         while !self.kernel.has_edges() && !self.finished {
             let next = self.next_time();

@@ -37,7 +37,7 @@ pub struct Send {
     pub close: bool,
     /// The answer it must get; known when it has arrived.
     pub answer: Option<(u16, &'static str)>,
-    /// The number of the input that it arrived with, if an event went to an open stream.
+    /// The number of the input that it arrived with, if an event went to an open stream with room.
     pub delivered: Option<u64>,
 }
 
@@ -306,7 +306,7 @@ impl Oracle {
             Phase::Open => {
                 if let Some(event) = &send.event {
                     stream.expected.push_back(Expected::Event(event.clone()));
-                    send.delivered = Some(self.input);
+                    send.delivered = (!it.refused).then_some(self.input);
                     let bytes = event.frame_bytes();
                     if it.backlog == 0 {
                         it.progress_at = self.now;
