@@ -311,9 +311,11 @@ impl World {
         if self.oracle.exchanges[n].accepted {
             self.oracle.closed(n, how);
         }
-        self.exhausted_at = None;
         self.kernel.close(n, how);
-        self.stale.extend(self.kernel.sockets[n].id);
+        if let Some(id) = self.kernel.sockets[n].id {
+            self.stale.push(id);
+            self.exhausted_at = None;
+        }
         self.after_write(n);
     }
 }
