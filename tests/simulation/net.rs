@@ -237,7 +237,11 @@ impl Net for World {
             self.kernel.write(n, count)
         };
         let taken = result.map_or(u64::MAX, |taken| taken as u64);
-        self.trace.note(self.clock, "write", &[("client", n as u64), ("offered", bytes.len() as u64), ("taken", taken)]);
+        self.trace.note(
+            self.clock,
+            "write",
+            &[("client", n as u64), ("offered", bytes.len() as u64), ("taken", taken)],
+        );
         if let Ok(taken) = result {
             self.trace.bytes(&bytes[..taken]);
         }
