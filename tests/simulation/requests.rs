@@ -43,7 +43,7 @@ impl World {
             }
             1 => {
                 // More answers than the gateway holds for one that does not read.
-                let count = self.random.within(300, 1_500);
+                let count = self.random.within(300, 3_000);
                 self.write_probes(script, count, false);
                 false
             }
