@@ -101,6 +101,11 @@ impl Idle {
         drop(old);
     }
 
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
     /// Closes all: where one was found dead, the others are likely to be.
     pub fn close_all(&self) {
         let all = std::mem::take(&mut *self.lock());
