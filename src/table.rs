@@ -47,11 +47,13 @@ pub struct Table<T> {
     /// The head of the list of free slots: the one vacated last, as it is the likeliest to be cached.
     free: u32,
     len: usize,
+    /// The generation that new slots start with: above that of any slot that was given up.
+    generation: u32,
 }
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Table { slots: Vec::new(), free: NO_SLOT, len: 0 }
+        Table { slots: Vec::new(), free: NO_SLOT, len: 0, generation: 0 }
     }
 }
 
@@ -76,9 +78,25 @@ impl<T> Table<T> {
             slot.content = Content::Full(value);
             return key;
         }
-        let key = Key { slot: self.slots.len() as u32, generation: 0 };
-        self.slots.push(Slot { generation: 0, content: Content::Full(value) });
+        let key = Key { slot: self.slots.len() as u32, generation: self.generation };
+        self.slots.push(Slot { generation: self.generation, content: Content::Full(value) });
         key
+    }
+
+    /// Gives up the free slots at the end and the memory they take; keys stay as they are.
+    pub fn shrink(&mut self) {
+        while let Some(Slot { generation, content: Content::Free { .. } }) = self.slots.last() {
+            // A slot that comes back must not answer to a key that it gave out before.
+            self.generation = self.generation.max(generation.wrapping_add(1));
+            self.slots.pop();
+        }
+        self.slots.shrink_to_fit();
+        self.free = NO_SLOT;
+        for (index, slot) in self.slots.iter_mut().enumerate().rev() {
+            if let Content::Free { next } = &mut slot.content {
+                *next = std::mem::replace(&mut self.free, index as u32);
+            }
+        }
     }
 
     /// Moves the value out; `None` if `key` is stale.
@@ -163,6 +181,22 @@ mod tests {
         assert_eq!(table.iter().map(|(_, n)| *n).collect::<Vec<_>>(), [0, 2, 4]);
         assert_eq!(table.keys(), [keys[0], keys[2], keys[4]]);
         assert_eq!(table.len(), 3);
+    }
+
+    #[test]
+    fn shrinking_keeps_values_and_leaves_old_keys_stale() {
+        let mut table = Table::default();
+        let keys: Vec<Key> = (0..5).map(|n| table.insert(n)).collect();
+        for n in [0, 3, 4] {
+            table.remove(keys[n]);
+        }
+        table.shrink();
+        assert_eq!(table.iter().map(|(_, n)| *n).collect::<Vec<_>>(), [1, 2]);
+        let new: Vec<Key> = (5..8).map(|n| table.insert(n)).collect();
+        assert_eq!(new.iter().map(|key| key.slot()).collect::<Vec<_>>(), [0, 3, 4]);
+        assert!(keys.iter().all(|old| !new.contains(old)));
+        assert_eq!(table.get(keys[4]), None);
+        assert_eq!(table.get(new[2]), Some(&7));
     }
 
     #[test]

@@ -116,6 +116,29 @@ impl Timer {
         self.next_tick().map(|tick| Millis::from_millis(tick.saturating_mul(TICK_MS)))
     }
 
+    /// Gives up the memory of entries that have gone, if that is most of it.
+    pub fn shrink(&mut self) {
+        if self.len * 4 > self.nodes.len() {
+            return;
+        }
+        let mut entries = Vec::with_capacity(self.len);
+        for head in self.heads.iter_mut() {
+            let mut index = std::mem::replace(head, NONE);
+            while index != NONE {
+                let Node { due, key, next } = self.nodes[index as usize];
+                entries.push((due, key));
+                index = next;
+            }
+        }
+        self.occupied = [0; WORDS];
+        self.nodes = Vec::with_capacity(self.len);
+        self.free = NONE;
+        self.len = 0;
+        for (due, key) in entries {
+            self.insert(due, key);
+        }
+    }
+
     fn link(&mut self, index: u32) {
         let due = self.nodes[index as usize].due;
         let tick = due.as_millis().div_ceil(TICK_MS).clamp(self.hand, self.hand + SLOTS - 1);
@@ -223,6 +246,8 @@ mod tests {
                 let key = keys[random(64) as usize];
                 timer.insert(due, key);
                 list.push((due, key));
+            } else if random(50) == 0 {
+                timer.shrink();
             } else {
                 now += [0, 1, 7, 16, 400, 50_000][random(6) as usize];
                 let mut fired: Vec<(Millis, Key)> =

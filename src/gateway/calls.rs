@@ -83,6 +83,13 @@ impl Calls {
         self.table.is_empty()
     }
 
+    /// Gives up memory that is not in use.
+    pub fn shrink(&mut self) {
+        self.table.shrink();
+        self.connects.waiting.shrink_to_fit();
+        self.disconnects.waiting.shrink_to_fit();
+    }
+
     /// Disconnects that wait for a free worker.
     pub fn disconnects_waiting(&self) -> usize {
         self.disconnects.waiting.len() - self.disconnects.withdrawn

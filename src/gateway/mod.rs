@@ -336,6 +336,16 @@ impl Gateway {
         self.calls.len()
     }
 
+    /// Many streams have gone: gives up memory that is not in use.
+    pub fn shrink(&mut self) {
+        self.connections.shrink();
+        self.tokens.shrink_to_fit();
+        self.calls.shrink();
+        self.timer.shrink();
+        self.dirty.shrink_to_fit();
+        self.actions.shrink_to_fit();
+    }
+
     fn is_leaving(&self) -> bool {
         self.stage != Stage::Serving
     }

@@ -69,6 +69,11 @@ impl Chunked {
         self.place == Place::Done
     }
 
+    /// Data bytes that are still to come in the chunk at hand.
+    pub fn announced(&self) -> u64 {
+        if self.place == Place::Data { self.left } else { 0 }
+    }
+
     /// Decodes from the start of `input`, handing data to `sink` piece by piece, and returns how
     /// many bytes it took: all of them, unless the body ended before.
     pub fn decode(&mut self, input: &[u8], mut sink: impl FnMut(&[u8])) -> Result<usize, BadChunk> {
@@ -162,6 +167,11 @@ mod tests {
     #[test]
     fn an_unfinished_body_is_no_error() {
         assert_eq!(decode(b"5\r\nhel"), Ok((b"hel".to_vec(), 6, false)));
+        let mut decoder = Chunked::default();
+        assert_eq!(decoder.decode(b"ff\r", |_| ()), Ok(3));
+        assert_eq!(decoder.announced(), 0);
+        assert_eq!(decoder.decode(b"\nx", |_| ()), Ok(2));
+        assert_eq!(decoder.announced(), 254);
         assert_eq!(decode(b""), Ok((Vec::new(), 0, false)));
     }
 

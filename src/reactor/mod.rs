@@ -30,8 +30,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections that only the internal listener may use, where there is one: sends get through when
 /// the public port is crowded.
 const INTERNAL_CONNECTIONS: usize = 16;
-/// Streams that must have gone before memory is given back; it costs milliseconds.
-const RELEASE_STREAMS_MIN: usize = 256;
+/// Memory is given back when there were so many streams and half of them have gone,
+const RELEASE_STREAMS_MIN: usize = 64;
+/// and this much later, when their disconnects and the threads that made them are done with; it costs
+/// milliseconds.
+const RELEASE_DELAY: Duration = Duration::from_secs(6);
 
 struct Link<S> {
     id: ConnId,
@@ -74,6 +77,8 @@ pub struct Reactor<N: Net> {
     scratch: Box<[u8]>,
     /// Most streams there were since memory was last given back.
     streams_peak: usize,
+    /// When to give memory back.
+    release_at: Option<Millis>,
     now: Millis,
 }
 
@@ -94,6 +99,7 @@ impl<N: Net> Reactor<N> {
             events: Vec::new(),
             scratch: vec![0; TURN_BYTES].into_boxed_slice(),
             streams_peak: 0,
+            release_at: None,
             now,
         }
     }
@@ -167,7 +173,7 @@ impl<N: Net> Reactor<N> {
             return Some(Duration::ZERO);
         }
         self.now = self.net.now();
-        let mut until = self.gateway.next_deadline();
+        let mut until = [self.gateway.next_deadline(), self.release_at].into_iter().flatten().min();
         for listener in [Listener::Public, Listener::Internal] {
             if self.gate(listener).waiting && self.has_room(listener) {
                 let at = self.gate(listener).paused_until.unwrap_or(self.now);
@@ -422,8 +428,19 @@ impl<N: Net> Reactor<N> {
     fn release_memory(&mut self) {
         let streams = self.gateway.streams();
         self.streams_peak = self.streams_peak.max(streams);
-        if self.streams_peak >= RELEASE_STREAMS_MIN && streams <= self.streams_peak / 2 && self.gateway.calls() == 0 {
+        if self.streams_peak < RELEASE_STREAMS_MIN || streams > self.streams_peak / 2 {
+            self.release_at = None;
+            return;
+        }
+        let at = *self.release_at.get_or_insert(self.now.after(RELEASE_DELAY));
+        if at <= self.now {
+            self.release_at = None;
             self.streams_peak = streams;
+            self.gateway.shrink();
+            let used = self.links.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+            self.links.truncate(used);
+            self.links.shrink_to_fit();
+            self.ready.shrink_to_fit();
             self.net.release_memory();
         }
     }

@@ -18,8 +18,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A thread that had nothing to do for so long ends.
-const THREAD_IDLE_TIME: Duration = Duration::from_secs(10);
+/// A thread that had nothing to do for so long ends: longer than its connection is kept alive, shorter than
+/// the reactor waits before it gives memory back.
+const THREAD_IDLE_TIME: Duration = Duration::from_secs(3);
 /// A TLS handshake is what needs most, some 50 KiB in a release build.
 const THREAD_STACK_BYTES: usize = 256 * 1024;
 

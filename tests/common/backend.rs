@@ -1,0 +1,367 @@
+//! A backend that records every callback and answers as the test scripts it.
+
+use super::{PATIENCE, sys};
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+/// One callback, in full.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub method: String,
+    pub target: String,
+    /// In the order and case received.
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    /// The body decoded; null if it is no JSON.
+    pub json: Value,
+    /// Counts the TCP connections to this backend from 0.
+    pub connection: usize,
+    /// Counts the calls on that connection from 0.
+    pub ordinal: usize,
+    pub at: Instant,
+}
+
+impl Call {
+    fn text(&self, field: &str) -> &str {
+        self.json[field].as_str().unwrap_or_default()
+    }
+
+    pub fn action(&self) -> &str {
+        self.text("action")
+    }
+
+    pub fn token(&self) -> &str {
+        self.text("token")
+    }
+
+    pub fn reason(&self) -> &str {
+        self.text("reason")
+    }
+
+    pub fn url(&self) -> &str {
+        self.json["request"]["url"].as_str().unwrap_or_default()
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    pub fn detail(&self) -> Option<&str> {
+        self.header("SSEGateway-Detail")
+    }
+}
+
+/// Something that a test opens and others wait for.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub fn new() -> Gate {
+        Gate::default()
+    }
+
+    pub fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    /// Whether it opened in time.
+    pub fn wait(&self) -> bool {
+        let open = self.0.0.lock().unwrap();
+        let (open, _) = self.0.1.wait_timeout_while(open, PATIENCE, |open| !*open).unwrap();
+        *open
+    }
+}
+
+/// A part of an answer.
+#[derive(Clone)]
+pub enum Step {
+    Write(Vec<u8>),
+    Wait(Gate),
+    /// Writes this again and again, 20 ms apart, until the gateway goes away.
+    Drip(&'static [u8]),
+    /// Says nothing more until the gateway goes away.
+    Hang,
+    Close,
+    Reset,
+}
+
+/// What the backend does with a callback. Unless a step says otherwise the connection is kept alive.
+#[derive(Clone)]
+pub struct Answer(Vec<Step>);
+
+impl Answer {
+    /// A complete response.
+    pub fn new(status: u16, headers: &[(&str, &str)], body: &str) -> Answer {
+        let mut text = format!("HTTP/1.1 {status} Scripted\r\n");
+        for (name, value) in headers {
+            text.push_str(&format!("{name}: {value}\r\n"));
+        }
+        text.push_str(&format!("Content-Length: {}\r\n\r\n{body}", body.len()));
+        Answer::raw(text)
+    }
+
+    pub fn ok() -> Answer {
+        Answer::new(200, &[], "")
+    }
+
+    /// 200 with this body.
+    pub fn json(body: &str) -> Answer {
+        Answer::new(200, &[("Content-Type", "application/json")], body)
+    }
+
+    pub fn status(status: u16) -> Answer {
+        Answer::new(status, &[], "")
+    }
+
+    pub fn raw(bytes: impl Into<Vec<u8>>) -> Answer {
+        Answer(vec![Step::Write(bytes.into())])
+    }
+
+    /// Nothing at all, for ever.
+    pub fn silence() -> Answer {
+        Answer(vec![Step::Hang])
+    }
+
+    pub fn close() -> Answer {
+        Answer(vec![Step::Close])
+    }
+
+    pub fn reset() -> Answer {
+        Answer(vec![Step::Reset])
+    }
+
+    /// The same, when the gate opens.
+    pub fn after(mut self, gate: &Gate) -> Answer {
+        self.0.insert(0, Step::Wait(gate.clone()));
+        self
+    }
+
+    pub fn then(mut self, step: Step) -> Answer {
+        self.0.push(step);
+        self
+    }
+}
+
+type Handler = dyn Fn(&Call) -> Answer + Send + Sync;
+
+struct Shared {
+    /// Every call with whether the test has taken it.
+    calls: Mutex<Vec<(Call, bool)>>,
+    arrived: Condvar,
+    connections: AtomicUsize,
+    sockets: Mutex<Vec<TcpStream>>,
+    stopped: AtomicBool,
+    handler: Box<Handler>,
+}
+
+/// A running backend; it stops when dropped.
+pub struct Backend {
+    shared: Arc<Shared>,
+    pub port: u16,
+    single_threaded: bool,
+}
+
+impl Backend {
+    /// A thread per connection, keep-alive.
+    pub fn new(handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Backend {
+        Backend::start(0, false, handler)
+    }
+
+    /// Answers everything with an empty 200.
+    pub fn accepting() -> Backend {
+        Backend::new(|_| Answer::ok())
+    }
+
+    /// Connects get this answer, disconnects an empty 200.
+    pub fn connecting(answer: Answer) -> Backend {
+        Backend::new(move |call| if call.action() == "connect" { answer.clone() } else { Answer::ok() })
+    }
+
+    /// One connection at a time and one request on each, like Python's `http.server.HTTPServer`.
+    pub fn single_threaded(handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Backend {
+        Backend::start(0, true, handler)
+    }
+
+    /// On a given port, for a backend that comes back.
+    pub fn on_port(port: u16, handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Backend {
+        Backend::start(port, false, handler)
+    }
+
+    fn start(port: u16, single: bool, handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Backend {
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("a port for the backend");
+        let port = listener.local_addr().expect("its address").port();
+        let shared = Arc::new(Shared {
+            calls: Mutex::default(),
+            arrived: Condvar::new(),
+            connections: AtomicUsize::new(0),
+            sockets: Mutex::default(),
+            stopped: AtomicBool::new(false),
+            handler: Box::new(handler),
+        });
+        let acceptor = shared.clone();
+        std::thread::spawn(move || {
+            for socket in listener.incoming() {
+                if acceptor.stopped.load(Ordering::SeqCst) {
+                    return;
+                }
+                let Ok(socket) = socket else { continue };
+                let connection = acceptor.connections.fetch_add(1, Ordering::SeqCst);
+                if let Ok(socket) = socket.try_clone() {
+                    acceptor.sockets.lock().unwrap().push(socket);
+                }
+                if single {
+                    acceptor.serve(socket, connection, true);
+                } else {
+                    let shared = acceptor.clone();
+                    std::thread::spawn(move || shared.serve(socket, connection, false));
+                }
+            }
+        });
+        Backend { shared, port, single_threaded: single }
+    }
+
+    /// The callback URL.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/callback", self.port)
+    }
+
+    /// Waits for a call that fits and takes it; a call is taken once.
+    #[track_caller]
+    pub fn take(&self, what: &str, fits: impl Fn(&Call) -> bool) -> Call {
+        let start = Instant::now();
+        let mut calls = self.shared.calls.lock().unwrap();
+        loop {
+            if let Some((call, taken)) = calls.iter_mut().find(|(call, taken)| !taken && fits(call)) {
+                *taken = true;
+                return call.clone();
+            }
+            let left = PATIENCE.checked_sub(start.elapsed()).unwrap_or_else(|| panic!("no {what}; calls: {calls:#?}"));
+            calls = self.shared.arrived.wait_timeout(calls, left.max(Duration::from_millis(1))).unwrap().0;
+        }
+    }
+
+    /// The connect callback for a URL.
+    #[track_caller]
+    pub fn connect(&self, url: &str) -> Call {
+        self.take(&format!("connect of {url}"), |call| call.action() == "connect" && call.url() == url)
+    }
+
+    /// The disconnect callback for a token.
+    #[track_caller]
+    pub fn disconnect(&self, token: &str) -> Call {
+        self.take(&format!("disconnect of {token}"), |call| call.action() == "disconnect" && call.token() == token)
+    }
+
+    /// Every call so far, taken or not.
+    pub fn history(&self) -> Vec<Call> {
+        self.shared.calls.lock().unwrap().iter().map(|(call, _)| call.clone()).collect()
+    }
+
+    /// The calls so far with this action.
+    pub fn count(&self, action: &str) -> usize {
+        self.history().iter().filter(|call| call.action() == action).count()
+    }
+
+    /// TCP connections accepted so far.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    /// Closes the listener and every connection.
+    pub fn stop(self) {}
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.shared.stopped.store(true, Ordering::SeqCst);
+        for socket in self.shared.sockets.lock().unwrap().drain(..) {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+        // Wakes the acceptor, which then sees the flag and drops its listener.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
+
+impl Shared {
+    fn serve(&self, mut socket: TcpStream, connection: usize, single: bool) {
+        let _ = socket.set_nodelay(true);
+        let mut buffer = Vec::new();
+        for ordinal in 0.. {
+            let Some(call) = read_call(&mut socket, &mut buffer, connection, ordinal) else { return };
+            self.calls.lock().unwrap().push((call.clone(), false));
+            self.arrived.notify_all();
+            for step in (self.handler)(&call).0 {
+                let done = match step {
+                    Step::Write(bytes) => socket.write_all(&bytes).is_ok(),
+                    Step::Wait(gate) => gate.wait(),
+                    Step::Drip(bytes) => {
+                        while socket.write_all(bytes).is_ok() && !self.stopped.load(Ordering::SeqCst) {
+                            std::thread::sleep(Duration::from_millis(20));
+                        }
+                        false
+                    }
+                    Step::Hang => {
+                        while socket.read(&mut [0; 1024]).is_ok_and(|count| count > 0) {}
+                        false
+                    }
+                    Step::Close => {
+                        let _ = socket.shutdown(Shutdown::Both);
+                        false
+                    }
+                    Step::Reset => {
+                        sys::reset_on_close(&socket);
+                        // The clone kept for `stop` would hold the socket open.
+                        self.sockets.lock().unwrap().retain(|kept| kept.peer_addr().ok() != socket.peer_addr().ok());
+                        false
+                    }
+                };
+                if !done {
+                    return;
+                }
+            }
+            if single {
+                let _ = socket.shutdown(Shutdown::Both);
+                return;
+            }
+        }
+    }
+}
+
+/// Reads one request with a declared length; `None` at the end of the connection.
+fn read_call(socket: &mut TcpStream, buffer: &mut Vec<u8>, connection: usize, ordinal: usize) -> Option<Call> {
+    let head_length = loop {
+        if let Some(start) = super::find(buffer, b"\r\n\r\n") {
+            break start + 4;
+        }
+        read_some(socket, buffer)?;
+    };
+    let head = String::from_utf8(buffer.drain(..head_length).collect()).expect("callback heads are ASCII");
+    let mut lines = head.trim_end().split("\r\n");
+    let mut words = lines.next()?.split(' ').map(str::to_owned);
+    let (method, target) = (words.next()?, words.next()?);
+    assert_eq!(words.next().as_deref(), Some("HTTP/1.1"));
+    let headers: Vec<(String, String)> = lines
+        .map(|line| line.split_once(':').expect("a colon"))
+        .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+        .collect();
+    let length = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let length: usize = length.expect("callbacks declare their length").1.parse().expect("a decimal length");
+    while buffer.len() < length {
+        read_some(socket, buffer)?;
+    }
+    let body: Vec<u8> = buffer.drain(..length).collect();
+    let json = serde_json::from_slice(&body).unwrap_or(Value::Null);
+    Some(Call { method, target, headers, body, json, connection, ordinal, at: Instant::now() })
+}
+
+fn read_some(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<()> {
+    let mut scratch = [0; 16 * 1024];
+    let count = socket.read(&mut scratch).ok().filter(|count| *count > 0)?;
+    buffer.extend_from_slice(&scratch[..count]);
+    Some(())
+}

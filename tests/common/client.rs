@@ -1,0 +1,168 @@
+//! A client that writes the bytes it is given and reads what comes back.
+
+use super::{PATIENCE, Response, find, sys};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+
+/// A GET as a minimal client sends it.
+pub fn get(target: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nHost: gateway\r\n\r\n")
+}
+
+/// A POST of JSON.
+pub fn post(target: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "POST {target} HTTP/1.1\r\nHost: gateway\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+/// A POST to the send endpoint.
+pub fn send_request(body: &str) -> String {
+    post("/internal/send", body)
+}
+
+/// One TCP connection to the gateway.
+pub struct Client {
+    socket: TcpStream,
+    /// Received and not yet taken.
+    pub buffer: Vec<u8>,
+    /// The peer sent a FIN or a reset.
+    ended: bool,
+    /// It was a reset.
+    reset: bool,
+}
+
+impl Client {
+    pub fn connect(port: u16) -> Client {
+        let socket = TcpStream::connect(("127.0.0.1", port)).expect("the gateway accepts");
+        socket.set_nodelay(true).expect("TCP_NODELAY");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
+        socket.set_write_timeout(Some(PATIENCE)).expect("a write timeout");
+        Client { socket, buffer: Vec::new(), ended: false, reset: false }
+    }
+
+    /// Connects and sends.
+    pub fn open(port: u16, request: impl AsRef<[u8]>) -> Client {
+        let mut client = Client::connect(port);
+        client.send(request);
+        client
+    }
+
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.try_send(bytes).expect("the gateway takes what is sent");
+    }
+
+    /// Sends to a peer that may have closed already.
+    pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
+        self.socket.write_all(bytes.as_ref())
+    }
+
+    /// Sends FIN and keeps reading.
+    pub fn half_close(&self) {
+        self.socket.shutdown(Shutdown::Write).expect("shutdown");
+    }
+
+    /// Goes away with a reset.
+    pub fn reset(self) {
+        sys::reset_on_close(&self.socket);
+    }
+
+    /// One read of up to 256 KiB into the buffer; 0 at the end.
+    pub fn fill(&mut self) -> usize {
+        if self.ended {
+            return 0;
+        }
+        let mut scratch = vec![0; 256 * 1024];
+        match self.socket.read(&mut scratch) {
+            Ok(0) => self.ended = true,
+            Ok(count) => {
+                self.buffer.extend_from_slice(&scratch[..count]);
+                return count;
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
+                self.ended = true;
+                self.reset = true;
+            }
+            Err(error) => panic!("nothing came: {error}; so far: {:?}", String::from_utf8_lossy(&self.buffer)),
+        }
+        0
+    }
+
+    /// Takes everything up to and including `delimiter`.
+    pub fn read_until(&mut self, delimiter: &[u8]) -> Vec<u8> {
+        self.try_read_until(delimiter).unwrap_or_else(|| {
+            let got = String::from_utf8_lossy(&self.buffer);
+            panic!("the connection ended (reset: {}) before {delimiter:?}; got {got:?}", self.reset)
+        })
+    }
+
+    /// The same; `None` if the connection ends first.
+    pub fn try_read_until(&mut self, delimiter: &[u8]) -> Option<Vec<u8>> {
+        loop {
+            if let Some(start) = find(&self.buffer, delimiter) {
+                return Some(self.buffer.drain(..start + delimiter.len()).collect());
+            }
+            if self.fill() == 0 {
+                return None;
+            }
+        }
+    }
+
+    /// Takes exactly `count` bytes.
+    pub fn read_exact(&mut self, count: usize) -> Vec<u8> {
+        while self.buffer.len() < count {
+            assert!(self.fill() > 0, "the connection ended after {} of {count} bytes", self.buffer.len());
+        }
+        self.buffer.drain(..count).collect()
+    }
+
+    /// Reads a head, and nothing of what follows.
+    pub fn head(&mut self) -> Response {
+        Response::parse_head(&self.read_until(b"\r\n\r\n"))
+    }
+
+    /// Reads one response to a request other than HEAD. The gateway delimits every answer that is no stream by its
+    /// length, so a missing length is a failure.
+    pub fn response(&mut self) -> Response {
+        let mut response = self.head();
+        if response.status >= 200 && response.status != 204 && response.status != 304 {
+            let length = response.header("content-length").unwrap_or_else(|| panic!("no length: {response:?}"));
+            let length = length.parse().expect("a decimal length");
+            response.body = self.read_exact(length);
+        }
+        response
+    }
+
+    /// Sends a request and reads its response.
+    pub fn exchange(&mut self, request: impl AsRef<[u8]>) -> Response {
+        self.send(request);
+        self.response()
+    }
+
+    /// Reads to a proper end of input.
+    pub fn rest(&mut self) -> Vec<u8> {
+        while self.fill() > 0 {}
+        assert!(!self.reset, "reset after {:?}", String::from_utf8_lossy(&self.buffer));
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// Reads to the end, be it a FIN or a reset.
+    pub fn rest_or_reset(&mut self) -> Vec<u8> {
+        while self.fill() > 0 {}
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// Nothing more comes, and the gateway closes in order.
+    #[track_caller]
+    pub fn assert_closed(&mut self) {
+        let rest = self.rest();
+        assert!(rest.is_empty(), "unexpected bytes: {:?}", String::from_utf8_lossy(&rest));
+    }
+
+    /// The connection still serves: a probe on it is answered.
+    #[track_caller]
+    pub fn assert_open(&mut self) {
+        assert_eq!(self.exchange(get("/healthz")).status, 200);
+    }
+}

@@ -1,0 +1,350 @@
+//! The real binary: spawned with nothing in its environment but what a test sets, awaited, and ended by its pid.
+
+use super::{Backend, Client, PATIENCE, Response, Stream, get, send_request, sys};
+use std::io::{BufRead, BufReader, Read};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_ssegateway");
+
+/// Losing the race for a port this often in a row means something else is wrong.
+const PORT_ATTEMPTS: usize = 20;
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
+
+/// What a run to the end left behind.
+#[derive(Debug)]
+pub struct Output {
+    /// `None`: ended by a signal.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Runs the binary to its end with these arguments and variables and nothing else.
+pub fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(BINARY);
+    command.args(arguments).env_clear().envs(variables.iter().copied());
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("spawn");
+    let stdout = collect(child.stdout.take().expect("piped"));
+    let stderr = collect(child.stderr.take().expect("piped"));
+    let status = wait(&mut child, PATIENCE);
+    let output = Output { code: status.code(), stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() };
+    assert!(!output.stderr.contains("panicked"), "{output:?}");
+    output
+}
+
+fn collect(mut pipe: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut text = Vec::new();
+        let _ = pipe.read_to_end(&mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    })
+}
+
+/// Waits for a child to end by itself; kills it and fails otherwise.
+fn wait(child: &mut Child, patience: Duration) -> ExitStatus {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("wait") {
+            return status;
+        }
+        if start.elapsed() > patience {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("the process did not end");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[derive(Default)]
+struct Log {
+    text: Mutex<String>,
+    grew: Condvar,
+}
+
+/// How a gateway is to be started.
+pub struct Builder {
+    variables: Vec<(String, String)>,
+    internal: bool,
+    stderr: Option<std::io::PipeWriter>,
+    ulimit: Option<&'static str>,
+}
+
+impl Builder {
+    /// Sets a variable; an empty value is set, too.
+    pub fn set(mut self, name: &str, value: impl ToString) -> Builder {
+        self.variables.retain(|(known, _)| known != name);
+        self.variables.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    pub fn unset(mut self, name: &str) -> Builder {
+        self.variables.retain(|(known, _)| known != name);
+        self
+    }
+
+    /// Opens a second listener for `/internal/*`.
+    pub fn internal_port(mut self) -> Builder {
+        self.internal = true;
+        self
+    }
+
+    /// Gives the process this descriptor 2; its log is then not captured.
+    pub fn stderr(mut self, pipe: std::io::PipeWriter) -> Builder {
+        self.stderr = Some(pipe);
+        self
+    }
+
+    /// Starts it under `ulimit` with these arguments.
+    pub fn ulimit(mut self, arguments: &'static str) -> Builder {
+        self.ulimit = Some(arguments);
+        self
+    }
+
+    /// Starts the binary and waits until it listens.
+    pub fn start(self) -> Gateway {
+        for _ in 0..PORT_ATTEMPTS {
+            if let Some(gateway) = self.try_start() {
+                return gateway;
+            }
+        }
+        panic!("no port could be had");
+    }
+
+    /// `None` if somebody else was faster on a port.
+    fn try_start(&self) -> Option<Gateway> {
+        let port = free_port();
+        let internal = self.internal.then(free_port);
+        let mut command = match self.ulimit {
+            None => Command::new(BINARY),
+            Some(limit) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.arg("-c").arg(format!("ulimit {limit} && exec \"$0\"")).arg(BINARY);
+                shell
+            }
+        };
+        command.env_clear().env("PORT", port.to_string());
+        if let Some(internal) = internal {
+            command.env("INTERNAL_PORT", internal.to_string());
+        }
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        let stderr = match &self.stderr {
+            None => Stdio::piped(),
+            Some(pipe) => pipe.try_clone().expect("a second descriptor").into(),
+        };
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        let mut child = command.spawn().expect("the binary starts");
+        let log = Arc::new(Log::default());
+        if let Some(pipe) = child.stderr.take() {
+            follow(pipe, log.clone());
+        }
+        let mut gateway = Gateway { child, port, internal, log, ended: false };
+        let start = Instant::now();
+        loop {
+            if gateway.child.try_wait().expect("wait").is_some() {
+                gateway.ended = true;
+                // A failed start that has nothing to do with the port would fail again and again.
+                let log = gateway.log();
+                let busy = log.is_empty() || log.to_lowercase().contains("in use");
+                assert!(busy, "the gateway did not start: {log}");
+                return None;
+            }
+            if gateway.listens() && gateway.healthy() {
+                return Some(gateway);
+            }
+            assert!(start.elapsed() < PATIENCE, "the gateway never listened: {}", gateway.log());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+fn follow(pipe: impl Read + Send + 'static, log: Arc<Log>) {
+    std::thread::spawn(move || {
+        let mut lines = BufReader::new(pipe);
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+            log.text.lock().unwrap().push_str(&String::from_utf8_lossy(&line));
+            log.grew.notify_all();
+            line.clear();
+        }
+    });
+}
+
+/// A running gateway; killed when dropped.
+pub struct Gateway {
+    child: Child,
+    pub port: u16,
+    internal: Option<u16>,
+    log: Arc<Log>,
+    ended: bool,
+}
+
+impl Gateway {
+    /// Without a callback URL.
+    pub fn builder() -> Builder {
+        let builder = Builder { variables: Vec::new(), internal: false, stderr: None, ulimit: None };
+        builder.set("LISTEN_ADDRESS", "127.0.0.1")
+    }
+
+    pub fn for_backend(backend: &Backend) -> Builder {
+        Gateway::builder().set("CALLBACK_URL", backend.url())
+    }
+
+    /// With defaults for everything but the ports.
+    pub fn start(backend: &Backend) -> Gateway {
+        Gateway::for_backend(backend).start()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where `/internal/*` is served.
+    pub fn internal_port(&self) -> u16 {
+        self.internal.unwrap_or(self.port)
+    }
+
+    pub fn client(&self) -> Client {
+        Client::connect(self.port)
+    }
+
+    /// One request on a connection of its own.
+    pub fn request(&self, request: impl AsRef<[u8]>) -> Response {
+        Client::open(self.port, request).response()
+    }
+
+    pub fn get(&self, target: &str) -> Response {
+        self.request(get(target))
+    }
+
+    /// POSTs a body to `/internal/send`.
+    pub fn send(&self, body: &str) -> Response {
+        Client::open(self.internal_port(), send_request(body)).response()
+    }
+
+    /// Sends an unnamed event.
+    pub fn event(&self, token: &str, data: &str) -> Response {
+        self.send(&serde_json::json!({"token": token, "event": {"data": data}}).to_string())
+    }
+
+    pub fn close(&self, token: &str) -> Response {
+        self.send(&format!(r#"{{"token":"{token}","close":true}}"#))
+    }
+
+    /// Opens a stream and reads its head.
+    pub fn open(&self, target: &str) -> Stream {
+        Stream::accept(Client::open(self.port, get(target)))
+    }
+
+    /// Opens a stream and learns its token from the connect callback.
+    #[track_caller]
+    pub fn open_with(&self, backend: &Backend, target: &str) -> (Stream, String) {
+        let stream = self.open(target);
+        (stream, backend.connect(target).token().to_owned())
+    }
+
+    /// What was logged so far.
+    pub fn log(&self) -> String {
+        self.log.text.lock().unwrap().clone()
+    }
+
+    /// Waits for a line that contains all of these and gives it back.
+    #[track_caller]
+    pub fn log_line(&self, parts: &[&str]) -> String {
+        let start = Instant::now();
+        let mut text = self.log.text.lock().unwrap();
+        loop {
+            if let Some(line) = text.lines().find(|line| parts.iter().all(|part| line.contains(part))) {
+                return line.to_owned();
+            }
+            let left = PATIENCE.checked_sub(start.elapsed()).unwrap_or_else(|| panic!("no {parts:?} in {text}"));
+            text = self.log.grew.wait_timeout(text, left.max(Duration::from_millis(1))).unwrap().0;
+        }
+    }
+
+    pub fn signal(&self, signal: i32) {
+        sys::signal(self.child.id(), signal);
+    }
+
+    /// Waits for the end; the exit status, `None` if a signal killed it.
+    pub fn exit_code(&mut self) -> Option<i32> {
+        let status = wait(&mut self.child, PATIENCE);
+        self.ended = true;
+        status.code()
+    }
+
+    /// Drains it. Every disconnect callback has been made when this returns, so what is missing then never comes.
+    pub fn drain(&mut self) {
+        self.signal(sys::SIGTERM);
+        assert_eq!(self.exit_code(), Some(0), "a drain ends with 0: {}", self.log());
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("wait").is_none()
+    }
+
+    /// Whether the listeners belong to this process. A test that runs beside this one may have been given the port.
+    fn listens(&self) -> bool {
+        let owned = descriptors(self.child.id());
+        [Some(self.port), self.internal]
+            .into_iter()
+            .flatten()
+            .all(|port| listening_inodes(port).iter().any(|inode| owned.contains(&format!("socket:[{inode}]"))))
+    }
+
+    fn healthy(&self) -> bool {
+        // A default LISTEN_ADDRESS is reached through the loopback as well.
+        TcpStream::connect(("127.0.0.1", self.port)).is_ok() && self.get("/healthz").status == 200
+    }
+
+    /// Open descriptors of the process.
+    pub fn descriptors(&self) -> usize {
+        descriptors(self.child.id()).len()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if !self.ended {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+        let log = self.log();
+        if std::thread::panicking() {
+            eprintln!("--- log of the gateway\n{log}---");
+        } else {
+            assert!(!log.contains("panicked"), "{log}");
+        }
+    }
+}
+
+/// Targets of the descriptors of a process.
+fn descriptors(pid: u32) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
+    let links = entries.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    links.map(|link| link.to_string_lossy().into_owned()).collect()
+}
+
+/// Inodes of the sockets that listen on a port (proc(5), net/tcp).
+fn listening_inodes(port: u16) -> Vec<String> {
+    const LISTEN: &str = "0A";
+    let mut inodes = Vec::new();
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        let text = std::fs::read_to_string(table).unwrap_or_default();
+        for line in text.lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let on_port = fields.get(1).is_some_and(|local| local.ends_with(&format!(":{port:04X}")));
+            if on_port && fields.get(3) == Some(&LISTEN) {
+                inodes.extend(fields.get(9).map(|inode| (*inode).to_owned()));
+            }
+        }
+    }
+    inodes
+}

@@ -1,0 +1,48 @@
+//! The harness of the integration tests: the real binary on a port of its own, a client that speaks raw bytes, a reader
+//! that sees a stream's chunks, and a backend that does what a test tells it to. Waiting is always on something that
+//! happens, and always bounded by [`PATIENCE`].
+
+// Every test file is a crate of its own and uses another part of this.
+#![allow(dead_code, unused_imports)]
+
+mod backend;
+mod client;
+mod gateway;
+mod response;
+mod stream;
+mod sys;
+
+pub use backend::{Answer, Backend, Call, Gate, Step};
+pub use client::{Client, get, post, send_request};
+pub use gateway::{Builder, Gateway, Output, free_port, run};
+pub use response::{Response, assert_error, assert_json, is_http_date};
+pub use stream::{Finish, Stream};
+pub use sys::{SIGINT, SIGTERM};
+
+use std::time::{Duration, Instant};
+
+/// How long a test waits for something that must happen. Only a broken gateway or an overloaded machine gets this far.
+pub const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The answer to a send that was delivered or queued.
+pub const OK: &str = r#"{"status":"ok"}"#;
+
+/// The answer to a send to a stream whose connect callback is still open.
+pub const BUFFERED: &str = r#"{"status":"buffered"}"#;
+
+/// The heartbeat on the wire (contract, section 3).
+pub const HEARTBEAT: &str = ": heartbeat\n\n";
+
+/// Polls for something that announces itself through no channel (the state of another process).
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "never happened: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Where `needle` starts in `haystack`.
+pub fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|window| window == needle)
+}

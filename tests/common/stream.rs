@@ -1,0 +1,123 @@
+//! Reads a stream as a browser does, and shows its chunks.
+
+use super::{Client, Response, find};
+
+/// An open stream.
+pub struct Stream {
+    pub client: Client,
+    pub head: Response,
+    chunked: bool,
+    /// Decoded and not yet taken.
+    payload: Vec<u8>,
+    /// The last chunk was seen.
+    finished: bool,
+}
+
+/// How a stream ended.
+#[derive(Debug)]
+pub struct Finish {
+    /// What came after the last frame taken.
+    pub text: String,
+    /// The last chunk came before the end of the connection.
+    pub clean: bool,
+}
+
+impl Stream {
+    /// Reads the head of a stream whose GET was sent.
+    pub fn accept(mut client: Client) -> Stream {
+        let mut head = client.head();
+        if head.status != 200 {
+            let length = head.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+            head.body = client.read_exact(length);
+            panic!("no stream: {head:?}");
+        }
+        assert_eq!(head.header("content-type"), Some("text/event-stream"), "{head:?}");
+        let chunked = head.header("transfer-encoding") == Some("chunked");
+        Stream { client, head, chunked, payload: Vec::new(), finished: false }
+    }
+
+    /// The next chunk as sent; `None` for the last one, after which the connection must end.
+    pub fn next_chunk(&mut self) -> Option<Vec<u8>> {
+        let chunk = self.try_chunk().expect("the stream was cut");
+        if chunk.is_empty() {
+            self.client.assert_closed();
+            return None;
+        }
+        Some(chunk)
+    }
+
+    /// One chunk, empty for the last one; `None` when the connection ended.
+    fn try_chunk(&mut self) -> Option<Vec<u8>> {
+        if self.finished {
+            return Some(Vec::new());
+        }
+        let line = self.client.try_read_until(b"\r\n")?;
+        let digits = std::str::from_utf8(&line[..line.len() - 2]).expect("hexadecimal digits");
+        let size = usize::from_str_radix(digits, 16).unwrap_or_else(|_| panic!("chunk size {digits:?}"));
+        while self.client.buffer.len() < size + 2 {
+            if self.client.fill() == 0 {
+                return None;
+            }
+        }
+        let chunk = self.client.read_exact(size);
+        assert_eq!(self.client.read_exact(2), b"\r\n", "a chunk ends with CRLF");
+        self.finished = size == 0;
+        Some(chunk)
+    }
+
+    /// Decodes some more; false at the end.
+    fn more(&mut self) -> bool {
+        if self.chunked {
+            match self.try_chunk() {
+                Some(chunk) => {
+                    self.payload.extend_from_slice(&chunk);
+                    !chunk.is_empty()
+                }
+                None => false,
+            }
+        } else {
+            // What came with the head waits in the buffer already.
+            let more = !self.client.buffer.is_empty() || self.client.fill() > 0;
+            self.payload.append(&mut self.client.buffer);
+            more
+        }
+    }
+
+    /// Everything up to and including the next blank line.
+    pub fn frame(&mut self) -> String {
+        loop {
+            if let Some(start) = find(&self.payload, b"\n\n") {
+                let frame: Vec<u8> = self.payload.drain(..start + 2).collect();
+                return String::from_utf8(frame).expect("streams are UTF-8");
+            }
+            assert!(self.more(), "the stream ended; left: {:?}", String::from_utf8_lossy(&self.payload));
+        }
+    }
+
+    /// The next frame that is no heartbeat.
+    pub fn event(&mut self) -> String {
+        loop {
+            let frame = self.frame();
+            if frame != super::HEARTBEAT {
+                return frame;
+            }
+        }
+    }
+
+    /// Reads to the end of the connection, however it ends.
+    pub fn finish(mut self) -> Finish {
+        while self.more() {}
+        let rest = self.client.rest_or_reset();
+        assert!(!self.finished || rest.is_empty(), "bytes behind the last chunk: {rest:?}");
+        Finish { text: String::from_utf8(self.payload).expect("streams are UTF-8"), clean: self.finished }
+    }
+
+    /// The stream ends in order with nothing more in it.
+    #[track_caller]
+    pub fn assert_ended(self) {
+        let chunked = self.chunked;
+        let finish = self.finish();
+        assert_eq!(finish.text, "");
+        assert_eq!(finish.clean, chunked, "a chunked stream ends with its last chunk");
+    }
+}

@@ -1,0 +1,295 @@
+//! The environment and the command line: what is taken, what is refused and how (contract, section 2).
+
+mod common;
+
+use common::{Backend, Client, Gateway, Output, assert_json, free_port, get, run};
+
+/// Every variable of the contract.
+const VARIABLES: [&str; 24] = [
+    "CALLBACK_URL",
+    "PORT",
+    "HEARTBEAT_INTERVAL_SECONDS",
+    "LISTEN_ADDRESS",
+    "INTERNAL_PORT",
+    "INTERNAL_ADDRESS",
+    "INTERNAL_TOKEN",
+    "CALLBACK_TOKEN",
+    "CALLBACK_TIMEOUT_SECONDS",
+    "CONNECT_QUEUE_SECONDS",
+    "CALLBACK_CONCURRENCY",
+    "CONNECT_FAILURE",
+    "RECONNECT_DELAY_MILLISECONDS",
+    "CORS_ORIGINS",
+    "MAX_STREAMS",
+    "MAX_HEADER_BYTES",
+    "MAX_BODY_BYTES",
+    "MAX_PENDING_BYTES",
+    "REQUEST_TIMEOUT_SECONDS",
+    "KEEPALIVE_TIMEOUT_SECONDS",
+    "CLIENT_TIMEOUT_SECONDS",
+    "SHUTDOWN_DELAY_SECONDS",
+    "SHUTDOWN_TIMEOUT_SECONDS",
+    "LOG_LEVEL",
+];
+
+/// The whole number variables whose bad values end the process.
+const NUMBERS: [&str; 15] = [
+    "PORT",
+    "INTERNAL_PORT",
+    "CALLBACK_TIMEOUT_SECONDS",
+    "CONNECT_QUEUE_SECONDS",
+    "CALLBACK_CONCURRENCY",
+    "RECONNECT_DELAY_MILLISECONDS",
+    "MAX_STREAMS",
+    "MAX_HEADER_BYTES",
+    "MAX_BODY_BYTES",
+    "MAX_PENDING_BYTES",
+    "REQUEST_TIMEOUT_SECONDS",
+    "KEEPALIVE_TIMEOUT_SECONDS",
+    "CLIENT_TIMEOUT_SECONDS",
+    "SHUTDOWN_DELAY_SECONDS",
+    "SHUTDOWN_TIMEOUT_SECONDS",
+];
+
+/// Both ways to meet a bad value end alike: status 2, and on stderr one line for each bad variable.
+#[track_caller]
+fn refuse(variables: &[(&str, &str)]) -> Vec<String> {
+    let outputs = [run(&[], variables), run(&["check"], variables)];
+    for output in &outputs {
+        assert_eq!(output.code, Some(2), "{variables:?}: {output:?}");
+    }
+    let lines: Vec<String> = outputs[0].stderr.lines().map(str::to_owned).collect();
+    assert_eq!(lines.len(), variables.len(), "one line per bad variable: {lines:#?}");
+    lines
+}
+
+#[track_caller]
+fn refuse_one(name: &str, value: &str) -> String {
+    let line = refuse(&[(name, value)]).remove(0);
+    assert!(line.contains(name) && line.contains(value), "name and value: {line}");
+    assert!(line.len() > name.len() + value.len() + 10, "what is allowed: {line}");
+    line
+}
+
+#[track_caller]
+fn check(variables: &[(&str, &str)]) -> Output {
+    let output = run(&["check"], variables);
+    assert_eq!(output.code, Some(0), "{output:?}");
+    output
+}
+
+#[test]
+fn a_port_is_a_number_from_1_to_65535() {
+    for value in ["0", "65536", "-1", "http", "3000x", "1.5"] {
+        let line = refuse_one("PORT", value);
+        assert!(line.contains("65535"), "{line}");
+        refuse_one("INTERNAL_PORT", value);
+    }
+}
+
+#[test]
+fn every_number_refuses_words_signs_and_overflow() {
+    for name in NUMBERS {
+        for value in ["word", "-1", "99999999999999999999999"] {
+            refuse_one(name, value);
+        }
+    }
+}
+
+#[test]
+fn a_concurrency_of_none_is_refused() {
+    refuse_one("CALLBACK_CONCURRENCY", "0");
+}
+
+#[test]
+fn addresses_are_refused_unless_they_are_addresses() {
+    refuse_one("LISTEN_ADDRESS", "not-an-address");
+    refuse_one("INTERNAL_ADDRESS", "300.1.1.1");
+}
+
+#[test]
+fn choices_name_what_is_allowed() {
+    let line = refuse_one("CONNECT_FAILURE", "panic");
+    assert!(line.contains("status") && line.contains("retry"), "{line}");
+    let line = refuse_one("LOG_LEVEL", "loud");
+    assert!(["error", "warn", "info", "debug", "trace", "off"].iter().all(|level| line.contains(level)), "{line}");
+}
+
+#[test]
+fn a_callback_url_is_an_absolute_http_url() {
+    for value in ["ftp://127.0.0.1/", "/callback", "127.0.0.1:5000", "http://", "http://h:99999/", "localhost"] {
+        let line = refuse_one("CALLBACK_URL", value);
+        assert!(line.contains("http"), "{line}");
+    }
+}
+
+#[test]
+fn https_needs_a_build_with_tls() {
+    let output = run(&["check"], &[("CALLBACK_URL", "https://127.0.0.1:1/callback")]);
+    assert_eq!(output.code, Some(if cfg!(feature = "tls") { 0 } else { 2 }), "{output:?}");
+}
+
+#[test]
+fn a_token_and_a_password_exclude_each_other() {
+    let output = run(&[], &[("CALLBACK_URL", "http://user:hunter2@127.0.0.1:1/"), ("CALLBACK_TOKEN", "opensesame")]);
+    assert_eq!(output.code, Some(2), "{output:?}");
+    assert!(output.stderr.contains("CALLBACK_TOKEN"), "{output:?}");
+    assert!(!output.stderr.contains("hunter2") && !output.stderr.contains("opensesame"), "{output:?}");
+}
+
+#[test]
+fn a_token_that_no_header_can_carry_is_refused_and_not_shown() {
+    for name in ["CALLBACK_TOKEN", "INTERNAL_TOKEN"] {
+        let lines = refuse(&[(name, "open\r\nsesame")]);
+        assert!(lines[0].contains(name) && !lines[0].contains("sesame"), "{lines:?}");
+    }
+}
+
+#[test]
+fn a_bad_url_does_not_show_its_password() {
+    let lines = refuse(&[("CALLBACK_URL", "ftp://user:hunter2@127.0.0.1/")]);
+    assert!(lines[0].contains("CALLBACK_URL") && !lines[0].contains("hunter2"), "{lines:?}");
+}
+
+#[test]
+fn all_bad_values_are_reported_at_once() {
+    let mut variables: Vec<(&str, &str)> = NUMBERS.iter().map(|name| (*name, "wrong")).collect();
+    variables.extend([
+        ("CALLBACK_URL", "gopher://x"),
+        ("LISTEN_ADDRESS", "nowhere"),
+        ("INTERNAL_ADDRESS", "nowhere"),
+        ("CONNECT_FAILURE", "maybe"),
+        ("LOG_LEVEL", "loud"),
+    ]);
+    let lines = refuse(&variables);
+    let names =
+        |line: &&String, name: &str| line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name);
+    for (name, value) in &variables {
+        let about: Vec<&String> = lines.iter().filter(|line| names(line, name)).collect();
+        assert_eq!(about.len(), 1, "{name}: {lines:#?}");
+        assert!(about[0].contains(value), "{name}: {about:?}");
+    }
+}
+
+#[test]
+fn a_bad_heartbeat_is_an_error_in_the_log_and_the_default() {
+    for value in ["0", "soon", "-3", "1.5"] {
+        let output = check(&[("HEARTBEAT_INTERVAL_SECONDS", value)]);
+        let shown = output.stdout.lines().find(|line| line.contains("HEARTBEAT_INTERVAL_SECONDS")).expect("a line");
+        assert!(shown.contains("15"), "{output:?}");
+    }
+    let gateway = Gateway::builder().set("HEARTBEAT_INTERVAL_SECONDS", "soon").start();
+    let line = gateway.log_line(&["HEARTBEAT_INTERVAL_SECONDS"]);
+    assert!(line.contains("ERROR") && line.contains("soon"), "{line}");
+}
+
+#[test]
+fn check_prints_the_effective_configuration() {
+    let output =
+        check(&[("PORT", "4567"), ("CALLBACK_URL", "http://127.0.0.1:1/hook?a=b"), ("CONNECT_FAILURE", "retry")]);
+    for name in VARIABLES {
+        assert!(output.stdout.contains(name), "{name}: {output:?}");
+    }
+    for value in ["4567", "http://127.0.0.1:1/hook?a=b", "retry", "16384", "1048576", "128", "30", "75", "info"] {
+        assert!(output.stdout.contains(value), "{value}: {output:?}");
+    }
+}
+
+#[test]
+fn check_masks_secrets() {
+    let url = [("CALLBACK_URL", "http://user:hunter2@127.0.0.1:1/"), ("INTERNAL_TOKEN", "opensesame")];
+    let token = [("CALLBACK_URL", "http://127.0.0.1:1/"), ("CALLBACK_TOKEN", "opensesame")];
+    for variables in [&url, &token] {
+        let output = check(variables);
+        let all = output.stdout + &output.stderr;
+        assert!(all.contains("127.0.0.1:1"), "{all}");
+        assert!(!all.contains("hunter2") && !all.contains("opensesame"), "{all}");
+    }
+}
+
+#[test]
+fn check_needs_no_variable_and_no_free_port() {
+    let gateway = Gateway::builder().start();
+    check(&[]);
+    check(&[("PORT", gateway.port.to_string().as_str())]);
+}
+
+#[test]
+fn an_empty_callback_url_is_an_unset_one() {
+    let gateway = Gateway::builder().set("CALLBACK_URL", "").start();
+    assert_json(&gateway.get("/readyz"), 503, r#"{"status":"not_ready","configured":false}"#);
+}
+
+#[test]
+fn help_shows_every_variable() {
+    let output = run(&["--help"], &[]);
+    assert_eq!(output.code, Some(0), "{output:?}");
+    for name in VARIABLES {
+        assert!(output.stdout.contains(name), "{name}: {output:?}");
+    }
+    for word in ["check", "healthcheck", "--ready", "--version", "--help", "ssegateway"] {
+        assert!(output.stdout.contains(word), "{word}: {output:?}");
+    }
+    assert_eq!(output.stderr, "");
+}
+
+#[test]
+fn version_shows_the_version() {
+    let output = run(&["--version"], &[]);
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert_eq!(output.stdout, format!("ssegateway {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn an_unknown_argument_is_one_line_and_status_2() {
+    for arguments in [&["--nonsense"][..], &["run"], &["check", "twice"], &["healthcheck", "--redy"], &[""]] {
+        let output = run(arguments, &[]);
+        assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{output:?}");
+        assert_eq!(output.stderr.lines().count(), 1, "{output:?}");
+        let wrong = arguments.last().expect("an argument");
+        assert!(output.stderr.contains(wrong), "{output:?}");
+    }
+}
+
+#[test]
+fn a_port_in_use_is_said_and_ends_the_process() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("its address").port().to_string();
+    let output = run(&[], &[("PORT", &port), ("LISTEN_ADDRESS", "127.0.0.1")]);
+    assert!(output.code.is_some_and(|code| code != 0), "{output:?}");
+    assert!(output.stderr.contains(&port) && output.stderr.to_lowercase().contains("in use"), "{output:?}");
+    let other = free_port().to_string();
+    let output = run(&[], &[("PORT", &other), ("INTERNAL_PORT", &port), ("LISTEN_ADDRESS", "127.0.0.1")]);
+    assert!(output.code.is_some_and(|code| code != 0), "{output:?}");
+    assert!(output.stderr.contains(&port), "{output:?}");
+}
+
+#[test]
+fn the_default_address_is_dual_stack() {
+    let gateway = Gateway::builder().unset("LISTEN_ADDRESS").start();
+    assert_eq!(gateway.get("/healthz").status, 200, "over IPv4");
+    if std::net::TcpListener::bind("[::1]:0").is_ok() {
+        use std::io::{Read, Write};
+        let mut socket = std::net::TcpStream::connect(("::1", gateway.port)).expect("over IPv6");
+        socket
+            .write_all(get("/healthz").replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n").as_bytes())
+            .expect("write");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+}
+
+#[test]
+fn a_listen_address_limits_who_can_reach_it() {
+    let gateway = Gateway::builder().start();
+    assert!(std::net::TcpStream::connect(("127.0.0.2", gateway.port)).is_err(), "127.0.0.2 is another address");
+    Client::connect(gateway.port).assert_open();
+}
+
+#[test]
+fn unknown_variables_are_ignored() {
+    let backend = Backend::accepting();
+    let gateway = Gateway::for_backend(&backend).set("SSEGATEWAY_UNKNOWN", "\u{1}\n").start();
+    gateway.open("/x");
+}

@@ -1,0 +1,128 @@
+//! Cross-origin streams (contract, section 8, CORS).
+
+mod common;
+
+use common::{Answer, Backend, Client, Gateway, Response, Stream, assert_error, get};
+
+const LISTED: &str = "https://a.example";
+
+fn with_origin(request: &str, origin: &str) -> String {
+    request.replacen("\r\n\r\n", &format!("\r\nOrigin: {origin}\r\n\r\n"), 1)
+}
+
+/// The answer to a preflight of a stream.
+fn preflight(gateway: &Gateway, origin: &str) -> Response {
+    let fields = format!(
+        "\r\nOrigin: {origin}\r\nAccess-Control-Request-Method: GET\r\nAccess-Control-Request-Headers: x\r\n\r\n"
+    );
+    let request = get("/x").replacen("GET", "OPTIONS", 1).replacen("\r\n\r\n", &fields, 1);
+    Client::open(gateway.port, request).response()
+}
+
+fn stream_head(gateway: &Gateway, origin: &str) -> Response {
+    Stream::accept(Client::open(gateway.port, with_origin(&get("/x"), origin))).head
+}
+
+#[track_caller]
+fn assert_allowed(response: &Response, origin: &str) {
+    assert_eq!(response.header("access-control-allow-origin"), Some(origin), "{response:?}");
+    assert_eq!(response.header("access-control-allow-credentials"), Some("true"), "{response:?}");
+    assert_eq!(response.header("vary"), Some("Origin"), "{response:?}");
+}
+
+#[track_caller]
+fn assert_not_allowed(response: &Response) {
+    assert_eq!(response.header("access-control-allow-origin"), None, "{response:?}");
+    assert_eq!(response.header("access-control-allow-credentials"), None, "{response:?}");
+}
+
+fn listing(backend: &Backend) -> Gateway {
+    Gateway::for_backend(backend).set("CORS_ORIGINS", "https://a.example, http://localhost:8080").start()
+}
+
+#[test]
+fn without_a_list_nothing_is_said() {
+    let backend = Backend::accepting();
+    let gateway = Gateway::start(&backend);
+    assert_not_allowed(&stream_head(&gateway, LISTED));
+    let response = preflight(&gateway, LISTED);
+    assert_eq!(response.status, 204);
+    assert_not_allowed(&response);
+}
+
+#[test]
+fn a_listed_origin_is_echoed() {
+    let backend = Backend::accepting();
+    let gateway = listing(&backend);
+    for origin in [LISTED, "http://localhost:8080"] {
+        assert_allowed(&stream_head(&gateway, origin), origin);
+    }
+}
+
+#[test]
+fn another_origin_is_not() {
+    let backend = Backend::accepting();
+    let gateway = listing(&backend);
+    for origin in
+        ["https://b.example", "http://a.example", "https://a.example:444", "https://a.example.evil", "null", "*"]
+    {
+        assert_not_allowed(&stream_head(&gateway, origin));
+        assert_not_allowed(&preflight(&gateway, origin));
+    }
+    assert_not_allowed(&gateway.open("/x").head);
+}
+
+#[test]
+fn errors_of_streams_carry_it_as_well() {
+    let backend = Backend::connecting(Answer::status(403));
+    let gateway = listing(&backend);
+    let response = gateway.request(with_origin(&get("/x"), LISTED));
+    assert_eq!(response.status, 403);
+    assert_allowed(&response, LISTED);
+    let unset = Gateway::builder().set("CORS_ORIGINS", LISTED).start();
+    let response = unset.request(with_origin(&get("/x"), LISTED));
+    assert_eq!(response.status, 503);
+    assert_allowed(&response, LISTED);
+}
+
+#[test]
+fn a_star_allows_everybody_without_credentials() {
+    let backend = Backend::accepting();
+    let gateway = Gateway::for_backend(&backend).set("CORS_ORIGINS", "*").start();
+    for response in [stream_head(&gateway, LISTED), preflight(&gateway, "https://b.example")] {
+        assert_eq!(response.header("access-control-allow-origin"), Some("*"), "{response:?}");
+        assert_eq!(response.header("access-control-allow-credentials"), None, "{response:?}");
+    }
+}
+
+#[test]
+fn preflights_are_answered_without_a_callback() {
+    let backend = Backend::accepting();
+    let gateway = listing(&backend);
+    let response = preflight(&gateway, LISTED);
+    assert_eq!(response.status, 204, "{response:?}");
+    assert_allowed(&response, LISTED);
+    assert_eq!(response.header("access-control-allow-methods"), Some("GET"));
+    let headers = "Authorization, Cache-Control, Content-Type, Last-Event-ID";
+    assert_eq!(response.header("access-control-allow-headers"), Some(headers));
+    assert_eq!(response.header("access-control-max-age"), Some("86400"));
+    assert_eq!(backend.history().len(), 0);
+}
+
+#[test]
+fn no_browser_may_call_internal_paths() {
+    for builder in [
+        Gateway::builder(),
+        Gateway::builder().set("CORS_ORIGINS", "*"),
+        Gateway::builder().set("CORS_ORIGINS", LISTED),
+    ] {
+        let gateway = builder.start();
+        let send = common::send_request(r#"{"token":"x"}"#);
+        for request in [send.clone(), get("/internal/unknown"), send.replacen("POST", "OPTIONS", 1)] {
+            let mut client = Client::open(gateway.port, with_origin(&request, LISTED));
+            let response = client.response();
+            assert_error(&response, 403);
+            assert_not_allowed(&response);
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! What one client, one stream or all of them together may take (contract, sections 2 and 4).
+
+mod common;
+
+use common::{Answer, BUFFERED, Backend, Client, Gate, Gateway, OK, Stream, assert_json, eventually, get};
+use std::time::{Duration, Instant};
+
+const TOO_MANY: &str = r#"{"error":"Too many streams"}"#;
+const WRITE_FAILED: &str = r#"{"error":"Write failed: connection closed"}"#;
+
+/// More than the kernel's buffers of both ends hold, in events of 64 KiB.
+const FLOOD_EVENTS: usize = 320;
+
+#[track_caller]
+fn assert_too_many(gateway: &Gateway) {
+    let response = gateway.get("/one-more");
+    assert_json(&response, 503, TOO_MANY);
+    let delay = response.header("retry-after").expect("Retry-After");
+    assert!(delay.parse::<u32>().is_ok(), "{delay}");
+}
+
+#[test]
+fn one_stream_too_many_is_turned_away() {
+    let backend = Backend::accepting();
+    let gateway = Gateway::for_backend(&backend).set("MAX_STREAMS", 2).start();
+    let (mut one, first) = gateway.open_with(&backend, "/one");
+    let (two, second) = gateway.open_with(&backend, "/two");
+    assert_too_many(&gateway);
+    assert_eq!(gateway.get("/healthz").status, 200);
+    assert_json(&gateway.event(&first, "x"), 200, OK);
+    assert_eq!(one.frame(), "data: x\n\n");
+    drop(two);
+    backend.disconnect(&second);
+    let (_three, _) = gateway.open_with(&backend, "/three");
+    assert_too_many(&gateway);
+    assert_eq!(backend.count("connect"), 3, "no callback for those turned away");
+}
+
+#[test]
+fn streams_still_connecting_count() {
+    let gate = Gate::new();
+    let backend = Backend::connecting(Answer::status(403).after(&gate));
+    let gateway = Gateway::for_backend(&backend).set("MAX_STREAMS", 1).start();
+    let mut first = Client::open(gateway.port, get("/first"));
+    let token = backend.connect("/first").token().to_owned();
+    assert_too_many(&gateway);
+    assert_json(&gateway.event(&token, "x"), 200, BUFFERED);
+    gate.open();
+    assert_eq!(first.response().status, 403);
+    assert_eq!(gateway.get("/second").status, 403, "the place is free again");
+}
+
+#[test]
+fn descriptors_are_kept_for_callbacks_sends_and_probes() {
+    let backend = Backend::accepting();
+    let gateway = Gateway::for_backend(&backend).set("CALLBACK_CONCURRENCY", 8).ulimit("-n 256").start();
+    let mut streams = Vec::new();
+    let mut clients = Vec::new();
+    for n in 0..300 {
+        let mut client = Client::open(gateway.port, get(&format!("/{n}")));
+        let line = client.read_until(b"\r\n");
+        let accepted = line.starts_with(b"HTTP/1.1 200 ");
+        client.buffer.splice(0..0, line);
+        if accepted {
+            streams.push((Stream::accept(client), n));
+        } else {
+            assert_json(&client.response(), 503, TOO_MANY);
+            clients.push(client);
+            break;
+        }
+    }
+    assert!((50..256).contains(&streams.len()), "{} streams of 256 descriptors", streams.len());
+    assert_eq!(gateway.get("/healthz").status, 200);
+    for (stream, n) in &mut streams {
+        let token = backend.connect(&format!("/{n}")).token().to_owned();
+        assert_json(&gateway.event(&token, "x"), 200, OK);
+        assert_eq!(stream.event(), "data: x\n\n");
+    }
+}
+
+#[test]
+fn the_soft_descriptor_limit_is_raised_to_the_hard_one() {
+    let gateway = Gateway::builder().ulimit("-S -n 64").start();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", gateway.pid())).expect("limits");
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line for descriptors");
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(words[3], words[4], "{line}");
+    assert_ne!(words[3], "64");
+}
+
+/// Sends without anybody reading until the gateway refuses; how often it did not.
+fn flood(gateway: &Gateway, token: &str) -> usize {
+    let data = "x".repeat(64 * 1024);
+    let mut sender = gateway.client();
+    let body = serde_json::json!({"token": token, "event": {"data": data}}).to_string();
+    for sent in 0..FLOOD_EVENTS {
+        let response = sender.exchange(common::send_request(&body));
+        if response.status != 200 {
+            assert_json(&response, 500, WRITE_FAILED);
+            return sent;
+        }
+    }
+    FLOOD_EVENTS
+}
+
+#[test]
+fn a_slow_consumer_is_dropped_and_nobody_else_notices() {
+    let backend = Backend::accepting();
+    let gateway = Gateway::for_backend(&backend).set("MAX_PENDING_BYTES", 128 * 1024).start();
+    let (slow, token) = gateway.open_with(&backend, "/slow");
+    let (mut healthy, other) = gateway.open_with(&backend, "/healthy");
+    let sent = flood(&gateway, &token);
+    assert!(sent < FLOOD_EVENTS, "nobody was dropped");
+    assert_json(&gateway.event(&token, "x"), 404, r#"{"error":"Token not found"}"#);
+    let call = backend.disconnect(&token);
+    assert_eq!((call.reason(), call.detail()), ("error", Some("slow_consumer")));
+    assert!(!slow.finish().clean, "a cut stream must look cut");
+    assert_json(&gateway.event(&other, "fine"), 200, OK);
+    assert_eq!(healthy.event(), "data: fine\n\n");
+}
+
+#[test]
+fn one_event_may_be_larger_than_what_may_pile_up() {
+    let backend = Backend::accepting();
+    let gateway = Gateway::for_backend(&backend).set("MAX_PENDING_BYTES", 1024).start();
+    let (mut stream, token) = gateway.open_with(&backend, "/x");
+    let data = "x".repeat(500_000);
+    for _ in 0..3 {
+        assert_json(&gateway.event(&token, &data), 200, OK);
+        assert_eq!(stream.event().len(), data.len() + "data: \n\n".len());
+    }
+}
+
+#[test]
+fn what_is_buffered_during_a_connect_is_limited_as_well() {
+    let gate = Gate::new();
+    let backend = Backend::connecting(Answer::ok().after(&gate));
+    let mut gateway = Gateway::for_backend(&backend).set("MAX_PENDING_BYTES", 128 * 1024).start();
+    let client = Client::open(gateway.port, get("/x"));
+    let token = backend.connect("/x").token().to_owned();
+    let sent = flood(&gateway, &token);
+    assert!((2..5).contains(&sent), "{sent} events of 64 KiB");
+    gate.open();
+    let call = backend.disconnect(&token);
+    assert_eq!((call.reason(), call.detail()), ("error", Some("slow_consumer")));
+    drop(client);
+    gateway.drain();
+    assert_eq!(backend.count("disconnect"), 1);
+}
+
+#[test]
+fn a_reader_without_progress_is_given_up() {
+    let backend = Backend::accepting();
+    let builder = Gateway::for_backend(&backend).set("CLIENT_TIMEOUT_SECONDS", 1);
+    let gateway = builder.set("MAX_PENDING_BYTES", 256 * 1024 * 1024).start();
+    let (stalled, token) = gateway.open_with(&backend, "/stalled");
+    let (mut healthy, other) = gateway.open_with(&backend, "/healthy");
+    assert_eq!(flood(&gateway, &token), FLOOD_EVENTS);
+    let start = Instant::now();
+    let call = backend.disconnect(&token);
+    assert_eq!((call.reason(), call.detail()), ("error", Some("client_timeout")));
+    let elapsed = start.elapsed();
+    assert!((Duration::from_millis(500)..Duration::from_secs(5)).contains(&elapsed), "{elapsed:?}");
+    assert_json(&gateway.event(&token, "x"), 404, r#"{"error":"Token not found"}"#);
+    assert!(!stalled.finish().clean, "a cut stream must look cut");
+    assert_json(&gateway.event(&other, "idle is not stalled"), 200, OK);
+    assert_eq!(healthy.event(), "data: idle is not stalled\n\n");
+}
+
+#[test]
+fn a_reader_without_progress_is_given_up_after_the_end_of_its_stream_as_well() {
+    let backend = Backend::accepting();
+    let builder = Gateway::for_backend(&backend).set("CLIENT_TIMEOUT_SECONDS", 1);
+    let gateway = builder.set("MAX_PENDING_BYTES", 256 * 1024 * 1024).start();
+    let (mut stalled, token) = gateway.open_with(&backend, "/stalled");
+    assert_eq!(flood(&gateway, &token), FLOOD_EVENTS);
+    assert_json(&gateway.close(&token), 200, OK);
+    assert_eq!(backend.disconnect(&token).reason(), "server_closed");
+    let closed = Instant::now();
+    eventually("its socket is reset", || stalled.client.try_send("x").is_err());
+    assert!(closed.elapsed() > Duration::from_millis(500), "{:?}", closed.elapsed());
+    assert!(!stalled.finish().clean, "a cut stream must look cut");
+}
+
+#[test]
+fn a_slow_reader_that_makes_progress_gets_everything() {
+    let backend = Backend::accepting();
+    let gateway = Gateway::for_backend(&backend).set("MAX_PENDING_BYTES", 256 * 1024 * 1024).start();
+    let (mut stream, token) = gateway.open_with(&backend, "/x");
+    assert_eq!(flood(&gateway, &token), FLOOD_EVENTS);
+    assert_json(&gateway.close(&token), 200, OK);
+    for _ in 0..FLOOD_EVENTS {
+        assert_eq!(stream.event().len(), 64 * 1024 + "data: \n\n".len());
+    }
+    stream.assert_ended();
+}
+
+#[test]
+fn descriptors_are_given_back() {
+    let backend = Backend::accepting();
+    let gateway = Gateway::start(&backend);
+    let (stream, token) = gateway.open_with(&backend, "/warm-up");
+    drop(stream);
+    backend.disconnect(&token);
+    let before = gateway.descriptors();
+    let streams: Vec<(Stream, String)> = (0..50).map(|_| gateway.open_with(&backend, "/x")).collect();
+    assert!(gateway.descriptors() >= before + 50);
+    for (stream, token) in streams {
+        drop(stream);
+        backend.disconnect(&token);
+    }
+    // Callback connections stay for a while; there is one for each disconnect that was in flight at once.
+    eventually("the sockets are closed", || gateway.descriptors() < before + 25);
+}
