@@ -14,8 +14,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Gateway, backend and a web page; prints one URL, Ctrl-C ends it
-	cargo build --release --bin ssegateway --example demo
-	@exec $(TARGET_DIR)/release/examples/demo
+	cargo run --release --example demo
 
 run: ## The gateway itself, configured by the environment: make run CALLBACK_URL=http://...
 	cargo run --release --bin ssegateway
