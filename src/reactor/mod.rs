@@ -334,7 +334,10 @@ impl<N: Net> Reactor<N> {
                 link.writable = false;
                 self.gateway.flushed(self.now, id, 0);
             }
-            Err(error) if error.kind() == ErrorKind::Interrupted => self.enqueue(id),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {
+                self.gateway.flushed(self.now, id, 0);
+                self.enqueue(id);
+            }
             Err(error) => {
                 debug!("write failed: {error}");
                 let fault = if error.kind() == ErrorKind::TimedOut { Fault::TimedOut } else { Fault::WriteFailed };
