@@ -428,7 +428,9 @@ impl<N: Net> Reactor<N> {
     fn release_memory(&mut self) {
         let streams = self.gateway.streams();
         self.streams_peak = self.streams_peak.max(streams);
-        if self.streams_peak < RELEASE_STREAMS_MIN || streams > self.streams_peak / 2 {
+        // Their disconnects hold memory too until they have been made.
+        let gone = streams <= self.streams_peak / 2 && self.gateway.calls() <= self.streams_peak / 16;
+        if self.streams_peak < RELEASE_STREAMS_MIN || !gone {
             self.release_at = None;
             return;
         }

@@ -96,6 +96,11 @@ impl Client {
         self.idle.close_old(now);
     }
 
+    #[cfg(test)]
+    pub fn idle_connections(&self) -> usize {
+        self.idle.count()
+    }
+
     fn send(&self, call: &Call, timeout: Option<Duration>) -> Result<Response<Body>, Error> {
         let mut request = self.agent.post(&self.uri).header(CONTENT_TYPE, "application/json");
         if let Some(detail) = call.detail {

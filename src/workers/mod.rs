@@ -6,6 +6,8 @@
 
 mod client;
 mod resolver;
+#[cfg(test)]
+mod tests;
 mod transport;
 
 use crate::callback::{Call, Completion, Outcome};
