@@ -237,7 +237,11 @@ impl Net for World {
             self.kernel.write(n, count)
         };
         let taken = result.map_or(u64::MAX, |taken| taken as u64);
-        self.trace.note(self.clock, "write", &[("client", n as u64), ("offered", bytes.len() as u64), ("taken", taken)]);
+        self.trace.note(
+            self.clock,
+            "write",
+            &[("client", n as u64), ("offered", bytes.len() as u64), ("taken", taken)],
+        );
         if let Ok(taken) = result {
             self.trace.bytes(&bytes[..taken]);
         }
@@ -311,9 +315,11 @@ impl World {
         if self.oracle.exchanges[n].accepted {
             self.oracle.closed(n, how);
         }
-        self.exhausted_at = None;
         self.kernel.close(n, how);
-        self.stale.extend(self.kernel.sockets[n].id);
+        if let Some(id) = self.kernel.sockets[n].id {
+            self.stale.push(id);
+            self.exhausted_at = None;
+        }
         self.after_write(n);
     }
 }
