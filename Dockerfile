@@ -7,11 +7,13 @@ FROM rust:1-slim-bookworm AS build
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY src src
-# --target keeps the flag away from build scripts and procedural macros, which cannot be static.
+# As `make static` does it. --target keeps the flags away from build scripts and procedural macros, which cannot be
+# static.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     host="$(rustc -vV | sed -n 's/^host: //p')" \
-    && RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release --bin ssegateway --target "$host" \
+    && export RUSTFLAGS='-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs' \
+    && cargo build --locked --release --bin ssegateway --target "$host" \
     && cp "target/$host/release/ssegateway" /ssegateway
 
 FROM scratch

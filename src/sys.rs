@@ -50,6 +50,26 @@ pub fn release_heap() {
     };
 }
 
+/// 16 bytes from the operating system's generator, fit for secrets. The system call itself: a library
+/// that looks for it at run time finds nothing in a static binary and opens `/dev/urandom`, which an
+/// empty root does not have.
+/// Errors: a kernel before Linux 3.17, or a filter that forbids the call.
+pub fn random_bytes() -> io::Result<[u8; 16]> {
+    let mut bytes = [0; 16];
+    loop {
+        // SAFETY: the pointer and the length are those of a live array.
+        let read = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+        if usize::try_from(read) == Ok(bytes.len()) {
+            return Ok(bytes);
+        }
+        let error = io::Error::last_os_error();
+        // Only a wait for the generator, early in a machine's life, can be interrupted.
+        if read >= 0 || error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
 /// Raises the soft limit on descriptors to the hard one and returns the soft limit now in force.
 /// Errors: only if the limit cannot be read; if it cannot be raised, the old one stays.
 pub fn raise_descriptor_limit() -> io::Result<u64> {
@@ -262,6 +282,11 @@ mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr, TcpStream};
 
     const MOMENT: Option<Duration> = Some(Duration::ZERO);
+
+    #[test]
+    fn random_bytes_differ() {
+        assert_ne!(random_bytes().unwrap(), random_bytes().unwrap());
+    }
 
     #[test]
     fn the_descriptor_limit_ends_up_at_the_hard_one() {

@@ -162,6 +162,24 @@ fn an_early_leaver_whose_connect_is_rejected_gets_none() {
 }
 
 #[test]
+fn an_early_leaver_whose_connect_has_not_started_is_never_heard_of() {
+    let (backend, gate) = holding(Answer::ok());
+    let mut gateway = Gateway::for_backend(&backend).set("CALLBACK_CONCURRENCY", 1).start();
+    let held = Client::open(gateway.port, get("/held"));
+    let token = backend.connect("/held").token().to_owned();
+    let waiting = Client::open(gateway.port, get("/waiting"));
+    gateway.client().assert_open();
+    drop(waiting);
+    // The loop has seen the client go when it answers a later connection.
+    gateway.client().assert_open();
+    gate.open();
+    drop(Stream::accept(held));
+    backend.disconnect(&token);
+    gateway.drain();
+    assert!(backend.history().iter().all(|call| call.url() == "/held"), "{:?}", backend.history());
+}
+
+#[test]
 fn an_early_leaver_keeps_its_token_until_the_answer() {
     let (backend, gate) = holding(Answer::json(r#"{"event":{"data":"nobody reads this"}}"#));
     let gateway = Gateway::start(&backend);

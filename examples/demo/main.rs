@@ -1,19 +1,23 @@
 //! `make demo`: the gateway, a small backend and a web page that shows what passes between them.
 //!
-//! The gateway is the real one, run by this process as `ssegateway` would; the backend speaks plain HTTP with it
-//! over loopback. `backend.rs` is the part that an application would write.
+//! The gateway is the real one, on the main thread, started as `ssegateway` starts it. The backend speaks plain HTTP
+//! with it over loopback; `backend.rs` is the part that an application would write.
 
 mod backend;
 mod http;
 
 use backend::Backend;
 use http::{Request, Response};
+use ssegateway::config::Config;
+use ssegateway::limits::Limits;
+use ssegateway::logger::Logger;
+use ssegateway::serve::{self, Listeners};
+use ssegateway::sys::{self, Signals};
 use std::error::Error;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::process::{Command, ExitCode, Stdio};
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::process::ExitCode;
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
 
 const PAGE: &str = include_str!("index.html");
 
@@ -28,48 +32,49 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Box<dyn Error>> {
-    let listener = listen(8080)?;
-    let page_port = listener.local_addr()?.port();
-    let gateway_port = listen(3000)?.local_addr()?.port();
+    // Before any thread starts, so that Ctrl-C reaches the gateway, which ends its streams and then this process.
+    let signals = Signals::block()?;
+    let public = listen(3000)?;
+    let gateway_port = public.local_addr()?.port();
+    let pages = listen(8080)?;
+    pages.set_nonblocking(false)?;
+    let page_port = pages.local_addr()?.port();
+
+    let config = config(gateway_port, page_port)?;
+    let limits = Limits::share(sys::raise_descriptor_limit()?, config.callback_concurrency, config.max_streams);
+    let logger = Logger::start(config.log_level);
 
     let backend = Arc::new(Backend::new(gateway_port));
-    let page = PAGE.replace("{{GATEWAY_PORT}}", &gateway_port.to_string());
-    let behind_page = Arc::clone(&backend);
-    http::serve(listener, move |request| answer(&page, &behind_page, &request));
-
-    // Beside this example's own executable, where cargo puts it.
-    let binary = std::env::current_exe()?.parent().and_then(|examples| examples.parent()).map(|d| d.join("ssegateway"));
-    let binary =
-        binary.filter(|path| path.exists()).ok_or("the gateway is not built yet; start this with: make demo")?;
-    let mut gateway = Command::new(binary)
-        .env_clear()
-        .env("LISTEN_ADDRESS", "127.0.0.1")
-        .env("PORT", gateway_port.to_string())
-        .env("CALLBACK_URL", format!("http://127.0.0.1:{page_port}/callback"))
-        .env("CORS_ORIGINS", format!("http://127.0.0.1:{page_port},http://localhost:{page_port}"))
-        .env("LOG_LEVEL", std::env::var("LOG_LEVEL").unwrap_or_else(|_| "warn".into()))
-        .stdin(Stdio::null())
-        .spawn()?;
-    let started = Instant::now();
-    while TcpStream::connect((Ipv4Addr::LOCALHOST, gateway_port)).is_err() {
-        if let Some(status) = gateway.try_wait()? {
-            return Err(format!("the gateway ended: {status}").into());
-        }
-        if started.elapsed() > Duration::from_secs(10) {
-            gateway.kill()?;
-            return Err("the gateway did not start".into());
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
     backend.start_ticking();
+    let page = PAGE.replace("{{GATEWAY_PORT}}", &gateway_port.to_string());
+    http::serve(pages, move |request| answer(&page, &backend, &request));
+
     println!("\n  Open  http://127.0.0.1:{page_port}/  in a browser. Ctrl-C ends the demo.\n");
-    gateway.wait()?;
+    let finished = serve::run(&config, &limits, Listeners { public, internal: None }, signals);
+    logger.finish();
+    finished?;
     Ok(())
 }
 
 /// The port a reader expects if it is free, else any.
-fn listen(port: u16) -> std::io::Result<TcpListener> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+fn listen(port: u16) -> io::Result<TcpListener> {
+    let backlog = 128;
+    sys::listen((Ipv4Addr::LOCALHOST, port).into(), backlog)
+        .or_else(|_| sys::listen((Ipv4Addr::LOCALHOST, 0).into(), backlog))
+}
+
+/// What the environment would say, had the gateway been started by hand. Of the real one only the log level counts.
+fn config(gateway_port: u16, page_port: u16) -> Result<Config, String> {
+    let lookup = |name: &str| match name {
+        "CALLBACK_URL" => Some(format!("http://127.0.0.1:{page_port}/callback").into()),
+        // The page comes from another port than the stream, which makes it another origin.
+        "CORS_ORIGINS" => Some(format!("http://127.0.0.1:{page_port},http://localhost:{page_port}").into()),
+        "PORT" => Some(gateway_port.to_string().into()),
+        "LOG_LEVEL" => std::env::var_os(name).or_else(|| Some("warn".into())),
+        _ => None,
+    };
+    let (config, _warnings) = Config::from_env(lookup).map_err(|problems| problems[0].to_string())?;
+    Ok(config)
 }
 
 fn answer(page: &str, backend: &Backend, request: &Request) -> Response {

@@ -179,7 +179,8 @@ impl Gateway {
                     self.refuse(now, id, 400, "Bad request: invalid chunk");
                     return None;
                 };
-                if bytes.len() > self.settings.body_bytes_max {
+                let coming = if keep { decoder.announced() } else { 0 };
+                if coming.saturating_add(bytes.len() as u64) > self.settings.body_bytes_max as u64 {
                     self.refuse(now, id, 413, "Request body too large");
                     return Some(used);
                 }

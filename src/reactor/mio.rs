@@ -63,13 +63,14 @@ impl MioNet {
     ///
     /// # Errors
     ///
-    /// Out of descriptors or memory.
+    /// Out of descriptors or memory, or no source of random bytes.
     pub fn new(
         public: std::net::TcpListener,
         internal: Option<std::net::TcpListener>,
         signals: Signals,
         client_timeout: Duration,
     ) -> io::Result<MioNet> {
+        sys::random_bytes()?;
         let poll = Poll::new()?;
         let registry = poll.registry();
         let mut public = TcpListener::from_std(public);
@@ -200,7 +201,9 @@ impl Net for MioNet {
     }
 
     fn draw_token(&mut self) -> Uuid {
-        Uuid::new_v4()
+        // It works for good once it has worked, and `new` has seen that it does.
+        let bytes = sys::random_bytes().expect("the system's generator of random bytes");
+        uuid::Builder::from_random_bytes(bytes).into_uuid()
     }
 
     fn submit(&mut self, call: Call) {

@@ -155,13 +155,15 @@ impl<N: Net> Reactor<N> {
             }
         }
         self.events = events;
-        self.gateway.expire(self.now);
-        self.carry_out();
         self.take_completions();
         for _ in 0..self.ready.len() {
             let Some(id) = self.ready.pop_front() else { break };
             self.serve(id);
         }
+        // After what has come already: a process that stood still for a while must not hold that
+        // against peers who were in time.
+        self.gateway.expire(self.now);
+        self.carry_out();
         self.accept(Listener::Internal);
         self.accept(Listener::Public);
         self.release_memory();
@@ -431,7 +433,9 @@ impl<N: Net> Reactor<N> {
     fn release_memory(&mut self) {
         let streams = self.gateway.streams();
         self.streams_peak = self.streams_peak.max(streams);
-        if self.streams_peak < RELEASE_STREAMS_MIN || streams > self.streams_peak / 2 {
+        // Their disconnects hold memory too until they have been made.
+        let gone = streams <= self.streams_peak / 2 && self.gateway.calls() <= self.streams_peak / 16;
+        if self.streams_peak < RELEASE_STREAMS_MIN || !gone {
             self.release_at = None;
             return;
         }

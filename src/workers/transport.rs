@@ -101,6 +101,11 @@ impl Idle {
         drop(old);
     }
 
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
     /// Closes all: where one was found dead, the others are likely to be.
     pub fn close_all(&self) {
         let all = std::mem::take(&mut *self.lock());
@@ -176,7 +181,7 @@ pub struct Watched {
     idle: Arc<Idle>,
     /// The request's head, held back so that it leaves in one segment with the body.
     head: Vec<u8>,
-    /// ureq's last act was to find the connection open, which it does only before pooling it.
+    /// ureq's last act was to ask whether the connection is open, which it does only before pooling it.
     reusable: bool,
 }
 
@@ -239,7 +244,8 @@ impl Transport for Watched {
     }
 
     fn is_open(&mut self) -> bool {
-        self.reusable = self.head.is_empty() && self.inner().is_open();
+        // Not probed now: `Idle::take` does it when it matters.
+        self.reusable = self.head.is_empty();
         self.reusable
     }
 

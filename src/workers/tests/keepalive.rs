@@ -1,0 +1,205 @@
+//! Connections that serve several calls, and what happens when one of them turns out closed.
+
+use super::*;
+use std::time::Instant;
+
+const OK: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
+
+/// Answers one request on `stream`; whether there was one.
+fn answer(stream: &mut TcpStream, bytes: &[u8]) -> bool {
+    read_request(stream).is_some() && stream.write_all(bytes).is_ok()
+}
+
+/// Waits until a connection is back among the idle ones, which happens after the outcome is known.
+fn until_idle(pool: &Pool, count: usize) {
+    let start = Instant::now();
+    while pool.workers.0.client.idle_connections() != count {
+        assert!(start.elapsed() < LONG, "never {count} idle connections");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn one_connection_serves_call_after_call() {
+    let (address, script) = backend(|listener| {
+        let (mut stream, _) = listener.accept().unwrap();
+        for bytes in [
+            OK,
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\nnope",
+            b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n",
+            OK,
+        ] {
+            assert!(answer(&mut stream, bytes));
+        }
+        expect_end(&mut stream);
+        listener.set_nonblocking(true).unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    });
+    let pool = Pool::to(address);
+    for status in [204, 200, 200, 403, 302, 204] {
+        let Outcome::Answered { status: got, .. } = pool.call() else { panic!("no answer") };
+        assert_eq!(got, status);
+        until_idle(&pool, 1);
+    }
+    // Nobody calls any more: the connection does not outlive its time.
+    script.join().unwrap();
+    until_idle(&pool, 0);
+}
+
+#[test]
+fn a_connection_that_is_not_clean_serves_no_other_call() {
+    for first in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",
+        "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}surplus",
+        "HTTP/1.1 200 OK\r\nContent-Length: 2000000\r\n\r\n",
+        "HTTP/1.1 500 Oops\r\nContent-Length: 70000\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\n\r\n",
+    ] {
+        let (address, script) = backend(move |listener| {
+            let (mut stream, _) = listener.accept().unwrap();
+            assert!(answer(&mut stream, first.as_bytes()));
+            expect_end(&mut stream);
+            let (mut stream, _) = listener.accept().unwrap();
+            assert!(answer(&mut stream, OK));
+        });
+        let pool = Pool::to(address);
+        pool.call();
+        assert_eq!(pool.call(), answered(204, Some("")), "{first}");
+        script.join().unwrap();
+    }
+}
+
+/// A pool whose one idle connection is in the hands of the script's second half.
+fn warmed<T: Send + 'static>(
+    timeout: Duration,
+    script: impl FnOnce(TcpListener, TcpStream) -> T + Send + 'static,
+) -> (Pool, JoinHandle<T>) {
+    let (address, script) = backend(|listener| {
+        let (mut stream, _) = listener.accept().unwrap();
+        assert!(answer(&mut stream, OK));
+        script(listener, stream)
+    });
+    let pool = Pool::with_timeout(address, timeout);
+    assert_eq!(pool.call(), answered(204, Some("")));
+    until_idle(&pool, 1);
+    (pool, script)
+}
+
+#[test]
+fn a_kept_connection_that_closes_unanswered_is_replaced_once() {
+    for close in [drop, reset] {
+        let (pool, script) = warmed(LONG, move |listener, mut stream| {
+            let first = read_request(&mut stream).unwrap();
+            close(stream);
+            let (mut stream, _) = listener.accept().unwrap();
+            let second = read_request(&mut stream).unwrap();
+            stream.write_all(OK).unwrap();
+            assert_eq!(first, second);
+            // The replacement is kept alive in turn.
+            assert!(answer(&mut stream, OK));
+        });
+        assert_eq!(pool.call(), answered(204, Some("")));
+        until_idle(&pool, 1);
+        assert_eq!(pool.call(), answered(204, Some("")));
+        script.join().unwrap();
+    }
+}
+
+#[test]
+fn a_connection_closed_while_idle_goes_unnoticed() {
+    let (close, when) = mpsc::channel::<()>();
+    let (done, closed) = mpsc::channel::<()>();
+    let (pool, script) = warmed(LONG, move |listener, stream| {
+        when.recv().unwrap();
+        drop(stream);
+        done.send(()).unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        assert!(answer(&mut stream, OK));
+    });
+    close.send(()).unwrap();
+    closed.recv().unwrap();
+    assert_eq!(pool.call(), answered(204, Some("")));
+    script.join().unwrap();
+}
+
+#[test]
+fn the_replacement_is_not_replaced() {
+    let (pool, script) = warmed(LONG, |listener, mut stream| {
+        read_request(&mut stream).unwrap();
+        drop(stream);
+        let (mut stream, _) = listener.accept().unwrap();
+        read_request(&mut stream).unwrap();
+        drop(stream);
+        listener
+    });
+    assert_eq!(pool.call(), Outcome::Unavailable { written: true });
+    let listener = script.join().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn what_was_written_before_the_replacement_counts() {
+    let (pool, script) = warmed(LONG, |listener, mut stream| {
+        read_request(&mut stream).unwrap();
+        // Nobody to connect to by the time the close is seen.
+        drop(listener);
+        drop(stream);
+    });
+    assert_eq!(pool.call(), Outcome::Unavailable { written: true });
+    script.join().unwrap();
+}
+
+#[test]
+fn an_answer_begun_forbids_the_replacement() {
+    let (pool, script) = warmed(LONG, |listener, mut stream| {
+        read_request(&mut stream).unwrap();
+        stream.write_all(b"H").unwrap();
+        drop(stream);
+        listener
+    });
+    assert_eq!(pool.call(), Outcome::Unavailable { written: true });
+    let listener = script.join().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn the_replacement_has_only_the_time_that_is_left() {
+    let (release, hold) = mpsc::channel::<()>();
+    let (pool, script) = warmed(SHORT, move |listener, mut stream| {
+        read_request(&mut stream).unwrap();
+        drop(stream);
+        let (mut stream, _) = listener.accept().unwrap();
+        read_request(&mut stream).unwrap();
+        let _ = hold.recv();
+    });
+    assert_eq!(pool.call(), Outcome::TimedOut { written: true });
+    drop(release);
+    script.join().unwrap();
+}
+
+#[test]
+fn servers_that_close_at_any_moment_lose_no_call() {
+    // Closes after every second answer, at once: the close races with the next request.
+    let (address, _forever) = backend(|listener| {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            thread::spawn(move || {
+                let _ = answer(&mut stream, OK) && answer(&mut stream, OK);
+            });
+        }
+    });
+    let pool = Pool::to(address);
+    for number in 0..2_000 {
+        pool.workers.submit(call(number, None));
+        if number % 4 == 3 {
+            for _ in 0..4 {
+                assert_eq!(pool.next().outcome, answered(204, Some("")));
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The pool against scripted backends on loopback: what goes over the wire, what comes of it.
+
+mod bodies;
+mod failures;
+mod keepalive;
+mod pool;
+mod request;
+
+use super::resolver::{Lookup, system_lookup};
+use super::{THREAD_IDLE_TIME, THREAD_STACK_BYTES, WorkerSettings, Workers};
+use crate::callback::{Call, CallKind, Completion, Detail, Outcome, PassedHeader};
+use crate::table::Key;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// Long enough never to matter, where a test is about something else.
+const LONG: Duration = Duration::from_secs(60);
+/// A timeout that is meant to run out.
+const SHORT: Duration = Duration::from_millis(100);
+
+/// A pool with its channel.
+struct Pool {
+    workers: Workers,
+    completions: mpsc::Receiver<Completion>,
+    wakes: Arc<AtomicUsize>,
+}
+
+/// What tests change about a pool.
+struct Options {
+    timeout: Duration,
+    threads_max: usize,
+    authorization: Option<String>,
+    lookup: Lookup,
+    stack_bytes: usize,
+    idle_time: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            timeout: LONG,
+            threads_max: 8,
+            authorization: None,
+            lookup: system_lookup(),
+            stack_bytes: THREAD_STACK_BYTES,
+            idle_time: THREAD_IDLE_TIME,
+        }
+    }
+}
+
+impl Pool {
+    fn new(url: &str, options: Options) -> Pool {
+        let (sender, completions) = mpsc::channel();
+        let wakes = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&wakes);
+        let settings = WorkerSettings {
+            url: url.to_owned(),
+            authorization: options.authorization,
+            timeout: options.timeout,
+            threads_max: options.threads_max,
+        };
+        let wake = Arc::new(move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+        });
+        let workers = Workers::assemble(settings, sender, wake, options.lookup, options.stack_bytes, options.idle_time);
+        Pool { workers: workers.unwrap(), completions, wakes }
+    }
+
+    fn to(address: SocketAddr) -> Pool {
+        Pool::new(&format!("http://{address}/"), Options::default())
+    }
+
+    fn with_timeout(address: SocketAddr, timeout: Duration) -> Pool {
+        Pool::new(&format!("http://{address}/"), Options { timeout, ..Options::default() })
+    }
+
+    fn next(&self) -> Completion {
+        self.completions.recv_timeout(LONG).unwrap()
+    }
+
+    /// One call and what came of it.
+    fn call(&self) -> Outcome {
+        self.workers.submit(call(7, None));
+        let completion = self.next();
+        assert_eq!(completion.id, key(7));
+        completion.outcome
+    }
+}
+
+fn key(number: u32) -> Key {
+    Key::from_parts(number, 1)
+}
+
+fn call(number: u32, detail: Option<Detail>) -> Call {
+    let kind = if detail.is_some() { CallKind::Disconnect } else { CallKind::Connect };
+    let token = uuid::Uuid::from_u128(number.into());
+    Call { id: key(number), kind, token, body: format!("{{\"n\":{number}}}").into_bytes(), detail }
+}
+
+fn answered(status: u16, body: Option<&str>) -> Outcome {
+    Outcome::Answered { status, passed: Vec::new(), body: body.map(|body| body.as_bytes().to_vec()) }
+}
+
+/// Runs `script` as the backend.
+fn backend<T: Send + 'static>(script: impl FnOnce(TcpListener) -> T + Send + 'static) -> (SocketAddr, JoinHandle<T>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    (address, thread::spawn(move || script(listener)))
+}
+
+/// A backend that answers every request on every connection so, on as many connections as come.
+fn answering(answer: &'static str) -> SocketAddr {
+    let (address, _forever) =
+        backend(move |listener| {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                thread::spawn(move || {
+                    while read_request(&mut stream).is_some() && stream.write_all(answer.as_bytes()).is_ok() {}
+                });
+            }
+        });
+    address
+}
+
+/// The next request, head and body; `None` at the end of input.
+fn read_request(stream: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        if stream.read(&mut byte).ok()? == 0 {
+            assert!(head.is_empty(), "half a request");
+            return None;
+        }
+        head.push(byte[0]);
+    }
+    let mut request = String::from_utf8(head).unwrap();
+    let length = request.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+    let mut body = vec![0; length.parse().unwrap()];
+    stream.read_exact(&mut body).unwrap();
+    request.push_str(std::str::from_utf8(&body).unwrap());
+    Some(request)
+}
+
+/// Closes with a reset.
+fn reset(stream: TcpStream) {
+    use std::os::fd::AsFd;
+    crate::sys::abort_on_close(stream.as_fd()).unwrap();
+}
+
+/// Waits for the peer to close; anything it sends before is an error.
+fn expect_end(stream: &mut TcpStream) {
+    match stream.read(&mut [0]) {
+        Ok(0) => {}
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+        other => panic!("unexpected input: {other:?}"),
+    }
+}
