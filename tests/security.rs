@@ -150,7 +150,8 @@ fn pages_in_browsers_cannot_send() {
                 assert_eq!(response.header("access-control-allow-origin"), None);
             }
         }
-        let preflight = with_field(&get("/internal/send").replacen("GET", "OPTIONS", 1), "Origin: https://evil.example");
+        let preflight =
+            with_field(&get("/internal/send").replacen("GET", "OPTIONS", 1), "Origin: https://evil.example");
         let response = Client::open(port, with_field(&preflight, "Access-Control-Request-Method: POST")).response();
         assert_error(&response, 403);
         // What goes without an Origin, navigation and images, is a GET.
