@@ -39,12 +39,7 @@ static: ## Static binaries: target/static/ssegateway, and ssegateway-notls witho
 	ls -l $(TARGET_DIR)/static
 
 sim: ## The simulation: SEEDS=1000 for many runs, SEED=42 to replay one
-	$(if $(SEEDS),SIM_SEEDS=$(SEEDS)) $(if $(SEED),SIM_SEED=$(SEED)) cargo test --release --test simulation -- --nocapture
+	$(if $(SEEDS),SIM_SEEDS=$(SEEDS)) $(if $(SEED),SIM_SEED=$(SEED)) cargo test --profile proof --test simulation -- --nocapture
 
 fuzz: ## Fuzz one target: TARGET=request TIME=600 (seconds); needs cargo-fuzz
-	$(FUZZ_ENV) cargo $(FUZZ_TOOLCHAIN) fuzz run $(TARGET) -- -max_total_time=$(or $(TIME),60) -print_final_stats=1
-
-# cargo-fuzz wants a nightly compiler; without one a stable compiler does, told to act like it.
-NIGHTLY = $(shell rustup toolchain list 2>/dev/null | grep -q '^nightly' && echo yes)
-FUZZ_TOOLCHAIN = $(if $(NIGHTLY),+nightly)
-FUZZ_ENV = $(if $(NIGHTLY),,RUSTC_BOOTSTRAP=1)
+	fuzz/run $(TARGET) $(or $(TIME),60)

@@ -8,6 +8,7 @@ pub use answer::{Answer, read_answer};
 pub use request::{connect_body, disconnect_body, encode_request};
 
 use crate::table::Key;
+use uuid::Uuid;
 
 /// Why a stream ended, as the backend is told (docs/protocol.md, section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub enum CallKind {
 pub struct Call {
     pub id: CallId,
     pub kind: CallKind,
+    /// The stream that it is about, for the log.
+    pub token: Uuid,
     /// The JSON, UTF-8.
     pub body: Vec<u8>,
     /// Becomes the `SSEGateway-Detail` request header.

@@ -142,12 +142,12 @@ impl Calls {
         Some(match &entry.pending {
             Pending::Connect(connect) => {
                 let body = callback::connect_body(connect.token, &connect.request);
-                (Call { id, kind, body, detail: None }, connect.owner.ok())
+                (Call { id, kind, token: connect.token, body, detail: None }, connect.owner.ok())
             }
             Pending::Disconnect(disconnect) => {
                 let Ending { reason, detail } = disconnect.ending;
                 let body = callback::disconnect_body(reason, disconnect.token, &disconnect.request);
-                (Call { id, kind, body, detail }, None)
+                (Call { id, kind, token: disconnect.token, body, detail }, None)
             }
         })
     }

@@ -156,7 +156,6 @@ impl Gateway {
             Outcome::Unavailable { written } => (Failure::Unavailable, Detail::ConnectBroken, written),
             Outcome::TimedOut { written } => (Failure::TimedOut, Detail::ConnectTimeout, written),
         };
-        warn!("connect callback failed token={token} written={written} cause={}", detail.as_str());
         if let Ok(id) = owner
             && let Some(connecting) = self.take_connecting(id)
         {
@@ -424,12 +423,8 @@ fn disconnect_answered(disconnect: &PendingDisconnect, outcome: &Outcome) {
         Outcome::Answered { status, passed: _, body: _ } => {
             warn!("disconnect callback failed token={token} status={status}");
         }
-        Outcome::Unavailable { written } => {
-            warn!("disconnect callback failed token={token} written={written} cause=unavailable");
-        }
-        Outcome::TimedOut { written } => {
-            warn!("disconnect callback failed token={token} written={written} cause=timeout");
-        }
+        // Who made the call has said why.
+        Outcome::Unavailable { .. } | Outcome::TimedOut { .. } => {}
     }
 }
 

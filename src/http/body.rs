@@ -3,6 +3,8 @@
 //! Strict where leniency has been used to smuggle requests: every line ends in CRLF, sizes are plain
 //! hexadecimal without overflow, extensions and trailers are bounded and then ignored.
 
+use super::request::is_token_byte;
+
 /// Hexadecimal digits of a chunk size; more would overflow 64 bits.
 const SIZE_DIGITS_MAX: u32 = 16;
 /// Extension bytes of one chunk. Nobody sends any; unbounded ones would be a free way to keep a
@@ -119,11 +121,10 @@ impl Chunked {
             (Place::DataCr, b'\r') => Ok(Place::DataLf),
             (Place::DataLf, b'\n') => Ok(Place::Size { digits: 0 }),
             (Place::TrailerStart { .. }, b'\r') => Ok(Place::EndLf),
-            (Place::TrailerStart { bytes }, b'!'..=b'9' | b';'..=b'~') if bytes < TRAILER_BYTES_MAX => {
-                Ok(Place::TrailerName { bytes: bytes + 1 })
-            }
             (Place::TrailerName { bytes }, b':') => Ok(Place::TrailerValue { bytes: bytes + 1 }),
-            (Place::TrailerName { bytes }, b'!'..=b'~') if bytes < TRAILER_BYTES_MAX => {
+            (Place::TrailerStart { bytes } | Place::TrailerName { bytes }, byte)
+                if is_token_byte(byte) && bytes < TRAILER_BYTES_MAX =>
+            {
                 Ok(Place::TrailerName { bytes: bytes + 1 })
             }
             (Place::TrailerValue { bytes }, b'\r') => Ok(Place::TrailerLf { bytes }),
@@ -197,6 +198,8 @@ mod tests {
             b"0\r\n\n",
             b"0\r\nbad trailer: x",
             b"0\r\n: x",
+            b"0\r\n/: x",
+            b"0\r\nx(: y",
             b"0\r\nx\r\n",
             b"0\r\nx: \n",
         ] {

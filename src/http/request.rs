@@ -325,7 +325,7 @@ fn decimal(value: &[u8]) -> Option<u64> {
 }
 
 /// tchar of RFC 9110 section 5.6.2.
-fn is_token_byte(byte: u8) -> bool {
+pub(super) fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 

@@ -155,13 +155,15 @@ impl<N: Net> Reactor<N> {
             }
         }
         self.events = events;
-        self.gateway.expire(self.now);
-        self.carry_out();
         self.take_completions();
         for _ in 0..self.ready.len() {
             let Some(id) = self.ready.pop_front() else { break };
             self.serve(id);
         }
+        // After what has come already: a process that stood still for a while must not hold that
+        // against peers who were in time.
+        self.gateway.expire(self.now);
+        self.carry_out();
         self.accept(Listener::Internal);
         self.accept(Listener::Public);
         self.release_memory();
@@ -334,7 +336,10 @@ impl<N: Net> Reactor<N> {
                 link.writable = false;
                 self.gateway.flushed(self.now, id, 0);
             }
-            Err(error) if error.kind() == ErrorKind::Interrupted => self.enqueue(id),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {
+                self.gateway.flushed(self.now, id, 0);
+                self.enqueue(id);
+            }
             Err(error) => {
                 debug!("write failed: {error}");
                 let fault = if error.kind() == ErrorKind::TimedOut { Fault::TimedOut } else { Fault::WriteFailed };

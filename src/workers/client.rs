@@ -86,7 +86,7 @@ impl Client {
             Ok(response) => self.answered(response, report),
             Err(error) => {
                 let written = written_before || Attempt::current().written;
-                report(failed(call.kind, &error, written));
+                report(failed(call, &error, written));
             }
         }
     }
@@ -166,12 +166,13 @@ fn is_disconnect(error: &Error) -> bool {
     )
 }
 
-fn failed(kind: CallKind, error: &Error, written: bool) -> Outcome {
-    let name = match kind {
+fn failed(call: &Call, error: &Error, written: bool) -> Outcome {
+    let name = match call.kind {
         CallKind::Connect => "connect",
         CallKind::Disconnect => "disconnect",
     };
-    log::warn!("callback failed kind={name} written={written} error=\"{}\"", Escaped(&error.to_string()));
+    let error_text = error.to_string();
+    log::warn!("{name} callback failed token={} written={written} error=\"{}\"", call.token, Escaped(&error_text));
     let timed_out = match error {
         Error::Timeout(_) => true,
         // The kernel gave up on the connection before we did.

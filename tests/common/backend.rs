@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// One callback, in full.
@@ -82,6 +83,8 @@ impl Gate {
 pub enum Step {
     Write(Vec<u8>),
     Wait(Gate),
+    /// Does nothing for so long; the moment of what follows is the fault.
+    Pause(Duration),
     /// Writes this again and again, 20 ms apart, until the gateway goes away.
     Drip(&'static [u8]),
     /// Says nothing more until the gateway goes away.
@@ -141,6 +144,12 @@ impl Answer {
         self
     }
 
+    /// The same, so much later.
+    pub fn delayed(mut self, time: Duration) -> Answer {
+        self.0.insert(0, Step::Pause(time));
+        self
+    }
+
     pub fn then(mut self, step: Step) -> Answer {
         self.0.push(step);
         self
@@ -164,6 +173,7 @@ pub struct Backend {
     shared: Arc<Shared>,
     pub port: u16,
     single_threaded: bool,
+    acceptor: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Backend {
@@ -203,26 +213,26 @@ impl Backend {
             stopped: AtomicBool::new(false),
             handler: Box::new(handler),
         });
-        let acceptor = shared.clone();
-        std::thread::spawn(move || {
+        let served = shared.clone();
+        let acceptor = std::thread::spawn(move || {
             for socket in listener.incoming() {
-                if acceptor.stopped.load(Ordering::SeqCst) {
+                if served.stopped.load(Ordering::SeqCst) {
                     return;
                 }
                 let Ok(socket) = socket else { continue };
-                let connection = acceptor.connections.fetch_add(1, Ordering::SeqCst);
+                let connection = served.connections.fetch_add(1, Ordering::SeqCst);
                 if let Ok(socket) = socket.try_clone() {
-                    acceptor.sockets.lock().unwrap().push(socket);
+                    served.sockets.lock().unwrap().push(socket);
                 }
                 if single {
-                    acceptor.serve(socket, connection, true);
+                    served.serve(socket, connection, true);
                 } else {
-                    let shared = acceptor.clone();
+                    let shared = served.clone();
                     std::thread::spawn(move || shared.serve(socket, connection, false));
                 }
             }
         });
-        Backend { shared, port, single_threaded: single }
+        Backend { shared, port, single_threaded: single, acceptor: Mutex::new(Some(acceptor)) }
     }
 
     /// The callback URL.
@@ -274,16 +284,28 @@ impl Backend {
 
     /// Closes the listener and every connection.
     pub fn stop(self) {}
-}
 
-impl Drop for Backend {
-    fn drop(&mut self) {
-        self.shared.stopped.store(true, Ordering::SeqCst);
+    /// The same, keeping what it has seen.
+    pub fn shut(&self) {
+        if self.shared.stopped.swap(true, Ordering::SeqCst) {
+            return;
+        }
         for socket in self.shared.sockets.lock().unwrap().drain(..) {
             let _ = socket.shutdown(Shutdown::Both);
         }
         // Wakes the acceptor, which then sees the flag and drops its listener.
         let _ = TcpStream::connect(("127.0.0.1", self.port));
+        // The single thread may be in the middle of a call; nobody waits for that.
+        let acceptor = self.acceptor.lock().unwrap().take();
+        if let Some(acceptor) = acceptor.filter(|_| !self.single_threaded) {
+            let _ = acceptor.join();
+        }
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.shut();
     }
 }
 
@@ -299,6 +321,10 @@ impl Shared {
                 let done = match step {
                     Step::Write(bytes) => socket.write_all(&bytes).is_ok(),
                     Step::Wait(gate) => gate.wait(),
+                    Step::Pause(time) => {
+                        std::thread::sleep(time);
+                        true
+                    }
                     Step::Drip(bytes) => {
                         while socket.write_all(bytes).is_ok() && !self.stopped.load(Ordering::SeqCst) {
                             std::thread::sleep(Duration::from_millis(20));

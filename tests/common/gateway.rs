@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_ssegateway");
@@ -39,7 +40,7 @@ pub fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     output
 }
 
-fn collect(mut pipe: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
+fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
     std::thread::spawn(move || {
         let mut text = Vec::new();
         let _ = pipe.read_to_end(&mut text);
@@ -142,14 +143,12 @@ impl Builder {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         let mut child = command.spawn().expect("the binary starts");
         let log = Arc::new(Log::default());
-        if let Some(pipe) = child.stderr.take() {
-            follow(pipe, log.clone());
-        }
-        let mut gateway = Gateway { child, port, internal, log, ended: false };
+        let follower = child.stderr.take().map(|pipe| follow(pipe, log.clone()));
+        let mut gateway = Gateway { child, port, internal, log, follower, ended: false };
         let start = Instant::now();
         loop {
             if gateway.child.try_wait().expect("wait").is_some() {
-                gateway.ended = true;
+                gateway.exit_code();
                 // A failed start that has nothing to do with the port would fail again and again.
                 let log = gateway.log();
                 let busy = log.is_empty() || log.to_lowercase().contains("in use");
@@ -165,7 +164,7 @@ impl Builder {
     }
 }
 
-fn follow(pipe: impl Read + Send + 'static, log: Arc<Log>) {
+fn follow(pipe: impl Read + Send + 'static, log: Arc<Log>) -> JoinHandle<()> {
     std::thread::spawn(move || {
         let mut lines = BufReader::new(pipe);
         let mut line = Vec::new();
@@ -174,7 +173,7 @@ fn follow(pipe: impl Read + Send + 'static, log: Arc<Log>) {
             log.grew.notify_all();
             line.clear();
         }
-    });
+    })
 }
 
 /// A running gateway; killed when dropped.
@@ -183,6 +182,7 @@ pub struct Gateway {
     pub port: u16,
     internal: Option<u16>,
     log: Arc<Log>,
+    follower: Option<JoinHandle<()>>,
     ended: bool,
 }
 
@@ -277,6 +277,10 @@ impl Gateway {
     pub fn exit_code(&mut self) -> Option<i32> {
         let status = wait(&mut self.child, PATIENCE);
         self.ended = true;
+        // What the process wrote last may still be in the pipe.
+        if let Some(follower) = self.follower.take() {
+            follower.join().expect("the log is read to its end");
+        }
         status.code()
     }
 
@@ -332,11 +336,11 @@ fn descriptors(pid: u32) -> Vec<String> {
     links.map(|link| link.to_string_lossy().into_owned()).collect()
 }
 
-/// Inodes of the sockets that listen on a port (proc(5), net/tcp).
+/// Inodes of the sockets that listen on a port in this thread's network (proc(5), net/tcp).
 fn listening_inodes(port: u16) -> Vec<String> {
     const LISTEN: &str = "0A";
     let mut inodes = Vec::new();
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+    for table in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
         let text = std::fs::read_to_string(table).unwrap_or_default();
         for line in text.lines().skip(1) {
             let fields: Vec<&str> = line.split_whitespace().collect();

@@ -97,7 +97,8 @@ fn key(number: u32) -> Key {
 
 fn call(number: u32, detail: Option<Detail>) -> Call {
     let kind = if detail.is_some() { CallKind::Disconnect } else { CallKind::Connect };
-    Call { id: key(number), kind, body: format!("{{\"n\":{number}}}").into_bytes(), detail }
+    let token = uuid::Uuid::from_u128(number.into());
+    Call { id: key(number), kind, token, body: format!("{{\"n\":{number}}}").into_bytes(), detail }
 }
 
 fn answered(status: u16, body: Option<&str>) -> Outcome {

@@ -1,0 +1,89 @@
+//! Bodies of 2xx answers against a second reading of docs/protocol.md, section 3, point 5.
+#![no_main]
+
+#[path = "shared/json.rs"]
+mod json;
+
+use json::{Body, Fields, is_line};
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+use ssegateway::callback::read_answer;
+use ssegateway::send::EventFields;
+
+fuzz_target!(|input: &[u8]| {
+    let answer = read_answer(input);
+    if let Some(event) = &answer.event {
+        assert!([&event.name, &event.id].into_iter().flatten().all(|line| is_line(line)));
+        assert!(event.retry.is_none_or(|retry| retry <= 2_147_483_647));
+    }
+    let Ok(text) = std::str::from_utf8(input) else {
+        let mended = String::from_utf8_lossy(input);
+        assert_eq!(answer, read_answer(mended.as_bytes()), "bytes that are not UTF-8 are U+FFFD");
+        return;
+    };
+    match json::read(text) {
+        Body::Object(fields) => {
+            let (event, close, flaws) = read(&fields);
+            assert_eq!((&answer.event, answer.close), (&event, close));
+            assert_eq!(answer.ignored.len(), flaws, "{:?}", answer.ignored);
+        }
+        Body::Refused => {
+            assert_eq!((&answer.event, answer.close), (&None, false));
+            let blank = text.bytes().all(|byte| byte.is_ascii_whitespace());
+            assert_eq!(answer.ignored.is_empty(), blank, "{:?}", answer.ignored);
+        }
+        Body::Beyond => {}
+    }
+});
+
+/// Event and close, and how many things were wrong.
+fn read(fields: &Fields) -> (Option<EventFields<'static>>, bool, usize) {
+    let mut flaws = 0;
+    let close = match fields.get("close") {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(close)) => *close,
+        Some(_) => {
+            flaws += 1;
+            false
+        }
+    };
+    let event = match fields.get("event") {
+        None | Some(Value::Null) => None,
+        Some(Value::Object(_)) => fields.object("event").and_then(|event| read_event(&event, &mut flaws)),
+        Some(_) => {
+            flaws += 1;
+            None
+        }
+    };
+    (event, close, flaws)
+}
+
+fn read_event(event: &Fields, flaws: &mut usize) -> Option<EventFields<'static>> {
+    let Some(Value::String(data)) = event.get("data") else {
+        *flaws += 1;
+        return None;
+    };
+    let mut line = |field| match event.get(field) {
+        None | Some(Value::Null) => None,
+        Some(Value::String(text)) => Some(text.clone()),
+        Some(_) => {
+            *flaws += 1;
+            None
+        }
+    };
+    let (name, id) = (line("name"), line("id"));
+    let retry = match (event.get("retry"), event.integer("retry")) {
+        (None | Some(Value::Null), _) | (_, None) => None,
+        (Some(_), Some(Ok(retry))) => Some(retry),
+        (Some(_), Some(Err(()))) => {
+            *flaws += 1;
+            None
+        }
+    };
+    // A line break in either would forge fields: the whole event goes.
+    if [&name, &id].into_iter().flatten().any(|line| !is_line(line)) {
+        *flaws += 1;
+        return None;
+    }
+    Some(EventFields { name: name.map(Into::into), id: id.map(Into::into), retry, data: data.clone().into() })
+}

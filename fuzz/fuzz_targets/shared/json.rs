@@ -1,0 +1,104 @@
+//! A second reading of what backends send, by way of `serde_json::Value`, which shares no code with the
+//! reading in place but the grammar.
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+
+/// What a body is to the second reader.
+pub enum Body {
+    /// An object it can hold.
+    Object(Fields),
+    /// JSON of another type, or no JSON.
+    Refused,
+    /// JSON it cannot hold: a lone surrogate, a number beyond an f64, deep nesting.
+    Beyond,
+}
+
+/// An object; numbers also by their text, as a `Value` rounds them.
+pub struct Fields {
+    values: serde_json::Map<String, Value>,
+    texts: BTreeMap<String, Box<RawValue>>,
+}
+
+impl Fields {
+    fn read(text: &str) -> Option<Fields> {
+        let values = serde_json::from_str(text).ok()?;
+        let texts = serde_json::from_str(text).ok()?;
+        Some(Fields { values, texts })
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.values.get(name)
+    }
+
+    /// The object in that field.
+    pub fn object(&self, name: &str) -> Option<Fields> {
+        Fields::read(self.texts.get(name)?.get())
+    }
+
+    /// The integer in that field, exactly; `Err` if it is no integer in 0..=2147483647.
+    pub fn integer(&self, name: &str) -> Option<Result<u32, ()>> {
+        self.texts.get(name).map(|text| integer(text.get()).ok_or(()))
+    }
+}
+
+pub fn read(text: &str) -> Body {
+    if let Some(fields) = Fields::read(text) {
+        return Body::Object(fields);
+    }
+    // It takes no note of values, so it stumbles over nothing but the grammar.
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let valid = IgnoredAny::deserialize(&mut deserializer).is_ok() && deserializer.end().is_ok();
+    let object = text.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{');
+    if valid && object { Body::Beyond } else { Body::Refused }
+}
+
+/// A string that stands in one line.
+pub fn is_line(text: &str) -> bool {
+    !text.contains(['\r', '\n', '\0'])
+}
+
+/// By long addition, digit by digit, of a decimal that is moved to where its point belongs.
+fn integer(text: &str) -> Option<u32> {
+    let (negative, text) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    if !text.starts_with(|first: char| first.is_ascii_digit()) {
+        return None;
+    }
+    let text = text.to_ascii_lowercase();
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let mut digits: Vec<u8> = whole.bytes().chain(fraction.bytes()).collect();
+    if digits.iter().all(|digit| *digit == b'0') {
+        return Some(0);
+    }
+    // The input has no room for digits that would balance more.
+    let exponent: i64 = exponent.parse().ok().filter(|exponent: &i64| exponent.abs() < 100_000)?;
+    let mut point = i64::try_from(whole.len()).ok()? + exponent;
+    while point < 0 {
+        digits.insert(0, b'0');
+        point += 1;
+        if digits.len() > 100_000 {
+            return None;
+        }
+    }
+    let point = usize::try_from(point).ok()?;
+    if digits.len() < point {
+        digits.resize(point, b'0');
+    }
+    let (whole, fraction) = digits.split_at(point);
+    if negative || fraction.iter().any(|digit| *digit != b'0') {
+        return None;
+    }
+    let whole = String::from_utf8(whole.to_vec()).ok()?;
+    let whole = whole.trim_start_matches('0');
+    if whole.len() > 10 {
+        return None;
+    }
+    whole.parse::<u64>().ok().filter(|number| *number <= 2_147_483_647).and_then(|number| u32::try_from(number).ok())
+}

@@ -1,0 +1,74 @@
+//! Frames: what a browser reads is what was written, however the stream is cut.
+//!
+//! The input is text: events apart by 0x1E, fields of an event (data, name, id, retry) by 0x1F; an event
+//! without a byte stands for a heartbeat.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use ssegateway::sse::decode::{Decoder, Message};
+use ssegateway::sse::{Event, HEARTBEAT, write_event, write_retry};
+
+fuzz_target!(|input: &[u8]| {
+    let text = String::from_utf8_lossy(input);
+    let mut stream = Vec::new();
+    let mut expected = Vec::new();
+    let (mut last_id, mut last_retry) = (String::new(), None);
+    for record in text.split('\u{1e}') {
+        let before = stream.len();
+        if record.is_empty() {
+            stream.extend_from_slice(HEARTBEAT);
+            continue;
+        }
+        let mut fields = record.splitn(4, '\u{1f}');
+        let data = fields.next().unwrap_or_default();
+        let name = fields.next().map(one_line);
+        let id = fields.next().map(one_line);
+        let retry: Option<u32> = fields.next().map(|digits| digits.parse().unwrap_or(7));
+        if let (Some(milliseconds), "\0") = (retry, data) {
+            write_retry(&mut stream, milliseconds);
+            last_retry = Some(u64::from(milliseconds));
+            continue;
+        }
+        write_event(&mut stream, &Event { name: name.as_deref(), id: id.as_deref(), retry, data });
+        last_retry = retry.map(u64::from).or(last_retry);
+        last_id = id.unwrap_or(last_id);
+        let name = name.filter(|name| !name.is_empty()).unwrap_or_else(|| "message".to_owned());
+        // A browser knows one kind of line break.
+        let data = data.replace("\r\n", "\n").replace('\r', "\n");
+        expected.push(Message { name, data, id: last_id.clone() });
+        check_form(&stream[before..]);
+    }
+    let mut decoder = Decoder::default();
+    decoder.receive(&stream);
+    assert!(decoder.is_between_frames());
+    assert_eq!(decoder.retry(), last_retry);
+    assert_eq!(decoder.take_messages(), expected);
+    for cut in (0..stream.len()).step_by(stream.len() / 32 + 1) {
+        let mut decoder = Decoder::default();
+        decoder.receive(&stream[..cut]);
+        let mut messages = decoder.take_messages();
+        decoder.receive(&stream[cut..]);
+        messages.extend(decoder.take_messages());
+        assert_eq!(messages, expected, "cut at {cut}");
+    }
+});
+
+/// A name or an id: whoever writes an event has refused these bytes.
+fn one_line(text: &str) -> String {
+    text.replace(['\r', '\n', '\0'], "")
+}
+
+/// docs/protocol.md, section 5: the fields there are, in their order, and no CR.
+fn check_form(frame: &[u8]) {
+    let lines = frame.strip_suffix(b"\n\n").expect("a blank line ends the frame");
+    let ranks: Vec<usize> = lines
+        .split(|byte| *byte == b'\n')
+        .map(|line| {
+            let fields: [&[u8]; 4] = [b"event: ", b"id:", b"retry: ", b"data: "];
+            fields.iter().position(|field| line.starts_with(field)).expect("a field of the contract")
+        })
+        .collect();
+    assert!(ranks.is_sorted() && ranks.last() == Some(&3), "{ranks:?}");
+    assert!(ranks.iter().filter(|rank| **rank < 3).collect::<Vec<_>>().windows(2).all(|pair| pair[0] != pair[1]));
+    assert!(!frame.contains(&b'\r'));
+}

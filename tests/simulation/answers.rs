@@ -1,0 +1,93 @@
+//! The oracle's judgement of answers: each must be the one that its request deserves.
+
+use super::exchange::What;
+use super::oracle::Oracle;
+use super::response::Answer;
+use super::stream::{Expected, Phase, Verdict};
+
+/// `retry` of a stream that failed to open, if the settings name none.
+const RETRY_DEFAULT: u32 = 3000;
+
+impl Oracle {
+    /// A complete response with a length.
+    pub fn answered(&mut self, n: usize, answer: &Answer) {
+        let draining = self.is_draining();
+        let it = &mut self.exchanges[n];
+        let status = answer.status;
+        let body = std::str::from_utf8(&answer.body).expect("text");
+        let request = it.requests.get(it.answered).filter(|_| it.answered < it.arrived);
+        it.answered += 1;
+        it.concluded = answer.close;
+        let Some(request) = request else {
+            // Nothing was asked, or not to its end.
+            let timely = match status {
+                408 => it.late,
+                503 => draining && body.contains("Shutting down"),
+                _ => it.requests.get(it.answered - 1).is_some_and(|next| matches!(next.what, What::Broken)),
+            };
+            assert!(timely, "an answer to nothing, or before its time: {status} {body}");
+            assert!(answer.close, "an error in the input does not end the connection");
+            it.closing = true;
+            it.started_at = None;
+            return;
+        };
+        match &request.what {
+            What::Stream { .. } => {
+                let stream = it.stream.as_ref().expect("a stream");
+                let Some(Verdict::Failed { status: due, error, retries }) = stream.verdict.clone() else {
+                    panic!("a stream is answered {status} {body} although nothing failed");
+                };
+                assert_eq!((status, body), (due, format!(r#"{{"error":"{error}"}}"#).as_str()));
+                assert!(answer.close);
+                assert!(!self.retries(retries), "a status where there should be a retry");
+                if let Some(stream) = &mut self.exchanges[n].stream {
+                    (stream.headed, stream.complete) = (true, true);
+                }
+            }
+            What::Fixed { status: due, body: due_body, head_only, close } => {
+                let due_body = if *head_only { "" } else { due_body };
+                assert_eq!((status, body, answer.close), (*due, due_body, *close), "another answer");
+            }
+            What::Ready => panic!("not judged when it arrived"),
+            What::Broken => assert!((400..=505).contains(&status) && answer.close, "{status} to what is no request"),
+            What::Send(number) => {
+                let number = *number;
+                self.sent(number, status, body);
+            }
+        }
+    }
+
+    fn sent(&self, number: usize, status: u16, body: &str) {
+        let send = &self.sends[number];
+        if let Some(error) = send.invalid {
+            assert_eq!((status, body), (400, error), "another answer to a bad send");
+            return;
+        }
+        assert_eq!(Some((status, body)), send.answer, "another answer to send {number} for client {:?}", send.stream);
+        if let (Some(input), Some(stream)) = (send.delivered, send.stream.map(|n| &self.exchanges[n])) {
+            let offered = stream.written_input >= input || stream.closed;
+            assert!(offered, "answered before the event was offered to the kernel");
+        }
+    }
+
+    /// The head of an event stream.
+    pub fn stream_headed(&mut self, n: usize) {
+        let retry = self.settings.reconnect_delay_ms.unwrap_or(RETRY_DEFAULT);
+        let it = &self.exchanges[n];
+        assert!(it.answered < it.arrived, "a stream that nobody asked for");
+        let failed = match it.stream.as_ref().and_then(|stream| stream.verdict.as_ref()) {
+            Some(Verdict::Accepted) => false,
+            Some(Verdict::Failed { retries, .. }) => {
+                assert!(self.retries(*retries), "a stream although the connect failed");
+                true
+            }
+            None => panic!("a stream before the backend accepted it"),
+        };
+        let stream = self.exchanges[n].stream.as_mut().expect("a stream");
+        stream.headed = true;
+        if failed {
+            assert_eq!(stream.phase, Phase::Over);
+            stream.expected.push_back(Expected::Retry(retry));
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Clients: each has one connection, a script to send, a way to read, and a way to go.
+
+use super::exchange::{Exchange, Request, What};
+use super::faults::Fault;
+use super::kernel::Read;
+use super::oracle::millis;
+use super::world::{Item, World};
+use ssegateway::gateway::Listener;
+use std::io::ErrorKind;
+
+/// How a client reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    Eager,
+    /// So many bytes, then so many milliseconds of pause.
+    Slow {
+        bytes: usize,
+        pause: u64,
+    },
+    /// Nothing any more behind so many bytes.
+    Stalls {
+        after: usize,
+    },
+}
+
+/// How a client goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// Waits for the gateway to end the connection.
+    Never,
+    /// Ends its side, and reads on.
+    HalfClose,
+    Close,
+    Reset,
+    /// The host is gone without a trace.
+    Vanish,
+}
+
+pub struct Client {
+    script: Vec<u8>,
+    said: usize,
+    /// The largest piece it sends at once, and the longest pause between two.
+    piece: usize,
+    pause: u64,
+    reading: Reading,
+    departure: Departure,
+    /// The end of input comes with the last piece.
+    ends_with_last: bool,
+    /// A `Speak` or `Listen` is planned.
+    speaking: bool,
+    listening: bool,
+    /// Has closed or is gone.
+    gone: bool,
+    vanished: bool,
+    giving_up: bool,
+}
+
+/// A script under construction: bytes, and the requests in them.
+pub struct Script {
+    pub bytes: Vec<u8>,
+    pub requests: Vec<Request>,
+    pub quoted: String,
+}
+
+impl Script {
+    pub fn add(&mut self, bytes: &[u8], what: What) {
+        self.bytes.extend_from_slice(bytes);
+        self.requests.push(Request { end: self.bytes.len() as u64, what });
+    }
+}
+
+impl World {
+    /// A client comes.
+    pub fn spawn(&mut self) {
+        let n = self.clients.len();
+        let mut script = Script { bytes: Vec::new(), requests: Vec::new(), quoted: String::new() };
+        let is_stream = self.write_script(n, &mut script);
+        let whole = script.bytes.len();
+        let stay = self.random.within(0, if is_stream { 15_000 } else { 3_000 });
+        let (piece, pause) = if self.strikes_client(Fault::SlowHead) {
+            (self.random.within(1, 20) as usize, 400)
+        } else if self.strikes_client(Fault::Pieces) {
+            (self.random.within(1, 100) as usize, 3)
+        } else {
+            (whole.max(1), 0)
+        };
+        let reading = if self.strikes_client(Fault::StalledReader) {
+            Reading::Stalls { after: self.random.below(1_000) as usize }
+        } else if self.strikes_client(Fault::SlowReader) {
+            Reading::Slow { bytes: self.random.within(1, 300) as usize, pause: self.random.within(1, 200) }
+        } else {
+            Reading::Eager
+        };
+        let mut ends_with_last = false;
+        let (departure, stay) = if self.strikes_client(Fault::Reset) {
+            (Departure::Reset, self.random.within(0, stay))
+        } else if self.strikes_client(Fault::HalfClose) {
+            (self.random.pick(&[Departure::HalfClose, Departure::Close]), self.random.pick(&[0, 1, 5, 50, 500, stay]))
+        } else if self.strikes_client(Fault::DataWithFin) {
+            ends_with_last = true;
+            (Departure::HalfClose, 100_000)
+        } else if self.strikes_client(Fault::DeadHost) {
+            (Departure::Vanish, stay)
+        } else {
+            (self.random.pick(&[Departure::Never, Departure::Close, Departure::Close]), stay)
+        };
+        let listener = self.choose_listener(is_stream);
+        self.join(listener, script, Client { piece, pause, reading, departure, ends_with_last, ..Client::calm() });
+        if departure != Departure::Never {
+            self.plan(stay, Item::Depart(n));
+        }
+    }
+
+    fn strikes_client(&mut self, fault: Fault) -> bool {
+        self.faults.strikes(fault, &mut self.random)
+    }
+
+    fn choose_listener(&mut self, is_stream: bool) -> Listener {
+        match self.settings.internal_listener && !is_stream && self.random.chance(500) {
+            true => Listener::Internal,
+            false => Listener::Public,
+        }
+    }
+
+    /// Connects a client; its number is that of its connection.
+    pub fn join(&mut self, listener: Listener, script: Script, client: Client) -> usize {
+        let small = self.strikes_client(Fault::SmallPipes);
+        let input_max = if small { self.random.within(20, 2_000) } else { 200_000 };
+        let output_max = if small { self.random.within(20, 4_000) } else { self.random.pick(&[80_000, 400_000]) };
+        let n = self.kernel.connect(listener, input_max as usize, output_max as usize);
+        let Script { bytes, requests, quoted } = script;
+        self.trace.note(self.clock, "connect", &[("client", n as u64), ("script", bytes.len() as u64)]);
+        self.clients.push(Client { script: bytes, speaking: true, ..client });
+        self.oracle.exchanges.push(Exchange { requests, quoted, ..Exchange::default() });
+        let delay = self.random.below(3);
+        self.plan(delay, Item::Speak(n));
+        n
+    }
+
+    /// Gives a client more to say.
+    pub fn prompt(&mut self, n: usize, bytes: &[u8]) {
+        self.clients[n].script.extend_from_slice(bytes);
+        if !std::mem::replace(&mut self.clients[n].speaking, true) {
+            self.plan(0, Item::Speak(n));
+        }
+    }
+
+    /// How much a client has been given to say.
+    pub fn script_bytes(&self, n: usize) -> u64 {
+        self.clients[n].script.len() as u64
+    }
+
+    /// Whether a client can still be used to send.
+    pub fn is_usable(&self, n: usize) -> bool {
+        let exchange = &self.oracle.exchanges[n];
+        !self.clients[n].gone && !exchange.closed && !exchange.closing && self.kernel.sockets[n].error.is_none()
+    }
+
+    pub fn speak(&mut self, n: usize) {
+        let piece = self.random.within(1, self.clients[n].piece.max(1) as u64) as usize;
+        let client = &mut self.clients[n];
+        client.speaking = false;
+        let rest = &client.script[client.said..];
+        if client.gone || rest.is_empty() {
+            return;
+        }
+        let piece = if client.pause == 0 { rest.len() } else { piece.min(rest.len()) };
+        let count = self.kernel.arrive(n, &rest[..piece]);
+        client.said += count;
+        let pause = client.pause;
+        if client.said < client.script.len() {
+            client.speaking = true;
+            let pause = if count == 0 { 20 } else { self.random.within(0, pause) };
+            self.plan(pause, Item::Speak(n));
+        } else if client.ends_with_last {
+            self.kernel.end_input(n);
+        }
+    }
+
+    /// Something was written to a client, or its connection ended.
+    pub fn after_write(&mut self, n: usize) {
+        let (client, socket) = (&mut self.clients[n], &self.kernel.sockets[n]);
+        if client.vanished {
+            if !client.giving_up && socket.output > 0 {
+                client.giving_up = true;
+                let timeout = millis(self.settings.client_timeout);
+                self.plan(timeout, Item::GiveUp(n));
+            }
+            return;
+        }
+        if client.gone {
+            if socket.error.is_none() && socket.closed.is_none() {
+                self.plan(1, Item::Reset(n));
+            }
+            return;
+        }
+        if !std::mem::replace(&mut client.listening, true) {
+            let delay = self.random.below(3);
+            self.plan(delay, Item::Listen(n));
+        }
+    }
+
+    pub fn listen(&mut self, n: usize) {
+        let client = &mut self.clients[n];
+        client.listening = false;
+        if client.gone {
+            return;
+        }
+        let (count, pause) = match &mut client.reading {
+            Reading::Eager => (usize::MAX, 0),
+            Reading::Slow { bytes, pause } => (*bytes, *pause),
+            Reading::Stalls { after: 0 } => return,
+            Reading::Stalls { after } => (*after, 0),
+        };
+        let read = self.kernel.take(n, count);
+        let client = &mut self.clients[n];
+        match read {
+            Read::Bytes(taken) => {
+                if let Reading::Stalls { after } = &mut client.reading {
+                    *after -= taken;
+                }
+                self.trace.note(self.clock, "client reads", &[("client", n as u64), ("bytes", taken as u64)]);
+                self.clients[n].listening = true;
+                self.plan(pause, Item::Listen(n));
+            }
+            Read::Nothing => {}
+            Read::End => {
+                // Most close as soon as they see the end; some leave that to the gateway.
+                if self.random.chance(800) || self.faults.ended() {
+                    self.go(n, Departure::Close);
+                }
+            }
+        }
+    }
+
+    pub fn depart(&mut self, n: usize) {
+        let departure = self.clients[n].departure;
+        if !self.faults.ended() {
+            self.go(n, departure);
+        }
+    }
+
+    fn go(&mut self, n: usize, departure: Departure) {
+        if self.clients[n].gone {
+            return;
+        }
+        let kind = departure as u64;
+        self.trace.note(self.clock, "client goes", &[("client", n as u64), ("how", kind)]);
+        match departure {
+            Departure::Never => {}
+            Departure::HalfClose => self.kernel.end_input(n),
+            Departure::Close => {
+                self.clients[n].gone = true;
+                if self.kernel.sockets[n].output > 0 {
+                    // Closing with unread data resets.
+                    self.break_off(n, ErrorKind::ConnectionReset);
+                } else {
+                    self.kernel.end_input(n);
+                    self.kernel.sockets[n].deaf = true;
+                }
+            }
+            Departure::Reset => {
+                self.clients[n].gone = true;
+                self.break_off(n, ErrorKind::ConnectionReset);
+            }
+            Departure::Vanish => {
+                self.clients[n].gone = true;
+                self.clients[n].vanished = true;
+                self.after_write(n);
+            }
+        }
+    }
+
+    /// The calm has come: reads on, and says the rest at once.
+    pub fn resume(&mut self, n: usize) {
+        self.clients[n].reading = Reading::Eager;
+        self.clients[n].pause = 0;
+        self.after_write(n);
+    }
+
+    /// Goes as a well-behaved client does; one that vanished stays away.
+    pub fn leave_politely(&mut self, n: usize) {
+        self.go(n, Departure::Close);
+    }
+}
+
+impl Client {
+    /// One that reads, and never goes by itself.
+    pub fn calm() -> Client {
+        Client {
+            script: Vec::new(),
+            said: 0,
+            piece: 0,
+            pause: 0,
+            reading: Reading::Eager,
+            departure: Departure::Never,
+            ends_with_last: false,
+            speaking: false,
+            listening: false,
+            gone: false,
+            vanished: false,
+            giving_up: false,
+        }
+    }
+
+    /// One that sends pieces of at most so many bytes.
+    pub fn in_pieces(piece: usize, pause: u64) -> Client {
+        Client { piece, pause, ..Client::calm() }
+    }
+}

@@ -1,0 +1,181 @@
+//! What can go wrong, how likely, and in which settings: all drawn from the seed.
+
+use super::random::Random;
+use ssegateway::gateway::{ConnectFailure, Cors, Settings};
+use std::time::Duration;
+
+/// One way for the world to be unkind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Input arrives in small pieces.
+    Pieces,
+    /// The kernel takes less than it has room for, and owes no edge.
+    ShortWrite,
+    /// EINTR from read, write, accept and poll.
+    Interrupted,
+    /// An edge that nothing caused.
+    SpuriousEdge,
+    /// An event for a connection that is closed already.
+    StaleEvent,
+    /// The pool tells a second outcome of a call that has been answered.
+    StaleOutcome,
+    /// The poll returns few events at a time, in any order.
+    SmallBatches,
+    /// write(2) takes nothing and says so with 0.
+    WriteZero,
+    /// Registering a socket fails.
+    RegisterFails,
+    /// accept(2) fails as the client has gone already.
+    AcceptAborted,
+    /// No descriptors for a while, and no edge when there are some again.
+    NoDescriptors,
+    /// The loop is late: time passes while it works.
+    LateLoop,
+    /// The monotonic clock jumps ahead (a suspended machine).
+    ClockJump,
+    /// SIGTERM while all goes on.
+    Signal,
+    /// Clients that reset the connection.
+    Reset,
+    /// Clients that end their side only, or leave early.
+    HalfClose,
+    /// The last bytes and the end of input come as one.
+    DataWithFin,
+    /// Hosts that vanish without a trace.
+    DeadHost,
+    /// Clients that read little at a time.
+    SlowReader,
+    /// Clients that stop reading.
+    StalledReader,
+    /// Heads that drip.
+    SlowHead,
+    /// Input that is no HTTP, or refused HTTP.
+    Garbage,
+    /// Input behind a stream's GET.
+    ExcessInput,
+    /// Small socket buffers.
+    SmallPipes,
+    /// Many clients, many events at once.
+    Flood,
+    /// The backend takes its time.
+    SlowAnswer,
+    /// The backend never answers.
+    LostAnswer,
+    /// The worker itself is late to say so.
+    LateOutcome,
+    /// Refused, reset, garbage.
+    BrokenAnswer,
+    /// A 2xx whose body is late, cut or no JSON.
+    MalformedAnswer,
+    /// The backend says no.
+    Rejection,
+}
+
+/// Every fault with its usual probability in per mille, per occasion.
+const FAULTS: [(Fault, u64); 31] = [
+    (Fault::Pieces, 400),
+    (Fault::ShortWrite, 200),
+    (Fault::Interrupted, 100),
+    (Fault::SpuriousEdge, 200),
+    (Fault::StaleEvent, 200),
+    (Fault::StaleOutcome, 200),
+    (Fault::SmallBatches, 300),
+    (Fault::WriteZero, 5),
+    (Fault::RegisterFails, 20),
+    (Fault::AcceptAborted, 50),
+    (Fault::NoDescriptors, 100),
+    (Fault::LateLoop, 100),
+    (Fault::ClockJump, 500),
+    (Fault::Signal, 400),
+    (Fault::Reset, 200),
+    (Fault::HalfClose, 200),
+    (Fault::DataWithFin, 200),
+    (Fault::DeadHost, 100),
+    (Fault::SlowReader, 200),
+    (Fault::StalledReader, 150),
+    (Fault::SlowHead, 150),
+    (Fault::Garbage, 150),
+    (Fault::ExcessInput, 100),
+    (Fault::SmallPipes, 300),
+    (Fault::Flood, 300),
+    (Fault::SlowAnswer, 300),
+    (Fault::LostAnswer, 100),
+    (Fault::LateOutcome, 100),
+    (Fault::BrokenAnswer, 100),
+    (Fault::MalformedAnswer, 150),
+    (Fault::Rejection, 150),
+];
+
+/// The probabilities of one run.
+pub struct Faults {
+    permille: [u64; FAULTS.len()],
+    /// Faults are over; everything must come to rest.
+    calm: bool,
+}
+
+impl Faults {
+    /// Even seeds mix all faults, each at its own strength; odd ones have a single fault (one in 32
+    /// of those has none).
+    pub fn draw(seed: u64, random: &mut Random) -> Faults {
+        let mut permille = [0; FAULTS.len()];
+        if seed.is_multiple_of(2) {
+            for (permille, (_, usual)) in permille.iter_mut().zip(FAULTS) {
+                *permille = usual * random.pick(&[0, 0, 1, 2, 4]) / 2;
+            }
+        } else {
+            let alone = (seed / 2 % (FAULTS.len() as u64 + 1)) as usize;
+            if let Some(permille) = permille.get_mut(alone) {
+                *permille = FAULTS[alone].1 * random.within(2, 4) / 2;
+            }
+        }
+        Faults { permille, calm: false }
+    }
+
+    /// Whether the fault strikes on this occasion.
+    pub fn strikes(&self, fault: Fault, random: &mut Random) -> bool {
+        let permille = self.permille[fault as usize];
+        !self.calm && permille > 0 && random.chance(permille)
+    }
+
+    /// No more faults from now on.
+    pub fn end(&mut self) {
+        self.calm = true;
+    }
+
+    pub fn ended(&self) -> bool {
+        self.calm
+    }
+
+    /// What is on, for the head of a trace.
+    pub fn describe(&self) -> String {
+        let on = FAULTS.iter().zip(self.permille).filter(|(_, permille)| *permille > 0);
+        let names: Vec<String> = on.map(|((fault, _), permille)| format!("{fault:?}={permille}")).collect();
+        names.join(" ")
+    }
+}
+
+/// The gateway's settings for one run; small limits and short times, so that all are met.
+pub fn draw_settings(random: &mut Random) -> Settings {
+    let millis = |random: &mut Random, low, high| Duration::from_millis(random.within(low, high));
+    Settings {
+        callback_configured: !random.chance(20),
+        callback_timeout: millis(random, 500, 4_000),
+        connect_queue: millis(random, 500, 6_000),
+        callback_concurrency: random.pick(&[1, 2, 3, 8, 128]),
+        connect_failure: random.pick(&[ConnectFailure::Status, ConnectFailure::Status, ConnectFailure::Retry]),
+        heartbeat_interval: millis(random, 200, 5_000),
+        reconnect_delay_ms: random.pick(&[None, None, Some(0), Some(1_000)]),
+        cors: Cors::Off,
+        internal_listener: random.chance(300),
+        internal_token: random.chance(200).then(|| "secret".to_owned()),
+        streams_max: random.pick(&[1, 3, 8, 1_000]),
+        head_bytes_max: random.pick(&[256, 1_500, 16 * 1024]),
+        body_bytes_max: random.pick(&[1_000, 4_000, 1024 * 1024]),
+        pending_bytes_max: random.pick(&[0, 1, 200, 2_000, 20_000, 1024 * 1024]),
+        request_timeout: millis(random, 300, 5_000),
+        keepalive_timeout: millis(random, 300, 8_000),
+        client_timeout: millis(random, 300, 5_000),
+        shutdown_delay: random.pick(&[Duration::ZERO, Duration::from_millis(700), Duration::from_secs(3)]),
+        shutdown_timeout: millis(random, 200, 6_000),
+    }
+}

@@ -1,0 +1,335 @@
+//! The simulated kernel: sockets with bounded buffers, backlogs, and edges told once.
+//!
+//! It is as unhelpful as epoll in edge-triggered mode may be. New input is an edge; the peer's end is
+//! one; room in the send buffer is one only if a write was refused for want of it, and only once a
+//! third of the buffer is free. A listener's edge comes with a new client and with nothing else.
+//!
+//! Bytes towards the gateway are kept; of those towards the client only the number is, for what they
+//! say is judged when the kernel takes them: a pipe here loses and reorders nothing.
+
+use ssegateway::callback::Completion;
+use ssegateway::gateway::{ConnId, How, Listener};
+use std::collections::VecDeque;
+use std::io::ErrorKind;
+
+/// Edges that a socket's owner has not been told of yet.
+#[derive(Clone, Copy, Default)]
+pub struct Edges {
+    pub readable: bool,
+    pub writable: bool,
+    pub read_closed: bool,
+}
+
+/// One connection, both ends of it.
+pub struct Socket {
+    /// The name it was registered under.
+    pub id: Option<ConnId>,
+    /// Input, of which `read` bytes were read.
+    input: Vec<u8>,
+    read: usize,
+    input_max: usize,
+    /// The client ended its side.
+    pub fin: bool,
+    /// What the next call finds.
+    pub error: Option<ErrorKind>,
+    /// Bytes on their way to the client.
+    pub output: usize,
+    output_max: usize,
+    /// A write found too little room: an edge is owed.
+    pub blocked: bool,
+    /// The client has closed: what is written now is answered with a reset.
+    pub deaf: bool,
+    pub accepted: bool,
+    /// The gateway has shut its side down.
+    pub shut: bool,
+    /// The gateway has closed it.
+    pub closed: Option<How>,
+    edges: Edges,
+    queued: bool,
+}
+
+/// What a client finds when it reads.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Read {
+    Bytes(usize),
+    Nothing,
+    End,
+}
+
+pub struct Kernel {
+    pub sockets: Vec<Socket>,
+    /// Accepted and not closed.
+    pub open: Vec<usize>,
+    backlogs: [VecDeque<usize>; 2],
+    accept_edges: [bool; 2],
+    ready: VecDeque<usize>,
+    pub completions: VecDeque<Completion>,
+    completions_edge: bool,
+    pub signals: u32,
+    pub listening: bool,
+    /// Most sockets at once; accept(2) fails with EMFILE at more.
+    pub descriptors: usize,
+    /// Report all that is so, not just what has changed, as Linux does.
+    pub whole_state: bool,
+}
+
+fn index(listener: Listener) -> usize {
+    match listener {
+        Listener::Public => 0,
+        Listener::Internal => 1,
+    }
+}
+
+impl Kernel {
+    pub fn new(descriptors: usize, whole_state: bool) -> Kernel {
+        Kernel {
+            sockets: Vec::new(),
+            open: Vec::new(),
+            backlogs: Default::default(),
+            accept_edges: [false; 2],
+            ready: VecDeque::new(),
+            completions: VecDeque::new(),
+            completions_edge: false,
+            signals: 0,
+            listening: true,
+            descriptors,
+            whole_state,
+        }
+    }
+
+    /// A client connects; its socket waits in the backlog.
+    pub fn connect(&mut self, listener: Listener, input_max: usize, output_max: usize) -> usize {
+        self.sockets.push(Socket {
+            id: None,
+            input: Vec::new(),
+            read: 0,
+            input_max,
+            fin: false,
+            error: None,
+            output: 0,
+            output_max,
+            blocked: false,
+            deaf: false,
+            accepted: false,
+            shut: false,
+            closed: None,
+            edges: Edges::default(),
+            queued: false,
+        });
+        let socket = self.sockets.len() - 1;
+        if self.listening {
+            self.backlogs[index(listener)].push_back(socket);
+            self.accept_edges[index(listener)] = true;
+        } else {
+            self.sockets[socket].error = Some(ErrorKind::ConnectionReset);
+        }
+        socket
+    }
+
+    /// Bytes arrive; returns how many fit.
+    pub fn arrive(&mut self, socket: usize, bytes: &[u8]) -> usize {
+        let it = &mut self.sockets[socket];
+        if it.closed.is_some() || it.error.is_some() || it.fin {
+            return bytes.len();
+        }
+        let count = bytes.len().min(it.input_max.saturating_sub(it.input.len() - it.read));
+        it.input.extend_from_slice(&bytes[..count]);
+        if count > 0 {
+            self.edge(socket, Edges { readable: true, ..Edges::default() });
+        }
+        count
+    }
+
+    /// The client ends its side.
+    pub fn end_input(&mut self, socket: usize) {
+        if !self.sockets[socket].fin {
+            self.sockets[socket].fin = true;
+            self.edge(socket, Edges { readable: true, read_closed: true, ..Edges::default() });
+        }
+    }
+
+    /// The connection breaks; input that was not read is lost if `purge`.
+    pub fn fail(&mut self, socket: usize, error: ErrorKind, purge: bool) {
+        let it = &mut self.sockets[socket];
+        if it.error.is_some() {
+            return;
+        }
+        it.error = Some(error);
+        it.blocked = false;
+        if purge {
+            it.read = it.input.len();
+        }
+        self.edge(socket, Edges { readable: true, writable: true, read_closed: true });
+    }
+
+    /// The client reads at most `count` bytes.
+    pub fn take(&mut self, socket: usize, count: usize) -> Read {
+        let it = &mut self.sockets[socket];
+        let taken = count.min(it.output);
+        it.output -= taken;
+        if it.blocked && it.output_max - it.output >= (it.output_max / 3).max(1) {
+            it.blocked = false;
+            self.edge(socket, Edges { writable: true, ..Edges::default() });
+        }
+        let it = &self.sockets[socket];
+        match taken {
+            0 if it.output == 0 && (it.shut || it.closed.is_some() || it.error.is_some()) => Read::End,
+            0 => Read::Nothing,
+            _ => Read::Bytes(taken),
+        }
+    }
+
+    /// Remembers an edge; nothing is told of a socket that is not registered or closed.
+    fn edge(&mut self, socket: usize, edges: Edges) {
+        let it = &mut self.sockets[socket];
+        if it.id.is_none() || it.closed.is_some() {
+            return;
+        }
+        it.edges.readable |= edges.readable;
+        it.edges.writable |= edges.writable;
+        it.edges.read_closed |= edges.read_closed;
+        if !it.queued {
+            it.queued = true;
+            self.ready.push_back(socket);
+        }
+    }
+
+    /// An outcome is there for the loop.
+    pub fn complete(&mut self, completion: Completion) {
+        self.completions.push_back(completion);
+        self.completions_edge = true;
+    }
+
+    pub fn has_edges(&self) -> bool {
+        !self.ready.is_empty() || self.accept_edges != [false; 2] || self.completions_edge || self.signals > 0
+    }
+
+    /// Takes the edge of the socket at `place` in the queue, if that is still open.
+    pub fn next_edge(&mut self, place: usize) -> Option<(usize, ConnId, Edges)> {
+        let socket = self.ready.remove(place)?;
+        let it = &mut self.sockets[socket];
+        it.queued = false;
+        let mut edges = std::mem::take(&mut it.edges);
+        if self.whole_state {
+            edges.readable |= it.is_readable();
+            edges.writable |= it.output < it.output_max || it.error.is_some();
+            edges.read_closed |= it.fin || it.error.is_some();
+        }
+        match (it.id, it.closed) {
+            (Some(id), None) => Some((socket, id, edges)),
+            (_, _) => None,
+        }
+    }
+
+    pub fn edges_waiting(&self) -> usize {
+        self.ready.len()
+    }
+
+    pub fn take_accept_edge(&mut self, listener: Listener) -> bool {
+        std::mem::take(&mut self.accept_edges[index(listener)])
+    }
+
+    pub fn take_completions_edge(&mut self) -> bool {
+        std::mem::take(&mut self.completions_edge)
+    }
+
+    pub fn backlog(&self, listener: Listener) -> usize {
+        self.backlogs[index(listener)].len()
+    }
+
+    pub fn has_accept_edge(&self, listener: Listener) -> bool {
+        self.accept_edges[index(listener)]
+    }
+
+    pub fn accept(&mut self, listener: Listener) -> Option<usize> {
+        let socket = self.backlogs[index(listener)].pop_front()?;
+        self.sockets[socket].accepted = true;
+        self.open.push(socket);
+        Some(socket)
+    }
+
+    pub fn register(&mut self, socket: usize, id: ConnId) {
+        let it = &mut self.sockets[socket];
+        it.id = Some(id);
+        let edges = Edges { readable: it.is_readable(), writable: true, read_closed: it.fin || it.error.is_some() };
+        self.edge(socket, edges);
+    }
+
+    /// The gateway reads.
+    pub fn read(&mut self, socket: usize, buffer: &mut [u8]) -> Result<usize, ErrorKind> {
+        let it = &mut self.sockets[socket];
+        let unread = &it.input[it.read..];
+        if unread.is_empty() {
+            return match it.error {
+                Some(error) => Err(error),
+                None if it.fin => Ok(0),
+                None => Err(ErrorKind::WouldBlock),
+            };
+        }
+        let count = unread.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&unread[..count]);
+        it.read += count;
+        if it.read == it.input.len() {
+            it.input.clear();
+            it.read = 0;
+        }
+        Ok(count)
+    }
+
+    /// The gateway writes `count` bytes; returns how many were taken.
+    pub fn write(&mut self, socket: usize, count: usize) -> Result<usize, ErrorKind> {
+        let it = &mut self.sockets[socket];
+        if let Some(error) = it.error {
+            return Err(if error == ErrorKind::TimedOut { error } else { ErrorKind::BrokenPipe });
+        }
+        if it.deaf {
+            return Ok(count);
+        }
+        let taken = count.min(it.output_max - it.output);
+        it.output += taken;
+        it.blocked |= taken < count;
+        if taken == 0 { Err(ErrorKind::WouldBlock) } else { Ok(taken) }
+    }
+
+    /// The gateway closes; what the client has not read is lost if it aborts, or if it leaves input
+    /// unread (RFC 1122 section 4.2.2.13).
+    pub fn close(&mut self, socket: usize, how: How) {
+        self.open.retain(|open| *open != socket);
+        let it = &mut self.sockets[socket];
+        assert!(it.closed.is_none(), "closed twice");
+        it.closed = Some(how);
+        it.blocked = false;
+        if how == How::Abort || it.read < it.input.len() {
+            it.output = 0;
+        }
+        it.input = Vec::new();
+        it.read = 0;
+    }
+
+    pub fn stop_listening(&mut self) {
+        self.listening = false;
+        self.accept_edges = [false; 2];
+        for backlog in &mut self.backlogs {
+            for socket in backlog.drain(..) {
+                self.sockets[socket].error = Some(ErrorKind::ConnectionReset);
+            }
+        }
+    }
+}
+
+impl Socket {
+    /// Whether a read would find something.
+    pub fn is_readable(&self) -> bool {
+        self.read < self.input.len() || self.fin || self.error.is_some()
+    }
+
+    /// Whether its owner will be told something without a further cause.
+    pub fn has_edge(&self) -> bool {
+        self.queued
+    }
+
+    /// Whether everything was read that the client has sent.
+    pub fn is_drained(&self) -> bool {
+        self.read == self.input.len()
+    }
+}

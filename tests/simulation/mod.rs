@@ -1,0 +1,100 @@
+//! One run of the simulation, from its seed.
+
+mod answers;
+mod arrivals;
+mod backend;
+mod callbacks;
+mod client;
+mod exchange;
+mod faults;
+mod kernel;
+mod net;
+mod oracle;
+mod random;
+mod requests;
+mod response;
+mod stream;
+mod trace;
+mod world;
+mod writes;
+
+use oracle::{Oracle, millis};
+use ssegateway::gateway::{Finished, Gateway};
+use ssegateway::reactor::Reactor;
+use ssegateway::time::Millis;
+use world::World;
+
+/// Turns of one run; more of them would be a loop that never comes to rest.
+const TURNS_MAX: u64 = 2_000_000;
+
+/// What came of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// A hash over everything that happened.
+    pub hash: u64,
+    /// Turns of the loop and events of the world.
+    pub steps: u64,
+    pub connections: u64,
+    pub events: u64,
+    pub heartbeats: u64,
+}
+
+/// Runs the seed; panics where the gateway fails.
+pub fn run(seed: u64, aloud: bool) -> Summary {
+    let world = World::new(seed, aloud);
+    if aloud {
+        println!("seed {seed}: {}", world.faults.describe());
+        println!("{:?} connections_max={}", world.settings, world.connections_max);
+    }
+    let settings = world.settings.clone();
+    let (connections_max, internal) = (world.connections_max, settings.internal_listener);
+    let gateway = Gateway::new(settings, Millis::from_millis(world.clock), seed);
+    let mut reactor = Reactor::new(world, gateway, connections_max, internal);
+    let mut turns = 0;
+    let finished = loop {
+        reactor.turn().expect("polling does not fail");
+        turns += 1;
+        assert!(turns < TURNS_MAX, "no rest after {turns} turns");
+        reactor.gateway().assert_invariants();
+        reactor.net().oracle.turn_ends();
+        let finished = reactor.gateway().finished();
+        check_drain(&reactor.net().oracle, finished);
+        if finished.is_some() || reactor.net().finished {
+            break finished;
+        }
+    };
+    let gateway = reactor.gateway();
+    let tables = (gateway.connections(), gateway.streams(), gateway.calls());
+    let world = reactor.net();
+    if finished != Some(Finished::TimedOut) {
+        assert_eq!(tables, (0, 0, 0), "connections, streams and calls are left");
+        assert!(world.kernel.open.is_empty(), "sockets are left open");
+        check_disconnects(&world.oracle);
+    }
+    Summary {
+        hash: world.trace.hash(),
+        steps: world.trace.steps(),
+        connections: world.clients.len() as u64,
+        events: world.oracle.frames,
+        heartbeats: world.oracle.heartbeats,
+    }
+}
+
+/// The drain ends when it is done, or when its time is over, and not before.
+fn check_drain(oracle: &Oracle, finished: Option<Finished>) {
+    let over = oracle.drained_at.map(|at| at + millis(oracle.settings.shutdown_timeout));
+    match finished {
+        Some(Finished::Clean) => assert!(oracle.is_draining(), "finished before the drain"),
+        Some(Finished::TimedOut) => assert!(over.is_some_and(|over| over <= oracle.now), "gave up before its time"),
+        None => assert!(over.is_none_or(|over| oracle.now <= over + 500), "the drain does not end"),
+    }
+}
+
+/// At the end every stream that the backend accepted has had its one disconnect.
+fn check_disconnects(oracle: &Oracle) {
+    for (n, exchange) in oracle.exchanges.iter().enumerate() {
+        if let Some(stream) = &exchange.stream {
+            assert_eq!(stream.disconnects, u32::from(stream.owes_disconnect()), "client {n}: disconnects");
+        }
+    }
+}

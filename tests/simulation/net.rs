@@ -1,0 +1,325 @@
+//! The seam: [`Net`] on the simulated world, with faults on the way and the oracle looking on.
+
+use super::faults::Fault;
+use super::kernel::Edges;
+use super::world::World;
+use ssegateway::callback::{Call, Completion};
+use ssegateway::gateway::{ConnId, How, Listener};
+use ssegateway::reactor::{Event, Net};
+use ssegateway::time::Millis;
+use ssegateway::timer::TICK_MS;
+use std::io::{self, ErrorKind};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Turns in a row that may pass without waiting and without doing anything.
+const IDLE_TURNS_MAX: u32 = 50;
+
+/// A socket as the loop holds it: the number of its client.
+pub struct Handle(usize);
+
+fn interrupted() -> io::Error {
+    ErrorKind::Interrupted.into()
+}
+
+impl World {
+    fn strikes(&mut self, fault: Fault) -> bool {
+        self.faults.strikes(fault, &mut self.random)
+    }
+
+    /// The loop is about to sleep for `timeout`: whatever waits must be going to wake it.
+    fn check_sleep(&self, timeout: Option<u64>) {
+        self.oracle.falls_asleep();
+        for n in &self.kernel.open {
+            let socket = &self.kernel.sockets[*n];
+            let exchange = &self.oracle.exchanges[*n];
+            let unread = !socket.is_drained() || ((socket.fin || socket.error.is_some()) && !exchange.ended);
+            assert!(
+                !unread || socket.has_edge() || exchange.failed || exchange.refused,
+                "client {n}: asleep with input unread and no edge to come"
+            );
+            assert!(
+                !exchange.refused || socket.blocked || socket.has_edge() || exchange.failed,
+                "client {n}: asleep for room that no edge will tell of"
+            );
+        }
+        let edge = self.kernel.has_edges();
+        assert!(edge || self.kernel.completions.is_empty(), "asleep with outcomes waiting");
+        let pause = self.exhausted_at.is_some_and(|at| at + 100 >= self.clock);
+        for listener in [Listener::Public, Listener::Internal] {
+            let waits = self.kernel.backlog(listener) > 0 && !self.kernel.has_accept_edge(listener);
+            if waits && self.has_room(listener) {
+                assert!(pause && timeout.is_some_and(|timeout| timeout <= 100), "asleep with clients in the backlog");
+            }
+        }
+    }
+
+    fn has_room(&self, listener: Listener) -> bool {
+        let reserved = match listener {
+            Listener::Public if self.settings.internal_listener => 16.min(self.connections_max / 2),
+            Listener::Public | Listener::Internal => 0,
+        };
+        self.kernel.open.len() + reserved < self.connections_max
+    }
+
+    /// A turn that neither waits nor does anything may happen; many in a row are a loop that spins.
+    fn check_spin(&mut self, timeout: Option<u64>) {
+        if timeout == Some(0) && !self.worked && !self.kernel.has_edges() {
+            self.idle_turns += 1;
+            assert!(self.idle_turns <= IDLE_TURNS_MAX, "the loop spins");
+        } else {
+            self.idle_turns = 0;
+        }
+        self.worked = false;
+    }
+
+    fn gather(&mut self, events: &mut Vec<Event>) {
+        for _ in 0..std::mem::take(&mut self.kernel.signals) {
+            self.woken_by_signal = true;
+            events.push(Event::Signal);
+        }
+        let few = self.strikes(Fault::SmallBatches);
+        let waiting = self.kernel.edges_waiting();
+        let count = if few { self.random.below(waiting as u64 + 1) as usize } else { waiting };
+        for taken in 0..count {
+            let place = if few { self.random.below((waiting - taken) as u64) as usize } else { 0 };
+            if let Some((n, id, edges)) = self.kernel.next_edge(place) {
+                self.tell(n, id, edges, events);
+            }
+        }
+        for listener in [Listener::Public, Listener::Internal] {
+            if self.kernel.take_accept_edge(listener) || self.strikes(Fault::SpuriousEdge) {
+                events.push(Event::Accept(listener));
+            }
+        }
+        if self.kernel.take_completions_edge() || self.strikes(Fault::SpuriousEdge) {
+            events.push(Event::Completions);
+        }
+        self.gather_lies(events);
+    }
+
+    fn tell(&mut self, n: usize, id: ConnId, edges: Edges, events: &mut Vec<Event>) {
+        let Edges { readable, writable, read_closed } = edges;
+        if writable {
+            self.oracle.exchanges[n].refused = false;
+        }
+        let bits = u64::from(readable) | u64::from(writable) << 1 | u64::from(read_closed) << 2;
+        self.trace.note(self.clock, "edge", &[("client", n as u64), ("bits", bits)]);
+        events.push(Event::Socket { id, readable, writable, read_closed });
+    }
+
+    /// Events that mean nothing, for connections that live and for some that do not.
+    fn gather_lies(&mut self, events: &mut Vec<Event>) {
+        if self.strikes(Fault::SpuriousEdge) && !self.kernel.open.is_empty() {
+            let n = self.random.pick(&self.kernel.open);
+            let edges =
+                Edges { readable: self.random.chance(500), writable: self.random.chance(500), read_closed: false };
+            if let Some(id) = self.kernel.sockets[n].id {
+                self.tell(n, id, edges, events);
+            }
+        }
+        if self.strikes(Fault::StaleEvent) && !self.stale.is_empty() {
+            let id = self.random.pick(&self.stale);
+            let place = self.random.below(events.len() as u64 + 1) as usize;
+            let event = Event::Socket { id, readable: true, writable: true, read_closed: true };
+            events.insert(place, event);
+        }
+    }
+}
+
+impl Net for World {
+    type Socket = Handle;
+
+    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+        self.trace.count_step();
+        let timeout = timeout.map(|timeout| timeout.as_millis() as u64);
+        self.check_spin(timeout);
+        if timeout != Some(0) {
+            self.check_sleep(timeout);
+        }
+        self.catch_up();
+        let until = timeout.map(|timeout| self.clock + timeout);
+        while !self.kernel.has_edges() && !self.finished {
+            let next = self.next_time();
+            let Some(time) = [until, next].into_iter().flatten().min() else {
+                panic!("asleep for ever");
+            };
+            self.clock = self.clock.max(time);
+            if until.is_some_and(|until| until <= self.clock) && next.is_none_or(|next| next > self.clock) {
+                break;
+            }
+            self.catch_up();
+            if until.is_some_and(|until| until <= self.clock) {
+                break;
+            }
+        }
+        if self.strikes(Fault::LateLoop) {
+            self.clock += self.random.within(1, 400);
+        }
+        if self.oracle.is_doubtful(self.clock) {
+            self.clock = self.clock.next_multiple_of(TICK_MS);
+        }
+        self.woken = true;
+        self.woken_by_signal = false;
+        if self.strikes(Fault::Interrupted) {
+            return Err(interrupted());
+        }
+        self.gather(events);
+        Ok(())
+    }
+
+    fn accept(&mut self, listener: Listener) -> io::Result<Handle> {
+        if self.strikes(Fault::Interrupted) {
+            self.worked = true;
+            return Err(interrupted());
+        }
+        if self.kernel.backlog(listener) == 0 {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        if self.exhausted || self.kernel.open.len() >= self.kernel.descriptors {
+            self.exhausted_at = Some(self.clock);
+            let error = self.random.pick(&[libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM]);
+            return Err(io::Error::from_raw_os_error(error));
+        }
+        self.worked = true;
+        let Some(n) = self.kernel.accept(listener) else { return Err(ErrorKind::WouldBlock.into()) };
+        if self.strikes(Fault::AcceptAborted) {
+            self.trace.note(self.clock, "accept aborted", &[("client", n as u64)]);
+            self.kernel.close(n, How::Abort);
+            return Err(ErrorKind::ConnectionAborted.into());
+        }
+        self.trace.note(self.clock, "accept", &[("client", n as u64)]);
+        self.backend.token_for = n;
+        Ok(Handle(n))
+    }
+
+    fn register(&mut self, socket: &mut Handle, id: ConnId) -> io::Result<()> {
+        self.oracle.accepted(socket.0);
+        if self.strikes(Fault::RegisterFails) {
+            self.oracle.exchanges[socket.0].failed = true;
+            return Err(ErrorKind::OutOfMemory.into());
+        }
+        self.kernel.register(socket.0, id);
+        Ok(())
+    }
+
+    fn read(&mut self, socket: &mut Handle, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = socket.0;
+        self.worked = true;
+        let result = match self.strikes(Fault::Interrupted) {
+            true => Err(ErrorKind::Interrupted),
+            false => self.kernel.read(n, buffer),
+        };
+        let count = result.map_or(u64::MAX, |count| count as u64);
+        self.trace.note(self.clock, "read", &[("client", n as u64), ("bytes", count)]);
+        if let Ok(count) = result {
+            self.trace.bytes(&buffer[..count]);
+        }
+        self.oracle.read(n, result);
+        result.map_err(io::Error::from)
+    }
+
+    fn write(&mut self, socket: &mut Handle, bytes: &[u8]) -> io::Result<usize> {
+        let n = socket.0;
+        self.worked = true;
+        let mut whole = true;
+        let result = if self.strikes(Fault::Interrupted) {
+            whole = false;
+            Err(ErrorKind::Interrupted)
+        } else if self.strikes(Fault::WriteZero) {
+            Ok(0)
+        } else {
+            let mut count = bytes.len();
+            if self.strikes(Fault::ShortWrite) {
+                count = self.random.within(1, bytes.len() as u64) as usize;
+                whole = count == bytes.len();
+            }
+            self.kernel.write(n, count)
+        };
+        let taken = result.map_or(u64::MAX, |taken| taken as u64);
+        self.trace.note(
+            self.clock,
+            "write",
+            &[("client", n as u64), ("offered", bytes.len() as u64), ("taken", taken)],
+        );
+        if let Ok(taken) = result {
+            self.trace.bytes(&bytes[..taken]);
+        }
+        self.oracle.wrote(n, bytes, result, whole);
+        self.after_write(n);
+        result.map_err(io::Error::from)
+    }
+
+    fn shutdown_write(&mut self, socket: &mut Handle) -> io::Result<()> {
+        let n = socket.0;
+        self.worked = true;
+        self.trace.note(self.clock, "shutdown", &[("client", n as u64)]);
+        self.oracle.shut(n);
+        if self.kernel.sockets[n].error.is_some() {
+            self.oracle.exchanges[n].failed = true;
+            return Err(ErrorKind::NotConnected.into());
+        }
+        self.kernel.sockets[n].shut = true;
+        self.after_write(n);
+        Ok(())
+    }
+
+    fn close(&mut self, socket: Handle) {
+        self.end(socket.0, How::Graceful);
+    }
+
+    fn abort(&mut self, socket: Handle) {
+        self.end(socket.0, How::Abort);
+    }
+
+    fn stop_accepting(&mut self) {
+        self.trace.note(self.clock, "stop accepting", &[]);
+        assert!(self.oracle.is_draining(), "listeners closed before the drain");
+        self.kernel.stop_listening();
+    }
+
+    fn now(&mut self) -> Millis {
+        if std::mem::take(&mut self.woken) {
+            self.oracle.turn_begins(self.clock, self.woken_by_signal);
+        }
+        Millis::from_millis(self.clock)
+    }
+
+    fn unix_seconds(&mut self) -> u64 {
+        1_700_000_000 + self.clock / 1000
+    }
+
+    fn draw_token(&mut self) -> Uuid {
+        super::backend::token_of(self.backend.token_for)
+    }
+
+    fn submit(&mut self, call: Call) {
+        self.worked = true;
+        self.take_call(&call);
+    }
+
+    fn next_completion(&mut self) -> Option<Completion> {
+        let completion = self.kernel.completions.pop_front()?;
+        self.worked = true;
+        self.completion_taken(&completion);
+        Some(completion)
+    }
+
+    fn release_memory(&mut self) {}
+}
+
+impl World {
+    fn end(&mut self, n: usize, how: How) {
+        self.worked = true;
+        self.trace.note(self.clock, "close", &[("client", n as u64), ("abort", u64::from(how == How::Abort))]);
+        if self.oracle.exchanges[n].accepted {
+            self.oracle.closed(n, how);
+        }
+        self.kernel.close(n, how);
+        if let Some(id) = self.kernel.sockets[n].id {
+            self.stale.push(id);
+            self.exhausted_at = None;
+        }
+        self.after_write(n);
+    }
+}

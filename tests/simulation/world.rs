@@ -1,0 +1,261 @@
+//! The world around the loop: its clock, what is to happen when, and the phases of a run.
+
+use super::backend::Backend;
+use super::client::Client;
+use super::faults::{Fault, Faults};
+use super::kernel::Kernel;
+use super::oracle::{Oracle, millis};
+use super::random::Random;
+use super::trace::Trace;
+use ssegateway::gateway::{ConnId, Settings};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::io::ErrorKind;
+
+/// Something that is to happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Item {
+    /// Another client comes.
+    Spawn,
+    /// The backend sends something to somebody.
+    Chat,
+    /// A client sends its next piece.
+    Speak(usize),
+    /// A client reads.
+    Listen(usize),
+    /// A client does what it came to do in the end.
+    Depart(usize),
+    /// What was written to a client that has closed is answered with a reset.
+    Reset(usize),
+    /// The kernel has waited for a vanished host long enough.
+    GiveUp(usize),
+    /// A worker is done with a call.
+    Outcome(usize),
+    /// Descriptors run out, and come back.
+    Descriptors(bool),
+    ClockJump,
+    Signal,
+    /// Faults are over.
+    Calm,
+    /// All clients leave, or the gateway is told to stop.
+    Leave,
+    /// Everything must be at rest.
+    Finish,
+}
+
+pub struct World {
+    pub random: Random,
+    pub faults: Faults,
+    pub trace: Trace,
+    /// Simulated milliseconds.
+    pub clock: u64,
+    agenda: BinaryHeap<Reverse<(u64, u64, Item)>>,
+    planned: u64,
+    pub kernel: Kernel,
+    pub clients: Vec<Client>,
+    pub backend: Backend,
+    pub oracle: Oracle,
+    pub settings: Settings,
+    pub connections_max: usize,
+    /// Clients that may still come.
+    spawns_left: u64,
+    spawn_pause: u64,
+    /// Ids of connections that were closed, for events that come too late.
+    pub stale: Vec<ConnId>,
+    /// No descriptors, whatever the count.
+    pub exhausted: bool,
+    /// When accept(2) last failed for want of descriptors.
+    pub exhausted_at: Option<u64>,
+    pub drains: bool,
+    pub signalled: bool,
+    pub finished: bool,
+    /// The loop has just been woken.
+    pub woken: bool,
+    pub woken_by_signal: bool,
+    /// Turns in a row that neither waited nor did anything.
+    pub idle_turns: u32,
+    pub worked: bool,
+}
+
+impl World {
+    pub fn new(seed: u64, aloud: bool) -> World {
+        let mut random = Random::new(seed);
+        let faults = Faults::draw(seed, &mut random);
+        let settings = super::faults::draw_settings(&mut random);
+        let connections_max = random.pick(&[4, 12, 40, 40, 400, 400]);
+        let descriptors = if random.chance(200) { connections_max / 2 + 1 } else { usize::MAX };
+        let whole_state = random.chance(500);
+        let mut world = World {
+            trace: Trace::new(aloud),
+            clock: random.below(100_000),
+            agenda: BinaryHeap::new(),
+            planned: 0,
+            kernel: Kernel::new(descriptors, whole_state),
+            clients: Vec::new(),
+            backend: Backend::default(),
+            oracle: Oracle::new(settings.clone()),
+            settings,
+            connections_max,
+            spawns_left: 0,
+            spawn_pause: 0,
+            stale: Vec::new(),
+            exhausted: false,
+            exhausted_at: None,
+            drains: random.chance(400),
+            signalled: false,
+            finished: false,
+            woken: false,
+            woken_by_signal: false,
+            idle_turns: 0,
+            worked: false,
+            random,
+            faults,
+        };
+        world.plan_run();
+        world
+    }
+
+    fn plan_run(&mut self) {
+        let active = self.random.within(3_000, 20_000);
+        let flood = self.faults.strikes(Fault::Flood, &mut self.random);
+        self.spawns_left = self.random.within(3, if flood { 200 } else { 40 });
+        self.spawn_pause = if flood { 40 } else { active / self.spawns_left };
+        self.plan(0, Item::Spawn);
+        self.plan(self.random.clone().below(500), Item::Chat);
+        for (fault, item) in [
+            (Fault::Signal, Item::Signal),
+            (Fault::ClockJump, Item::ClockJump),
+            (Fault::NoDescriptors, Item::Descriptors(false)),
+        ] {
+            let times = if fault == Fault::NoDescriptors { 5 } else { 1 };
+            for _ in 0..times {
+                if self.faults.strikes(fault, &mut self.random) {
+                    let after = self.random.below(active);
+                    self.plan(after, item);
+                }
+            }
+        }
+        self.plan(active, Item::Calm);
+    }
+
+    /// Sees to it that `item` happens in `delay` milliseconds.
+    pub fn plan(&mut self, delay: u64, item: Item) {
+        self.planned += 1;
+        self.agenda.push(Reverse((self.clock + delay, self.planned, item)));
+    }
+
+    pub fn next_time(&self) -> Option<u64> {
+        self.agenda.peek().map(|Reverse((time, _, _))| *time)
+    }
+
+    /// Lets everything happen that is due.
+    pub fn catch_up(&mut self) {
+        while self.next_time().is_some_and(|time| time <= self.clock) {
+            if let Some(Reverse((_, _, item))) = self.agenda.pop() {
+                self.trace.count_step();
+                self.happen(item);
+            }
+        }
+    }
+
+    fn happen(&mut self, item: Item) {
+        match item {
+            Item::Spawn => {
+                if self.spawns_left > 0 && !self.faults.ended() {
+                    self.spawns_left -= 1;
+                    self.spawn();
+                    let pause = self.random.below(self.spawn_pause * 2 + 1);
+                    self.plan(pause, Item::Spawn);
+                }
+            }
+            Item::Chat => {
+                if !self.faults.ended() {
+                    self.chat();
+                    let pause = self.random.within(1, 300);
+                    self.plan(pause, Item::Chat);
+                }
+            }
+            Item::Speak(n) => self.speak(n),
+            Item::Listen(n) => self.listen(n),
+            Item::Depart(n) => self.depart(n),
+            Item::Reset(n) => self.break_off(n, ErrorKind::ConnectionReset),
+            Item::GiveUp(n) => self.break_off(n, ErrorKind::TimedOut),
+            Item::Outcome(call) => self.complete(call),
+            Item::Descriptors(there) => {
+                self.exhausted = !there && !self.faults.ended();
+                self.trace.note(self.clock, "descriptors", &[("there", u64::from(!self.exhausted))]);
+                if self.exhausted {
+                    let pause = self.random.within(50, 3_000);
+                    self.plan(pause, Item::Descriptors(true));
+                }
+            }
+            Item::ClockJump => {
+                if !self.faults.ended() {
+                    let jump = self.random.pick(&[500, 2_000, 7_000, 60_000]);
+                    self.trace.note(self.clock, "clock jumps", &[("by", jump)]);
+                    // What was planned happens at once then, as after a suspended machine wakes up.
+                    self.clock += jump;
+                }
+            }
+            Item::Signal => self.signal(),
+            Item::Calm => self.calm_down(),
+            Item::Leave => self.leave(),
+            Item::Finish => self.finished = true,
+        }
+    }
+
+    pub fn break_off(&mut self, n: usize, error: ErrorKind) {
+        let purge = self.random.chance(500);
+        self.trace.note(self.clock, "connection breaks", &[("client", n as u64), ("purge", u64::from(purge))]);
+        self.kernel.fail(n, error, purge);
+    }
+
+    fn signal(&mut self) {
+        if !self.signalled {
+            self.signalled = true;
+            self.trace.note(self.clock, "signal", &[]);
+            self.kernel.signals += 1;
+            let delay = millis(self.settings.shutdown_delay);
+            self.plan(delay + 200, Item::Calm);
+        }
+    }
+
+    /// No more faults, and nobody new. Whoever stalled reads on.
+    fn calm_down(&mut self) {
+        if self.faults.ended() {
+            return;
+        }
+        self.trace.note(self.clock, "calm", &[]);
+        self.faults.end();
+        self.exhausted = false;
+        self.kernel.descriptors = usize::MAX;
+        for n in 0..self.clients.len() {
+            self.resume(n);
+        }
+        let settings = &self.settings;
+        let waits = [settings.callback_timeout, settings.connect_queue, settings.request_timeout];
+        let rest: u64 = waits.iter().map(|wait| millis(*wait)).sum();
+        self.plan(rest + millis(settings.client_timeout) + 6_000, Item::Leave);
+    }
+
+    fn leave(&mut self) {
+        if self.drains && !self.signalled {
+            self.signal();
+        } else {
+            self.trace.note(self.clock, "all leave", &[]);
+            for n in 0..self.clients.len() {
+                self.leave_politely(n);
+            }
+        }
+        let settings = &self.settings;
+        let waits = [
+            settings.client_timeout,
+            settings.heartbeat_interval,
+            settings.keepalive_timeout,
+            settings.shutdown_delay,
+            settings.shutdown_timeout,
+        ];
+        let rest: u64 = waits.iter().map(|wait| millis(*wait)).sum();
+        self.plan(rest + 5_000, Item::Finish);
+    }
+}
