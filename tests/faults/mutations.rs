@@ -131,5 +131,5 @@ fn mutated_requests_get_an_answer_or_a_close() {
     assert_eq!(gateway.get("/healthz").status, 200);
     gateway.drain();
     ledger.assert_settled();
-    report(&format!("{REQUESTS} mutated requests (seed {SEED}): {statuses:?}, RSS KiB {before} to {after}; {seen:?}"));
+    report(&format!("{REQUESTS} mutated requests (seed {SEED}): {statuses:?}, RSS KiB {before} to {after}; {seen}"));
 }

@@ -101,7 +101,7 @@ fn vanish(beside: Beside) {
             let took = start.elapsed();
             assert!(took < SLACK, "{took:?}");
             assert_eq!(backend.count("disconnect"), 3);
-            return report(&format!("SIGTERM, a vanished host: exit 0 after {took:?}; {seen:?}"));
+            return report(&format!("SIGTERM, a vanished host: exit 0 after {took:?}; {seen}"));
         }
     };
     for token in [busy_token, idle_token] {
@@ -110,7 +110,7 @@ fn vanish(beside: Beside) {
     }
     let took = start.elapsed();
     assert!(took < client_timeout + Duration::from_secs(1) + SLACK, "{took:?}");
-    report(&format!("{what}: ended after {took:?}; {:?}", healthy.finish()));
+    report(&format!("{what}: ended after {took:?}; {}", healthy.finish()));
     gateway.drain();
     assert_eq!(backend.count("disconnect"), 3);
     drop((idle, busy));
