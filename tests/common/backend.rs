@@ -163,7 +163,10 @@ struct Shared {
     calls: Mutex<Vec<(Call, bool)>>,
     arrived: Condvar,
     connections: AtomicUsize,
-    sockets: Mutex<Vec<TcpStream>>,
+    /// By number of the connection.
+    sockets: Mutex<Vec<(usize, TcpStream)>>,
+    /// Whether calls are kept for the test to look at.
+    records: bool,
     stopped: AtomicBool,
     handler: Box<Handler>,
 }
@@ -179,7 +182,12 @@ pub struct Backend {
 impl Backend {
     /// A thread per connection, keep-alive.
     pub fn new(handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Backend {
-        Backend::start(0, false, handler)
+        Backend::start(0, false, true, handler)
+    }
+
+    /// The same, but it keeps no record of its calls: for runs that make very many.
+    pub fn forgetful(handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Backend {
+        Backend::start(0, false, false, handler)
     }
 
     /// Answers everything with an empty 200.
@@ -194,15 +202,20 @@ impl Backend {
 
     /// One connection at a time and one request on each, like Python's `http.server.HTTPServer`.
     pub fn single_threaded(handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Backend {
-        Backend::start(0, true, handler)
+        Backend::start(0, true, true, handler)
     }
 
     /// On a given port, for a backend that comes back.
     pub fn on_port(port: u16, handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Backend {
-        Backend::start(port, false, handler)
+        Backend::start(port, false, true, handler)
     }
 
-    fn start(port: u16, single: bool, handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Backend {
+    fn start(
+        port: u16,
+        single: bool,
+        records: bool,
+        handler: impl Fn(&Call) -> Answer + Send + Sync + 'static,
+    ) -> Backend {
         let listener = TcpListener::bind(("127.0.0.1", port)).expect("a port for the backend");
         let port = listener.local_addr().expect("its address").port();
         let shared = Arc::new(Shared {
@@ -210,6 +223,7 @@ impl Backend {
             arrived: Condvar::new(),
             connections: AtomicUsize::new(0),
             sockets: Mutex::default(),
+            records,
             stopped: AtomicBool::new(false),
             handler: Box::new(handler),
         });
@@ -222,13 +236,17 @@ impl Backend {
                 let Ok(socket) = socket else { continue };
                 let connection = served.connections.fetch_add(1, Ordering::SeqCst);
                 if let Ok(socket) = socket.try_clone() {
-                    served.sockets.lock().unwrap().push(socket);
+                    served.sockets.lock().unwrap().push((connection, socket));
                 }
                 if single {
                     served.serve(socket, connection, true);
+                    served.forget(connection);
                 } else {
                     let shared = served.clone();
-                    std::thread::spawn(move || shared.serve(socket, connection, false));
+                    std::thread::spawn(move || {
+                        shared.serve(socket, connection, false);
+                        shared.forget(connection);
+                    });
                 }
             }
         });
@@ -290,7 +308,7 @@ impl Backend {
         if self.shared.stopped.swap(true, Ordering::SeqCst) {
             return;
         }
-        for socket in self.shared.sockets.lock().unwrap().drain(..) {
+        for (_, socket) in self.shared.sockets.lock().unwrap().drain(..) {
             let _ = socket.shutdown(Shutdown::Both);
         }
         // Wakes the acceptor, which then sees the flag and drops its listener.
@@ -310,13 +328,20 @@ impl Drop for Backend {
 }
 
 impl Shared {
+    /// The clone kept for `stop` would hold the socket open.
+    fn forget(&self, connection: usize) {
+        self.sockets.lock().unwrap().retain(|(kept, _)| *kept != connection);
+    }
+
     fn serve(&self, mut socket: TcpStream, connection: usize, single: bool) {
         let _ = socket.set_nodelay(true);
         let mut buffer = Vec::new();
         for ordinal in 0.. {
             let Some(call) = read_call(&mut socket, &mut buffer, connection, ordinal) else { return };
-            self.calls.lock().unwrap().push((call.clone(), false));
-            self.arrived.notify_all();
+            if self.records {
+                self.calls.lock().unwrap().push((call.clone(), false));
+                self.arrived.notify_all();
+            }
             for step in (self.handler)(&call).0 {
                 let done = match step {
                     Step::Write(bytes) => socket.write_all(&bytes).is_ok(),
@@ -341,8 +366,7 @@ impl Shared {
                     }
                     Step::Reset => {
                         sys::reset_on_close(&socket);
-                        // The clone kept for `stop` would hold the socket open.
-                        self.sockets.lock().unwrap().retain(|kept| kept.peer_addr().ok() != socket.peer_addr().ok());
+                        self.forget(connection);
                         false
                     }
                 };

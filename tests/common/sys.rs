@@ -1,7 +1,6 @@
 //! The system calls that the standard library has no stable door to.
 
 use std::io;
-use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 
 pub const SIGCONT: i32 = libc::SIGCONT;
@@ -17,7 +16,7 @@ pub fn signal(pid: u32, signal: i32) {
 }
 
 /// Makes closing the socket send a reset instead of a FIN.
-pub fn reset_on_close(socket: &TcpStream) {
+pub fn reset_on_close(socket: &impl AsRawFd) {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     // SAFETY: the descriptor is open for the life of `socket`, and the pointer and length describe `linger` exactly.
     let result = unsafe {
@@ -33,7 +32,7 @@ pub fn reset_on_close(socket: &TcpStream) {
 }
 
 /// Bounds what the kernel holds for a client that does not read.
-pub fn receive_buffer(socket: &TcpStream, bytes: i32) {
+pub fn receive_buffer(socket: &impl AsRawFd, bytes: i32) {
     // SAFETY: the descriptor is open for the life of `socket`, and the pointer and length describe `bytes` exactly.
     let result = unsafe {
         libc::setsockopt(

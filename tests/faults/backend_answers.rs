@@ -97,7 +97,7 @@ fn no_answer_is_so_odd_that_it_harms_anybody_else() {
     let seen = healthy.finish();
     gateway.drain();
     ledger.assert_settled();
-    report(&format!("odd answers: {:?}, RSS KiB {before}, peak {peak}; {seen:?}", ledger.sums()));
+    report(&format!("odd answers: {:?}, RSS KiB {before}, peak {peak}; {seen}", ledger.sums()));
 }
 
 /// Asks for every kind once; how many streams that made.

@@ -1,18 +1,12 @@
 //! Backends whose connections do not last.
 
-use crate::common::{Answer, Backend, Client, Gateway, Ledger, OK, Step, Verdict, assert_json, eventually, get, sys};
+use crate::common::{
+    Answer, Backend, Client, Gateway, Ledger, OK, Random, Step, Verdict, assert_json, eventually, get, sys,
+};
 use crate::healthy::Healthy;
 use crate::report;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-/// A sequence that looks random and is the same in every run (SplitMix64).
-fn mixed(number: u64) -> u64 {
-    let mut mixed = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    mixed ^ (mixed >> 31)
-}
 
 #[test]
 fn idle_connections_closed_at_random_moments_show_nowhere() {
@@ -24,7 +18,7 @@ fn idle_connections_closed_at_random_moments_show_nowhere() {
     let calls = AtomicU64::new(0);
     let backend = Backend::new(move |call| {
         entries.enter(call, Verdict::Accepted);
-        let random = mixed(calls.fetch_add(1, Ordering::SeqCst));
+        let random = Random(calls.fetch_add(1, Ordering::SeqCst)).next();
         // Whole milliseconds would miss the window in which the next call is on its way.
         let pause = Duration::from_micros(random % 3000);
         match random >> 32 & 3 {
@@ -96,6 +90,6 @@ fn a_backend_that_dies_and_returns_costs_no_stream() {
     drop(lost);
     gateway.log_line(&["disconnect callback failed", &lost_token]);
     let seen = healthy.finish();
-    report(&format!("a backend that died 5 times: {seen:?}"));
+    report(&format!("a backend that died 5 times: {seen}"));
     gateway.drain();
 }

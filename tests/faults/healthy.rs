@@ -1,6 +1,7 @@
 //! The bystander: a stream that must not notice what happens beside it.
 
 use crate::common::{Gateway, OK, Stream, assert_json, send_request};
+use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -20,10 +21,15 @@ pub struct Healthy {
 }
 
 /// What it saw.
-#[derive(Debug)]
 pub struct Seen {
-    pub events: usize,
-    pub slowest: Duration,
+    events: usize,
+    slowest: Duration,
+}
+
+impl Display for Seen {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        write!(out, "healthy: {} events, the slowest {:.1?}", self.events, self.slowest)
+    }
 }
 
 impl Healthy {

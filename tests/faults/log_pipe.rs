@@ -36,7 +36,7 @@ fn a_full_pipe_holds_nobody_up() {
     assert_eq!(gateway.exit_code(), Some(0));
     let mut text = Vec::new();
     reader.read_to_end(&mut text).expect("what the pipe holds");
-    report(&format!("a full log pipe: {} KiB in it at the end; {seen:?}, {again:?}", text.len() / 1024));
+    report(&format!("a full log pipe: {} KiB in it at the end; {seen}, {again}", text.len() / 1024));
 }
 
 #[test]
@@ -51,5 +51,5 @@ fn a_pipe_closed_at_any_time_holds_nobody_up() {
     healthy.finish();
     gateway.signal(SIGTERM);
     assert_eq!(gateway.exit_code(), Some(0));
-    report(&format!("a closed log pipe: {seen:?}"));
+    report(&format!("a closed log pipe: {seen}"));
 }

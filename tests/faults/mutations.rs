@@ -1,6 +1,6 @@
 //! Ten thousand requests that are nearly right.
 
-use crate::common::{Answer, Backend, Gateway, Ledger, Verdict, eventually, process};
+use crate::common::{Answer, Backend, Gateway, Ledger, Random, Verdict, eventually, process};
 use crate::healthy::Healthy;
 use crate::report;
 
@@ -55,23 +55,6 @@ const SPLICES: &[&str] = &[
     "\"",
     "\\u0000",
 ];
-
-/// SplitMix64 (Steele, Lea and Flood, 2014).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound.max(1) as u64) as usize
-    }
-}
 
 /// A valid request with one to four changes.
 fn mutated(random: &mut Random) -> Vec<u8> {
@@ -148,5 +131,5 @@ fn mutated_requests_get_an_answer_or_a_close() {
     assert_eq!(gateway.get("/healthz").status, 200);
     gateway.drain();
     ledger.assert_settled();
-    report(&format!("{REQUESTS} mutated requests (seed {SEED}): {statuses:?}, RSS KiB {before} to {after}; {seen:?}"));
+    report(&format!("{REQUESTS} mutated requests (seed {SEED}): {statuses:?}, RSS KiB {before} to {after}; {seen}"));
 }

@@ -99,7 +99,7 @@ fn slow_requests_end_in_time_and_disturb_nobody() {
     assert!(first >= Some(TIMEOUT.mul_f32(0.9)), "one ended after {first:?}");
     eventually("their sockets are closed", || gateway.descriptors() <= before + 2);
     let seen = healthy.finish();
-    report(&format!("{} slow connections ended after {first:?} to {last:?}; {seen:?}", times.len()));
+    report(&format!("{} slow connections ended after {first:?} to {last:?}; {seen}", times.len()));
     assert_eq!(backend.count("connect"), 1, "no half request reaches the backend");
     gateway.drain();
 }

@@ -50,7 +50,7 @@ fn two_thousand_connects_that_are_reset_leave_nothing_behind() {
     let sums = ledger.sums();
     assert_eq!(sums.accepted, sums.disconnects);
     assert!(memory[2] < memory[0] + 8 * 1024, "KiB after each round: {memory:?}");
-    report(&format!("3 x {CLIENTS} connects reset: {sums:?}, RSS KiB after each {memory:?}; {seen:?}"));
+    report(&format!("3 x {CLIENTS} connects reset: {sums:?}, RSS KiB after each {memory:?}; {seen}"));
 }
 
 fn answered(ledger: &Ledger) -> usize {
