@@ -23,10 +23,10 @@ test: ## All tests
 	cargo test
 
 faults: ## Faults on the real binary: stalled readers, dead backends, lost links, no descriptors; a minute or two
-	cargo test --release --test faults
+	cargo test --profile proof --test faults
 
 soak: ## Thousands of streams with churn and faults: MINUTES=15 (1 if not given)
-	SOAK_MINUTES=$(or $(MINUTES),1) cargo test --release --test soak
+	SOAK_MINUTES=$(or $(MINUTES),1) cargo test --profile proof --test soak
 
 lint: ## Formatting and clippy, with and without TLS
 	cargo fmt --check
