@@ -53,8 +53,9 @@ impl Oracle {
             it.chunk_input = u64::MAX;
         }
         self.decode(n, &offered[..taken]);
-        let it = &self.exchanges[n];
-        if let (true, Some(stream)) = (it.written_whole, &it.stream) {
+        let it = &mut self.exchanges[n];
+        if let (true, Some(stream)) = (it.written_whole, &mut it.stream) {
+            stream.heartbeat_may = false;
             assert!(stream.expected.is_empty(), "an event left out of the write for its batch");
         }
     }
