@@ -278,8 +278,11 @@ impl World {
         self.after_write(n);
     }
 
-    /// Goes as a well-behaved client does; one that vanished stays away.
+    /// Goes as a well-behaved client does; on hosts that vanished the kernel gives up.
     pub fn leave_politely(&mut self, n: usize) {
+        if self.clients[n].vanished {
+            return self.break_off(n, ErrorKind::TimedOut);
+        }
         self.go(n, Departure::Close);
     }
 }

@@ -110,9 +110,13 @@ impl Oracle {
         let has_verdict = stream.is_some_and(|stream| stream.verdict.is_some());
         match part {
             Part::Interim => true,
-            Part::Answer(_) => {
-                it.answered < it.arrived && (stream.is_none() || it.answered + 1 < it.arrived || has_verdict)
-            }
+            Part::Answer(answer) if it.answered >= it.arrived => match answer.status {
+                408 => it.late,
+                503 => self.is_draining(),
+                _ => true,
+            },
+            // The last request may be a stream's; those before it were answered when they came.
+            Part::Answer(_) => stream.is_none() || it.answered + 1 < it.arrived || has_verdict,
             Part::StreamHead => has_verdict,
             Part::Frame(frame) if frame == ssegateway::sse::HEARTBEAT => stream.is_some_and(Stream::may_beat),
             Part::Frame(_) => stream.is_some_and(|stream| !stream.expected.is_empty()),
