@@ -8,7 +8,7 @@ PACKED = $(shell getconf GNU_LIBC_VERSION 2>/dev/null | awk -F '[ .]' '$$2 > 2 |
 STATIC = RUSTFLAGS='-C target-feature=+crt-static $(PACKED)' cargo build --release --bin ssegateway --target $(HOST)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint doc static sim fuzz
+.PHONY: help demo run test faults soak lint doc static sim fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,9 +22,16 @@ run: ## The gateway itself, configured by the environment: make run CALLBACK_URL
 test: ## All tests
 	cargo test
 
+faults: ## Faults on the real binary: stalled readers, dead backends, lost links, no descriptors; a minute or two
+	cargo test --release --test faults
+
+soak: ## Thousands of streams with churn and faults: MINUTES=15 (1 if not given)
+	SOAK_MINUTES=$(or $(MINUTES),1) cargo test --release --test soak
+
 lint: ## Formatting and clippy, with and without TLS
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+	cargo clippy --test faults --test soak -- -D warnings
 	cargo clippy --all-targets --no-default-features -- -D warnings
 
 doc: ## The crate's documentation
@@ -39,7 +46,7 @@ static: ## Static binaries: target/static/ssegateway, and ssegateway-notls witho
 	ls -l $(TARGET_DIR)/static
 
 sim: ## The simulation: SEEDS=1000 for many runs, SEED=42 to replay one
-	$(if $(SEEDS),SIM_SEEDS=$(SEEDS)) $(if $(SEED),SIM_SEED=$(SEED)) cargo test --release --test simulation -- --nocapture
+	$(if $(SEEDS),SIM_SEEDS=$(SEEDS)) $(if $(SEED),SIM_SEED=$(SEED)) cargo test --profile proof --test simulation -- --nocapture
 
 fuzz: ## Fuzz one target: TARGET=request TIME=600 (seconds); needs cargo-fuzz
 	fuzz/run $(TARGET) $(or $(TIME),60)

@@ -16,7 +16,7 @@ use std::panic::catch_unwind;
 /// Seeds that every test run tries.
 const SEEDS: u64 = 300;
 /// Failing seeds after which a run stops.
-const FAILURES_MAX: usize = 5;
+const FAILURES_MAX: u64 = 5;
 
 fn number_from(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable}={text}: no number")))
@@ -37,6 +37,7 @@ fn every_seed_keeps_the_contract() {
     }
     let first = number_from("SIM_FIRST").unwrap_or(0);
     let seeds = number_from("SIM_SEEDS").unwrap_or(SEEDS);
+    let failures_max = number_from("SIM_FAILURES").unwrap_or(FAILURES_MAX) as usize;
     let start = seconds_on_cpu();
     let mut sum = Summary::default();
     let mut failed = Vec::new();
@@ -52,7 +53,7 @@ fn every_seed_keeps_the_contract() {
             Err(_) => {
                 eprintln!("seed {seed} failed; replay it: make sim SEED={seed}");
                 failed.push(seed);
-                if failed.len() == FAILURES_MAX {
+                if failed.len() >= failures_max {
                     break;
                 }
             }

@@ -113,7 +113,9 @@ fn basic(userinfo: &str) -> Result<(String, Secret), &'static str> {
     }
     plain.push(b':');
     plain.extend(percent_decode(password)?);
-    Ok((user.to_owned(), Secret::new(format!("Basic {}", BASE64.encode(plain)))))
+    // A user without a password is likely to be a key.
+    let shown = if password.is_empty() { "***" } else { user };
+    Ok((shown.to_owned(), Secret::new(format!("Basic {}", BASE64.encode(plain)))))
 }
 
 fn percent_decode(text: &str) -> Result<Vec<u8>, &'static str> {
@@ -165,6 +167,7 @@ mod tests {
         assert_eq!(header, format!("Basic {}", BASE64.encode("user:p@ss:")));
         assert_eq!(callback.masked(), "http://us%65r:***@host:1/x?y");
         let alone = CallbackUrl::parse("http://user@host/").unwrap();
+        assert_eq!(alone.masked(), "http://***:***@host/");
         assert_eq!(alone.authorization.unwrap().expose(), format!("Basic {}", BASE64.encode("user:")));
     }
 

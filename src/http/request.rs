@@ -206,7 +206,11 @@ fn check_request_line(method: &str, target: &str) -> Result<(), HeadError> {
     let known_form = target.starts_with('/')
         || (target == "*" && method == "OPTIONS")
         || method == "CONNECT"
-        || absolute_form(target).is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', '?']));
+        || absolute_form(target).is_some_and(|rest| {
+            // Whether an authority ends at a `#`, a backslash or an `@` is what readers disagree about.
+            let authority = &rest[..rest.find(['/', '?']).unwrap_or(rest.len())];
+            !authority.is_empty() && authority.bytes().all(is_host_byte)
+        });
     if known_form { Ok(()) } else { Err(HeadError::Malformed("invalid request target")) }
 }
 
@@ -438,6 +442,9 @@ mod tests {
         malformed(b"GET * HTTP/1.1\r\nHost: h\r\n\r\n");
         malformed(b"GET ftp://h/ HTTP/1.1\r\nHost: h\r\n\r\n");
         malformed(b"GET http:///a HTTP/1.1\r\nHost: h\r\n\r\n");
+        for end in ["#", "\\", "@h", "#@h", ",h"] {
+            malformed(format!("POST http://h{end}/internal/send HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes());
+        }
         with(b"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n", |_| ());
         with(b"CONNECT h:443 HTTP/1.1\r\nHost: h\r\n\r\n", |_| ());
     }

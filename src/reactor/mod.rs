@@ -143,8 +143,14 @@ impl<N: Net> Reactor<N> {
         let mut events = std::mem::take(&mut self.events);
         events.clear();
         match self.net.poll(&mut events, timeout) {
-            Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
-            Ok(()) | Err(_) => {}
+            Ok(()) => {}
+            // So it ends for a process that was stopped. The events of that time are yet to come, and
+            // no deadline is to be judged without them.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {
+                self.events = events;
+                return Ok(Turn::Quiet);
+            }
+            Err(error) => return Err(error),
         }
         self.now = self.net.now();
         self.gateway.set_date(self.net.unix_seconds());
@@ -155,13 +161,15 @@ impl<N: Net> Reactor<N> {
             }
         }
         self.events = events;
-        self.gateway.expire(self.now);
-        self.carry_out();
         self.take_completions();
         for _ in 0..self.ready.len() {
             let Some(id) = self.ready.pop_front() else { break };
             self.serve(id);
         }
+        // After what has come already: a process that stood still for a while must not hold that
+        // against peers who were in time.
+        self.gateway.expire(self.now);
+        self.carry_out();
         self.accept(Listener::Internal);
         self.accept(Listener::Public);
         self.release_memory();
@@ -340,7 +348,7 @@ impl<N: Net> Reactor<N> {
             }
             Err(error) => {
                 debug!("write failed: {error}");
-                let fault = if error.kind() == ErrorKind::TimedOut { Fault::TimedOut } else { Fault::WriteFailed };
+                let fault = if is_vanished(&error) { Fault::TimedOut } else { Fault::WriteFailed };
                 self.gateway.fail(self.now, id, fault);
             }
         }
@@ -464,7 +472,13 @@ fn link_mut<S>(links: &mut [Option<Link<S>>], id: ConnId) -> Option<&mut Link<S>
 }
 
 fn read_fault(error: &io::Error) -> Fault {
-    if error.kind() == ErrorKind::TimedOut { Fault::TimedOut } else { Fault::Reset }
+    if is_vanished(error) { Fault::TimedOut } else { Fault::Reset }
+}
+
+/// The kernel gave up on a peer that acknowledges nothing. If routers or neighbours called it
+/// unreachable meanwhile, the kernel says that instead of the timeout (tcp(7)).
+fn is_vanished(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable)
 }
 
 /// No descriptors or no memory: trying again at once would only spin.

@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// One callback, in full.
@@ -82,6 +83,8 @@ impl Gate {
 pub enum Step {
     Write(Vec<u8>),
     Wait(Gate),
+    /// Does nothing for so long; the moment of what follows is the fault.
+    Pause(Duration),
     /// Writes this again and again, 20 ms apart, until the gateway goes away.
     Drip(&'static [u8]),
     /// Says nothing more until the gateway goes away.
@@ -141,6 +144,12 @@ impl Answer {
         self
     }
 
+    /// The same, so much later.
+    pub fn delayed(mut self, time: Duration) -> Answer {
+        self.0.insert(0, Step::Pause(time));
+        self
+    }
+
     pub fn then(mut self, step: Step) -> Answer {
         self.0.push(step);
         self
@@ -154,7 +163,10 @@ struct Shared {
     calls: Mutex<Vec<(Call, bool)>>,
     arrived: Condvar,
     connections: AtomicUsize,
-    sockets: Mutex<Vec<TcpStream>>,
+    /// By number of the connection.
+    sockets: Mutex<Vec<(usize, TcpStream)>>,
+    /// Whether calls are kept for the test to look at.
+    records: bool,
     stopped: AtomicBool,
     handler: Box<Handler>,
 }
@@ -164,12 +176,18 @@ pub struct Backend {
     shared: Arc<Shared>,
     pub port: u16,
     single_threaded: bool,
+    acceptor: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Backend {
     /// A thread per connection, keep-alive.
     pub fn new(handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Backend {
-        Backend::start(0, false, handler)
+        Backend::start(0, false, true, handler)
+    }
+
+    /// The same, but it keeps no record of its calls: for runs that make very many.
+    pub fn forgetful(handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Backend {
+        Backend::start(0, false, false, handler)
     }
 
     /// Answers everything with an empty 200.
@@ -184,15 +202,20 @@ impl Backend {
 
     /// One connection at a time and one request on each, like Python's `http.server.HTTPServer`.
     pub fn single_threaded(handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Backend {
-        Backend::start(0, true, handler)
+        Backend::start(0, true, true, handler)
     }
 
     /// On a given port, for a backend that comes back.
     pub fn on_port(port: u16, handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Backend {
-        Backend::start(port, false, handler)
+        Backend::start(port, false, true, handler)
     }
 
-    fn start(port: u16, single: bool, handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Backend {
+    fn start(
+        port: u16,
+        single: bool,
+        records: bool,
+        handler: impl Fn(&Call) -> Answer + Send + Sync + 'static,
+    ) -> Backend {
         let listener = TcpListener::bind(("127.0.0.1", port)).expect("a port for the backend");
         let port = listener.local_addr().expect("its address").port();
         let shared = Arc::new(Shared {
@@ -200,29 +223,34 @@ impl Backend {
             arrived: Condvar::new(),
             connections: AtomicUsize::new(0),
             sockets: Mutex::default(),
+            records,
             stopped: AtomicBool::new(false),
             handler: Box::new(handler),
         });
-        let acceptor = shared.clone();
-        std::thread::spawn(move || {
+        let served = shared.clone();
+        let acceptor = std::thread::spawn(move || {
             for socket in listener.incoming() {
-                if acceptor.stopped.load(Ordering::SeqCst) {
+                if served.stopped.load(Ordering::SeqCst) {
                     return;
                 }
                 let Ok(socket) = socket else { continue };
-                let connection = acceptor.connections.fetch_add(1, Ordering::SeqCst);
+                let connection = served.connections.fetch_add(1, Ordering::SeqCst);
                 if let Ok(socket) = socket.try_clone() {
-                    acceptor.sockets.lock().unwrap().push(socket);
+                    served.sockets.lock().unwrap().push((connection, socket));
                 }
                 if single {
-                    acceptor.serve(socket, connection, true);
+                    served.serve(socket, connection, true);
+                    served.forget(connection);
                 } else {
-                    let shared = acceptor.clone();
-                    std::thread::spawn(move || shared.serve(socket, connection, false));
+                    let shared = served.clone();
+                    std::thread::spawn(move || {
+                        shared.serve(socket, connection, false);
+                        shared.forget(connection);
+                    });
                 }
             }
         });
-        Backend { shared, port, single_threaded: single }
+        Backend { shared, port, single_threaded: single, acceptor: Mutex::new(Some(acceptor)) }
     }
 
     /// The callback URL.
@@ -274,31 +302,54 @@ impl Backend {
 
     /// Closes the listener and every connection.
     pub fn stop(self) {}
-}
 
-impl Drop for Backend {
-    fn drop(&mut self) {
-        self.shared.stopped.store(true, Ordering::SeqCst);
-        for socket in self.shared.sockets.lock().unwrap().drain(..) {
+    /// The same, keeping what it has seen.
+    pub fn shut(&self) {
+        if self.shared.stopped.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        for (_, socket) in self.shared.sockets.lock().unwrap().drain(..) {
             let _ = socket.shutdown(Shutdown::Both);
         }
         // Wakes the acceptor, which then sees the flag and drops its listener.
         let _ = TcpStream::connect(("127.0.0.1", self.port));
+        // The single thread may be in the middle of a call; nobody waits for that.
+        let acceptor = self.acceptor.lock().unwrap().take();
+        if let Some(acceptor) = acceptor.filter(|_| !self.single_threaded) {
+            let _ = acceptor.join();
+        }
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.shut();
     }
 }
 
 impl Shared {
+    /// The clone kept for `stop` would hold the socket open.
+    fn forget(&self, connection: usize) {
+        self.sockets.lock().unwrap().retain(|(kept, _)| *kept != connection);
+    }
+
     fn serve(&self, mut socket: TcpStream, connection: usize, single: bool) {
         let _ = socket.set_nodelay(true);
         let mut buffer = Vec::new();
         for ordinal in 0.. {
             let Some(call) = read_call(&mut socket, &mut buffer, connection, ordinal) else { return };
-            self.calls.lock().unwrap().push((call.clone(), false));
-            self.arrived.notify_all();
+            if self.records {
+                self.calls.lock().unwrap().push((call.clone(), false));
+                self.arrived.notify_all();
+            }
             for step in (self.handler)(&call).0 {
                 let done = match step {
                     Step::Write(bytes) => socket.write_all(&bytes).is_ok(),
                     Step::Wait(gate) => gate.wait(),
+                    Step::Pause(time) => {
+                        std::thread::sleep(time);
+                        true
+                    }
                     Step::Drip(bytes) => {
                         while socket.write_all(bytes).is_ok() && !self.stopped.load(Ordering::SeqCst) {
                             std::thread::sleep(Duration::from_millis(20));
@@ -315,8 +366,7 @@ impl Shared {
                     }
                     Step::Reset => {
                         sys::reset_on_close(&socket);
-                        // The clone kept for `stop` would hold the socket open.
-                        self.sockets.lock().unwrap().retain(|kept| kept.peer_addr().ok() != socket.peer_addr().ok());
+                        self.forget(connection);
                         false
                     }
                 };

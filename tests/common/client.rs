@@ -2,7 +2,7 @@
 
 use super::{PATIENCE, Response, find, sys};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 
 /// A GET as a minimal client sends it.
 pub fn get(target: &str) -> String {
@@ -35,11 +35,23 @@ pub struct Client {
 
 impl Client {
     pub fn connect(port: u16) -> Client {
-        let socket = TcpStream::connect(("127.0.0.1", port)).expect("the gateway accepts");
+        Client::connect_to(([127, 0, 0, 1], port).into())
+    }
+
+    /// To an address other than the loopback's.
+    pub fn connect_to(address: SocketAddr) -> Client {
+        let socket = TcpStream::connect(address).expect("the gateway accepts");
         socket.set_nodelay(true).expect("TCP_NODELAY");
         socket.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
         socket.set_write_timeout(Some(PATIENCE)).expect("a write timeout");
         Client { socket, buffer: Vec::new(), ended: false, reset: false }
+    }
+
+    /// Connects to an address other than the loopback's and sends.
+    pub fn open_at(address: SocketAddr, request: impl AsRef<[u8]>) -> Client {
+        let mut client = Client::connect_to(address);
+        client.send(request);
+        client
     }
 
     /// Connects and sends.
@@ -56,6 +68,16 @@ impl Client {
     /// Sends to a peer that may have closed already.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
         self.socket.write_all(bytes.as_ref())
+    }
+
+    /// Lets the kernel take little from the gateway while nobody reads.
+    pub fn take_little(&self) {
+        sys::receive_buffer(&self.socket, 16 * 1024);
+    }
+
+    /// The socket itself, for a test that waits on many.
+    pub fn socket(&self) -> &TcpStream {
+        &self.socket
     }
 
     /// Sends FIN and keeps reading.

@@ -8,16 +8,21 @@
 mod backend;
 mod client;
 mod gateway;
+mod ledger;
+pub mod process;
+mod random;
 mod response;
 mod stream;
-mod sys;
+pub mod sys;
 
 pub use backend::{Answer, Backend, Call, Gate, Step};
 pub use client::{Client, get, post, send_request};
 pub use gateway::{Builder, Gateway, Output, free_port, run};
+pub use ledger::{Ledger, Sums, Verdict};
+pub use random::Random;
 pub use response::{Response, assert_error, assert_json, is_http_date};
 pub use stream::{Finish, Stream};
-pub use sys::{SIGINT, SIGTERM};
+pub use sys::{SIGCONT, SIGINT, SIGSTOP, SIGTERM};
 
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,11 @@
-//! The two system calls that the standard library has no stable door to.
+//! The system calls that the standard library has no stable door to.
 
-use std::net::TcpStream;
+use std::io;
 use std::os::fd::AsRawFd;
 
+pub const SIGCONT: i32 = libc::SIGCONT;
 pub const SIGINT: i32 = libc::SIGINT;
+pub const SIGSTOP: i32 = libc::SIGSTOP;
 pub const SIGTERM: i32 = libc::SIGTERM;
 
 /// Sends a signal to a child of this test.
@@ -14,7 +16,7 @@ pub fn signal(pid: u32, signal: i32) {
 }
 
 /// Makes closing the socket send a reset instead of a FIN.
-pub fn reset_on_close(socket: &TcpStream) {
+pub fn reset_on_close(socket: &impl AsRawFd) {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     // SAFETY: the descriptor is open for the life of `socket`, and the pointer and length describe `linger` exactly.
     let result = unsafe {
@@ -27,4 +29,52 @@ pub fn reset_on_close(socket: &TcpStream) {
         )
     };
     assert_eq!(result, 0, "SO_LINGER: {}", std::io::Error::last_os_error());
+}
+
+/// Bounds what the kernel holds for a client that does not read.
+pub fn receive_buffer(socket: &impl AsRawFd, bytes: i32) {
+    // SAFETY: the descriptor is open for the life of `socket`, and the pointer and length describe `bytes` exactly.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUF,
+            (&raw const bytes).cast(),
+            size_of::<i32>() as libc::socklen_t,
+        )
+    };
+    assert_eq!(result, 0, "SO_RCVBUF: {}", io::Error::last_os_error());
+}
+
+/// Raises this process's soft descriptor limit to the hard one, and gives it back.
+pub fn raise_descriptor_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a limit that outlives the call.
+    let result = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    assert_eq!(result, 0, "getrlimit: {}", io::Error::last_os_error());
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: as above.
+    let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    assert_eq!(result, 0, "setrlimit: {}", io::Error::last_os_error());
+    limit.rlim_cur
+}
+
+/// Sets both descriptor limits of a running child.
+pub fn limit_descriptors(pid: u32, count: u64) {
+    let limit = libc::rlimit { rlim_cur: count, rlim_max: count };
+    // SAFETY: the new limit outlives the call, and no old one is asked for.
+    let result =
+        unsafe { libc::prlimit(pid as libc::pid_t, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) };
+    assert_eq!(result, 0, "prlimit: {}", io::Error::last_os_error());
+}
+
+/// Puts the calling thread, and what it starts from now on, into a network of its own; its name for `ip` is the
+/// thread's id. Errors: not allowed.
+pub fn leave_network() -> io::Result<u32> {
+    // SAFETY: it takes a number and changes nothing but the thread's view of the network.
+    if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it takes nothing and cannot fail.
+    Ok(unsafe { libc::gettid() } as u32)
 }

@@ -6,7 +6,7 @@
 use super::client::{Client, Script};
 use super::exchange::{Request, What};
 use super::faults::Fault;
-use super::oracle::{Send, millis};
+use super::oracle::{CONNECT, DISCONNECT, Send, millis};
 use super::stream::{Event, Said};
 use super::world::{Item, World};
 use ssegateway::callback::{Call, CallId, CallKind, Completion, Outcome, PassedHeader};
@@ -176,7 +176,7 @@ impl World {
             return;
         };
         record.taken = true;
-        self.oracle.in_flight -= 1;
+        self.oracle.flying[if record.connect { CONNECT } else { DISCONNECT }] -= 1;
         if record.connect {
             self.oracle.connect_answered(record.client, record.outcome.clone(), record.said.clone());
         } else {
@@ -237,8 +237,7 @@ impl World {
     /// Writes one send; returns its number.
     fn write_send(&mut self, to: Option<usize>, out: &mut Vec<u8>) -> usize {
         let token = token_of(to.unwrap_or(usize::MAX >> 1));
-        let mut send =
-            Send { stream: to, invalid: None, event: None, close: false, answer: None, delivered: None };
+        let mut send = Send { stream: to, invalid: None, event: None, close: false, answer: None, delivered: None };
         let mut body = format!(r#"{{"token":"{token}""#);
         match self.random.below(40) {
             0 => {
@@ -284,7 +283,17 @@ impl World {
         let number = self.backend.events;
         let mut data = format!("{number}");
         for _ in 0..self.random.below(4) {
-            data.push_str(self.random.pick(&["\n", "\r\n", "\r", ": heartbeat", " ", "data: x", "\"\\", "\u{e9}", "\0"]));
+            data.push_str(self.random.pick(&[
+                "\n",
+                "\r\n",
+                "\r",
+                ": heartbeat",
+                " ",
+                "data: x",
+                "\"\\",
+                "\u{e9}",
+                "\0",
+            ]));
         }
         if self.random.chance(100) {
             let room = self.settings.body_bytes_max.min(20_000) - 300;
@@ -293,7 +302,10 @@ impl World {
         }
         Event {
             name: self.random.pick(&[None, None, Some(""), Some("tick"), Some(" a:b")]).map(str::to_owned),
-            id: self.random.chance(300).then(|| if number.is_multiple_of(5) { String::new() } else { number.to_string() }),
+            id: self
+                .random
+                .chance(300)
+                .then(|| if number.is_multiple_of(5) { String::new() } else { number.to_string() }),
             retry: self.random.pick(&[None, None, None, Some(0), Some(2_147_483_647)]),
             data,
         }

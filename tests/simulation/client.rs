@@ -13,9 +13,14 @@ use std::io::ErrorKind;
 pub enum Reading {
     Eager,
     /// So many bytes, then so many milliseconds of pause.
-    Slow { bytes: usize, pause: u64 },
+    Slow {
+        bytes: usize,
+        pause: u64,
+    },
     /// Nothing any more behind so many bytes.
-    Stalls { after: usize },
+    Stalls {
+        after: usize,
+    },
 }
 
 /// How a client goes.

@@ -108,6 +108,15 @@ impl Exchange {
         self.accepted && !self.closed && !self.closing && self.stream.is_none()
     }
 
+    /// Whether nothing can come of it any more.
+    pub fn is_settled(&self) -> bool {
+        let done = self.stream.as_ref().is_none_or(|stream| {
+            let answered = stream.outcome.is_some() || !stream.called;
+            answered && stream.disconnects == u32::from(stream.owes_disconnect())
+        });
+        self.closed && done
+    }
+
     /// Bytes that the client sent behind its stream's GET.
     pub fn excess(&self) -> u64 {
         match (&self.stream, self.requests.get(self.arrived.saturating_sub(1))) {

@@ -251,8 +251,7 @@ impl Kernel {
     pub fn register(&mut self, socket: usize, id: ConnId) {
         let it = &mut self.sockets[socket];
         it.id = Some(id);
-        let edges =
-            Edges { readable: it.is_readable(), writable: true, read_closed: it.fin || it.error.is_some() };
+        let edges = Edges { readable: it.is_readable(), writable: true, read_closed: it.fin || it.error.is_some() };
         self.edge(socket, edges);
     }
 
@@ -333,5 +332,4 @@ impl Socket {
     pub fn is_drained(&self) -> bool {
         self.read == self.input.len()
     }
-
 }

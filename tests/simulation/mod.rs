@@ -1,7 +1,9 @@
 //! One run of the simulation, from its seed.
 
 mod answers;
+mod arrivals;
 mod backend;
+mod callbacks;
 mod client;
 mod exchange;
 mod faults;
@@ -14,6 +16,7 @@ mod response;
 mod stream;
 mod trace;
 mod world;
+mod writes;
 
 use oracle::{Oracle, millis};
 use ssegateway::gateway::{Finished, Gateway};

@@ -205,7 +205,6 @@ impl Net for World {
 
     fn read(&mut self, socket: &mut Handle, buffer: &mut [u8]) -> io::Result<usize> {
         let n = socket.0;
-        self.worked = true;
         let result = match self.strikes(Fault::Interrupted) {
             true => Err(ErrorKind::Interrupted),
             false => self.kernel.read(n, buffer),
@@ -215,13 +214,13 @@ impl Net for World {
         if let Ok(count) = result {
             self.trace.bytes(&buffer[..count]);
         }
+        self.worked |= result != Err(ErrorKind::WouldBlock);
         self.oracle.read(n, result);
         result.map_err(io::Error::from)
     }
 
     fn write(&mut self, socket: &mut Handle, bytes: &[u8]) -> io::Result<usize> {
         let n = socket.0;
-        self.worked = true;
         let mut whole = true;
         let result = if self.strikes(Fault::Interrupted) {
             whole = false;
@@ -237,10 +236,15 @@ impl Net for World {
             self.kernel.write(n, count)
         };
         let taken = result.map_or(u64::MAX, |taken| taken as u64);
-        self.trace.note(self.clock, "write", &[("client", n as u64), ("offered", bytes.len() as u64), ("taken", taken)]);
+        self.trace.note(
+            self.clock,
+            "write",
+            &[("client", n as u64), ("offered", bytes.len() as u64), ("taken", taken)],
+        );
         if let Ok(taken) = result {
             self.trace.bytes(&bytes[..taken]);
         }
+        self.worked |= result != Err(ErrorKind::WouldBlock);
         self.oracle.wrote(n, bytes, result, whole);
         self.after_write(n);
         result.map_err(io::Error::from)
@@ -311,9 +315,11 @@ impl World {
         if self.oracle.exchanges[n].accepted {
             self.oracle.closed(n, how);
         }
-        self.exhausted_at = None;
         self.kernel.close(n, how);
-        self.stale.extend(self.kernel.sockets[n].id);
+        if let Some(id) = self.kernel.sockets[n].id {
+            self.stale.push(id);
+            self.exhausted_at = None;
+        }
         self.after_write(n);
     }
 }

@@ -43,7 +43,7 @@ impl World {
             }
             1 => {
                 // More answers than the gateway holds for one that does not read.
-                let count = self.random.within(300, 1_500);
+                let count = self.random.within(300, 3_000);
                 self.write_probes(script, count, false);
                 false
             }
@@ -66,7 +66,8 @@ impl World {
         let id = self.random.chance(200).then_some(("Last-Event-ID: 7\r\n", r#""last-event-id":"7""#));
         let field = id.map_or("", |(field, _)| field);
         let head = format!("GET /s/{n}?q=%zz HTTP/{version}\r\n{host}{field}\r\n");
-        let quoted: Vec<&str> = (!old).then_some(r#""host":"sim""#).into_iter().chain(id.map(|(_, json)| json)).collect();
+        let quoted: Vec<&str> =
+            (!old).then_some(r#""host":"sim""#).into_iter().chain(id.map(|(_, json)| json)).collect();
         script.quoted = format!(r#"{{"url":"/s/{n}?q=%zz","headers":{{{}}}}}"#, quoted.join(","));
         script.add(head.as_bytes(), What::Stream { chunked: !old });
         if self.faults.strikes(Fault::ExcessInput, &mut self.random) {
@@ -88,7 +89,8 @@ impl World {
                 4 => ("PUT /healthz", "", fixed(405, r#"{"error":"Method not allowed"}"#, false)),
                 5 if self.settings.internal_token.is_none() => ("GET /internal/x", "", fixed(404, NOT_FOUND, false)),
                 6 => {
-                    let body = format!("GET /healthz HTTP/1.1\r\nHost: a\r\n{close}Content-Length: 11\r\n\r\nhello world");
+                    let body =
+                        format!("GET /healthz HTTP/1.1\r\nHost: a\r\n{close}Content-Length: 11\r\n\r\nhello world");
                     script.add(body.as_bytes(), fixed(200, HEALTHY, false));
                     continue;
                 }
@@ -118,7 +120,8 @@ impl World {
             }
             _ => {
                 let length = self.settings.body_bytes_max + 1;
-                let mut request = format!("POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n").into_bytes();
+                let mut request =
+                    format!("POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n").into_bytes();
                 request.resize(request.len() + self.random.below(80_000) as usize, b'x');
                 script.add(&request, What::Broken);
             }

@@ -63,7 +63,11 @@ pub enum Phase {
 pub enum Verdict {
     Accepted,
     /// A status with the text of its error; in retry mode perhaps a stream that says `retry`.
-    Failed { status: u16, error: String, retries: bool },
+    Failed {
+        status: u16,
+        error: String,
+        retries: bool,
+    },
 }
 
 pub struct Stream {

@@ -122,9 +122,11 @@ impl World {
         self.spawn_pause = if flood { 40 } else { active / self.spawns_left };
         self.plan(0, Item::Spawn);
         self.plan(self.random.clone().below(500), Item::Chat);
-        for (fault, item) in
-            [(Fault::Signal, Item::Signal), (Fault::ClockJump, Item::ClockJump), (Fault::NoDescriptors, Item::Descriptors(false))]
-        {
+        for (fault, item) in [
+            (Fault::Signal, Item::Signal),
+            (Fault::ClockJump, Item::ClockJump),
+            (Fault::NoDescriptors, Item::Descriptors(false)),
+        ] {
             let times = if fault == Fault::NoDescriptors { 5 } else { 1 };
             for _ in 0..times {
                 if self.faults.strikes(fault, &mut self.random) {

@@ -1,0 +1,97 @@
+//! Who was told what: every accepted connect has exactly one disconnect, no rejected one has any (contract, section 6).
+
+use super::Call;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+/// What the backend made of a connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Accepted,
+    Rejected,
+    /// It took the call and gave no answer that says either: to be followed by a disconnect all the same.
+    Unclear,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    /// The last one: a connect may be retried on a fresh connection.
+    verdict: Option<Verdict>,
+    reasons: Vec<String>,
+}
+
+/// Sums of a ledger.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sums {
+    pub accepted: usize,
+    pub rejected: usize,
+    pub unclear: usize,
+    pub disconnects: usize,
+    /// Connects that still lack their disconnect.
+    pub open: usize,
+}
+
+/// Kept by a backend's handler, by token; clones share it.
+#[derive(Clone, Default)]
+pub struct Ledger(Arc<Mutex<HashMap<String, Entry>>>);
+
+impl Ledger {
+    pub fn connected(&self, token: &str, verdict: Verdict) {
+        self.0.lock().unwrap().entry(token.to_owned()).or_default().verdict = Some(verdict);
+    }
+
+    pub fn disconnected(&self, token: &str, reason: &str) {
+        self.0.lock().unwrap().entry(token.to_owned()).or_default().reasons.push(reason.to_owned());
+    }
+
+    /// Enters a call; the verdict is that on connects.
+    pub fn enter(&self, call: &Call, verdict: Verdict) {
+        match call.action() {
+            "connect" => self.connected(call.token(), verdict),
+            "disconnect" => self.disconnected(call.token(), call.reason()),
+            other => panic!("a callback of another kind: {other:?}"),
+        }
+    }
+
+    pub fn sums(&self) -> Sums {
+        let mut sums = Sums::default();
+        for entry in self.0.lock().unwrap().values() {
+            let expected = match entry.verdict {
+                Some(Verdict::Accepted) => {
+                    sums.accepted += 1;
+                    1
+                }
+                Some(Verdict::Rejected) => {
+                    sums.rejected += 1;
+                    0
+                }
+                Some(Verdict::Unclear) => {
+                    sums.unclear += 1;
+                    1
+                }
+                None => 0,
+            };
+            sums.disconnects += entry.reasons.len();
+            sums.open += usize::from(entry.reasons.len() < expected);
+        }
+        sums
+    }
+
+    /// How often this reason was given.
+    pub fn reasons(&self, reason: &str) -> usize {
+        self.0.lock().unwrap().values().flat_map(|entry| &entry.reasons).filter(|given| *given == reason).count()
+    }
+
+    /// Nothing is missing, doubled or out of place.
+    #[track_caller]
+    pub fn assert_settled(&self) {
+        for (token, entry) in self.0.lock().unwrap().iter() {
+            let expected = match entry.verdict {
+                Some(Verdict::Accepted | Verdict::Unclear) => 1,
+                Some(Verdict::Rejected) => 0,
+                None => panic!("a disconnect without a connect: {token} {entry:?}"),
+            };
+            assert_eq!(entry.reasons.len(), expected, "{token} {entry:?}");
+        }
+    }
+}

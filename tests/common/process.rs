@@ -1,0 +1,35 @@
+//! What a process costs, as the kernel counts it (proc(5)).
+
+use std::time::Duration;
+
+/// The kernel counts processor time in this unit on every Linux there is (`USER_HZ`, times(2)).
+const TICK: Duration = Duration::from_millis(10);
+
+fn status(pid: u32, field: &str) -> usize {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let line = text.lines().find(|line| line.split(':').next() == Some(field)).expect("a field of proc(5)");
+    line.split_whitespace().nth(1).and_then(|value| value.parse().ok()).expect("a number")
+}
+
+/// Resident memory in KiB.
+pub fn rss_kib(pid: u32) -> usize {
+    status(pid, "VmRSS")
+}
+
+/// The most it ever was, in KiB.
+pub fn peak_rss_kib(pid: u32) -> usize {
+    status(pid, "VmHWM")
+}
+
+pub fn threads(pid: u32) -> usize {
+    status(pid, "Threads")
+}
+
+/// User and system time used so far, all threads.
+pub fn processor_time(pid: u32) -> Duration {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
+    // The name in brackets may hold anything; fields 14 and 15 are counted from behind it.
+    let fields: Vec<&str> = text.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    let ticks = |field: usize| fields[field - 3].parse::<u32>().expect("a number");
+    TICK * (ticks(14) + ticks(15))
+}

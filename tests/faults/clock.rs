@@ -1,0 +1,120 @@
+//! A process that stood still: to it the clock has jumped.
+
+use crate::common::{
+    Backend, Client, Gateway, HEARTBEAT, OK, SIGCONT, SIGSTOP, Stream, assert_json, get, send_request,
+};
+use crate::healthy::Healthy;
+use crate::report;
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+const STILL: Duration = Duration::from_secs(4);
+
+/// Stops the gateway for [`STILL`].
+fn stand_still(gateway: &Gateway) {
+    gateway.signal(SIGSTOP);
+    std::thread::sleep(STILL);
+    gateway.signal(SIGCONT);
+}
+
+#[test]
+fn heartbeats_resume_singly_and_no_stream_is_lost() {
+    const STREAMS: usize = 50;
+    let backend = Backend::accepting();
+    // Every timeout is shorter than the jump.
+    let mut gateway = Gateway::for_backend(&backend)
+        .set("HEARTBEAT_INTERVAL_SECONDS", 1)
+        .set("CLIENT_TIMEOUT_SECONDS", 2)
+        .set("REQUEST_TIMEOUT_SECONDS", 2)
+        .start();
+    let mut streams: Vec<(Stream, String)> =
+        (0..STREAMS).map(|n| gateway.open_with(&backend, &format!("/{n}"))).collect();
+    let (stream, token) = gateway.open_with(&backend, "/healthy");
+    let healthy = Healthy::start(&gateway, stream, token);
+    stand_still(&gateway);
+    let resumed = Instant::now();
+    for (stream, token) in &mut streams {
+        assert_json(&gateway.event(token, "x"), 200, OK);
+        let mut heartbeats = 0;
+        loop {
+            match stream.frame().as_str() {
+                HEARTBEAT => heartbeats += 1,
+                event => break assert_eq!(event, "data: x\n\n"),
+            }
+        }
+        // One before the jump, one for the jump, and those due since.
+        let due = 3 + resumed.elapsed().as_secs() as usize;
+        assert!(heartbeats <= due, "{heartbeats} heartbeats, {due} were due");
+    }
+    // The interval is what it was.
+    let (stream, _) = &mut streams[0];
+    assert_eq!(stream.frame(), HEARTBEAT);
+    let start = Instant::now();
+    assert_eq!([stream.frame(), stream.frame()], [HEARTBEAT, HEARTBEAT]);
+    let took = start.elapsed();
+    assert!((Duration::from_millis(1700)..Duration::from_millis(2500)).contains(&took), "{took:?}");
+    let seen = healthy.finish_whenever();
+    report(&format!("{STREAMS} streams through a jump of {STILL:?}: all there, two heartbeats in {took:?}; {seen}"));
+    assert_eq!(backend.count("disconnect"), 0, "{:?}", gateway.log());
+    gateway.drain();
+    assert_eq!(backend.count("disconnect"), STREAMS + 1);
+}
+
+#[test]
+fn a_stream_whose_client_read_on_meanwhile_is_not_called_stalled() {
+    let backend = Backend::accepting();
+    let builder = Gateway::for_backend(&backend).set("CLIENT_TIMEOUT_SECONDS", 2);
+    let mut gateway = builder.set("MAX_PENDING_BYTES", 64 * 1024 * 1024).start();
+    let mut client = gateway.client();
+    client.take_little();
+    client.send(get("/backlog"));
+    let mut stream = Stream::accept(client);
+    let token = backend.connect("/backlog").token().to_owned();
+    // More than the kernels hold, so that bytes are left unsent when the clock jumps.
+    let data = "x".repeat(64 * 1024);
+    let body = serde_json::json!({"token": token, "event": {"data": data}}).to_string();
+    let mut sender = gateway.client();
+    const EVENTS: usize = 150;
+    for _ in 0..EVENTS {
+        assert_json(&sender.exchange(send_request(&body)), 200, OK);
+    }
+    gateway.signal(SIGSTOP);
+    let start = Instant::now();
+    // What the kernels have is read while the gateway stands still.
+    stream.client.socket().set_read_timeout(Some(Duration::from_millis(50))).expect("a short timeout");
+    let mut scratch = vec![0; 64 * 1024];
+    while start.elapsed() < STILL {
+        if let Ok(count) = stream.client.socket().read(&mut scratch) {
+            assert_ne!(count, 0, "the stream ended");
+            stream.client.buffer.extend_from_slice(&scratch[..count]);
+        }
+    }
+    stream.client.socket().set_read_timeout(Some(crate::common::PATIENCE)).expect("a long timeout");
+    assert!(stream.client.buffer.len() < EVENTS * data.len(), "nothing was left unsent");
+    gateway.signal(SIGCONT);
+    for _ in 0..EVENTS {
+        assert_eq!(stream.event().len(), data.len() + "data: \n\n".len());
+    }
+    assert_json(&gateway.close(&token), 200, OK);
+    stream.assert_ended();
+    gateway.drain();
+    assert_eq!(backend.disconnect(&token).reason(), "server_closed");
+}
+
+#[test]
+fn a_request_that_came_meanwhile_is_answered() {
+    let backend = Backend::accepting();
+    let mut gateway = Gateway::for_backend(&backend).set("REQUEST_TIMEOUT_SECONDS", 2).start();
+    let mut kept = gateway.client();
+    kept.assert_open();
+    let mut half = Client::open(gateway.port, "GET /healthz HTTP/1.1\r\nHost: h\r\n");
+    kept.assert_open();
+    gateway.signal(SIGSTOP);
+    kept.send(get("/healthz"));
+    half.send("\r\n");
+    std::thread::sleep(STILL);
+    gateway.signal(SIGCONT);
+    assert_eq!(kept.response().status, 200);
+    assert_eq!(half.response().status, 200, "it was complete in time");
+    gateway.drain();
+}

@@ -1,0 +1,55 @@
+//! Readers of the log that stall or die while there is much to say.
+
+use crate::common::{Backend, Client, Gateway, SIGTERM, get, process};
+use crate::healthy::Healthy;
+use crate::report;
+use std::io::Read;
+
+/// More than any pipe holds.
+const REQUESTS: usize = 3000;
+
+/// Traffic that fills the log, beside a stream that must not notice.
+fn talk(gateway: &Gateway, backend: &Backend) -> crate::healthy::Seen {
+    let (stream, token) = gateway.open_with(backend, "/healthy");
+    let healthy = Healthy::start(gateway, stream, token);
+    for _ in 0..REQUESTS {
+        drop(Client::open(gateway.port, get("/a-url-that-is-not-short-and-so-fills-the-log")).head());
+    }
+    healthy.finish()
+}
+
+fn talkative(backend: &Backend, pipe: std::io::PipeWriter) -> Gateway {
+    Gateway::for_backend(backend).set("LOG_LEVEL", "trace").stderr(pipe).start()
+}
+
+#[test]
+fn a_full_pipe_holds_nobody_up() {
+    let backend = Backend::accepting();
+    let (mut reader, writer) = std::io::pipe().expect("a pipe");
+    let mut gateway = talkative(&backend, writer);
+    let seen = talk(&gateway, &backend);
+    let before = process::rss_kib(gateway.pid());
+    let again = talk(&gateway, &backend);
+    let after = process::rss_kib(gateway.pid());
+    assert!(after < before + 4 * 1024, "lines that nobody reads are not kept: {before} and {after} KiB");
+    gateway.signal(SIGTERM);
+    assert_eq!(gateway.exit_code(), Some(0));
+    let mut text = Vec::new();
+    reader.read_to_end(&mut text).expect("what the pipe holds");
+    report(&format!("a full log pipe: {} KiB in it at the end; {seen}, {again}", text.len() / 1024));
+}
+
+#[test]
+fn a_pipe_closed_at_any_time_holds_nobody_up() {
+    let backend = Backend::accepting();
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let mut gateway = talkative(&backend, writer);
+    let (stream, token) = gateway.open_with(&backend, "/before");
+    let healthy = Healthy::start(&gateway, stream, token);
+    drop(reader);
+    let seen = talk(&gateway, &backend);
+    healthy.finish();
+    gateway.signal(SIGTERM);
+    assert_eq!(gateway.exit_code(), Some(0));
+    report(&format!("a closed log pipe: {seen}"));
+}

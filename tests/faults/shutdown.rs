@@ -1,0 +1,210 @@
+//! SIGTERM in the middle of it: whatever goes on, the process ends in time and says how it went.
+//!
+//! The log's pipes and the vanished host have theirs in their own files.
+
+use crate::common::{
+    Answer, Backend, Builder, Client, Gate, Gateway, Ledger, SIGCONT, SIGSTOP, SIGTERM, Stream, Verdict, eventually,
+    get, send_request, sys,
+};
+use crate::report;
+use std::time::{Duration, Instant};
+
+/// Beyond what the contract allows for; a loaded machine needs some.
+const SLACK: Duration = Duration::from_secs(3);
+
+/// SIGTERM now: the exit status, and that it did not take longer.
+#[track_caller]
+fn assert_ends(state: &str, gateway: &mut Gateway, code: i32, within: Duration) {
+    let start = Instant::now();
+    gateway.signal(SIGTERM);
+    assert_exit(state, gateway, code, within, start);
+}
+
+#[track_caller]
+fn assert_exit(state: &str, gateway: &mut Gateway, code: i32, within: Duration, start: Instant) {
+    assert_eq!(gateway.exit_code(), Some(code), "{state}: {}", gateway.log());
+    let took = start.elapsed();
+    assert!(took < within + SLACK, "{state}: {took:?}");
+    report(&format!("SIGTERM, {state}: exit {code} after {took:?}"));
+}
+
+/// A gateway and a backend that enters everything it accepts.
+fn with_ledger(configure: impl Fn(Builder) -> Builder) -> (Backend, Gateway, Ledger) {
+    let ledger = Ledger::default();
+    let entries = ledger.clone();
+    let backend = Backend::new(move |call| {
+        entries.enter(call, Verdict::Accepted);
+        Answer::ok()
+    });
+    let gateway = configure(Gateway::for_backend(&backend)).start();
+    (backend, gateway, ledger)
+}
+
+#[test]
+fn among_readers_that_do_not_read() {
+    const TIMEOUT: u64 = 2;
+    let (backend, mut gateway, ledger) = with_ledger(|builder| {
+        builder.set("SHUTDOWN_TIMEOUT_SECONDS", TIMEOUT).set("MAX_PENDING_BYTES", 64 * 1024 * 1024)
+    });
+    let mut lazy = Vec::new();
+    for n in 0..5 {
+        let mut client = gateway.client();
+        client.take_little();
+        client.send(get(&format!("/{n}")));
+        lazy.push(Stream::accept(client));
+        let token = backend.connect(&format!("/{n}")).token().to_owned();
+        let data = "x".repeat(64 * 1024);
+        let body = serde_json::json!({"token": token, "event": {"data": data}}).to_string();
+        let mut sender = gateway.client();
+        for _ in 0..100 {
+            assert_eq!(sender.exchange(send_request(&body)).status, 200);
+        }
+    }
+    // What is queued cannot be delivered, and the exit status says so.
+    assert_ends("readers that do not read", &mut gateway, 1, Duration::from_secs(TIMEOUT));
+    ledger.assert_settled();
+}
+
+#[test]
+fn among_slow_requests_and_silent_connections() {
+    let (_backend, mut gateway, _) = with_ledger(|builder| builder);
+    let mut clients: Vec<Client> = Vec::new();
+    for _ in 0..100 {
+        clients.push(gateway.client());
+        clients.push(Client::open(gateway.port, "GET /slow HTTP/1.1\r\nHost: h\r\nX: "));
+        clients.push(Client::open(
+            gateway.port,
+            "POST /internal/send HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n{",
+        ));
+    }
+    let mut last = gateway.client();
+    last.assert_open();
+    assert_ends("300 slow requests and silent connections", &mut gateway, 0, Duration::from_secs(2));
+    for mut client in clients {
+        let answer = client.rest_or_reset();
+        assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 503 "), "{}", String::from_utf8_lossy(&answer));
+    }
+}
+
+#[test]
+fn without_descriptors() {
+    let (_backend, mut gateway, _) = with_ledger(|builder| builder);
+    let streams: Vec<Stream> = (0..20).map(|n| gateway.open(&format!("/{n}"))).collect();
+    sys::limit_descriptors(gateway.pid(), 64);
+    let crowd: Vec<Client> = (0..200).map(|_| gateway.client()).collect();
+    gateway.log_line(&["accepting paused"]);
+    assert_ends("no descriptor left", &mut gateway, 0, Duration::from_secs(2));
+    for stream in streams {
+        stream.assert_ended();
+    }
+    drop(crowd);
+}
+
+#[test]
+fn in_a_stampede() {
+    let ledger = Ledger::default();
+    let entries = ledger.clone();
+    let backend = Backend::new(move |call| {
+        entries.enter(call, Verdict::Accepted);
+        Answer::ok().delayed(Duration::from_millis(40))
+    });
+    let mut gateway = Gateway::for_backend(&backend).set("CALLBACK_CONCURRENCY", 32).start();
+    let crowd: Vec<Client> = (0..500).map(|n| Client::open(gateway.port, get(&format!("/{n}")))).collect();
+    eventually("some are streams", || ledger.sums().accepted > 100);
+    assert_ends("500 connects under way", &mut gateway, 0, Duration::from_secs(2));
+    ledger.assert_settled();
+    for mut client in crowd {
+        // A stream that is ended, or an answer: nobody is left hanging. Who was never accepted is reset.
+        let answer = client.rest_or_reset();
+        let start = String::from_utf8_lossy(&answer[..answer.len().min(13)]).into_owned();
+        assert!(["", "HTTP/1.1 200 ", "HTTP/1.1 503 "].contains(&start.as_str()), "{start:?}");
+    }
+}
+
+#[test]
+fn with_a_backend_that_says_nothing() {
+    let backend = Backend::new(|call| if call.url() == "/open" { Answer::ok() } else { Answer::silence() });
+    let mut gateway = Gateway::for_backend(&backend).set("CALLBACK_TIMEOUT_SECONDS", 1).start();
+    let stream = gateway.open("/open");
+    let clients: Vec<Client> = (0..20).map(|n| Client::open(gateway.port, get(&format!("/{n}")))).collect();
+    eventually("all are asked for", || backend.count("connect") == 21);
+    assert_ends("a silent backend", &mut gateway, 0, Duration::from_secs(3));
+    stream.assert_ended();
+    assert_eq!(backend.count("disconnect"), 21, "each of them may have been accepted");
+    drop(clients);
+}
+
+#[test]
+fn with_a_backend_that_outlasts_the_drain() {
+    let gate = Gate::new();
+    let backend = Backend::connecting(Answer::ok().after(&gate));
+    let mut gateway =
+        Gateway::for_backend(&backend).set("CALLBACK_TIMEOUT_SECONDS", 60).set("SHUTDOWN_TIMEOUT_SECONDS", 1).start();
+    let client = Client::open(gateway.port, get("/x"));
+    backend.connect("/x");
+    assert_ends("a backend slower than the drain", &mut gateway, 1, Duration::from_secs(1));
+    gate.open();
+    drop(client);
+}
+
+#[test]
+fn with_a_dead_backend_and_with_one_that_talks_nonsense() {
+    let (backend, mut gateway, _) = with_ledger(|builder| builder);
+    let streams: Vec<Stream> = (0..50).map(|n| gateway.open(&format!("/{n}"))).collect();
+    backend.shut();
+    assert_ends("a dead backend", &mut gateway, 0, Duration::from_secs(2));
+    for stream in streams {
+        stream.assert_ended();
+    }
+    let nonsense = Answer::raw("\0\r\n\r\nnonsense");
+    let backend = Backend::new(move |call| if call.action() == "connect" { Answer::ok() } else { nonsense.clone() });
+    let mut gateway = Gateway::start(&backend);
+    let streams: Vec<Stream> = (0..50).map(|n| gateway.open(&format!("/{n}"))).collect();
+    assert_ends("a backend that talks nonsense", &mut gateway, 0, Duration::from_secs(2));
+    assert_eq!(backend.count("disconnect"), 50);
+    for stream in streams {
+        stream.assert_ended();
+    }
+}
+
+#[test]
+fn while_it_stands_still() {
+    let (_backend, mut gateway, ledger) = with_ledger(|builder| builder);
+    let streams: Vec<Stream> = (0..20).map(|n| gateway.open(&format!("/{n}"))).collect();
+    gateway.signal(SIGSTOP);
+    gateway.signal(SIGTERM);
+    std::thread::sleep(Duration::from_secs(1));
+    let start = Instant::now();
+    gateway.signal(SIGCONT);
+    assert_exit("sent while stopped", &mut gateway, 0, Duration::from_secs(2), start);
+    for stream in streams {
+        stream.assert_ended();
+    }
+    ledger.assert_settled();
+}
+
+#[test]
+fn under_senders_that_never_pause() {
+    let (backend, mut gateway, ledger) = with_ledger(|builder| builder);
+    let (stream, token) = gateway.open_with(&backend, "/x");
+    let port = gateway.port;
+    let senders: Vec<_> = (0..4)
+        .map(|_| {
+            let batch = send_request(&format!(r#"{{"token":"{token}","event":{{"data":"x"}}}}"#)).repeat(20);
+            std::thread::spawn(move || {
+                let mut sender = Client::connect(port);
+                while sender.try_send(&batch).is_ok() && sender.fill() > 0 {
+                    sender.buffer.clear();
+                }
+            })
+        })
+        .collect();
+    let reader = std::thread::spawn(move || stream.finish());
+    eventually("they are at it", || crate::common::process::processor_time(gateway.pid()) > Duration::from_millis(100));
+    assert_ends("senders that never pause", &mut gateway, 0, Duration::from_secs(2));
+    let finish = reader.join().expect("the stream is read");
+    assert!(finish.clean, "the stream ends in order");
+    assert!(finish.text.replace("data: x\n\n", "").is_empty(), "whole frames only");
+    senders.into_iter().for_each(|sender| sender.join().expect("a sender ends"));
+    ledger.assert_settled();
+}

@@ -1,0 +1,488 @@
+//! The crowd: thousands of connections that come, get events, misbehave and leave, driven by one thread.
+
+use crate::backend::News;
+use crate::common::{HEARTBEAT, Random, get, sys};
+use crate::reader::Reader;
+use crate::senders::{Answered, Sender};
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+use std::collections::HashMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+const SENDERS: usize = 16;
+/// A sender's connection is replaced after so many sends.
+const SENDS_PER_CONNECTION: usize = 5_000;
+/// At most so many connects at a time, and in a hundredth of a second.
+const OPENS_PER_TICK: usize = 10;
+const TICK: Duration = Duration::from_millis(10);
+/// Anything that must happen happens by then; nothing here takes longer than the gateway's own timeouts.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Readers that stop, at a time.
+const LAZY_MAX: usize = 10;
+const LAZY_TIME: Duration = Duration::from_secs(15);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// Reads everything, and leaves when it has got all that was sent.
+    Healthy,
+    /// Reads everything, and leaves whenever it likes.
+    Hasty,
+    /// Leaves while the backend decides.
+    Early,
+    /// Does not read.
+    Lazy,
+    Garbage,
+    SlowHead,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// No answer yet.
+    Waiting,
+    Open,
+    /// Nothing more is sent; it leaves when it has got everything.
+    Quiet,
+    /// It is to end now.
+    Ending,
+}
+
+struct Visitor {
+    visit: u64,
+    socket: TcpStream,
+    out: Vec<u8>,
+    role: Role,
+    stage: Stage,
+    since: Instant,
+    /// When it is time to go.
+    leaves_at: Instant,
+    token: Option<String>,
+    reader: Reader,
+    sent: u64,
+    received: u64,
+}
+
+/// What the crowd has counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Figures {
+    pub visits: usize,
+    pub opened: usize,
+    pub refused: usize,
+    pub sends: usize,
+    pub events: usize,
+    pub heartbeats: usize,
+    /// Streams dropped because nobody read them.
+    pub dropped: usize,
+    /// The slowest event since this was last reset.
+    pub slowest: Duration,
+}
+
+pub struct Crowd {
+    port: u16,
+    poll: Poll,
+    events: Events,
+    slots: Vec<Option<Visitor>>,
+    by_visit: HashMap<u64, usize>,
+    senders: Vec<Sender>,
+    news: Receiver<News>,
+    random: Random,
+    start: Instant,
+    lifetime: Duration,
+    /// Sends per second.
+    rate: usize,
+    /// Part of a send that is due.
+    due: f64,
+    ticked_at: Instant,
+    lazy: usize,
+    pub figures: Figures,
+    /// New ones come, and sends are made.
+    pub busy: bool,
+    /// The gateway was told to stop: streams end in order.
+    pub draining: bool,
+}
+
+impl Crowd {
+    pub fn new(port: u16, size: usize, rate: usize, lifetime: Duration, seed: u64, news: Receiver<News>) -> Crowd {
+        let poll = Poll::new().expect("epoll");
+        let connect = |n| Sender::connect(port, poll.registry(), Token(size + n));
+        let senders = (0..SENDERS).map(connect).collect();
+        Crowd {
+            port,
+            senders,
+            poll,
+            events: Events::with_capacity(4096),
+            slots: (0..size).map(|_| None).collect(),
+            by_visit: HashMap::new(),
+            news,
+            random: Random(seed),
+            start: Instant::now(),
+            lifetime,
+            rate,
+            due: 0.0,
+            ticked_at: Instant::now(),
+            lazy: 0,
+            figures: Figures::default(),
+            busy: true,
+            draining: false,
+        }
+    }
+
+    /// Connections that are open on this side.
+    pub fn connections(&self) -> usize {
+        self.by_visit.len() + self.senders.len()
+    }
+
+    /// Nobody waits for anything that was sent.
+    pub fn is_settled(&self) -> bool {
+        let settled = |visitor: &Visitor| match visitor.role {
+            Role::Healthy | Role::Hasty => visitor.stage == Stage::Open && visitor.received == visitor.sent,
+            Role::Early | Role::Lazy | Role::Garbage | Role::SlowHead => false,
+        };
+        self.senders.iter().all(Sender::is_idle) && self.slots.iter().flatten().all(settled)
+    }
+
+    /// No stream is left.
+    pub fn is_empty(&self) -> bool {
+        self.by_visit.is_empty()
+    }
+
+    /// Everybody but every fifth leaves at once.
+    pub fn thin_out(&mut self) {
+        for slot in 0..self.slots.len() {
+            if slot % 5 != 0 {
+                self.remove(slot);
+            }
+        }
+    }
+
+    /// Some 10 ms of it.
+    pub fn turn(&mut self) {
+        match self.poll.poll(&mut self.events, Some(TICK)) {
+            Err(error) if error.kind() != ErrorKind::Interrupted => panic!("epoll: {error}"),
+            Ok(()) | Err(_) => {}
+        }
+        self.hear_news();
+        let tokens: Vec<usize> = self.events.iter().map(|event| event.token().0).collect();
+        for token in tokens {
+            if token < self.slots.len() {
+                self.serve(token);
+            } else if !self.draining {
+                self.serve_sender(token - self.slots.len());
+            }
+        }
+        if self.ticked_at.elapsed() >= TICK {
+            let passed = self.ticked_at.elapsed().min(10 * TICK);
+            self.ticked_at = Instant::now();
+            if self.busy {
+                self.due += passed.as_secs_f64() * self.rate as f64;
+                self.send_some();
+                self.open_some();
+            }
+            if !self.draining {
+                self.look_after_all();
+                self.senders.iter_mut().for_each(Sender::flush);
+                self.replace_senders();
+            }
+        }
+    }
+
+    fn hear_news(&mut self) {
+        while let Ok((visit, token)) = self.news.try_recv() {
+            if let Some(visitor) = self.by_visit.get(&visit).and_then(|slot| self.slots[*slot].as_mut()) {
+                visitor.token = Some(token);
+            }
+        }
+    }
+
+    fn open_some(&mut self) {
+        let mut opened = 0;
+        let first = self.random.below(self.slots.len());
+        for slot in (first..self.slots.len()).chain(0..first) {
+            if opened == OPENS_PER_TICK {
+                return;
+            }
+            if self.slots[slot].is_none() {
+                self.open(slot);
+                opened += 1;
+            }
+        }
+    }
+
+    fn open(&mut self, slot: usize) {
+        let role = match self.random.below(1000) {
+            0..20 => Role::Hasty,
+            20..40 => Role::Early,
+            40..50 => Role::Garbage,
+            50..60 => Role::SlowHead,
+            60..70 if self.lazy < LAZY_MAX => Role::Lazy,
+            _ => Role::Healthy,
+        };
+        self.lazy += usize::from(role == Role::Lazy);
+        let visit = self.figures.visits as u64;
+        self.figures.visits += 1;
+        let out = match role {
+            Role::Healthy | Role::Hasty | Role::Early | Role::Lazy => get(&format!("/visit/{visit}")).into_bytes(),
+            Role::SlowHead => b"GET /visit/slow HTTP/1.1\r\nHost: h\r\nX-Slow: ".to_vec(),
+            Role::Garbage => self.garbage(),
+        };
+        let mut socket = TcpStream::connect(([127, 0, 0, 1], self.port).into()).expect("a connection");
+        self.poll
+            .registry()
+            .register(&mut socket, Token(slot), Interest::READABLE | Interest::WRITABLE)
+            .expect("epoll takes it");
+        if role == Role::Lazy {
+            sys::receive_buffer(&socket, 16 * 1024);
+        }
+        let now = Instant::now();
+        let stays = match role {
+            Role::Healthy | Role::Hasty => self.lifetime.mul_f64(self.exponential()),
+            Role::Early => Duration::from_millis(self.random.below(40) as u64),
+            Role::Lazy => LAZY_TIME,
+            Role::Garbage | Role::SlowHead => PATIENCE,
+        };
+        self.by_visit.insert(visit, slot);
+        self.slots[slot] = Some(Visitor {
+            visit,
+            socket,
+            out,
+            role,
+            stage: Stage::Waiting,
+            since: now,
+            leaves_at: now + stays,
+            token: None,
+            reader: Reader::default(),
+            sent: 0,
+            received: 0,
+        });
+    }
+
+    /// Requests that are none.
+    fn garbage(&mut self) -> Vec<u8> {
+        let length = 1 + self.random.below(200);
+        let mut bytes: Vec<u8> = (0..length).map(|_| self.random.next() as u8).collect();
+        bytes.extend_from_slice(b"\r\n\r\n");
+        bytes
+    }
+
+    /// With a mean of 1.
+    fn exponential(&mut self) -> f64 {
+        let uniform = (self.random.below(1 << 20) + 1) as f64 / f64::from(1 << 20);
+        -uniform.ln()
+    }
+
+    fn send_some(&mut self) {
+        while self.due >= 1.0 {
+            self.due -= 1.0;
+            let slot = self.random.below(self.slots.len());
+            // Several in a row for the same stream, now and then.
+            let count = if self.random.permille(50) { 5 } else { 1 };
+            for _ in 0..count {
+                self.send_event(slot);
+            }
+        }
+    }
+
+    fn send_event(&mut self, slot: usize) {
+        let Some(visitor) = &mut self.slots[slot] else { return };
+        let Some(token) = &visitor.token else { return };
+        let sends = matches!(visitor.role, Role::Healthy | Role::Hasty | Role::Early);
+        if !sends || !matches!(visitor.stage, Stage::Waiting | Stage::Open) {
+            return;
+        }
+        let padding = "x".repeat(self.random.below(300));
+        let (visit, sequence, micros) = (visitor.visit, visitor.sent, self.start.elapsed().as_micros());
+        let body = format!(r#"{{"token":"{token}","event":{{"data":"{visit} {sequence} {micros} {padding}"}}}}"#);
+        visitor.sent += 1;
+        self.figures.sends += 1;
+        self.senders[slot % SENDERS].push(visit, &body);
+    }
+
+    /// What time asks for: lazy ones are flooded, old ones leave, nobody waits for ever.
+    fn look_after_all(&mut self) {
+        let now = Instant::now();
+        for slot in 0..self.slots.len() {
+            let Some(visitor) = &mut self.slots[slot] else { continue };
+            let (role, stage, over) = (visitor.role, visitor.stage, now >= visitor.leaves_at);
+            let waited = now - visitor.since;
+            match stage {
+                Stage::Waiting | Stage::Quiet | Stage::Ending => {
+                    let lost = waited > PATIENCE && !(role == Role::Lazy && stage == Stage::Waiting);
+                    assert!(!lost, "{role:?} {stage:?} for {waited:?}: {} of {}", visitor.received, visitor.sent);
+                }
+                Stage::Open => {}
+            }
+            match (role, stage) {
+                (Role::Lazy, Stage::Waiting) if visitor.token.is_some() && self.random.permille(100) => {
+                    let token = visitor.token.clone().unwrap_or_default();
+                    let body = serde_json::json!({"token": token, "event": {"data": "x".repeat(64 * 1024)}});
+                    let visit = visitor.visit;
+                    self.senders[slot % SENDERS].push(visit, &body.to_string());
+                }
+                (Role::SlowHead, Stage::Waiting) if self.random.permille(50) => visitor.out.push(b'x'),
+                (Role::Hasty | Role::Early, Stage::Open) | (Role::Early | Role::Lazy, Stage::Waiting) if over => {
+                    self.remove(slot)
+                }
+                (Role::Healthy, Stage::Open) if over && self.busy => {
+                    visitor.stage = Stage::Quiet;
+                    visitor.since = now;
+                }
+                (Role::Healthy, Stage::Quiet) if visitor.received == visitor.sent => self.leave(slot),
+                _ => {}
+            }
+            self.write(slot);
+        }
+    }
+
+    /// A healthy one that has got everything goes, one way or another.
+    fn leave(&mut self, slot: usize) {
+        let way = self.random.below(4);
+        let Some(visitor) = &mut self.slots[slot] else { return };
+        visitor.stage = Stage::Ending;
+        visitor.since = Instant::now();
+        match way {
+            0 => self.remove(slot),
+            1 => {
+                sys::reset_on_close(&visitor.socket);
+                self.remove(slot);
+            }
+            2 => drop(visitor.socket.shutdown(Shutdown::Write)),
+            _ => {
+                let token = visitor.token.clone().expect("an open stream has a token");
+                let data = format!("{} {} {} last", visitor.visit, visitor.sent, self.start.elapsed().as_micros());
+                visitor.sent += 1;
+                self.figures.sends += 1;
+                let body = format!(r#"{{"token":"{token}","event":{{"data":"{data}"}},"close":true}}"#);
+                self.senders[slot % SENDERS].push(visitor.visit, &body);
+            }
+        }
+    }
+
+    fn remove(&mut self, slot: usize) {
+        if let Some(visitor) = self.slots[slot].take() {
+            self.by_visit.remove(&visitor.visit);
+            self.lazy -= usize::from(visitor.role == Role::Lazy);
+        }
+    }
+
+    fn write(&mut self, slot: usize) {
+        let Some(visitor) = &mut self.slots[slot] else { return };
+        if visitor.out.is_empty() {
+            return;
+        }
+        // What fails here shows when reading.
+        if let Ok(count) = visitor.socket.write(&visitor.out) {
+            visitor.out.drain(..count);
+        }
+    }
+
+    fn serve(&mut self, slot: usize) {
+        self.write(slot);
+        let Some(visitor) = &mut self.slots[slot] else { return };
+        if visitor.role == Role::Lazy {
+            return;
+        }
+        let mut scratch = [0; 64 * 1024];
+        loop {
+            match visitor.socket.read(&mut scratch) {
+                Ok(0) => return self.ended(slot),
+                Ok(count) => visitor.reader.feed(&scratch[..count]),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => break,
+                Err(_) => return self.ended(slot),
+            }
+        }
+        self.take_frames(slot);
+    }
+
+    fn take_frames(&mut self, slot: usize) {
+        let Some(visitor) = &mut self.slots[slot] else { return };
+        if visitor.stage == Stage::Waiting && visitor.reader.status == Some(200) {
+            visitor.stage = Stage::Open;
+            visitor.since = Instant::now();
+            self.figures.opened += 1;
+        }
+        while let Some(frame) = visitor.reader.frame() {
+            if frame == HEARTBEAT {
+                self.figures.heartbeats += 1;
+            } else if let Some(hello) = frame.strip_prefix("event: hello\ndata: ") {
+                assert_eq!(hello, format!("{}\n\n", visitor.visit), "somebody else's event");
+                assert_eq!(visitor.received, 0, "the callback's event comes first");
+            } else {
+                let mut words = frame.strip_prefix("data: ").expect("an unnamed event").split(' ');
+                let mut number = || words.next().and_then(|word| word.parse::<u64>().ok()).expect("a number");
+                let got = (number(), number());
+                assert_eq!(got, (visitor.visit, visitor.received), "lost, doubled, out of order or somebody else's");
+                visitor.received += 1;
+                self.figures.events += 1;
+                let took = self.start.elapsed().saturating_sub(Duration::from_micros(number()));
+                self.figures.slowest = self.figures.slowest.max(took);
+            }
+        }
+    }
+
+    /// The gateway ended this connection.
+    fn ended(&mut self, slot: usize) {
+        self.take_frames(slot);
+        let Some(visitor) = &self.slots[slot] else { return };
+        let (role, stage, finished) = (visitor.role, visitor.stage, visitor.reader.finished);
+        let all = visitor.received == visitor.sent;
+        match (visitor.reader.status, role) {
+            (Some(200), Role::Healthy | Role::Hasty) => {
+                let right = match stage {
+                    // After a half-close the stream is cut, after a close by the backend it ends in order.
+                    Stage::Ending => all,
+                    Stage::Open => self.draining && finished && all,
+                    Stage::Waiting | Stage::Quiet => false,
+                };
+                let (received, sent) = (visitor.received, visitor.sent);
+                assert!(right, "{role:?} {stage:?} ended, in order: {finished}, {received} events of {sent}");
+            }
+            (Some(302 | 403 | 500 | 503 | 504), _) | (Some(400..=505), Role::Garbage | Role::SlowHead) => {
+                self.figures.refused += 1;
+            }
+            (None, Role::Garbage | Role::SlowHead) => self.figures.refused += 1,
+            (status, _) => {
+                assert_eq!((status, role), (Some(200), Role::Early), "ended without an answer");
+            }
+        }
+        self.remove(slot);
+    }
+
+    fn serve_sender(&mut self, n: usize) {
+        self.senders[n].flush();
+        for answer in self.senders[n].read() {
+            self.answered(&answer);
+        }
+    }
+
+    fn answered(&mut self, answer: &Answered) {
+        let slot = self.by_visit.get(&answer.visit).copied();
+        let visitor = slot.and_then(|slot| self.slots[slot].as_ref());
+        let open = visitor.is_some_and(|visitor| {
+            visitor.role == Role::Healthy && matches!(visitor.stage, Stage::Open | Stage::Quiet)
+        });
+        match answer.status {
+            200 => {}
+            // It was rejected, or has left.
+            404 => assert!(!open, "an open stream's token is unknown: {}", answer.body),
+            500 => {
+                let lazy = visitor.is_none_or(|visitor| visitor.role == Role::Lazy);
+                assert!(lazy, "a stream that is read was dropped: {}", answer.body);
+                self.figures.dropped += 1;
+                if let Some(slot) = slot {
+                    self.remove(slot);
+                }
+            }
+            status => panic!("an answer that no send gets: {status} {}", answer.body),
+        }
+    }
+
+    fn replace_senders(&mut self) {
+        for n in 0..self.senders.len() {
+            if self.senders[n].is_worn(SENDS_PER_CONNECTION) {
+                self.senders[n] = Sender::connect(self.port, self.poll.registry(), Token(self.slots.len() + n));
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! A soak: thousands of streams that come and go for minutes, among sends, slow readers, resets, garbage and a moody
+//! backend. All the while nothing may be lost, doubled or out of order, and nothing may grow.
+//!
+//! Run by `make soak MINUTES=15`. Also settable: `SOAK_STREAMS`, `SOAK_RATE` (sends a second), `SOAK_SEED`.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod backend;
+mod crowd;
+mod reader;
+mod senders;
+
+use common::{Gateway, Ledger, SIGTERM, process, sys};
+use crowd::Crowd;
+use std::time::{Duration, Instant};
+
+/// Longest wait for what must come to rest at the end.
+const REST: Duration = Duration::from_secs(60);
+/// Callback connections, and sockets that the gateway still holds for clients that are gone.
+const DESCRIPTORS_BESIDE: usize = 128 + 256;
+const THREADS_MAX: usize = 128 + 8;
+
+fn setting(name: &str, default: usize) -> usize {
+    match std::env::var(name) {
+        Ok(value) => value.parse().unwrap_or_else(|_| panic!("{name}={value:?} is no number")),
+        Err(_) => default,
+    }
+}
+
+/// The process at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sample {
+    descriptors: usize,
+    threads: usize,
+    rss_kib: usize,
+}
+
+impl Sample {
+    fn take(gateway: &Gateway) -> Sample {
+        let pid = gateway.pid();
+        Sample { descriptors: gateway.descriptors(), threads: process::threads(pid), rss_kib: process::rss_kib(pid) }
+    }
+
+    fn mean(samples: &[Sample]) -> Sample {
+        let mean = |field: fn(&Sample) -> usize| samples.iter().map(field).sum::<usize>() / samples.len().max(1);
+        Sample {
+            descriptors: mean(|sample| sample.descriptors),
+            threads: mean(|sample| sample.threads),
+            rss_kib: mean(|sample| sample.rss_kib),
+        }
+    }
+}
+
+fn main() {
+    let minutes = setting("SOAK_MINUTES", 1);
+    let streams = setting("SOAK_STREAMS", 5_000);
+    let rate = setting("SOAK_RATE", 1_000);
+    let seed = setting("SOAK_SEED", 1);
+    let limit = sys::raise_descriptor_limit();
+    assert!(limit as usize > streams + 500, "a descriptor limit of {limit} is too low for {streams} streams");
+    let time = Duration::from_secs(minutes as u64 * 60);
+    let lifetime = (time / 4).min(Duration::from_secs(60));
+    println!("soak: {minutes} min, {streams} streams, mean lifetime {lifetime:?}, {rate} sends/s, seed {seed}");
+
+    let ledger = Ledger::default();
+    let (tell, news) = std::sync::mpsc::channel();
+    let backend = backend::start(ledger.clone(), tell);
+    let mut gateway = Gateway::for_backend(&backend)
+        .set("HEARTBEAT_INTERVAL_SECONDS", 5)
+        .set("CALLBACK_TIMEOUT_SECONDS", 2)
+        .set("REQUEST_TIMEOUT_SECONDS", 5)
+        .set("MAX_PENDING_BYTES", 256 * 1024)
+        .set("LOG_LEVEL", "error")
+        .start();
+    let idle = Sample::take(&gateway);
+    let mut crowd = Crowd::new(gateway.port, streams, rate, lifetime, seed as u64, news);
+    let samples = run(&mut crowd, &gateway, &ledger, time);
+    assert_flat(&samples);
+    finish(crowd, &mut gateway, &ledger, idle);
+}
+
+/// The busy part: a sample a second, a line every ten.
+fn run(crowd: &mut Crowd, gateway: &Gateway, ledger: &Ledger, time: Duration) -> Vec<Sample> {
+    let start = Instant::now();
+    let mut samples = Vec::new();
+    while start.elapsed() < time {
+        crowd.turn();
+        if start.elapsed().as_secs() as usize <= samples.len() {
+            continue;
+        }
+        let sample = Sample::take(gateway);
+        let held = crowd.connections() + DESCRIPTORS_BESIDE;
+        assert!(sample.descriptors <= held, "{} descriptors for {held}", sample.descriptors);
+        assert!(sample.threads <= THREADS_MAX, "{} threads", sample.threads);
+        samples.push(sample);
+        if samples.len() % 10 == 0 {
+            print_line(crowd, ledger, samples.len(), sample);
+            crowd.figures.slowest = Duration::ZERO;
+        }
+    }
+    samples
+}
+
+fn print_line(crowd: &Crowd, ledger: &Ledger, seconds: usize, sample: Sample) {
+    let (figures, sums) = (crowd.figures, ledger.sums());
+    println!(
+        "{seconds:>4} s  connections {} fds {} threads {} RSS {} KiB  visits {} opened {} refused {} dropped {}  \
+         sends {} events {} slowest {:?}  accepted {} disconnects {}",
+        crowd.connections(),
+        sample.descriptors,
+        sample.threads,
+        sample.rss_kib,
+        figures.visits,
+        figures.opened,
+        figures.refused,
+        figures.dropped,
+        figures.sends,
+        figures.events,
+        figures.slowest,
+        sums.accepted + sums.unclear,
+        sums.disconnects,
+    );
+}
+
+/// The first and the last third of what follows the warm-up are alike.
+fn assert_flat(samples: &[Sample]) {
+    let warm = &samples[samples.len() / 4..];
+    let third = warm.len() / 3;
+    let (first, last) = (Sample::mean(&warm[..third]), Sample::mean(&warm[warm.len() - third..]));
+    println!("after the warm-up: {first:?}\nat the end:        {last:?}");
+    assert!(last.rss_kib <= first.rss_kib + first.rss_kib / 10 + 2048, "memory grows");
+    assert!(last.descriptors <= first.descriptors + first.descriptors / 50 + 32, "descriptors grow");
+    assert!(last.threads <= first.threads + 16, "threads grow");
+}
+
+/// Everything comes to rest, most leave, the rest is drained, and the books balance.
+fn finish(mut crowd: Crowd, gateway: &mut Gateway, ledger: &Ledger, idle: Sample) {
+    crowd.busy = false;
+    until(&mut crowd, "every event has come", Crowd::is_settled);
+    crowd.thin_out();
+    let pid = gateway.pid();
+    let held = crowd.connections() + idle.descriptors + 8;
+    until(&mut crowd, "descriptors are given back", |_| descriptors(pid) <= held);
+    println!("most have left: {:?}", Sample::take(gateway));
+    let streams = crowd.connections();
+    let start = Instant::now();
+    crowd.draining = true;
+    gateway.signal(SIGTERM);
+    until(&mut crowd, "every stream has ended", Crowd::is_empty);
+    assert_eq!(gateway.exit_code(), Some(0), "{}", gateway.log());
+    println!("SIGTERM with {streams} connections: exit 0 after {:?}", start.elapsed());
+    ledger.assert_settled();
+    let (figures, sums) = (crowd.figures, ledger.sums());
+    println!("{figures:?}\n{sums:?}");
+    assert_eq!(sums.accepted + sums.unclear, sums.disconnects, "one disconnect for each connect that may be accepted");
+    assert!(figures.opened <= sums.accepted, "a stream that nobody accepted");
+    println!("soak: all is well");
+}
+
+fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+fn until(crowd: &mut Crowd, what: &str, done: impl Fn(&Crowd) -> bool) {
+    let start = Instant::now();
+    while !done(crowd) {
+        assert!(start.elapsed() < REST, "never happened: {what}; {:?}", crowd.figures);
+        crowd.turn();
+    }
+}

@@ -1,0 +1,94 @@
+//! The sending side: keep-alive connections with pipelined sends, and a record of what each answer is for.
+
+use crate::common::{find, send_request};
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+
+/// One connection to `/internal/send`.
+pub struct Sender {
+    socket: TcpStream,
+    out: Vec<u8>,
+    input: Vec<u8>,
+    /// Visits whose sends are not answered yet, in order.
+    unanswered: VecDeque<u64>,
+    /// Sends on this connection so far.
+    count: usize,
+}
+
+/// What became of a send.
+pub struct Answered {
+    pub visit: u64,
+    pub status: u16,
+    pub body: String,
+}
+
+impl Sender {
+    pub fn connect(port: u16, registry: &Registry, token: Token) -> Sender {
+        let mut socket = TcpStream::connect(([127, 0, 0, 1], port).into()).expect("a connection to send on");
+        registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE).expect("epoll takes it");
+        Sender { socket, out: Vec::new(), input: Vec::new(), unanswered: VecDeque::new(), count: 0 }
+    }
+
+    /// Puts a send on the way; [`Sender::flush`] does the rest.
+    pub fn push(&mut self, visit: u64, body: &str) {
+        self.out.extend_from_slice(send_request(body).as_bytes());
+        self.unanswered.push_back(visit);
+        self.count += 1;
+    }
+
+    /// Nothing is on its way, and it has served for a while: it may be replaced.
+    pub fn is_worn(&self, sends: usize) -> bool {
+        self.unanswered.is_empty() && self.count >= sends
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.unanswered.is_empty()
+    }
+
+    /// Writes what the kernel takes.
+    pub fn flush(&mut self) {
+        while !self.out.is_empty() {
+            match self.socket.write(&self.out) {
+                Ok(count) => drop(self.out.drain(..count)),
+                // Not connected yet, or full: an event will say when.
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => return,
+                Err(error) => panic!("a sender's connection failed: {error}"),
+            }
+        }
+    }
+
+    /// Reads the answers that have come.
+    pub fn read(&mut self) -> Vec<Answered> {
+        let mut answers = Vec::new();
+        let mut scratch = [0; 16 * 1024];
+        loop {
+            match self.socket.read(&mut scratch) {
+                Ok(0) => panic!("the gateway closed a sender's connection: {} unanswered", self.unanswered.len()),
+                Ok(count) => self.input.extend_from_slice(&scratch[..count]),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => break,
+                Err(error) => panic!("a sender's connection failed: {error}"),
+            }
+        }
+        let mut start = 0;
+        while let Some((status, body, length)) = parse(&self.input[start..]) {
+            start += length;
+            let visit = self.unanswered.pop_front().expect("an answer to a send");
+            answers.push(Answered { visit, status, body });
+        }
+        self.input.drain(..start);
+        answers
+    }
+}
+
+/// Status, body and length of the first answer, if it is complete.
+fn parse(input: &[u8]) -> Option<(u16, String, usize)> {
+    let head = find(input, b"\r\n\r\n")? + 4;
+    let text = std::str::from_utf8(&input[..head]).expect("response heads are ASCII");
+    let status = text["HTTP/1.1 ".len()..][..3].parse().expect("three digits");
+    let length = text.split("\r\n").find_map(|line| line.strip_prefix("Content-Length: ")).expect("a length");
+    let length: usize = length.parse().expect("a decimal length");
+    let body = input.get(head..head + length)?;
+    Some((status, String::from_utf8_lossy(body).into_owned(), head + length))
+}
