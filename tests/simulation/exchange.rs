@@ -54,7 +54,9 @@ pub struct Exchange {
     pub unlucky: bool,
     /// The number of the input that the last write followed.
     pub written_input: u64,
-    /// That write took all there was.
+    /// When that was.
+    pub written_at: u64,
+    /// It took all there was.
     pub written_whole: bool,
     /// End of input was read.
     pub ended: bool,
@@ -89,6 +91,7 @@ impl Default for Exchange {
             refused: false,
             unlucky: false,
             written_input: 0,
+            written_at: u64::MAX,
             written_whole: true,
             ended: false,
             failed: false,

@@ -159,16 +159,17 @@ impl Net for World {
         if self.oracle.is_doubtful(self.clock) {
             self.clock = self.clock.next_multiple_of(TICK_MS);
         }
-        self.woken = true;
-        self.woken_by_signal = false;
         if self.strikes(Fault::Interrupted) {
             return Err(interrupted());
         }
+        self.woken = true;
+        self.woken_by_signal = false;
         self.gather(events);
         Ok(())
     }
 
     fn accept(&mut self, listener: Listener) -> io::Result<Handle> {
+        self.oracle.timers_run();
         if self.strikes(Fault::Interrupted) {
             self.worked = true;
             return Err(interrupted());
@@ -274,6 +275,7 @@ impl Net for World {
 
     fn stop_accepting(&mut self) {
         self.trace.note(self.clock, "stop accepting", &[]);
+        self.oracle.timers_run();
         assert!(self.oracle.is_draining(), "listeners closed before the drain");
         self.kernel.stop_listening();
     }

@@ -49,6 +49,8 @@ pub struct Oracle {
     pub flying: [usize; 2],
     /// Accepted and not closed.
     pub open: Vec<usize>,
+    /// A turn is on, and its timers have not run as far as has been seen.
+    pub in_turn: bool,
     /// Every exchange before this one is over, callbacks included.
     pub settled: usize,
     pub frames: u64,
@@ -75,6 +77,7 @@ impl Oracle {
             drained_at: None,
             flying: [0; 2],
             open: Vec::new(),
+            in_turn: false,
             settled: 0,
             frames: 0,
             heartbeats: 0,
@@ -99,17 +102,29 @@ impl Oracle {
         })
     }
 
-    /// A turn begins: what is due is done before anything else.
+    /// A turn begins.
     pub fn turn_begins(&mut self, now: u64, signalled: bool) {
         self.now = now;
         self.input += 1;
         if signalled && self.drain_at.is_none() {
             self.drain_at = Some(now + millis(self.settings.shutdown_delay));
         }
-        if self.drain_at.is_some_and(|at| at <= now) && !self.is_draining() {
-            self.drained_at = Some(now);
-            self.drain();
+        self.in_turn = true;
+        if signalled {
+            self.drain_if_due();
         }
+    }
+
+    /// The gateway looks at its timers in each turn, behind the input that has come: a process that
+    /// stood still must not hold that against its peers. No system call says when. So this is called
+    /// once it shows: at what no input explains, and at the latest where the turn moves on to accepting.
+    pub fn timers_run(&mut self) {
+        if !std::mem::take(&mut self.in_turn) {
+            return;
+        }
+        self.input += 1;
+        let now = self.now;
+        self.drain_if_due();
         let interval = millis(self.settings.heartbeat_interval);
         for place in 0..self.open.len() {
             let n = self.open[place];
@@ -120,13 +135,24 @@ impl Oracle {
                 it.late = true;
             }
             let Some(stream) = &mut it.stream else { continue };
+            if it.failed && it.written_at == now && due(stream.answer_by, now) && !stream.headed {
+                stream.or_else = Some((Reason::Error, Some(Detail::ConnectTimeout)));
+            }
             if stalled {
                 stream.end(Reason::Error, Some(Detail::ClientTimeout));
             }
             if stream.phase == Phase::Connecting && due(stream.answer_by, now) {
                 stream.fail(504, "Gateway timeout", true, Reason::Error, Detail::ConnectTimeout);
             }
-            stream.beat(now, interval, it.backlog > 0);
+            let wrote = it.written_at == now;
+            stream.beat(now, interval, it.backlog > 0, wrote);
+        }
+    }
+
+    fn drain_if_due(&mut self) {
+        if self.drain_at.is_some_and(|at| at <= self.now) && !self.is_draining() {
+            self.drained_at = Some(self.now);
+            self.drain();
         }
     }
 
@@ -141,11 +167,15 @@ impl Oracle {
 
     fn drain(&mut self) {
         for n in self.open.clone() {
+            let now = self.now;
             let it = &mut self.exchanges[n];
             let Some(stream) = &mut it.stream else {
                 it.closing = true;
                 continue;
             };
+            if it.failed && it.written_at == now {
+                stream.or_else = Some((Reason::ServerClosed, Some(Detail::Shutdown)));
+            }
             if stream.phase == Phase::Open {
                 stream.expected.extend(self.settings.reconnect_delay_ms.map(Expected::Retry));
                 stream.end(Reason::ServerClosed, Some(Detail::Shutdown));
@@ -164,6 +194,7 @@ impl Oracle {
 
     /// A turn ends: nobody may have been left waiting.
     pub fn turn_ends(&mut self) {
+        self.timers_run();
         let now = self.now;
         while self.exchanges.get(self.settled).is_some_and(Exchange::is_settled) {
             self.settled += 1;

@@ -84,6 +84,8 @@ pub struct Stream {
     pub disconnects: u32,
     /// Why it ended: what happened first.
     pub cause: Option<(Reason, Option<Detail>)>,
+    /// Or this, as the two came in one turn and cannot be told apart from outside.
+    pub or_else: Option<(Reason, Option<Detail>)>,
     pub held: Vec<Rc<Event>>,
     pub held_bytes: usize,
     pub held_close: bool,
@@ -97,6 +99,8 @@ pub struct Stream {
     pub heartbeat_at: u64,
     /// Heartbeats that must be seen yet; more than one is never owed.
     pub heartbeats_owed: u32,
+    /// One may be seen: whether bytes waited when it fell due cannot be told from outside.
+    pub heartbeat_may: bool,
     last_id: String,
     decoder: Decoder,
 }
@@ -112,6 +116,8 @@ impl Stream {
             outcome: None,
             disconnects: 0,
             cause: None,
+            or_else: None,
+            heartbeat_may: false,
             held: Vec::new(),
             held_bytes: 0,
             held_close: false,
@@ -197,8 +203,11 @@ impl Stream {
         assert!(self.decoder.is_between_frames(), "a torn frame: {}", frame.escape_ascii());
         let messages = self.decoder.take_messages();
         if frame == b": heartbeat\n\n" {
-            assert!(messages.is_empty() && self.heartbeats_owed > 0, "a heartbeat before its time");
-            self.heartbeats_owed -= 1;
+            assert!(messages.is_empty() && self.may_beat(), "a heartbeat before its time");
+            match self.heartbeats_owed {
+                0 => self.heartbeat_may = false,
+                _ => self.heartbeats_owed -= 1,
+            }
             return;
         }
         match self.expected.pop_front() {
@@ -220,12 +229,19 @@ impl Stream {
         }
     }
 
-    /// The clock stands at `now`; `unsent`: bytes for the client wait.
-    pub fn beat(&mut self, now: u64, interval: u64, unsent: bool) {
+    /// Whether a heartbeat may come now.
+    pub fn may_beat(&self) -> bool {
+        self.heartbeats_owed > 0 || self.heartbeat_may
+    }
+
+    /// The clock stands at `now`; `unsent`: bytes for the client wait; `wrote`: but some were written
+    /// in this turn.
+    pub fn beat(&mut self, now: u64, interval: u64, unsent: bool, wrote: bool) {
         if self.phase == Phase::Open && due(self.heartbeat_at, now) {
             let missed = (now - self.heartbeat_at) / interval;
             self.heartbeat_at += interval * (missed + 1);
             self.heartbeats_owed += u32::from(!unsent);
+            self.heartbeat_may = unsent && wrote;
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::exchange::{Request, What};
 use super::oracle::{EXCESS_MAX, LINGER, OFFER_MAX, Oracle, millis};
 use super::response::Part;
-use super::stream::{Phase, Verdict};
+use super::stream::{Phase, Stream, Verdict};
 use ssegateway::callback::{Detail, Reason};
 use ssegateway::gateway::How;
 use std::io::ErrorKind;
@@ -12,12 +12,19 @@ impl Oracle {
     /// The gateway offered bytes; how many were taken, or what went wrong. `whole`: `false` if chance
     /// kept the kernel from taking more.
     pub fn wrote(&mut self, n: usize, offered: &[u8], result: Result<usize, ErrorKind>, whole: bool) {
-        let (now, input) = (self.now, self.input);
+        let now = self.now;
+        let again = |oracle: &Oracle| {
+            let it = &oracle.exchanges[n];
+            it.written_input == oracle.input && it.written_whole
+        };
+        if again(self) {
+            self.timers_run();
+        }
+        assert!(!again(self), "two writes for one input: the second {}", offered.escape_ascii());
+        let input = self.input;
         let it = &mut self.exchanges[n];
         assert!(!it.closed && it.shut_at.is_none() && !it.failed, "a write behind the end");
-        let again = it.written_input == input && it.written_whole;
-        assert!(!again, "two writes for one input: the second {}", offered.escape_ascii());
-        it.written_input = input;
+        (it.written_input, it.written_at) = (input, now);
         it.unlucky = !whole;
         let taken = match result {
             Ok(0) => {
@@ -46,8 +53,9 @@ impl Oracle {
             it.chunk_input = u64::MAX;
         }
         self.decode(n, &offered[..taken]);
-        let it = &self.exchanges[n];
-        if let (true, Some(stream)) = (it.written_whole, &it.stream) {
+        let it = &mut self.exchanges[n];
+        if let (true, Some(stream)) = (it.written_whole, &mut it.stream) {
+            stream.heartbeat_may = false;
             assert!(stream.expected.is_empty(), "an event left out of the write for its batch");
         }
     }
@@ -66,6 +74,10 @@ impl Oracle {
             let request = it.requests.get(it.answered).filter(|_| it.answered < it.arrived);
             let head_only = matches!(request, Some(Request { what: What::Fixed { head_only: true, .. }, .. }));
             let Some(part) = it.responses.next(&mut taken, head_only) else { return };
+            if !self.explains(n, &part) {
+                self.timers_run();
+            }
+            let it = &mut self.exchanges[n];
             match part {
                 Part::Interim => {}
                 Part::Answer(answer) => self.answered(n, &answer),
@@ -91,6 +103,23 @@ impl Oracle {
         }
     }
 
+    /// Whether input alone explains what is said.
+    fn explains(&self, n: usize, part: &Part) -> bool {
+        let it = &self.exchanges[n];
+        let stream = it.stream.as_ref();
+        let has_verdict = stream.is_some_and(|stream| stream.verdict.is_some());
+        match part {
+            Part::Interim => true,
+            Part::Answer(_) => {
+                it.answered < it.arrived && (stream.is_none() || it.answered + 1 < it.arrived || has_verdict)
+            }
+            Part::StreamHead => has_verdict,
+            Part::Frame(frame) if frame == ssegateway::sse::HEARTBEAT => stream.is_some_and(Stream::may_beat),
+            Part::Frame(_) => stream.is_some_and(|stream| !stream.expected.is_empty()),
+            Part::StreamEnd => stream.is_some_and(|stream| stream.phase == Phase::Over),
+        }
+    }
+
     /// The gateway shuts its side down.
     pub fn shut(&mut self, n: usize) {
         let it = &mut self.exchanges[n];
@@ -105,6 +134,11 @@ impl Oracle {
 
     /// The gateway closes a connection: it must have a reason.
     pub fn closed(&mut self, n: usize, how: How) {
+        let it = &self.exchanges[n];
+        let over = it.stream.as_ref().is_some_and(|stream| stream.phase == Phase::Over);
+        if !(it.ended || it.failed || over || it.closing) {
+            self.timers_run();
+        }
         self.open.retain(|open| *open != n);
         let (stalled, now, draining) = (self.is_stalled(n), self.now, self.is_draining());
         let it = &mut self.exchanges[n];
