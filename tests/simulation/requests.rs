@@ -41,7 +41,7 @@ impl World {
                 self.write_probes(script, count, true);
                 false
             }
-            1 => {
+            1 if self.random.chance(200) => {
                 // More answers than the gateway holds for one that does not read.
                 let count = self.random.within(300, 3_000);
                 self.write_probes(script, count, false);

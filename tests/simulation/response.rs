@@ -172,7 +172,8 @@ impl Responses {
     /// Judges a head; returns the response if it has no body.
     fn read_head(&mut self, head: &[u8], head_only: bool) -> Option<Part> {
         let text = std::str::from_utf8(head).expect("a head is text");
-        let mut lines = text.trim_end_matches("\r\n").split("\r\n");
+        let text = text.strip_suffix("\r\n").unwrap_or(text);
+        let mut lines = text.split_terminator('\n').map(|line| line.strip_suffix('\r').expect("lines end in CRLF"));
         let status_line = lines.next().unwrap_or_default();
         let status = status_line.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)).and_then(|s| s.parse().ok());
         self.status = status.unwrap_or_else(|| panic!("a bad status line: {status_line:?}"));

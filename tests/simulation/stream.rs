@@ -22,13 +22,12 @@ impl Event {
         let name = self.name.as_ref().filter(|name| !name.is_empty()).map_or(0, |name| 8 + name.len());
         let id = self.id.as_ref().map_or(0, |id| 4 + id.len() + usize::from(!id.is_empty()));
         let retry = self.retry.map_or(0, |retry| 8 + retry.to_string().len());
-        let data: usize = self.lines().map(|line| 7 + line.len()).sum();
+        // Each line has its field's name and an end; CRLF and CR end one as LF does.
+        let bytes = self.data.as_bytes();
+        let pairs = bytes.windows(2).filter(|pair| pair == b"\r\n").count();
+        let ends = bytes.iter().filter(|byte| matches!(byte, b'\r' | b'\n')).count();
+        let data = bytes.len() - ends + 7 * (ends - pairs + 1);
         name + id + retry + data + 1
-    }
-
-    fn lines(&self) -> impl Iterator<Item = String> {
-        let joined = self.data.replace("\r\n", "\n").replace('\r', "\n");
-        joined.split('\n').map(str::to_owned).collect::<Vec<_>>().into_iter()
     }
 
     /// What `EventSource` dispatches for it.
