@@ -10,14 +10,23 @@ use ssegateway::timer::{TICK_MS, Timer};
 #[derive(Debug)]
 enum Operation {
     /// Due so many milliseconds ahead.
-    Insert { ahead: u64 },
+    Insert {
+        ahead: u64,
+    },
     /// Due so many milliseconds ago.
-    InsertLate { ago: u64 },
+    InsertLate {
+        ago: u64,
+    },
     InsertNever,
     /// Time passes, and everything due is taken out.
-    Advance { by: u64 },
+    Advance {
+        by: u64,
+    },
     /// Time passes, and only some of what is due is taken out.
-    AdvanceAndTake { by: u64, at_most: u8 },
+    AdvanceAndTake {
+        by: u64,
+        at_most: u8,
+    },
     /// Sleeps until the wheel wants to be looked at.
     Sleep,
 }

@@ -375,12 +375,12 @@ impl<N: Net> Reactor<N> {
                 return;
             }
             match self.net.accept(listener) {
-                Ok(socket) => {
-                    self.gate(listener).exhausted = false;
-                    self.admit(listener, socket);
-                }
+                Ok(socket) => self.admit(listener, socket),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.gate(listener).waiting = false;
+                    let gate = self.gate(listener);
+                    gate.waiting = false;
+                    // Not before nobody waits: one place at a time becomes free and is taken again.
+                    gate.exhausted = false;
                     return;
                 }
                 Err(error) if is_exhausted(&error) => {

@@ -123,6 +123,7 @@ fn a_limit_that_shrinks_underneath_it_does_no_lasting_harm() {
     }
     let busy = assert_no_spin(&gateway);
     let lines = gateway.log().matches("accepting paused").count();
+    assert!(lines <= 3, "{lines} lines say the same");
     drop(crowd);
     eventually("its descriptors are back", || gateway.descriptors() <= before + 6);
     assert_recovered(&gateway, &backend);

@@ -178,7 +178,7 @@ def run(name, kind, options, gateway, directory):
             # Of the same length, so that the lengths in the corpus stay right.
             mine = data.replace(b"/smuggled", b"/s%07d" % number)
             answer = exchange(front, mine, 0.15)
-            statuses[answer[9:12].decode("latin-1") or "none"] += 1
+            statuses[answer[9:12].decode() if answer.startswith(b"HTTP/") else "no head"] += 1
             victim = f"/victim-{number}"
             answer = exchange(front, f"GET {victim} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode(), 3)
             if not answer.startswith(b"HTTP/1.1 200") or b"text/event-stream" not in answer.lower():

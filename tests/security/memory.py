@@ -257,7 +257,7 @@ def main():
             backend.released.set()
             time.sleep(10)
             left = gateway.settled() - gateway.base
-            print(f"| {name} | {len(peers)} | {grown / len(peers) / KIB:.1f} KiB | {left / MIB:.1f} MiB |", flush=True)
+            print(f"| {name} | {len(peers)} | {grown / len(peers) / KIB:.2f} KiB | {left / MIB:.1f} MiB |", flush=True)
         finally:
             gateway.process.kill()
             gateway.process.wait()

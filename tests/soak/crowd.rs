@@ -18,6 +18,8 @@ const SENDS_PER_CONNECTION: usize = 5_000;
 /// At most so many connects at a time, and in a hundredth of a second.
 const OPENS_PER_TICK: usize = 10;
 const TICK: Duration = Duration::from_millis(10);
+/// Between two looks at everybody.
+const ROUND: Duration = Duration::from_millis(100);
 /// Anything that must happen happens by then; nothing here takes longer than the gateway's own timeouts.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Readers that stop, at a time.
@@ -95,6 +97,7 @@ pub struct Crowd {
     /// Part of a send that is due.
     due: f64,
     ticked_at: Instant,
+    looked_at: Instant,
     lazy: usize,
     pub figures: Figures,
     /// New ones come, and sends are made.
@@ -122,6 +125,7 @@ impl Crowd {
             rate,
             due: 0.0,
             ticked_at: Instant::now(),
+            looked_at: Instant::now(),
             lazy: 0,
             figures: Figures::default(),
             busy: true,
@@ -181,7 +185,10 @@ impl Crowd {
                 self.open_some();
             }
             if !self.draining {
-                self.look_after_all();
+                if self.looked_at.elapsed() >= ROUND {
+                    self.looked_at = Instant::now();
+                    self.look_after_all();
+                }
                 self.senders.iter_mut().for_each(Sender::flush);
                 self.replace_senders();
             }
@@ -314,13 +321,13 @@ impl Crowd {
                 Stage::Open => {}
             }
             match (role, stage) {
-                (Role::Lazy, Stage::Waiting) if visitor.token.is_some() && self.random.permille(100) => {
+                (Role::Lazy, Stage::Waiting) if visitor.token.is_some() => {
                     let token = visitor.token.clone().unwrap_or_default();
                     let body = serde_json::json!({"token": token, "event": {"data": "x".repeat(64 * 1024)}});
                     let visit = visitor.visit;
                     self.senders[slot % SENDERS].push(visit, &body.to_string());
                 }
-                (Role::SlowHead, Stage::Waiting) if self.random.permille(50) => visitor.out.push(b'x'),
+                (Role::SlowHead, Stage::Waiting) if self.random.permille(500) => visitor.out.push(b'x'),
                 (Role::Hasty | Role::Early, Stage::Open) | (Role::Early | Role::Lazy, Stage::Waiting) if over => {
                     self.remove(slot)
                 }

@@ -47,6 +47,8 @@ pub struct Client {
     pub welcome: Option<String>,
     /// Frames of events accepted for it, in order.
     pub frames: Vec<String>,
+    /// A send has asked for the close, and nothing may be taken any more.
+    pub told_to_close: bool,
     pub disconnects: Vec<String>,
     /// Known for certain to be over, and why.
     pub ended_by: Option<Reason>,
@@ -89,6 +91,7 @@ impl Client {
             leapt: false,
             welcome: None,
             frames: Vec::new(),
+            told_to_close: false,
             disconnects: Vec::new(),
             ended_by: None,
             may: May::default(),

@@ -185,8 +185,13 @@ fn operation(input: &mut Unstructured<'_>) -> Result<Operation> {
         },
         17 | 18 => {
             let client = client(input)?;
-            let bytes = input.arbitrary::<u16>()?;
-            Operation::Room { client, bytes: (bytes < 1000).then_some(bytes) }
+            let bytes = match input.int_in_range(0..=3_u8)? {
+                0 => None,
+                1 => Some(0),
+                2 => Some(input.arbitrary::<u8>()?.into()),
+                _ => Some(input.arbitrary()?),
+            };
+            Operation::Room { client, bytes }
         }
         19..=21 => {
             let count = input.int_in_range(1..=4)?;

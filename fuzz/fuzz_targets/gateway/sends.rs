@@ -121,9 +121,10 @@ pub fn request(request: &Request, number: u32, internal: bool) -> (Vec<u8>, Expe
         Request::Readyz => ("GET /readyz/?x HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), Expected::Readyz),
         Request::Options => ("OPTIONS /x HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), stream(204)),
         Request::Unknown => ("GET /internal/x HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), Expected::Status(404)),
-        Request::PutOnStream => {
-            ("PUT /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n".to_owned(), stream(405))
-        }
+        Request::PutOnStream => (
+            "PUT /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n".to_owned(),
+            stream(405),
+        ),
         Request::Refused { which } => {
             let (text, status) = match which % 8 {
                 0 => ("GET / HTTP/1.1\r\n\r\n", 400),

@@ -38,6 +38,20 @@ pub struct World {
     stopped_accepting: bool,
 }
 
+/// A send whose answer is due.
+struct Sent {
+    target: usize,
+    close: bool,
+    frame: Option<String>,
+    /// Of its body.
+    bytes: usize,
+    /// What its target had unsent before the batch.
+    backlog: usize,
+    was_closed: bool,
+    /// The first of its batch for that target.
+    is_first: bool,
+}
+
 impl World {
     pub fn new(settings: Settings) -> World {
         let now = 1_000;
@@ -83,7 +97,9 @@ impl World {
                 self.deliver(at, usize::MAX);
             }
             Operation::Raw { client, bytes } => self.write_raw(client, &bytes),
-            Operation::Flood { client, kibibytes } => self.write_raw(client, &vec![b'x'; usize::from(kibibytes) * 1024]),
+            Operation::Flood { client, kibibytes } => {
+                self.write_raw(client, &vec![b'x'; usize::from(kibibytes) * 1024])
+            }
             Operation::Deliver { client, bytes } => {
                 let Some(at) = self.pick(client) else { return };
                 self.deliver(at, usize::from(bytes));
@@ -188,7 +204,9 @@ impl World {
         let id = self.gateway.accept(Millis::from_millis(self.now), listener, token);
         assert_eq!(id.is_none(), self.stopped_accepting);
         let id = id?;
-        self.clients.push(Client::new(id, token, internal, self.now));
+        let mut client = Client::new(id, token, internal, self.now);
+        client.may.have_been_closed = self.shutting_down;
+        self.clients.push(client);
         assert_eq!(self.places.insert(id, at), None, "an id in use");
         self.settle();
         Some(at)
@@ -291,19 +309,28 @@ impl World {
         // Nobody sends to the connection that it sends on.
         self.sender = Some(sender);
         let mut bytes = Vec::new();
-        let mut sent = Vec::new();
+        let mut sent: Vec<Sent> = Vec::new();
         for send in batch {
             let Some(target) = self.pick(send.client) else { continue };
             self.events += 1;
             let event = send.event.as_ref().map(|event| sends::event(event, self.events));
-            let body = sends::body(self.clients[target].token, event.as_ref(), send.close);
-            bytes.extend_from_slice(&sends::post(send, &body));
             let client = &mut self.clients[target];
+            let body = sends::body(client.token, event.as_ref(), send.close);
+            bytes.extend_from_slice(&sends::post(send, &body));
             let backlog = self.gateway.unsent(client.id).len();
             // What comes of it may be told to the backend before the answer is read.
             client.may.have_been_closed |= send.close;
-            client.may.have_failed |= backlog.max(client.frames_bytes() + 4 * bytes.len()) > self.settings.pending_bytes_max;
-            sent.push((target, send.close, event.map(|event| event.frame), body.len(), backlog));
+            client.may.have_failed |=
+                backlog.max(client.frames_bytes() + 4 * bytes.len()) > self.settings.pending_bytes_max;
+            sent.push(Sent {
+                target,
+                close: send.close,
+                frame: event.map(|event| event.frame),
+                bytes: body.len(),
+                backlog,
+                was_closed: client.closed.is_some(),
+                is_first: sent.iter().all(|other| other.target != target),
+            });
         }
         let before = self.clients[sender].received.len();
         self.clients[sender].requests.extend(sent.iter().map(|_| Expected::Any));
@@ -312,40 +339,48 @@ impl World {
         let received = self.clients[sender].received[before..].to_vec();
         let answers = responses::read(&received);
         assert!(answers.rest.is_empty());
-        for (index, (target, close, frame, length, backlog)) in sent.into_iter().enumerate() {
+        for (index, sent) in sent.into_iter().enumerate() {
             let Some(answer) = answers.whole.get(index) else { panic!("a send without an answer") };
+            let Body::Whole(text) = &answer.body else { panic!("a stream for a send") };
+            assert_eq!(answer.status == 413, sent.bytes > self.settings.body_bytes_max);
             if answer.status == 413 {
-                assert!(length > self.settings.body_bytes_max);
                 assert_eq!(answers.whole.len(), index + 1);
                 return;
             }
-            assert!(length <= self.settings.body_bytes_max);
-            let Body::Whole(text) = &answer.body else { panic!("a stream for a send") };
-            self.judge_send(target, close, frame, (answer.status, text), backlog);
+            self.judge_send(sent, answer.status, text);
         }
     }
 
-    fn judge_send(&mut self, target: usize, close: bool, frame: Option<String>, answer: (u16, &[u8]), backlog: usize) {
-        let client = &mut self.clients[target];
+    fn judge_send(&mut self, sent: Sent, status: u16, text: &[u8]) {
+        let client = &mut self.clients[sent.target];
         let pending_max = self.settings.pending_bytes_max;
         let held = client.frames_bytes();
-        match answer {
+        match (status, text) {
             (200, br#"{"status":"ok"}"# | br#"{"status":"buffered"}"#) => {
                 assert_eq!(client.ended_by, None, "sent to a stream that is over");
-                assert!(client.closed.is_none() || close, "sent to a connection that is closed");
-                let buffered = answer.1 == br#"{"status":"buffered"}"#;
+                assert!(!sent.was_closed, "sent to a connection that is closed");
+                assert!(!client.told_to_close, "sent behind a close");
+                client.told_to_close = sent.close;
+                let buffered = text == br#"{"status":"buffered"}"#;
                 assert_eq!(buffered, client.opened_at.is_none());
-                assert!(frame.is_none() || !buffered || held <= pending_max || client.may.have_more_events);
-                client.frames.extend(frame);
-                if close && !buffered {
+                if buffered && sent.frame.is_some() {
+                    assert!(held <= pending_max || client.may.have_more_events, "{held} bytes were not too many");
+                } else if sent.is_first && sent.frame.is_some() {
+                    // Within a batch, what no write has been tried for yet does not count.
+                    assert!(sent.backlog <= pending_max, "{} bytes were not too many", sent.backlog);
+                }
+                client.frames.extend(sent.frame);
+                if sent.close && !buffered {
                     client.ended_by = Some(Reason::ServerClosed);
                 }
             }
-            (404, br#"{"error":"Token not found"}"#) => assert!(!client.is_surely_streaming(), "a stream was not found"),
+            (404, br#"{"error":"Token not found"}"#) => {
+                assert!(!client.is_surely_streaming(), "a stream was not found")
+            }
             (500, br#"{"error":"Write failed: connection closed"}"#) => {
                 assert_eq!(client.ended_by, None, "a stream that ended twice");
-                assert!(frame.is_some());
-                let unsent = if client.opened_at.is_none() { held } else { backlog };
+                assert!(sent.frame.is_some());
+                let unsent = if client.opened_at.is_none() { held } else { sent.backlog };
                 assert!(unsent > pending_max || client.may.have_more_events, "{unsent} bytes were too many");
                 client.may.have_failed = true;
                 client.ended_by = Some(Reason::Error);
