@@ -4,6 +4,7 @@ use crate::backend::News;
 use crate::common::{HEARTBEAT, Random, get, sys};
 use crate::reader::Reader;
 use crate::senders::{Answered, Sender};
+use crate::visitor::{Figures, Role, Stage, Visitor};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use std::collections::HashMap;
@@ -25,61 +26,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Readers that stop, at a time.
 const LAZY_MAX: usize = 10;
 const LAZY_TIME: Duration = Duration::from_secs(15);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    /// Reads everything, and leaves when it has got all that was sent.
-    Healthy,
-    /// Reads everything, and leaves whenever it likes.
-    Hasty,
-    /// Leaves while the backend decides.
-    Early,
-    /// Does not read.
-    Lazy,
-    Garbage,
-    SlowHead,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// No answer yet.
-    Waiting,
-    Open,
-    /// Nothing more is sent; it leaves when it has got everything.
-    Quiet,
-    /// It is to end now.
-    Ending,
-}
-
-struct Visitor {
-    visit: u64,
-    socket: TcpStream,
-    out: Vec<u8>,
-    role: Role,
-    stage: Stage,
-    since: Instant,
-    /// When it is time to go.
-    leaves_at: Instant,
-    token: Option<String>,
-    reader: Reader,
-    sent: u64,
-    received: u64,
-}
-
-/// What the crowd has counted.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Figures {
-    pub visits: usize,
-    pub opened: usize,
-    pub refused: usize,
-    pub sends: usize,
-    pub events: usize,
-    pub heartbeats: usize,
-    /// Streams dropped because nobody read them.
-    pub dropped: usize,
-    /// The slowest event since this was last reset.
-    pub slowest: Duration,
-}
 
 pub struct Crowd {
     port: u16,

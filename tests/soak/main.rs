@@ -10,6 +10,7 @@ mod backend;
 mod crowd;
 mod reader;
 mod senders;
+mod visitor;
 
 use common::{Gateway, Ledger, SIGTERM, process, sys};
 use crowd::Crowd;
