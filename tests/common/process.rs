@@ -21,6 +21,13 @@ pub fn peak_rss_kib(pid: u32) -> usize {
     status(pid, "VmHWM")
 }
 
+/// What the main thread is doing, as proc(5) has it: `S` asleep, `T` stopped, `R` running.
+pub fn state(pid: u32) -> char {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process that lives");
+    let (_, rest) = stat.rsplit_once(") ").expect("a state behind the name");
+    rest.chars().next().expect("a state")
+}
+
 pub fn threads(pid: u32) -> usize {
     status(pid, "Threads")
 }

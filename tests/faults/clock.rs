@@ -1,7 +1,8 @@
 //! A process that stood still: to it the clock has jumped.
 
 use crate::common::{
-    Backend, Client, Gateway, HEARTBEAT, OK, SIGCONT, SIGSTOP, Stream, assert_json, get, send_request,
+    Backend, Client, Gateway, HEARTBEAT, OK, PATIENCE, SIGCONT, SIGSTOP, Stream, assert_json, get, process,
+    send_request,
 };
 use crate::healthy::Healthy;
 use crate::report;
@@ -10,9 +11,24 @@ use std::time::{Duration, Instant};
 
 const STILL: Duration = Duration::from_secs(4);
 
+/// Stops the gateway while its loop sleeps, and returns when it stands still: what is sent from then on
+/// comes while it does.
+fn stop(gateway: &Gateway) {
+    let reach = |state: char| {
+        let start = Instant::now();
+        while process::state(gateway.pid()) != state {
+            assert!(start.elapsed() < PATIENCE, "never in state {state}");
+            std::thread::yield_now();
+        }
+    };
+    reach('S');
+    gateway.signal(SIGSTOP);
+    reach('T');
+}
+
 /// Stops the gateway for [`STILL`].
 fn stand_still(gateway: &Gateway) {
-    gateway.signal(SIGSTOP);
+    stop(gateway);
     std::thread::sleep(STILL);
     gateway.signal(SIGCONT);
 }
@@ -55,7 +71,8 @@ fn heartbeats_resume_singly_and_no_stream_is_lost() {
     assert!((Duration::from_millis(1700)..Duration::from_millis(2500)).contains(&took), "{took:?}");
     let seen = healthy.finish_whenever();
     report(&format!("{STREAMS} streams through a jump of {STILL:?}: all there, two heartbeats in {took:?}; {seen}"));
-    assert_eq!(backend.count("disconnect"), 0, "{:?}", gateway.log());
+    // That of the healthy one, which was closed just now, may have come already.
+    assert!(backend.count("disconnect") <= 1, "{}", gateway.log());
     gateway.drain();
     assert_eq!(backend.count("disconnect"), STREAMS + 1);
 }
@@ -78,7 +95,7 @@ fn a_stream_whose_client_read_on_meanwhile_is_not_called_stalled() {
     for _ in 0..EVENTS {
         assert_json(&sender.exchange(send_request(&body)), 200, OK);
     }
-    gateway.signal(SIGSTOP);
+    stop(&gateway);
     let start = Instant::now();
     // What the kernels have is read while the gateway stands still.
     stream.client.socket().set_read_timeout(Some(Duration::from_millis(50))).expect("a short timeout");
@@ -89,7 +106,7 @@ fn a_stream_whose_client_read_on_meanwhile_is_not_called_stalled() {
             stream.client.buffer.extend_from_slice(&scratch[..count]);
         }
     }
-    stream.client.socket().set_read_timeout(Some(crate::common::PATIENCE)).expect("a long timeout");
+    stream.client.socket().set_read_timeout(Some(PATIENCE)).expect("a long timeout");
     assert!(stream.client.buffer.len() < EVENTS * data.len(), "nothing was left unsent");
     gateway.signal(SIGCONT);
     for _ in 0..EVENTS {
@@ -109,7 +126,7 @@ fn a_request_that_came_meanwhile_is_answered() {
     kept.assert_open();
     let mut half = Client::open(gateway.port, "GET /healthz HTTP/1.1\r\nHost: h\r\n");
     kept.assert_open();
-    gateway.signal(SIGSTOP);
+    stop(&gateway);
     kept.send(get("/healthz"));
     half.send("\r\n");
     std::thread::sleep(STILL);
