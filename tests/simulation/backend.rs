@@ -296,8 +296,9 @@ impl World {
             ]));
         }
         if self.random.chance(100) {
-            let room = self.settings.body_bytes_max.min(20_000) - 300;
-            let more = self.random.pick(&[170, 300, 5_000, 20_000]).min(room);
+            // The largest does not fit into one read.
+            let room = self.settings.body_bytes_max.min(100_000) - 300;
+            let more = self.random.pick(&[170, 170, 300, 300, 5_000, 5_000, 20_000, 100_000]).min(room);
             data.push_str(&"x".repeat(more));
         }
         Event {

@@ -240,7 +240,7 @@ impl Stream {
             let missed = (now - self.heartbeat_at) / interval;
             self.heartbeat_at += interval * (missed + 1);
             self.heartbeats_owed += u32::from(!unsent);
-            self.heartbeat_may = unsent && wrote;
+            self.heartbeat_may |= unsent && wrote;
         }
     }
 }
