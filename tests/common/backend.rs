@@ -217,6 +217,7 @@ impl Backend {
         handler: impl Fn(&Call) -> Answer + Send + Sync + 'static,
     ) -> Backend {
         let listener = TcpListener::bind(("127.0.0.1", port)).expect("a port for the backend");
+        sys::listen_for_many(&listener);
         let port = listener.local_addr().expect("its address").port();
         let shared = Arc::new(Shared {
             calls: Mutex::default(),

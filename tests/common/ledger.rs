@@ -85,13 +85,25 @@ impl Ledger {
     /// Nothing is missing, doubled or out of place.
     #[track_caller]
     pub fn assert_settled(&self) {
+        self.assert_settled_but(|_| false);
+    }
+
+    /// The same, but a disconnect may be missing where this says so; how many are.
+    #[track_caller]
+    pub fn assert_settled_but(&self, excused: impl Fn(&str) -> bool) -> usize {
+        let mut missing = 0;
         for (token, entry) in self.0.lock().unwrap().iter() {
             let expected = match entry.verdict {
                 Some(Verdict::Accepted | Verdict::Unclear) => 1,
                 Some(Verdict::Rejected) => 0,
                 None => panic!("a disconnect without a connect: {token} {entry:?}"),
             };
-            assert_eq!(entry.reasons.len(), expected, "{token} {entry:?}");
+            if entry.reasons.len() < expected && excused(token) {
+                missing += 1;
+            } else {
+                assert_eq!(entry.reasons.len(), expected, "{token} {entry:?}");
+            }
         }
+        missing
     }
 }

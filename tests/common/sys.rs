@@ -78,3 +78,10 @@ pub fn leave_network() -> io::Result<u32> {
     // SAFETY: it takes nothing and cannot fail.
     Ok(unsafe { libc::gettid() } as u32)
 }
+
+/// Lets more clients wait than the 128 of the standard library: callbacks may come all at once.
+pub fn listen_for_many(listener: &impl AsRawFd) {
+    // SAFETY: it takes two integers, and the descriptor is open for the life of `listener`.
+    let result = unsafe { libc::listen(listener.as_raw_fd(), 4096) };
+    assert_eq!(result, 0, "listen: {}", io::Error::last_os_error());
+}
