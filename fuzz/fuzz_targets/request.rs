@@ -132,9 +132,7 @@ fn read(head: &[u8], bytes: usize) -> Result<Expected<'_>, &'static str> {
     if hosts.len() > 1 || (hosts.is_empty() && http_1_1) {
         return Err("host");
     }
-    if hosts.iter().any(|host| host.iter().any(|byte| byte.is_ascii_control() || b" \t/?#@\\\"<>^`{}|,".contains(byte)))
-        || hosts.iter().any(|host| !host.is_ascii())
-    {
+    if !hosts.iter().all(|host| is_host(host)) {
         return Err("host bytes");
     }
     Ok(Expected { method, target, http_1_1, fields, framing, bytes })
@@ -170,8 +168,16 @@ fn is_form(method: &[u8], target: &[u8]) -> bool {
         [b'/', ..] => true,
         b"*" if method == b"OPTIONS" => true,
         _ if method == b"CONNECT" => true,
-        _ => authority.is_some_and(|rest| rest.first().is_some_and(|byte| !b"/?".contains(byte))),
+        _ => authority.is_some_and(|rest| {
+            let host = rest.split(|byte| b"/?".contains(byte)).next().unwrap_or_default();
+            !host.is_empty() && is_host(host)
+        }),
     }
+}
+
+/// uri-host and port of RFC 3986: nothing that could belong to another part of a URL.
+fn is_host(host: &[u8]) -> bool {
+    host.iter().all(|byte| byte.is_ascii_graphic() && !b"/?#@\\\"<>^`{}|,".contains(byte))
 }
 
 fn agree(head: &Head<'_, '_>, expected: &Expected<'_>) {

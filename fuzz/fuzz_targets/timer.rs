@@ -29,6 +29,7 @@ enum Operation {
     },
     /// Sleeps until the wheel wants to be looked at.
     Sleep,
+    Shrink,
 }
 
 impl<'a> Arbitrary<'a> for Operation {
@@ -39,13 +40,14 @@ impl<'a> Arbitrary<'a> for Operation {
             Ok((1_u64 << shift) - 1 + u64::from(input.arbitrary::<u8>()?))
         };
         let (ahead, by) = (time(22)?, time(18)?);
-        Ok(match input.int_in_range(0..=7)? {
+        Ok(match input.int_in_range(0..=8)? {
             0..=2 => Operation::Insert { ahead },
             3 => Operation::InsertLate { ago: ahead },
             4 => Operation::InsertNever,
             5 => Operation::Advance { by },
             6 => Operation::AdvanceAndTake { by, at_most: input.int_in_range(0..=3)? },
-            _ => Operation::Sleep,
+            7 => Operation::Sleep,
+            _ => Operation::Shrink,
         })
     }
 }
@@ -84,6 +86,7 @@ fuzz_target!(|operations: Vec<Operation>| {
                 }
             }
             Operation::Sleep => twin.sleep(),
+            Operation::Shrink => twin.wheel.shrink(),
         }
         twin.check();
     }

@@ -81,6 +81,8 @@ pub enum Operation {
         millis: u64,
     },
     ShutDown,
+    /// The loop has memory given back.
+    Shrink,
 }
 
 #[derive(Debug)]
@@ -134,7 +136,7 @@ impl<'a> Arbitrary<'a> for Script {
 
 /// Small limits, so that they are met.
 fn settings(input: &mut Unstructured<'_>) -> Result<Settings> {
-    let [sizes, times, manner]: [u8; 3] = input.arbitrary()?;
+    let [sizes, times, manner, pending]: [u8; 4] = input.arbitrary()?;
     let bit = |byte: u8, at: u8| byte >> at & 1 == 1;
     let seconds = |long: bool, a: u64, b: u64| Duration::from_secs(if long { b } else { a });
     Ok(Settings {
@@ -151,7 +153,8 @@ fn settings(input: &mut Unstructured<'_>) -> Result<Settings> {
         streams_max: if bit(sizes, 2) { 64 } else { 2 },
         head_bytes_max: if bit(sizes, 3) { 16 * 1024 } else { 400 },
         body_bytes_max: if bit(sizes, 4) { 4096 } else { 512 },
-        pending_bytes_max: if bit(sizes, 5) { 100_000 } else { 300 },
+        // Any of many numbers: a backlog of just so many bytes must turn up.
+        pending_bytes_max: if bit(sizes, 5) { 100_000 } else { 45 + usize::from(pending) },
         request_timeout: Duration::from_secs(10),
         keepalive_timeout: seconds(bit(times, 2), 75, 4),
         client_timeout: Duration::from_secs(30),
@@ -162,7 +165,7 @@ fn settings(input: &mut Unstructured<'_>) -> Result<Settings> {
 
 fn operation(input: &mut Unstructured<'_>) -> Result<Operation> {
     let client = |input: &mut Unstructured<'_>| input.arbitrary::<u8>();
-    Ok(match input.int_in_range(0..=31_u8)? {
+    Ok(match input.int_in_range(0..=32_u8)? {
         0..=3 => Operation::Accept { internal: input.ratio(1, 4)? },
         4..=8 => Operation::Request { client: client(input)?, request: request(input)?, deliver: input.ratio(3, 4)? },
         9 => Operation::Mangled {
@@ -202,7 +205,8 @@ fn operation(input: &mut Unstructured<'_>) -> Result<Operation> {
         27 | 28 => Operation::Sleep { millis: millis(input)? },
         29 => Operation::Leap { millis: millis(input)? },
         30 => Operation::Sleep { millis: 16 },
-        _ => Operation::ShutDown,
+        31 => Operation::ShutDown,
+        _ => Operation::Shrink,
     })
 }
 

@@ -144,6 +144,7 @@ impl World {
                 self.expire();
             }
             Operation::ShutDown => self.shut_down(),
+            Operation::Shrink => self.gateway.shrink(),
         }
     }
 
@@ -519,6 +520,7 @@ impl World {
         let body: Value = serde_json::from_slice(&call.body).expect("a callback is JSON");
         let text = |field: &str| body[field].as_str().unwrap_or_default().to_owned();
         let token = Uuid::parse_str(&text("token")).expect("a token");
+        assert_eq!(call.token, token);
         let client = self.clients.iter_mut().find(|client| client.token == token).expect("a token of ours");
         let request = body["request"].to_string();
         assert!(body["request"]["url"].is_string() && body["request"]["headers"].is_object());
