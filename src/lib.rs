@@ -20,7 +20,7 @@
 //! | [`gateway`] | the protocol: connections, tokens, callbacks, deadlines. Inputs in, bytes and actions out | I/O, clocks, randomness |
 //! | [`reactor`] | the event loop's judgement: readiness, fairness, the accept gate, flushing; over [`reactor::Net`], one method per system call | the protocol's rules |
 //! | [`workers`] | the callback pool on ureq: elastic threads, a caching resolver | connections |
-//! | [`config`], [`limits`], [`logger`], [`process`], [`sys`], [`serve`], [`cli`], [`healthcheck`] | environment, descriptors, log, the process's own figures, system calls, start and end | |
+//! | [`config`], [`limits`], [`logger`], [`process`], [`sys`], [`notify`], [`serve`], [`cli`], [`healthcheck`] | environment, descriptors, log, the process's own figures, system calls, service manager, start and end | |
 //!
 //! `tests/rooms.rs` reads the sources and fails when a pure room names a socket, a thread or a clock,
 //! or imports from a room below it in the table.
@@ -63,6 +63,7 @@ pub(crate) mod json;
 pub mod limits;
 pub mod logger;
 pub mod metrics;
+pub mod notify;
 pub mod process;
 pub mod reactor;
 pub mod send;

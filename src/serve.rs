@@ -3,6 +3,7 @@
 use crate::config::{CallbackUrl, Config};
 use crate::gateway::{Finished, Gateway, Settings};
 use crate::limits::Limits;
+use crate::notify::{Manager, News};
 use crate::reactor::mio::MioNet;
 use crate::reactor::{Net, Reactor};
 use crate::sys::{self, Signals};
@@ -96,9 +97,11 @@ pub fn run(config: &Config, limits: &Limits, listeners: Listeners, signals: Sign
     // Feeds nothing but the jitter of `retry`.
     let seed = net.draw_token().as_u64_pair().0;
     let gateway = Gateway::new(gateway_settings(config, limits, instance), now, seed);
-    let finished = Reactor::new(net, gateway, limits.connections_max, has_internal)
-        .run()
-        .map_err(|error| format!("the event loop failed: {error}"))?;
+    let reactor = Reactor::new(net, gateway, limits.connections_max, has_internal);
+    let manager = Manager::from_env();
+    manager.tell(News::Ready);
+    let finished =
+        reactor.run(|| manager.tell(News::Stopping)).map_err(|error| format!("the event loop failed: {error}"))?;
     info!(clean = finished == Finished::Clean; "stopped");
     Ok(finished)
 }

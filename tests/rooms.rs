@@ -11,7 +11,7 @@ const ROOMS: [&[&str]; 8] = [
     &["send"],
     &["callback"],
     &["gateway"],
-    &["limits", "sys", "config", "logger", "process"],
+    &["limits", "sys", "config", "logger", "process", "notify"],
     &["workers", "reactor"],
     &["serve", "cli", "healthcheck"],
 ];

@@ -107,18 +107,19 @@ impl<N: Net> Reactor<N> {
         }
     }
 
-    /// Runs until the gateway has finished. A second signal ends it at once.
+    /// Runs until the gateway has finished. The first signal is passed on through `stopping`, a second
+    /// one ends it at once.
     ///
     /// # Errors
     ///
     /// Polling failed; nothing can be done about that.
-    pub fn run(mut self) -> io::Result<Finished> {
-        let mut signalled = false;
+    pub fn run(mut self, stopping: impl FnOnce()) -> io::Result<Finished> {
+        let mut stopping = Some(stopping);
         loop {
-            match self.turn()? {
-                Turn::Signal if signalled => return Ok(Finished::TimedOut),
-                Turn::Signal => signalled = true,
-                Turn::Quiet => {}
+            match (self.turn()?, stopping.take()) {
+                (Turn::Signal, Some(stopping)) => stopping(),
+                (Turn::Signal, None) => return Ok(Finished::TimedOut),
+                (Turn::Quiet, untold) => stopping = untold,
             }
             if let Some(finished) = self.gateway.finished() {
                 return Ok(finished);
