@@ -2,9 +2,8 @@
 //! measured is the gateway and the loop alone.
 
 use ssegateway::callback::{self, Call, Completion, Outcome};
-use ssegateway::gateway::{ConnId, Listener};
+use ssegateway::gateway::{ConnId, Listener, ProcessFigures};
 use ssegateway::reactor::{Event, Net};
-use ssegateway::time::Millis;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
@@ -122,8 +121,12 @@ impl Net for Memory {
 
     fn stop_accepting(&mut self) {}
 
-    fn now(&mut self) -> Millis {
-        Millis::from_millis(self.clock)
+    fn now(&mut self) -> Duration {
+        Duration::from_millis(self.clock)
+    }
+
+    fn process_figures(&mut self) -> ProcessFigures {
+        ProcessFigures::default()
     }
 
     fn unix_seconds(&mut self) -> u64 {

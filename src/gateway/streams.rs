@@ -8,7 +8,7 @@ use super::{Action, ConnId, ConnectFailure, Gateway, How};
 use crate::callback::{self, CallId, CallKind, Detail, Outcome, PassedHeader, Reason};
 use crate::http::request::{Framing, Head, Version};
 use crate::http::response::{self, Grant};
-use crate::send::{self, EventFields, SendError};
+use crate::send::{self, SendError};
 use crate::sse;
 use crate::time::Millis;
 use log::{debug, info, warn};
@@ -282,12 +282,11 @@ impl Gateway {
         for ignored in &answer.ignored {
             warn!(token:%, why:% = ignored; "connect answer partly ignored");
         }
-        let event = answer.event.as_ref().map(EventFields::as_event);
         if let Some(delay) = delay {
             self.write_frames(now, id, |out| sse::write_retry(out, delay));
         }
-        if let Some(event) = &event {
-            self.write_events(now, id, 1, |out| sse::write_event(out, event));
+        if let Some(event) = &answer.event {
+            self.write_events(now, id, 1, |out| event.write(out));
         }
         if held_events > 0 {
             self.write_events(now, id, held_events, |out| out.extend_from_slice(&held));
@@ -353,18 +352,18 @@ impl Gateway {
         };
         let Some(connection) = self.connections.get_mut(id) else { return SendAnswer::NotFound };
         let pending_max = self.settings.pending_bytes_max;
-        let event = command.event.as_ref().map(EventFields::as_event);
+        let event = &command.event;
         match &mut connection.state {
             State::Connecting(connecting) => {
                 if connecting.held_close {
                     return SendAnswer::NotFound;
                 }
-                if let Some(event) = &event {
+                if let Some(event) = event {
                     if connecting.held.len() > pending_max {
                         self.overflow_connecting(now, id);
                         return SendAnswer::Failed;
                     }
-                    sse::write_event(&mut connecting.held, event);
+                    event.write(&mut connecting.held);
                     connecting.held_events += 1;
                 }
                 connecting.held_close = command.close;
@@ -380,8 +379,8 @@ impl Gateway {
                     self.cut_stream(id, ending, How::Abort);
                     return SendAnswer::Failed;
                 }
-                if let Some(event) = &event {
-                    self.write_events(now, id, 1, |out| sse::write_event(out, event));
+                if let Some(event) = event {
+                    self.write_events(now, id, 1, |out| event.write(out));
                 }
                 if command.close {
                     self.end_stream(now, id, Ending { reason: Reason::ServerClosed, detail: None });
