@@ -34,7 +34,12 @@ impl EventFields<'_> {
     /// The same event with strings of its own.
     pub(crate) fn into_owned(self) -> EventFields<'static> {
         let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
-        EventFields { name: self.name.map(owned), id: self.id.map(owned), retry: self.retry, data: self.data.into_owned() }
+        EventFields {
+            name: self.name.map(owned),
+            id: self.id.map(owned),
+            retry: self.retry,
+            data: self.data.into_owned(),
+        }
     }
 }
 
