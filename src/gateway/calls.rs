@@ -5,7 +5,7 @@
 //! is handed.
 
 use super::ConnId;
-use crate::callback::{self, Call, CallId, CallKind, Detail, Reason};
+use crate::callback::{Call, CallId, CallKind, Detail, Reason};
 use crate::table::Table;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -43,6 +43,12 @@ struct Entry {
     pending: Pending,
 }
 
+#[derive(Clone, Copy)]
+enum LaneName {
+    Connects,
+    Disconnects,
+}
+
 #[derive(Default)]
 struct Lane {
     /// May hold ids that were withdrawn; they are stale and passed over.
@@ -57,7 +63,7 @@ pub(super) struct Calls {
     disconnects: Lane,
     /// In flight at once, both lanes together.
     limit: usize,
-    started_last: CallKind,
+    started_last: LaneName,
 }
 
 /// Withdrawn ids that a lane may hold before they are swept out.
@@ -70,7 +76,7 @@ impl Calls {
             connects: Lane::default(),
             disconnects: Lane::default(),
             limit: limit.max(1),
-            started_last: CallKind::Disconnect,
+            started_last: LaneName::Disconnects,
         }
     }
 
@@ -132,22 +138,21 @@ impl Calls {
     pub fn start_next(&mut self) -> Option<(Call, Option<ConnId>)> {
         self.connects.pass_withdrawn(&self.table);
         self.disconnects.pass_withdrawn(&self.table);
-        let kind = self.next_lane()?;
-        let lane = self.lane(kind);
+        let name = self.next_lane()?;
+        let lane = self.lane(name);
         let id = lane.waiting.pop_front()?;
         lane.in_flight += 1;
-        self.started_last = kind;
+        self.started_last = name;
         let entry = self.table.get_mut(id)?;
         entry.started = true;
         Some(match &entry.pending {
-            Pending::Connect(connect) => {
-                let body = callback::connect_body(connect.token, &connect.request);
-                (Call { id, kind, token: connect.token, body, detail: None }, connect.owner.ok())
+            Pending::Connect(PendingConnect { token, request, owner }) => {
+                let call = Call { id, kind: CallKind::Connect, token: *token, request: Arc::clone(request) };
+                (call, owner.ok())
             }
-            Pending::Disconnect(disconnect) => {
-                let Ending { reason, detail } = disconnect.ending;
-                let body = callback::disconnect_body(reason, disconnect.token, &disconnect.request);
-                (Call { id, kind, token: disconnect.token, body, detail }, None)
+            Pending::Disconnect(PendingDisconnect { token, request, ending: Ending { reason, detail } }) => {
+                let kind = CallKind::Disconnect { reason: *reason, detail: *detail };
+                (Call { id, kind, token: *token, request: Arc::clone(request) }, None)
             }
         })
     }
@@ -158,11 +163,11 @@ impl Calls {
             return None;
         }
         let pending = self.table.remove(id)?.pending;
-        let kind = match pending {
-            Pending::Connect(_) => CallKind::Connect,
-            Pending::Disconnect(_) => CallKind::Disconnect,
+        let name = match pending {
+            Pending::Connect(_) => LaneName::Connects,
+            Pending::Disconnect(_) => LaneName::Disconnects,
         };
-        self.lane(kind).in_flight -= 1;
+        self.lane(name).in_flight -= 1;
         Some(pending)
     }
 
@@ -171,26 +176,26 @@ impl Calls {
         if self.limit == 1 { 1 } else { self.limit - (self.limit / 16).max(1) }
     }
 
-    fn next_lane(&self) -> Option<CallKind> {
+    fn next_lane(&self) -> Option<LaneName> {
         if self.in_flight() >= self.limit {
             return None;
         }
         let may_start = |lane: &Lane| !lane.waiting.is_empty() && lane.in_flight < self.lane_limit();
         match (may_start(&self.connects), may_start(&self.disconnects)) {
             (false, false) => None,
-            (true, false) => Some(CallKind::Connect),
-            (false, true) => Some(CallKind::Disconnect),
+            (true, false) => Some(LaneName::Connects),
+            (false, true) => Some(LaneName::Disconnects),
             (true, true) => Some(match self.started_last {
-                CallKind::Connect => CallKind::Disconnect,
-                CallKind::Disconnect => CallKind::Connect,
+                LaneName::Connects => LaneName::Disconnects,
+                LaneName::Disconnects => LaneName::Connects,
             }),
         }
     }
 
-    fn lane(&mut self, kind: CallKind) -> &mut Lane {
-        match kind {
-            CallKind::Connect => &mut self.connects,
-            CallKind::Disconnect => &mut self.disconnects,
+    fn lane(&mut self, name: LaneName) -> &mut Lane {
+        match name {
+            LaneName::Connects => &mut self.connects,
+            LaneName::Disconnects => &mut self.disconnects,
         }
     }
 }

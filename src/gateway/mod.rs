@@ -113,6 +113,8 @@ pub struct Gateway {
     dirty: VecDeque<ConnId>,
     actions: VecDeque<Action>,
     date: Date,
+    /// Where a request is encoded.
+    scratch: String,
     /// State of the generator behind the jitter; secrets never come from it.
     random: u64,
     stage: Stage,
@@ -149,6 +151,7 @@ impl Gateway {
             dirty: VecDeque::new(),
             actions: VecDeque::new(),
             date: Date::new(0),
+            scratch: String::new(),
             random: seed,
             stage: Stage::Serving,
         }
@@ -344,6 +347,7 @@ impl Gateway {
         self.timer.shrink();
         self.dirty.shrink_to_fit();
         self.actions.shrink_to_fit();
+        self.scratch = String::new();
     }
 
     fn is_leaving(&self) -> bool {

@@ -84,7 +84,7 @@ impl Gateway {
         }
         let Some(connection) = self.connections.get_mut(id) else { return };
         let fields = head.headers.iter().map(|header| (header.name, header.value));
-        let request: Arc<str> = callback::encode_request(head.target, fields).into();
+        let request = callback::encode_request(&mut self.scratch, head.target, fields);
         let token = connection.token;
         let call = self.calls.queue_connect(PendingConnect { token, request, owner: Ok(id) });
         let declared = match head.framing {

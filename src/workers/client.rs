@@ -112,7 +112,7 @@ impl Client {
     fn send(&self, call: &Call, timeout: Option<Duration>) -> Result<Response<Body>, Error> {
         let mut request = self.agent.post(&self.uri).header(CONTENT_TYPE, "application/json");
         request = request.header("ssegateway-instance", &self.instance);
-        if let Some(detail) = call.detail {
+        if let CallKind::Disconnect { reason: _, detail: Some(detail) } = call.kind {
             request = request.header("ssegateway-detail", detail.as_str());
         }
         if let Some(authorization) = &self.authorization {
@@ -121,7 +121,9 @@ impl Client {
         if let Some(timeout) = timeout {
             request = request.config().timeout_global(Some(timeout)).build();
         }
-        let response = request.send(call.body.as_slice())?;
+        let mut body = Vec::with_capacity(call.body_bytes());
+        call.write_body(&mut body);
+        let response = request.send(body.as_slice())?;
         if response.status().is_informational() {
             // Only 101 gets here, and nobody asked for another protocol.
             return Err(Error::Io(io::Error::other("unexpected 101 answer")));
@@ -178,7 +180,7 @@ fn is_disconnect(error: &Error) -> bool {
 fn failed(call: &Call, error: &Error, written: bool) -> Outcome {
     let name = match call.kind {
         CallKind::Connect => "connect",
-        CallKind::Disconnect => "disconnect",
+        CallKind::Disconnect { .. } => "disconnect",
     };
     let error_text = error.to_string();
     log::warn!("{name} callback failed token={} written={written} error=\"{}\"", call.token, Escaped(&error_text));
