@@ -171,9 +171,10 @@ impl Calls {
         Some(pending)
     }
 
-    /// A few workers are kept from each lane, so that a flood in one leaves the other moving.
+    /// A worker or two are kept from each lane, so that a flood in one leaves the other moving at once. That
+    /// it gets its half as workers become free is the turns' doing.
     fn lane_limit(&self) -> usize {
-        if self.limit == 1 { 1 } else { self.limit - (self.limit / 16).max(1) }
+        if self.limit == 1 { 1 } else { self.limit - (self.limit / 64).max(1) }
     }
 
     fn next_lane(&self) -> Option<LaneName> {
@@ -205,6 +206,59 @@ impl Lane {
         while self.withdrawn > 0 && self.waiting.front().is_some_and(|id| table.get(*id).is_none()) {
             self.waiting.pop_front();
             self.withdrawn -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::Key;
+
+    fn queue_both(calls: &mut Calls, count: usize) {
+        let ending = Ending { reason: Reason::ClientClosed, detail: None };
+        for _ in 0..count {
+            let (token, request) = (Uuid::nil(), Arc::from("{}"));
+            calls.queue_connect(PendingConnect { token, request, owner: Ok(Key::from_parts(0, 0)) });
+            calls.queue_disconnect(PendingDisconnect { token, request: Arc::from("{}"), ending });
+        }
+    }
+
+    fn start(calls: &mut Calls) -> Option<(CallId, bool)> {
+        calls.start_next().map(|(call, _)| (call.id, call.kind == CallKind::Connect))
+    }
+
+    #[test]
+    fn a_flood_in_one_lane_leaves_the_other_moving() {
+        for limit in [1, 2, 16, 128, 1000] {
+            let mut calls = Calls::new(limit);
+            let owner = Ok(Key::from_parts(0, 0));
+            for _ in 0..2 * limit {
+                calls.queue_connect(PendingConnect { token: Uuid::nil(), request: Arc::from("{}"), owner });
+            }
+            let mut flying = VecDeque::new();
+            while let Some((id, connect)) = start(&mut calls) {
+                assert!(connect);
+                flying.push_back(id);
+            }
+            // All but what is kept for the others.
+            assert_eq!(limit - flying.len(), if limit == 1 { 0 } else { (limit / 64).max(1) });
+            queue_both(&mut calls, 2 * limit);
+            let mut disconnects = 0;
+            for _ in 0..2 * limit {
+                while let Some((id, connect)) = start(&mut calls) {
+                    flying.push_back(id);
+                    disconnects += usize::from(!connect);
+                }
+                assert_eq!(flying.len(), limit);
+                assert!(disconnects > 0 || limit == 1);
+                calls.finish(flying.pop_front().unwrap());
+            }
+            assert!(
+                disconnects >= limit && disconnects <= limit + limit.div_ceil(64),
+                "{disconnects} of {}",
+                2 * limit
+            );
         }
     }
 }
