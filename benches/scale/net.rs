@@ -1,7 +1,7 @@
 //! A kernel that costs next to nothing: [`Net`] on counters. Every client gets its way at once, so what is
 //! measured is the gateway and the loop alone.
 
-use ssegateway::callback::{self, Call, Completion, Outcome};
+use ssegateway::callback::{Call, Completion, Outcome};
 use ssegateway::gateway::{ConnId, Listener, ProcessFigures};
 use ssegateway::reactor::{Event, Net};
 use std::collections::VecDeque;
@@ -150,7 +150,7 @@ impl Net for Memory {
     }
 
     fn submit(&mut self, call: Call) {
-        self.request_bytes = call.body.len() - callback::connect_body(call.token, "").len();
+        self.request_bytes = call.request.len();
         let outcome = Outcome::Answered { status: 200, passed: Vec::new(), body: Some(Vec::new()) };
         self.completions.push_back(Completion { id: call.id, outcome });
     }

@@ -127,6 +127,8 @@ pub struct Gateway {
     date: Date,
     /// The answer to a send that was delivered, complete: by far the most frequent one.
     ok: Vec<u8>,
+    /// Where a request is encoded.
+    scratch: String,
     /// State of the generator behind the jitter; secrets never come from it.
     random: u64,
     stage: Stage,
@@ -170,6 +172,7 @@ impl Gateway {
             hints: Hints::default(),
             date: Date::new(0),
             ok: requests::delivered(&Date::new(0)),
+            scratch: String::new(),
             random: seed,
             stage: Stage::Serving,
         }
@@ -376,6 +379,7 @@ impl Gateway {
         self.timer.shrink();
         self.dirty.shrink_to_fit();
         self.actions.shrink_to_fit();
+        self.scratch = String::new();
     }
 
     fn is_leaving(&self) -> bool {

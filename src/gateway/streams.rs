@@ -1,11 +1,11 @@
 //! Streams: asking the backend, opening, sending, ending.
 
-use super::calls::{Ending, Pending, PendingConnect, PendingDisconnect};
+use super::calls::{Ending, LaneName, Pending, PendingConnect, PendingDisconnect};
 use super::connection::{Closing, Connecting, Input, State, Streaming};
 use super::requests::Manner;
 use super::stats::ConnectResult;
 use super::{Action, ConnId, ConnectFailure, Gateway, How};
-use crate::callback::{self, CallId, CallKind, Detail, Outcome, PassedHeader, Reason};
+use crate::callback::{self, CallId, Detail, Outcome, PassedHeader, Reason};
 use crate::http::request::{Framing, Head, Version};
 use crate::http::response::{self, Grant};
 use crate::send::{self, SendError};
@@ -101,7 +101,7 @@ impl Gateway {
         }
         let Some(connection) = self.connections.get_mut(id) else { return };
         let fields = head.headers.iter().map(|header| (header.name, header.value));
-        let request: Arc<str> = callback::encode_request(head.target, fields).into();
+        let request = callback::encode_request(&mut self.scratch, head.target, fields);
         let token = connection.token;
         let call = self.calls.queue_connect(PendingConnect { token, request, owner: Ok(id) });
         let declared = match head.framing {
@@ -149,11 +149,11 @@ impl Gateway {
         match self.calls.finish(now, call) {
             None => {}
             Some((Pending::Connect(connect), took)) => {
-                self.stats.call_ended(CallKind::Connect, &outcome, took);
+                self.stats.call_ended(LaneName::Connects, &outcome, took);
                 self.connect_answered(now, connect, outcome);
             }
             Some((Pending::Disconnect(disconnect), took)) => {
-                self.stats.call_ended(CallKind::Disconnect, &outcome, took);
+                self.stats.call_ended(LaneName::Disconnects, &outcome, took);
                 disconnect_answered(&disconnect, &outcome);
             }
         }
