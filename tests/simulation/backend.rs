@@ -74,12 +74,13 @@ impl World {
         let connect = action == "connect";
         self.trace.note(self.clock, "callback", &[("client", client as u64), ("connect", u64::from(connect))]);
         self.trace.bytes(&call.body);
-        assert_eq!(call.kind, if connect { CallKind::Connect } else { CallKind::Disconnect });
+        let kind = if connect { CallKind::Connect } else { CallKind::Disconnect };
+        assert_eq!(call.kind, kind, "another kind of callback");
         if connect {
-            assert!(reason.is_empty() && call.detail.is_none());
+            assert!(reason.is_empty() && call.detail.is_none(), "a connect with a reason");
             self.oracle.connect_called(client, request);
         } else {
-            assert_eq!(action, "disconnect");
+            assert_eq!(action, "disconnect", "an unknown action");
             self.oracle.disconnect_called(client, request, reason, call.detail);
         }
         let (outcome, said, delay) = self.decide(connect);

@@ -2,6 +2,7 @@
 
 use super::faults::Fault;
 use super::kernel::Edges;
+use super::oracle::unix_seconds;
 use super::world::World;
 use ssegateway::callback::{Call, Completion};
 use ssegateway::gateway::{ConnId, How, Listener};
@@ -288,7 +289,7 @@ impl Net for World {
     }
 
     fn unix_seconds(&mut self) -> u64 {
-        1_700_000_000 + self.clock / 1000
+        unix_seconds(self.clock)
     }
 
     fn draw_token(&mut self) -> Uuid {
@@ -316,6 +317,8 @@ impl World {
         self.trace.note(self.clock, "close", &[("client", n as u64), ("abort", u64::from(how == How::Abort))]);
         if self.oracle.exchanges[n].accepted {
             self.oracle.closed(n, how);
+        } else {
+            assert!(self.oracle.is_draining(), "client {n}: accepted and turned away");
         }
         self.kernel.close(n, how);
         if let Some(id) = self.kernel.sockets[n].id {
