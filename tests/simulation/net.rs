@@ -183,6 +183,7 @@ impl Net for World {
             let error = self.random.pick(&[libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM]);
             return Err(io::Error::from_raw_os_error(error));
         }
+        assert!(self.has_room(listener), "a client more than the listener may take");
         self.worked = true;
         let Some(n) = self.kernel.accept(listener) else { return Err(ErrorKind::WouldBlock.into()) };
         if self.strikes(Fault::AcceptAborted) {
