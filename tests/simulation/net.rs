@@ -197,6 +197,7 @@ impl Net for World {
     }
 
     fn register(&mut self, socket: &mut Handle, id: ConnId) -> io::Result<()> {
+        assert!(self.ids.insert(id), "a connection with the id of another one before it");
         self.oracle.accepted(socket.0);
         if self.strikes(Fault::RegisterFails) {
             self.oracle.exchanges[socket.0].failed = true;

@@ -9,7 +9,7 @@ use super::random::Random;
 use super::trace::Trace;
 use ssegateway::gateway::{ConnId, Settings};
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashSet};
 use std::io::ErrorKind;
 
 /// Something that is to happen.
@@ -62,6 +62,8 @@ pub struct World {
     /// Clients that may still come.
     spawns_left: u64,
     spawn_pause: u64,
+    /// Ids of all connections so far.
+    pub ids: HashSet<ConnId>,
     /// Ids of connections that were closed, for events that come too late.
     pub stale: Vec<ConnId>,
     /// No descriptors, whatever the count.
@@ -105,6 +107,7 @@ impl World {
             crowd_left: crowd,
             spawns_left: 0,
             spawn_pause: 0,
+            ids: HashSet::new(),
             stale: Vec::new(),
             exhausted: false,
             exhausted_at: None,
