@@ -7,8 +7,12 @@ HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 PACKED = $(shell getconf GNU_LIBC_VERSION 2>/dev/null | awk -F '[ .]' '$$2 > 2 || $$3 >= 36 { print "-C link-arg=-Wl,-z,pack-relative-relocs" }')
 STATIC = RUSTFLAGS='-C target-feature=+crt-static $(PACKED)' cargo build --release --bin ssegateway --target $(HOST)
 
+# What `make mutants` mutates.
+CORE = time table timer buffer escape json http/* sse/* send/* callback/* gateway/* reactor/mod
+MUTATED = $(or $(FILE:%=--file %),$(CORE:%=--file 'src/%.rs'))
+
 .DEFAULT_GOAL := help
-.PHONY: help demo run test faults soak lint doc static sim fuzz
+.PHONY: help demo run test faults soak lint doc static sim planted mutants fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +51,13 @@ static: ## Static binaries: target/static/ssegateway, and ssegateway-notls witho
 
 sim: ## The simulation: SEEDS=1000 for many runs, SEED=42 to replay one
 	$(if $(SEEDS),SIM_SEEDS=$(SEEDS)) $(if $(SEED),SIM_SEED=$(SEED)) cargo test --profile proof --test simulation -- --nocapture
+
+planted: ## Plants bugs, one at a time, and says which check of the simulation catches each: SEEDS=1000
+	@tests/simulation/planted/run $(or $(SEEDS),1000)
+
+mutants: ## Mutates the core and says what no test notices; needs cargo-mutants. FILE=src/timer.rs for one file
+	mkdir -p $(TARGET_DIR)
+	SIM_SEEDS=$(or $(SEEDS),300) SIM_FAILURES=1 cargo mutants --config .ci/mutants.toml --output $(TARGET_DIR) $(MUTATED)
 
 fuzz: ## Fuzz one target: TARGET=request TIME=600 (seconds); needs cargo-fuzz
 	fuzz/run $(TARGET) $(or $(TIME),60)

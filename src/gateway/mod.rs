@@ -462,6 +462,8 @@ impl Gateway {
         match &connection.state {
             State::Reading(reading) => stalled.min(match reading.started {
                 Some(started) => started.after(settings.request_timeout),
+                // Whoever still has an answer to read is not idle.
+                None if !connection.out.is_empty() => Millis::NEVER,
                 None => connection.progress_at.after(settings.keepalive_timeout),
             }),
             State::Connecting(connecting) => stalled.min(connecting.answer_by),

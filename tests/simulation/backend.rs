@@ -11,6 +11,7 @@ use super::stream::{Event, Said};
 use super::world::{Item, World};
 use ssegateway::callback::{Call, CallId, CallKind, Completion, Outcome, PassedHeader};
 use ssegateway::gateway::Listener;
+use std::collections::HashSet;
 use std::rc::Rc;
 use uuid::Uuid;
 
@@ -40,6 +41,8 @@ struct Record {
 #[derive(Default)]
 pub struct Backend {
     calls: Vec<Record>,
+    /// Their ids.
+    ids: HashSet<CallId>,
     /// Clients that it was asked about.
     streams: Vec<usize>,
     /// Connections that it sends on.
@@ -87,6 +90,7 @@ impl World {
                 self.oracle.disconnect_called(client, request, reason, detail);
             }
         }
+        assert!(self.backend.ids.insert(call.id), "a callback with the id of another one before it");
         let (outcome, said, delay) = self.decide(connect);
         self.backend.calls.push(Record { id: call.id, client, connect, outcome, said, taken: false });
         let number = self.backend.calls.len() - 1;
