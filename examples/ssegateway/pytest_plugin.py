@@ -39,6 +39,7 @@ class Stream:
     """A client's stream: `status`, `headers`, and its events one by one."""
 
     def __init__(self, url: str, headers: Mapping[str, str], timeout: float) -> None:
+        self._timeout = timeout
         self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=timeout)
         self._connection.request("GET", url.removeprefix(f"http://{urlsplit(url).netloc}"), headers=dict(headers))
         self._response = self._connection.getresponse()
@@ -47,7 +48,10 @@ class Stream:
     def event(self) -> Event | None:
         """The next event, heartbeats left out; None once the gateway has ended the stream."""
         name, data, last_id = "message", [], ""
+        deadline = time.monotonic() + self._timeout
         for line in iter(self._response.readline, b""):
+            if time.monotonic() > deadline:
+                raise TimeoutError("nothing but heartbeats")
             field, _, value = line.decode().rstrip("\n").partition(":")
             value = value.removeprefix(" ")
             if field == "event":
