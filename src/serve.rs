@@ -73,7 +73,7 @@ pub fn run(config: &Config, limits: &Limits, listeners: Listeners, signals: Sign
     if let Some(url) = &config.callback_url {
         let (sender, completions) = mpsc::channel();
         let wakeup = net.wakeup();
-        let settings = worker_settings(config, limits, url);
+        let settings = worker_settings(config, limits, url, net.draw_token().to_string());
         let workers = Workers::start(settings, sender, Arc::new(move || wakeup.wake()))
             .map_err(|error| format!("cannot prepare callbacks to {}: {error}", url.masked()))?;
         net.set_workers(workers, completions);
@@ -89,10 +89,11 @@ pub fn run(config: &Config, limits: &Limits, listeners: Listeners, signals: Sign
     Ok(finished)
 }
 
-fn worker_settings(config: &Config, limits: &Limits, url: &CallbackUrl) -> WorkerSettings {
+fn worker_settings(config: &Config, limits: &Limits, url: &CallbackUrl, instance: String) -> WorkerSettings {
     WorkerSettings {
         url: url.url.clone(),
         authorization: config.callback_authorization().map(|value| value.expose().to_owned()),
+        instance,
         timeout: config.callback_timeout,
         threads_max: limits.threads_max,
     }
