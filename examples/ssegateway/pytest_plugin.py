@@ -45,14 +45,17 @@ class Stream:
         self._response = self._connection.getresponse()
         self.status, self.headers = self._response.status, self._response.headers
 
+    def line(self) -> str | None:
+        """The next line as it is; None once the gateway has ended the stream."""
+        line = self._response.readline()
+        return line.decode().removesuffix("\n") if line else None
+
     def event(self) -> Event | None:
-        """The next event, heartbeats left out; None once the gateway has ended the stream."""
+        """The next event; None once the gateway has ended the stream."""
         name, data, last_id = "message", [], ""
         deadline = time.monotonic() + self._timeout
-        for line in iter(self._response.readline, b""):
-            if time.monotonic() > deadline:
-                raise TimeoutError("nothing but heartbeats")
-            field, _, value = line.decode().rstrip("\n").partition(":")
+        while (line := self.line()) is not None:
+            field, _, value = line.partition(":")
             value = value.removeprefix(" ")
             if field == "event":
                 name = value
@@ -60,8 +63,10 @@ class Stream:
                 last_id = value
             elif field == "data":
                 data.append(value)
-            elif line == b"\n" and data:
+            elif not line and data:
                 return Event(name, "\n".join(data), last_id)
+            if time.monotonic() > deadline:
+                raise TimeoutError("nothing but heartbeats")
         return None
 
     def close(self) -> None:

@@ -1,9 +1,36 @@
 """What the example applications do, seen from outside: as a browser does, and through their own routes."""
 
 import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from conftest import App, eventually
+from apps import SERVERS, TOKENS, App, eventually
+from ssegateway.pytest_plugin import LiveGateway
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        yield listener
+
+
+@pytest.fixture
+def ssegateway_environment(listener: socket.socket) -> dict[str, str]:
+    host, port = listener.getsockname()
+    return {**TOKENS, "CALLBACK_URL": f"http://{host}:{port}/callback"}
+
+
+@pytest.fixture(params=SERVERS)
+def app(
+    request: pytest.FixtureRequest, listener: socket.socket, ssegateway: LiveGateway, tmp_path: Path
+) -> Iterator[App]:
+    app = App(SERVERS[request.param], listener, ssegateway, tmp_path)
+    yield app
+    ssegateway.stop()  # first, since it tells the application of the streams that it ends
+    app.stop()
+    print(f"--- log of the application\n{(tmp_path / 'app.log').read_text()}---")
 
 
 def test_nobody_gets_a_stream_without_a_session(app: App) -> None:
@@ -37,7 +64,7 @@ def test_a_message_reaches_all_streams_of_its_addressee_and_no_other(app: App) -
 
 def test_who_leaves_is_forgotten(app: App) -> None:
     ann, bob = app.user("ann"), app.user("bob")
-    first, second, _ = ann.open(), ann.open(), bob.open()
+    first, second, _stream_of_bob = ann.open(), ann.open(), bob.open()
     first.close()
     bob.say(to="ann", text="hello")
     assert second.event().data == "bob: hello"
@@ -65,10 +92,10 @@ def test_a_drained_gateway_leaves_nobody_online(app: App) -> None:
 
 def test_streams_of_a_gateway_that_crashed_are_forgotten(app: App) -> None:
     ann, bob = app.user("ann"), app.user("bob")
-    ann.open()
-    app.gateway.process.kill()  # so it says goodbye to nobody
+    _lost = ann.open()
+    app.gateway.process.kill()  # it says goodbye to nobody
     app.gateway.restart()
-    bob.open()
+    _stream = bob.open()
     assert app.online() == ["bob"]
 
 

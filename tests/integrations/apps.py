@@ -1,4 +1,4 @@
-"""The example applications, each on the server that it is made for, behind a gateway of its own."""
+"""An example application in processes of its own, and its users."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import socket
 import subprocess
 import sysconfig
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-import pytest
 from ssegateway.pytest_plugin import LiveGateway, Stream
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -106,27 +105,3 @@ class User:
         answer = self.app.request("POST", path, urlencode(form), headers)
         assert answer.status == 200
         return answer
-
-
-@pytest.fixture
-def listener() -> Iterator[socket.socket]:
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
-        yield listener
-
-
-@pytest.fixture
-def ssegateway_environment(listener: socket.socket) -> dict[str, str]:
-    # The tests that need no application leave the listener alone.
-    host, port = listener.getsockname()
-    return {**TOKENS, "CALLBACK_URL": f"http://{host}:{port}/callback"}
-
-
-@pytest.fixture(params=SERVERS)
-def app(
-    request: pytest.FixtureRequest, listener: socket.socket, ssegateway: LiveGateway, tmp_path: Path
-) -> Iterator[App]:
-    app = App(SERVERS[request.param], listener, ssegateway, tmp_path)
-    yield app
-    ssegateway.stop()  # first, since it tells the application of the streams that it ends
-    app.stop()
-    print(f"--- log of the application\n{(tmp_path / 'app.log').read_text()}---")
