@@ -3,7 +3,6 @@
 use super::resolver::{Lookup, Resolver};
 use super::transport::{Attempt, Idle, PooledConnector};
 use crate::callback::{Call, CallKind, Outcome, PassedHeader};
-use crate::escape::Escaped;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -180,8 +179,7 @@ fn failed(call: &Call, error: &Error, written: bool) -> Outcome {
         CallKind::Connect => "connect",
         CallKind::Disconnect => "disconnect",
     };
-    let error_text = error.to_string();
-    log::warn!("{name} callback failed token={} written={written} error=\"{}\"", call.token, Escaped(&error_text));
+    log::warn!(token:% = call.token, written, error:%; "{name} callback failed");
     let timed_out = match error {
         Error::Timeout(_) => true,
         // The kernel gave up on the connection before we did.

@@ -177,7 +177,7 @@ impl Shared {
         state.threads -= 1;
         let stranded = if state.threads == 0 { std::mem::take(&mut state.queue) } else { VecDeque::new() };
         drop(state);
-        log::warn!("callback thread failed to start error=\"{error}\" calls_failed={}", stranded.len());
+        log::warn!(error:%, calls_failed = stranded.len(); "callback thread failed to start");
         for call in stranded {
             self.complete(&call, Outcome::Unavailable { written: false });
         }
