@@ -65,7 +65,7 @@ class Connection:
 
     token: str
     url: str
-    opened_at: Any
+    opened_at: str  # RFC 3339
     pending_bytes: int
 
 
@@ -158,6 +158,11 @@ class Gateway(BaseGateway):
             yield from page
             if not after:
                 return
+
+    def close(self) -> None:
+        """Closes what is kept open; a later call opens it again."""
+        while not (taken := self._take())[1]:
+            taken[0].close()
 
     def _call(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         while True:

@@ -92,6 +92,7 @@ class LiveGateway:
         self._log = tempfile.TemporaryFile()
         self.callbacks: list[Callback] = []
         self._called = threading.Condition()
+        self._streams: list[Stream] = []
         self.environment = {
             "LISTEN_ADDRESS": "127.0.0.1",
             "PORT": str(self._port.getsockname()[1]),
@@ -146,6 +147,9 @@ class LiveGateway:
         self.start()
 
     def close(self) -> None:
+        for stream in self._streams:
+            stream.close()
+        self.client.close()
         self.stop()
         self._backend.shutdown()
         self._backend.server_close()
@@ -156,7 +160,8 @@ class LiveGateway:
 
     def open(self, path: str, headers: Mapping[str, str] = {}, timeout: float = 5) -> Stream:
         """Connects as a client does; the stream, or what came instead: see its `status`."""
-        return Stream(self.url + path, headers, timeout)
+        self._streams.append(Stream(self.url + path, headers, timeout))
+        return self._streams[-1]
 
     def wait_for(self, wanted: Callable[[Callback], bool], timeout: float = 5) -> Callback:
         """The first callback like that; waits until there is one."""

@@ -28,7 +28,7 @@ def app(
 ) -> Iterator[App]:
     app = App(SERVERS[request.param], listener, ssegateway, tmp_path)
     yield app
-    ssegateway.stop()  # first, since it tells the application of the streams that it ends
+    ssegateway.close()  # first, since it tells the application of the streams that end
     app.stop()
     print(f"--- log of the application\n{(tmp_path / 'app.log').read_text()}---")
 

@@ -3,8 +3,9 @@
 import asyncio
 import os
 import select
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from ssegateway.aio import AsyncGateway
 from ssegateway.pytest_plugin import LiveGateway, Stream
 
 PATIENCE_SECONDS = 20
+Connect = Callable[..., Gateway]
 
 
 class BlockingAsyncGateway:
@@ -31,12 +33,23 @@ class BlockingAsyncGateway:
 
         return iter(self._loop.run_until_complete(collect()))
 
-    def __del__(self) -> None:
+    def close(self) -> None:
         self._loop.run_until_complete(self._gateway.aclose())
         self._loop.close()
 
 
-both = pytest.mark.parametrize("kind", [Gateway, BlockingAsyncGateway])
+@pytest.fixture(params=[Gateway, BlockingAsyncGateway])
+def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
+    """Makes clients of either kind."""
+    with ExitStack() as stack:
+
+        def connect(*args: Any, **kwargs: Any) -> Any:
+            client = request.param(*args, **kwargs)
+            if isinstance(client, BlockingAsyncGateway):
+                stack.callback(client.close)
+            return client
+
+        yield connect
 
 
 def open_stream(gateway: LiveGateway, path: str = "/") -> tuple[Stream, str]:
@@ -44,25 +57,22 @@ def open_stream(gateway: LiveGateway, path: str = "/") -> tuple[Stream, str]:
     return stream, gateway.wait_for(lambda call: call.url == path, PATIENCE_SECONDS).token
 
 
-@both
-def test_every_field_of_an_event_arrives(ssegateway: LiveGateway, kind: type[Gateway]) -> None:
+def test_every_field_of_an_event_arrives(ssegateway: LiveGateway, connect: Connect) -> None:
     stream, token = open_stream(ssegateway)
-    assert kind(ssegateway.url).send(token, "zwölf\nBoxkämpfer", name="pangram", id="7", retry=2500)
+    assert connect(ssegateway.url).send(token, "zwölf\nBoxkämpfer", name="pangram", id="7", retry=2500)
     frame = ["event: pangram", "id: 7", "retry: 2500", "data: zwölf", "data: Boxkämpfer", ""]
     assert [stream.line() for _ in frame] == frame
 
 
-@both
-def test_an_empty_event_is_an_event(ssegateway: LiveGateway, kind: type[Gateway]) -> None:
+def test_an_empty_event_is_an_event(ssegateway: LiveGateway, connect: Connect) -> None:
     stream, token = open_stream(ssegateway)
-    assert kind(ssegateway.url).send(token, "")
+    assert connect(ssegateway.url).send(token, "")
     assert stream.event() == ("message", "", "")
 
 
-@both
-def test_a_stream_that_was_closed_is_gone(ssegateway: LiveGateway, kind: type[Gateway]) -> None:
+def test_a_stream_that_was_closed_is_gone(ssegateway: LiveGateway, connect: Connect) -> None:
     stream, token = open_stream(ssegateway)
-    client = kind(ssegateway.url)
+    client = connect(ssegateway.url)
     assert client.send(token)
     assert client.send(token, "goodbye", close=True)
     assert stream.event() == ("message", "goodbye", "")
@@ -70,52 +80,47 @@ def test_a_stream_that_was_closed_is_gone(ssegateway: LiveGateway, kind: type[Ga
     assert not client.send(token)
 
 
-@both
-def test_what_the_gateway_objects_to_is_said(ssegateway: LiveGateway, kind: type[Gateway]) -> None:
+def test_what_the_gateway_objects_to_is_said(ssegateway: LiveGateway, connect: Connect) -> None:
     _stream, token = open_stream(ssegateway)
     with pytest.raises(GatewayError, match="event.name must not contain line breaks"):
-        kind(ssegateway.url).send(token, "x", name="two\nlines")
+        connect(ssegateway.url).send(token, "x", name="two\nlines")
     with pytest.raises(GatewayError, match="event.data is required"):
-        kind(ssegateway.url).send(token, name="nothing")
+        connect(ssegateway.url).send(token, name="nothing")
 
 
-@both
-def test_no_gateway_is_an_error_and_not_the_end_of_a_stream(ssegateway: LiveGateway, kind: type[Gateway]) -> None:
+def test_no_gateway_is_an_error_and_not_the_end_of_a_stream(ssegateway: LiveGateway, connect: Connect) -> None:
     _stream, token = open_stream(ssegateway)
-    client = kind(ssegateway.url)
+    client = connect(ssegateway.url)
     assert client.send(token)
     ssegateway.stop()
     with pytest.raises(GatewayError, match="no answer from the gateway at http://127.0.0.1:"):
         client.send(token, "x")
 
 
-@both
-def test_a_gateway_that_came_back_is_found_again(ssegateway: LiveGateway, kind: type[Gateway]) -> None:
+def test_a_gateway_that_came_back_is_found_again(ssegateway: LiveGateway, connect: Connect) -> None:
     _stream, token = open_stream(ssegateway)
-    client = kind(ssegateway.url)
+    client = connect(ssegateway.url)
     assert client.send(token)
     ssegateway.restart()
     assert not client.send(token)
 
 
-@both
 @pytest.mark.parametrize("ssegateway_environment", [{"INTERNAL_TOKEN": "secret"}])
 def test_the_internal_token_is_shown(
-    ssegateway: LiveGateway, kind: type[Gateway], monkeypatch: pytest.MonkeyPatch
+    ssegateway: LiveGateway, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream, token = open_stream(ssegateway)
     with pytest.raises(GatewayError, match="401"):
-        kind(ssegateway.url).send(token, "without")
+        connect(ssegateway.url).send(token, "without")
     monkeypatch.setenv("INTERNAL_TOKEN", "secret")
     monkeypatch.setenv("GATEWAY_URL", ssegateway.url)
-    assert kind().send(token, "from the environment")
-    assert kind(ssegateway.url + "/", internal_token="secret").send(token, "given")
+    assert connect().send(token, "from the environment")
+    assert connect(ssegateway.url + "/", internal_token="secret").send(token, "given")
     assert [stream.event(), stream.event()] == [("message", "from the environment", ""), ("message", "given", "")]
 
 
-@both
-def test_all_connections_are_listed_page_by_page(ssegateway: LiveGateway, kind: type[Gateway]) -> None:
-    client = kind(ssegateway.url)
+def test_all_connections_are_listed_page_by_page(ssegateway: LiveGateway, connect: Connect) -> None:
+    client = connect(ssegateway.url)
     assert list(client.connections()) == []
     opened = [open_stream(ssegateway, f"/{number}") for number in range(5)]
     for limit in (1, 2, 5, 1000):
