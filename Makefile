@@ -58,9 +58,9 @@ $(VENV)/installed: tests/integrations/requirements.txt
 
 test-python: $(VENV)/installed ## The Python client, its fixture, and the applications for Flask, Django and FastAPI
 	cargo build
-	$(VENV)/bin/mypy --strict --cache-dir=$(TARGET_DIR)/mypy examples/ssegateway examples/test_example.py
+	$(VENV)/bin/mypy --strict --cache-dir=$(TARGET_DIR)/mypy examples/ssegateway examples/test_example.py tests/integrations
 	SSEGATEWAY=$(abspath $(TARGET_DIR))/debug/ssegateway PYTHONPATH=$(CURDIR)/examples PYTHONDONTWRITEBYTECODE=1 \
-		$(VENV)/bin/pytest -q -p no:cacheprovider -p ssegateway.pytest_plugin tests/integrations examples/test_example.py
+		$(VENV)/bin/pytest -q -W error -p no:cacheprovider -p ssegateway.pytest_plugin tests/integrations examples
 
 sim: ## The simulation: SEEDS=1000 for many runs, SEED=42 to replay one
 	$(if $(SEEDS),SIM_SEEDS=$(SEEDS)) $(if $(SEED),SIM_SEED=$(SEED)) cargo test --profile proof --test simulation -- --nocapture

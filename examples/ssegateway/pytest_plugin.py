@@ -38,10 +38,10 @@ class Event(NamedTuple):
 class Stream:
     """A client's stream: `status`, `headers`, and its events one by one."""
 
-    def __init__(self, url: str, headers: Mapping[str, str], timeout: float) -> None:
+    def __init__(self, gateway_url: str, path: str, headers: Mapping[str, str], timeout: float) -> None:
         self._timeout = timeout
-        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=timeout)
-        self._connection.request("GET", url.removeprefix(f"http://{urlsplit(url).netloc}"), headers=dict(headers))
+        self._connection = http.client.HTTPConnection(urlsplit(gateway_url).netloc, timeout=timeout)
+        self._connection.request("GET", path, headers=dict(headers))
         self._response = self._connection.getresponse()
         self.status, self.headers = self._response.status, self._response.headers
 
@@ -84,6 +84,7 @@ class LiveGateway:
     answer: Answer | Callable[[Callback], Answer] | str = {}
 
     def __init__(self, environment: Mapping[str, str] = {}) -> None:
+        self._binary = _find_binary()
         # Bound, so that nobody else is given the port; not listening, so that SO_REUSEADDR lets the gateway do that.
         self._port = socket.socket()
         self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -107,14 +108,15 @@ class LiveGateway:
             callback_token=self.environment.get("CALLBACK_TOKEN"),
         )
         self.send = self.client.send
-        self.start()
+        try:
+            self.start()
+        except AssertionError:
+            self.close()
+            raise
 
     def start(self) -> None:
-        path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
-        binary = shutil.which(os.environ.get("SSEGATEWAY", "ssegateway"), path=path)
-        assert binary, "no ssegateway on the PATH: install it, or name the binary in the variable SSEGATEWAY"
         self.process = subprocess.Popen(
-            [binary], env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._log
+            [self._binary], env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._log
         )
         deadline = time.monotonic() + 10
         while not self._is_ready():
@@ -147,6 +149,9 @@ class LiveGateway:
         self.start()
 
     def close(self) -> None:
+        """Ends all of it, and prints the gateway's log, which pytest shows where a test has failed."""
+        if self._log.closed:
+            return
         for stream in self._streams:
             stream.close()
         self.client.close()
@@ -154,13 +159,15 @@ class LiveGateway:
         self._backend.shutdown()
         self._backend.server_close()
         self._port.close()
+        print(f"--- log of the gateway\n{self.log()}---")
+        self._log.close()
 
     def log(self) -> str:
         return os.pread(self._log.fileno(), os.fstat(self._log.fileno()).st_size, 0).decode(errors="replace")
 
     def open(self, path: str, headers: Mapping[str, str] = {}, timeout: float = 5) -> Stream:
         """Connects as a client does; the stream, or what came instead: see its `status`."""
-        self._streams.append(Stream(self.url + path, headers, timeout))
+        self._streams.append(Stream(self.url, path, headers, timeout))
         return self._streams[-1]
 
     def wait_for(self, wanted: Callable[[Callback], bool], timeout: float = 5) -> Callback:
@@ -181,6 +188,14 @@ class LiveGateway:
             self.callbacks.append(call)
             self._called.notify_all()
         return decision
+
+
+def _find_binary() -> str:
+    # A virtual environment need not be activated to have its programs used.
+    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
+    binary = shutil.which(os.environ.get("SSEGATEWAY", "ssegateway"), path=path)
+    assert binary, "no ssegateway on the PATH: install it, or name the binary in the variable SSEGATEWAY"
+    return binary
 
 
 def _ask(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
@@ -231,8 +246,5 @@ def ssegateway_environment() -> dict[str, str]:
 @pytest.fixture
 def ssegateway(ssegateway_environment: dict[str, str]) -> Iterator[LiveGateway]:
     gateway = LiveGateway(ssegateway_environment)
-    try:
-        yield gateway
-    finally:
-        gateway.close()
-        print(f"--- log of the gateway\n{gateway.log()}---")  # pytest shows it where a test has failed
+    yield gateway
+    gateway.close()

@@ -70,7 +70,8 @@ class App:
     def request(
         self, method: str, path: str, body: str = "", headers: Mapping[str, str] = {}
     ) -> http.client.HTTPResponse:
-        connection = http.client.HTTPConnection(*self._listener.getsockname(), timeout=PATIENCE_SECONDS)
+        host, port = self._listener.getsockname()
+        connection = http.client.HTTPConnection(host, port, timeout=PATIENCE_SECONDS)
         connection.request(method, path, body, dict(headers))
         return connection.getresponse()
 

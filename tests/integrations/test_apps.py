@@ -67,7 +67,7 @@ def test_who_leaves_is_forgotten(app: App) -> None:
     first, second, _stream_of_bob = ann.open(), ann.open(), bob.open()
     first.close()
     bob.say(to="ann", text="hello")
-    assert second.event().data == "bob: hello"
+    assert second.event() == ("message", "bob: hello", "")
     second.close()
     eventually("ann is gone", lambda: app.online() == ["bob"])
 
@@ -76,11 +76,11 @@ def test_a_stream_is_closed_from_within_the_callback_of_another(app: App) -> Non
     ann = app.user("ann")
     streams = [ann.open() for _ in range(5)]
     for replaced in streams[:2]:
-        assert replaced.event().name == "replaced"
+        assert replaced.event() == ("replaced", "Three pages are enough.", "")
         assert replaced.event() is None
     ann.say(to="ann", text="hello")
     for stream in streams[2:]:
-        assert stream.event().data == "ann: hello"
+        assert stream.event() == ("message", "ann: hello", "")
 
 
 def test_a_drained_gateway_leaves_nobody_online(app: App) -> None:

@@ -5,7 +5,7 @@ import os
 import select
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
@@ -38,18 +38,15 @@ class BlockingAsyncGateway:
         self._loop.close()
 
 
-@pytest.fixture(params=[Gateway, BlockingAsyncGateway])
+@pytest.fixture
 def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
-    """Makes clients of either kind."""
+    """Makes clients, of whichever kind."""
+    kind = getattr(request, "param", Gateway)
     with ExitStack() as stack:
+        yield lambda *args, **kwargs: stack.enter_context(closing(kind(*args, **kwargs)))
 
-        def connect(*args: Any, **kwargs: Any) -> Any:
-            client = request.param(*args, **kwargs)
-            if isinstance(client, BlockingAsyncGateway):
-                stack.callback(client.close)
-            return client
 
-        yield connect
+both = pytest.mark.parametrize("connect", [Gateway, BlockingAsyncGateway], indirect=True)
 
 
 def open_stream(gateway: LiveGateway, path: str = "/") -> tuple[Stream, str]:
@@ -57,6 +54,7 @@ def open_stream(gateway: LiveGateway, path: str = "/") -> tuple[Stream, str]:
     return stream, gateway.wait_for(lambda call: call.url == path, PATIENCE_SECONDS).token
 
 
+@both
 def test_every_field_of_an_event_arrives(ssegateway: LiveGateway, connect: Connect) -> None:
     stream, token = open_stream(ssegateway)
     assert connect(ssegateway.url).send(token, "zwölf\nBoxkämpfer", name="pangram", id="7", retry=2500)
@@ -64,12 +62,14 @@ def test_every_field_of_an_event_arrives(ssegateway: LiveGateway, connect: Conne
     assert [stream.line() for _ in frame] == frame
 
 
+@both
 def test_an_empty_event_is_an_event(ssegateway: LiveGateway, connect: Connect) -> None:
     stream, token = open_stream(ssegateway)
     assert connect(ssegateway.url).send(token, "")
     assert stream.event() == ("message", "", "")
 
 
+@both
 def test_a_stream_that_was_closed_is_gone(ssegateway: LiveGateway, connect: Connect) -> None:
     stream, token = open_stream(ssegateway)
     client = connect(ssegateway.url)
@@ -80,6 +80,7 @@ def test_a_stream_that_was_closed_is_gone(ssegateway: LiveGateway, connect: Conn
     assert not client.send(token)
 
 
+@both
 def test_what_the_gateway_objects_to_is_said(ssegateway: LiveGateway, connect: Connect) -> None:
     _stream, token = open_stream(ssegateway)
     with pytest.raises(GatewayError, match="event.name must not contain line breaks"):
@@ -88,6 +89,7 @@ def test_what_the_gateway_objects_to_is_said(ssegateway: LiveGateway, connect: C
         connect(ssegateway.url).send(token, name="nothing")
 
 
+@both
 def test_no_gateway_is_an_error_and_not_the_end_of_a_stream(ssegateway: LiveGateway, connect: Connect) -> None:
     _stream, token = open_stream(ssegateway)
     client = connect(ssegateway.url)
@@ -97,6 +99,7 @@ def test_no_gateway_is_an_error_and_not_the_end_of_a_stream(ssegateway: LiveGate
         client.send(token, "x")
 
 
+@both
 def test_a_gateway_that_came_back_is_found_again(ssegateway: LiveGateway, connect: Connect) -> None:
     _stream, token = open_stream(ssegateway)
     client = connect(ssegateway.url)
@@ -105,6 +108,7 @@ def test_a_gateway_that_came_back_is_found_again(ssegateway: LiveGateway, connec
     assert not client.send(token)
 
 
+@both
 @pytest.mark.parametrize("ssegateway_environment", [{"INTERNAL_TOKEN": "secret"}])
 def test_the_internal_token_is_shown(
     ssegateway: LiveGateway, connect: Connect, monkeypatch: pytest.MonkeyPatch
@@ -119,6 +123,7 @@ def test_the_internal_token_is_shown(
     assert [stream.event(), stream.event()] == [("message", "from the environment", ""), ("message", "given", "")]
 
 
+@both
 def test_all_connections_are_listed_page_by_page(ssegateway: LiveGateway, connect: Connect) -> None:
     client = connect(ssegateway.url)
     assert list(client.connections()) == []
@@ -133,9 +138,9 @@ def test_all_connections_are_listed_page_by_page(ssegateway: LiveGateway, connec
 
 
 @pytest.mark.parametrize("ssegateway_environment", [{"KEEPALIVE_TIMEOUT_SECONDS": "1"}])
-def test_an_idle_connection_that_was_closed_is_replaced(ssegateway: LiveGateway) -> None:
+def test_an_idle_connection_that_was_closed_is_replaced(ssegateway: LiveGateway, connect: Connect) -> None:
     stream, token = open_stream(ssegateway)
-    client = Gateway(ssegateway.url)
+    client = connect(ssegateway.url)
     assert client.send(token, "one")
     (idle,) = client._idle
     assert idle.sock and select.select([idle.sock], [], [], PATIENCE_SECONDS)[0], "closed by the gateway"
@@ -143,9 +148,9 @@ def test_an_idle_connection_that_was_closed_is_replaced(ssegateway: LiveGateway)
     assert [stream.event(), stream.event()] == [("message", "one", ""), ("message", "two", "")]
 
 
-def test_a_connection_serves_many_sends_and_all_threads(ssegateway: LiveGateway) -> None:
+def test_a_connection_serves_many_sends_and_all_threads(ssegateway: LiveGateway, connect: Connect) -> None:
     stream, token = open_stream(ssegateway)
-    client = Gateway(ssegateway.url)
+    client = connect(ssegateway.url)
 
     def send_all(thread: int) -> None:
         for number in range(100):
@@ -160,9 +165,9 @@ def test_a_connection_serves_many_sends_and_all_threads(ssegateway: LiveGateway)
     assert len(client._idle) <= 4
 
 
-def test_a_child_process_gets_connections_of_its_own(ssegateway: LiveGateway) -> None:
+def test_a_child_process_gets_connections_of_its_own(ssegateway: LiveGateway, connect: Connect) -> None:
     stream, token = open_stream(ssegateway)
-    client = Gateway(ssegateway.url)
+    client = connect(ssegateway.url)
     assert client.send(token, "first")
     (parents,) = client._idle
     if (child := os.fork()) == 0:

@@ -71,13 +71,15 @@ def test_an_application_decides(ssegateway: LiveGateway) -> None:
             self.wfile.write(b'{"event":{"data":"from the application"}}')
 
     application = HTTPServer(("127.0.0.1", 0), Application)
-    threading.Thread(target=application.serve_forever, args=[0.01], daemon=True).start()
+    thread = threading.Thread(target=application.serve_forever, args=[0.01])
+    thread.start()
     ssegateway.answer = f"http://127.0.0.1:{application.server_port}/callback?key=1"
     assert ssegateway.open("/news").event() == ("message", "from the application", "")
     assert ssegateway.open("/login").status == 302
     assert [call.path for call in ssegateway.callbacks if call.action == "connect"] == ["/news", "/login"]
 
     application.shutdown()
+    thread.join()
     application.server_close()
     assert ssegateway.open("/news").status == 502
 
