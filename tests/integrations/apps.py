@@ -10,8 +10,9 @@ import subprocess
 import sysconfig
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from ssegateway.pytest_plugin import LiveGateway, Stream
@@ -39,6 +40,12 @@ def eventually(what: str, condition: Callable[[], Any]) -> None:
         time.sleep(0.01)
 
 
+class Answer(NamedTuple):
+    status: int
+    cookies: list[str]
+    body: bytes
+
+
 class App:
     def __init__(self, command: list[str], listener: socket.socket, gateway: LiveGateway, directory: Path) -> None:
         self.gateway = gateway
@@ -53,30 +60,41 @@ class App:
             "DATABASE": str(directory / "streams.db"),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        self._log = open(directory / "app.log", "ab")
+        self._log = directory / "app.log"
         self.start()
 
     def start(self) -> None:
         # It inherits a socket that listens already: no port to guess, and nothing to wait for.
-        self._process = subprocess.Popen(
-            self._command, env=self._environment, cwd=EXAMPLES, pass_fds=[self._listener.fileno()],
-            stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
-        )  # fmt: skip
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                env=self._environment,
+                cwd=EXAMPLES,
+                pass_fds=[self._listener.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
 
     def stop(self) -> None:
         self._process.terminate()
-        self._process.wait(PATIENCE_SECONDS)
+        try:
+            self._process.wait(PATIENCE_SECONDS)
+        finally:
+            self._process.kill()
 
-    def request(
-        self, method: str, path: str, body: str = "", headers: Mapping[str, str] = {}
-    ) -> http.client.HTTPResponse:
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def request(self, method: str, path: str, body: str = "", headers: Mapping[str, str] = {}) -> Answer:
         host, port = self._listener.getsockname()
-        connection = http.client.HTTPConnection(host, port, timeout=PATIENCE_SECONDS)
-        connection.request(method, path, body, dict(headers))
-        return connection.getresponse()
+        with closing(http.client.HTTPConnection(host, port, timeout=PATIENCE_SECONDS)) as connection:
+            connection.request(method, path, body, dict(headers))
+            answer = connection.getresponse()
+            return Answer(answer.status, answer.headers.get_all("Set-Cookie", []), answer.read())
 
     def online(self) -> list[str]:
-        return sorted(json.load(self.request("GET", "/users")))
+        return sorted(json.loads(self.request("GET", "/users").body))
 
     def user(self, name: str) -> User:
         return User(self, name)
@@ -88,7 +106,7 @@ class User:
     def __init__(self, app: App, name: str) -> None:
         self.app = app
         self.headers = {"Cookie": f"csrftoken={CSRF_TOKEN}", "X-CSRFToken": CSRF_TOKEN}
-        for cookie in self._post("/users", user=name).headers.get_all("Set-Cookie", []):
+        for cookie in self._post("/users", user=name).cookies:
             self.headers["Cookie"] += f"; {cookie.partition(';')[0]}"
 
     def say(self, to: str, text: str) -> None:
@@ -101,7 +119,7 @@ class User:
         assert welcome and welcome.name == "welcome"
         return stream
 
-    def _post(self, path: str, **form: str) -> http.client.HTTPResponse:
+    def _post(self, path: str, **form: str) -> Answer:
         headers = {"Content-Type": "application/x-www-form-urlencoded", **self.headers}
         answer = self.app.request("POST", path, urlencode(form), headers)
         assert answer.status == 200

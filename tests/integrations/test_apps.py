@@ -30,7 +30,7 @@ def app(
     yield app
     ssegateway.close()  # first, since it tells the application of the streams that end
     app.stop()
-    print(f"--- log of the application\n{(tmp_path / 'app.log').read_text()}---")
+    print(f"--- log of the application\n{app.log()}---")
 
 
 def test_nobody_gets_a_stream_without_a_session(app: App) -> None:
