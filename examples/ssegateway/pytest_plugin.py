@@ -239,12 +239,13 @@ def _backend(gateway: LiveGateway) -> ThreadingHTTPServer:
 
 @pytest.fixture
 def ssegateway_environment() -> dict[str, str]:
-    """Further variables for the gateway; to be overridden in a test module or conftest.py."""
+    """Further variables for the gateway; override it in a test module or in conftest.py."""
     return {}
 
 
 @pytest.fixture
 def ssegateway(ssegateway_environment: dict[str, str]) -> Iterator[LiveGateway]:
+    """The real gateway, running, with a backend whose answers the test decides."""
     gateway = LiveGateway(ssegateway_environment)
     yield gateway
     gateway.close()
