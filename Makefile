@@ -1,4 +1,5 @@
-# Everything here needs Rust and nothing else, but for the test of examples/backend.py, which needs python3.
+# Everything here needs Rust and nothing else, but for the test of examples/backend.py, which needs python3, and test-e2e,
+# which installs what it needs.
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
@@ -8,10 +9,10 @@ PACKED = $(shell getconf GNU_LIBC_VERSION 2>/dev/null | awk -F '[ .]' '$$2 > 2 |
 STATIC = RUSTFLAGS='-C target-feature=+crt-static $(PACKED)' cargo build --release --bin ssegateway --target $(HOST)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test faults soak lint doc static sim fuzz
+.PHONY: help demo run test test-e2e faults soak lint doc static sim fuzz
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Gateway, backend and a web page; prints one URL, Ctrl-C ends it
 	cargo run --release --example demo
@@ -21,6 +22,10 @@ run: ## The gateway itself, configured by the environment: make run CALLBACK_URL
 
 test: ## All tests
 	cargo test
+
+test-e2e: ## Real clients and proxies: Chromium, curl, npm, PyPI, nginx, HAProxy, Caddy; ONLY=cors for those tests
+	cargo build --profile proof --bin ssegateway --example demo
+	tests/e2e/run $(TARGET_DIR) $(if $(ONLY),-k $(ONLY))
 
 faults: ## Faults on the real binary: stalled readers, dead backends, lost links, no descriptors; a minute or two
 	cargo test --profile proof --test faults
