@@ -21,9 +21,9 @@ http {{
 }}
 """
 CADDY = """{
-    admin off
-    grace_period 1s
-    auto_https disable_redirects
+	admin off
+	grace_period 1s
+	auto_https disable_redirects
 }
 """
 
@@ -76,7 +76,7 @@ class Proxy:
                 command = ["haproxy", "-db", "-f", directory / "haproxy.cfg"]
             case "caddy":
                 tls = f"tls {certificates}/certificate.pem {certificates}/key.pem"
-                here = {"example.com {": f"{CADDY}https://localhost:{self.port} {{\n    bind 127.0.0.1\n    {tls}"}
+                here = {"example.com {": f"{CADDY}https://localhost:{self.port} {{\n\tbind 127.0.0.1\n\t{tls}"}
                 command = ["caddy", "run", "--adapter", "caddyfile", "--config", directory / "Caddyfile"]
         file = FILES[name]
         config = (ROOT / "examples/proxies" / file).read_text()

@@ -39,13 +39,7 @@ def leave_by_closing_the_page(page, source):
     page.close()
 
 
-def leave_by_going_elsewhere(page, source):
-    # Else Chromium keeps page and stream for a minute, in case the user comes back.
-    page.run("addEventListener('pagehide', () => sources[0].close())")
-    page.run("location = '/fetch.html'")
-
-
-@pytest.mark.parametrize("leave", [leave_by_closing_the_stream, leave_by_closing_the_page, leave_by_going_elsewhere])
+@pytest.mark.parametrize("leave", [leave_by_closing_the_stream, leave_by_closing_the_page])
 def test_its_leaving_is_noticed(ssegateway, page, leave):
     source = page.connect(f"{ssegateway.url}/news")
     source.wait_for(["open"])

@@ -1,6 +1,7 @@
 """Chromium opens six connections to a host at most. HTTP/2 at the edge needs only one of them, for every stream."""
 
 import pytest
+from programs import wait_until
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def open_streams(ssegateway):
 @pytest.mark.parametrize("name", ["nginx", "haproxy", "caddy"])
 def test_over_http2_twelve_streams_open(ssegateway, start_proxy, connect_twelve, name):
     page, sources = connect_twelve(start_proxy(name), "h2")
-    page.wait_until("sources.every(source => source.readyState === EventSource.OPEN)")
+    wait_until(lambda: len(open_streams(ssegateway)) == 12, page.log)
     for token in open_streams(ssegateway):
         ssegateway.send(token, "Hello")
     for source in sources:
@@ -34,7 +35,7 @@ def test_over_http2_twelve_streams_open(ssegateway, start_proxy, connect_twelve,
 WITHOUT_HTTP2 = {
     "nginx": {"ssl http2;": "ssl;"},
     "haproxy": {"alpn h2,http/1.1": "alpn http/1.1"},
-    "caddy": {"admin off\n": "admin off\n    servers {\n        protocols h1\n    }\n"},
+    "caddy": {"admin off\n": "admin off\n\tservers {\n\t\tprotocols h1\n\t}\n"},
 }
 
 

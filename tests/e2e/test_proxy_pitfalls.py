@@ -22,20 +22,30 @@ def connect(ssegateway, start_proxy, open_page):
     return connect
 
 
-def test_nginx_that_buffers_withholds_the_opening(ssegateway, connect):
-    """Where the gateway's X-Accel-Buffering does not reach it; `proxy_buffering off` alone is enough, too."""
-    source, token = connect("nginx", {"proxy_buffering off;": "proxy_ignore_headers X-Accel-Buffering;"})
+def test_nginx_on_http2_withholds_the_opening_until_there_is_data(ssegateway, connect):
+    source, token = connect("nginx", {})
     time.sleep(A_LITTLE)
     assert source.seen() == []
     ssegateway.send(token, "Hello")
     source.wait_for(["open"], ["message", "Hello", ""])
 
 
-def test_nginx_that_buffers_and_compresses_withholds_everything(ssegateway, connect):
-    changes = {
-        "proxy_buffering off;": "proxy_ignore_headers X-Accel-Buffering;",
-        "gzip off;": "gzip on; gzip_types text/event-stream;",
-    }
+@pytest.mark.parametrize("ssegateway_environment", [{"RECONNECT_DELAY_MILLISECONDS": "3000"}])
+def test_nginx_on_http2_does_not_where_each_stream_opens_with_data(connect):
+    source, _token = connect("nginx", {})
+    source.wait_for(["open"])
+
+
+# As where another proxy between nginx and the gateway has dropped the gateway's X-Accel-Buffering.
+BUFFERING = {"proxy_buffering off;": "proxy_ignore_headers X-Accel-Buffering;"}
+WITHHOLDING = {
+    "buffering on HTTP/1.1": {**BUFFERING, "ssl http2;": "ssl;"},
+    "buffering and compressing on HTTP/2": {**BUFFERING, "gzip off;": "gzip on; gzip_types text/event-stream;"},
+}
+
+
+@pytest.mark.parametrize("changes", WITHHOLDING.values(), ids=WITHHOLDING)
+def test_nginx_that_buffers_withholds_events(ssegateway, connect, changes):
     source, token = connect("nginx", changes)
     for number in range(10):
         ssegateway.send(token, f"event {number}")
@@ -46,7 +56,7 @@ def test_nginx_that_buffers_and_compresses_withholds_everything(ssegateway, conn
 
 
 def test_caddy_that_compresses_withholds_events(ssegateway, connect):
-    source, token = connect("caddy", {"handle /events/* {": "handle /events/* {\n        encode gzip"})
+    source, token = connect("caddy", {"handle /events/* {": "handle /events/* {\n\t\tencode gzip"})
     time.sleep(A_LITTLE)
     assert source.seen() == []
     ssegateway.send(token, "so long that it is worth compressing " * 20)
@@ -54,6 +64,12 @@ def test_caddy_that_compresses_withholds_events(ssegateway, connect):
     source.wait_for(["open"])
     time.sleep(A_LITTLE)
     source.wait_for(["open"])
+
+
+def test_a_path_that_leads_to_the_application_is_no_stream(start_proxy, open_page):
+    page = open_page(f"{start_proxy('nginx').url}/page.html")
+    page.connect("/page.html?events").wait_for(["error", "CLOSED"])
+    assert 'MIME type ("text/html")' in page.log()
 
 
 @pytest.mark.parametrize("ssegateway_environment", [{"HEARTBEAT_INTERVAL_SECONDS": "3600"}])
