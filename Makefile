@@ -1,5 +1,5 @@
-# Everything here needs Rust and nothing else, but for the test of examples/backend.py, which needs python3, and test-e2e,
-# which installs what it needs.
+# Everything here needs Rust and nothing else, but for what has to do with Python, which needs python3, and test-e2e, which
+# installs what it needs.
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
@@ -9,10 +9,10 @@ PACKED = $(shell getconf GNU_LIBC_VERSION 2>/dev/null | awk -F '[ .]' '$$2 > 2 |
 STATIC = RUSTFLAGS='-C target-feature=+crt-static $(PACKED)' cargo build --release --bin ssegateway --target $(HOST)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-e2e faults soak lint doc static sim fuzz
+.PHONY: help demo run test test-e2e faults soak lint doc static wheel test-python sim fuzz
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Gateway, backend and a web page; prints one URL, Ctrl-C ends it
 	cargo run --release --example demo
@@ -49,6 +49,23 @@ static: ## Static binaries: target/static/ssegateway, and ssegateway-notls witho
 	$(STATIC)
 	cp $(TARGET_DIR)/$(HOST)/release/ssegateway $(TARGET_DIR)/static/ssegateway
 	ls -l $(TARGET_DIR)/static
+
+wheel: static ## target/wheel/*.whl for pip: the static binary, the Python client, and a pytest fixture
+	rm -rf $(TARGET_DIR)/wheel
+	.ci/wheel $(TARGET_DIR)/static/ssegateway $(TARGET_DIR)/wheel
+
+VENV = $(TARGET_DIR)/python-venv
+
+$(VENV)/installed: tests/integrations/requirements.txt
+	python3 -m venv --clear $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
+test-python: $(VENV)/installed ## The Python client, its fixture, and the applications for Flask, Django and FastAPI
+	cargo build
+	$(VENV)/bin/mypy --strict --cache-dir=$(TARGET_DIR)/mypy examples/ssegateway examples/test_example.py
+	SSEGATEWAY=$(abspath $(TARGET_DIR))/debug/ssegateway PYTHONPATH=$(CURDIR)/examples PYTHONDONTWRITEBYTECODE=1 \
+		$(VENV)/bin/pytest -q -p no:cacheprovider -p ssegateway.pytest_plugin tests/integrations examples/test_example.py
 
 sim: ## The simulation: SEEDS=1000 for many runs, SEED=42 to replay one
 	$(if $(SEEDS),SIM_SEEDS=$(SEEDS)) $(if $(SEED),SIM_SEED=$(SEED)) cargo test --profile proof --test simulation -- --nocapture

@@ -9,12 +9,12 @@ Standard library only. `ssegateway.aio` is the same for asyncio, on httpx.
 
 from __future__ import annotations
 
-import hmac
-import http.client
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hmac import compare_digest
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Literal, Protocol
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -45,11 +45,13 @@ class Callback:
 
     @property
     def path(self) -> str:
-        return urlsplit(self.url).path
+        """Not decoded, nor tidied up."""
+        return self.url.partition("?")[0]
 
     @property
     def query(self) -> dict[str, str]:
-        return dict(parse_qsl(urlsplit(self.url).query, keep_blank_values=True))
+        """Of a repeated name the last value."""
+        return dict(parse_qsl(self.url.partition("?")[2], keep_blank_values=True))
 
     @property
     def cookies(self) -> dict[str, str]:
@@ -63,12 +65,12 @@ class Connection:
 
     token: str
     url: str
-    opened_at: Any
+    opened_at: str  # RFC 3339
     pending_bytes: int
 
 
-class Dialect:
-    """What is said to the gateway and understood of it; what carries it is for subclasses to add."""
+class BaseGateway:
+    """What is said to the gateway and what its answers mean; `Gateway` and `AsyncGateway` carry it there and back."""
 
     def __init__(
         self,
@@ -82,66 +84,57 @@ class Dialect:
         self.url = (url or os.environ.get("GATEWAY_URL") or "http://127.0.0.1:3000").rstrip("/")
         self.timeout = timeout
         self._callback_token = callback_token or os.environ.get("CALLBACK_TOKEN")
-        internal_token = internal_token or os.environ.get("INTERNAL_TOKEN")
         self._headers = {"Content-Type": "application/json"}
-        if internal_token:
+        if internal_token := internal_token or os.environ.get("INTERNAL_TOKEN"):
             self._headers["Authorization"] = f"Bearer {internal_token}"
 
     def callback(self, body: bytes | str, headers: Headers) -> Callback:
-        """Reads a callback. Raises PermissionError without the right CALLBACK_TOKEN, ValueError for nonsense."""
-        if self._callback_token:
-            given = (headers.get("Authorization") or "").encode()
-            if not hmac.compare_digest(given, f"Bearer {self._callback_token}".encode()):
-                raise PermissionError("not called by the gateway: CALLBACK_TOKEN differs")
+        """Reads a callback. PermissionError if it does not carry CALLBACK_TOKEN, ValueError if it is none."""
+        given = headers.get("Authorization") or ""
+        if self._callback_token and not compare_digest(given.encode(), f"Bearer {self._callback_token}".encode()):
+            raise PermissionError("a callback without the right CALLBACK_TOKEN")
         try:
             call = json.loads(body)
-            request = call["request"]
-            return Callback(
-                call["action"],
-                call["token"],
-                request["url"],
-                request["headers"],
-                call.get("reason"),
-                headers.get("SSEGateway-Detail"),
-                headers.get("SSEGateway-Instance"),
-            )
+            action, token, request = call["action"], call["token"], call["request"]
+            url, client_headers, reason = request["url"], request["headers"], call.get("reason")
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError("not a callback of the gateway") from error
+        detail, instance = headers.get("SSEGateway-Detail"), headers.get("SSEGateway-Instance")
+        return Callback(action, token, url, client_headers, reason, detail, instance)
 
-    @staticmethod
-    def _message(
-        token: str, data: str | None, name: str | None, id: str | None, retry: int | None, close: bool
-    ) -> bytes:
+    def _message(self, token: str, close: bool, **event: str | int | None) -> bytes:
         message: dict[str, Any] = {"token": token}
-        if data is not None:
-            event = {"name": name, "data": data, "id": id, "retry": retry}
-            message["event"] = {field: value for field, value in event.items() if value is not None}
+        if event := {field: value for field, value in event.items() if value is not None}:
+            message["event"] = event
         if close:
             message["close"] = True
         return json.dumps(message).encode()
 
-    @staticmethod
-    def _is_delivered(status: int, body: bytes) -> bool:
-        if status == 200:
-            return True
-        if status in (404, 500):  # ended already, or by this: too slow a client
+    def _is_open(self, status: int, body: bytes) -> bool:
+        if status in (404, 500):  # it had ended, or ends now since the client is too slow
             return False
-        raise GatewayError(f"the gateway answered {status}: {body.decode(errors='replace')}")
+        self._expect_ok(status, body)
+        return True
 
-    @staticmethod
-    def _page(status: int, body: bytes) -> tuple[list[Connection], str | None]:
-        if status != 200:
-            raise GatewayError(f"the gateway answered {status}: {body.decode(errors='replace')}")
+    def _connections_path(self, limit: int, after: str | None) -> str:
+        return "/internal/connections?" + urlencode({"limit": limit} | ({"after": after} if after else {}))
+
+    def _page(self, status: int, body: bytes) -> tuple[list[Connection], str | None]:
+        self._expect_ok(status, body)
         page = json.loads(body)
         fields = ("token", "url", "opened_at", "pending_bytes")
-        return [Connection(*(entry[field] for field in fields)) for entry in page["connections"]], page["next"]
+        return [Connection(*map(entry.__getitem__, fields)) for entry in page["connections"]], page["next"]
+
+    def _expect_ok(self, status: int, body: bytes) -> None:
+        if status != 200:
+            raise GatewayError(f"the gateway answered {status}: {body.decode(errors='replace')}")
 
 
-class Gateway(Dialect):
-    """A gateway to send to. To be shared by all threads; its connections are kept open between calls."""
+class Gateway(BaseGateway):
+    """One object serves all threads, and keeps its connections open between calls."""
 
-    _idle: list[http.client.HTTPConnection]
-    _pid = 0
+    _idle: list[HTTPConnection]
+    _pid = 0  # of the process that opened them: after a fork its child must not use them, too
 
     def send(
         self,
@@ -153,39 +146,46 @@ class Gateway(Dialect):
         retry: int | None = None,
         close: bool = False,
     ) -> bool:
-        """Sends an event, or closes the stream, or both. False: the stream has ended, forget its token."""
-        return self._is_delivered(*self._call("POST", "/internal/send", self._message(token, data, name, id, retry, close)))
+        """Sends an event, closes the stream, or both. False: the stream has ended, so forget its token."""
+        message = self._message(token, close, name=name, data=data, id=id, retry=retry)
+        return self._is_open(*self._call("POST", "/internal/send", message))
 
     def connections(self, limit: int = 1000) -> Iterator[Connection]:
-        """All open streams, asked for page by page: those of a backend that has lost its map in a restart."""
-        after: str | None = ""
-        while after is not None:
-            query = urlencode({"limit": limit, **({"after": after} if after else {})})
-            page, after = self._page(*self._call("GET", f"/internal/connections?{query}"))
+        """All open streams, asked for in pages of `limit`."""
+        after = None
+        while True:
+            page, after = self._page(*self._call("GET", self._connections_path(limit, after)))
             yield from page
+            if not after:
+                return
+
+    def close(self) -> None:
+        """Closes what is kept open; a later call opens it again."""
+        while not (taken := self._take())[1]:
+            taken[0].close()
 
     def _call(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         while True:
-            connection, reused = self._take()
+            connection, is_fresh = self._take()
             try:
                 connection.request(method, path, body, self._headers)
                 answer = connection.getresponse()
                 result = answer.status, answer.read()
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, HTTPException) as error:
                 connection.close()
-                # An idle connection may have been closed by now; that shows before any byte of an answer.
-                if not (reused and isinstance(error, ConnectionError)):
+                # The gateway closes connections that have been idle for long: once more on another one.
+                if is_fresh or not isinstance(error, ConnectionError):
                     raise GatewayError(f"no answer from the gateway at {self.url}: {error!r}") from error
             else:
                 self._idle.append(connection)
                 return result
 
-    def _take(self) -> tuple[http.client.HTTPConnection, bool]:
-        if self._pid != os.getpid():  # a fork must not share the sockets of its parent
+    def _take(self) -> tuple[HTTPConnection, bool]:
+        if self._pid != os.getpid():
             self._idle, self._pid = [], os.getpid()
         try:
-            return self._idle.pop(), True
+            return self._idle.pop(), False
         except IndexError:
-            url = urlsplit(self.url)
-            connection = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
-            return connection(url.netloc, timeout=self.timeout), False
+            parts = urlsplit(self.url)
+            kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+            return kind(parts.netloc, timeout=self.timeout), True

@@ -39,16 +39,23 @@ class Stream:
     """A client's stream: `status`, `headers`, and its events one by one."""
 
     def __init__(self, url: str, headers: Mapping[str, str], timeout: float) -> None:
+        self._timeout = timeout
         self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=timeout)
         self._connection.request("GET", url.removeprefix(f"http://{urlsplit(url).netloc}"), headers=dict(headers))
         self._response = self._connection.getresponse()
         self.status, self.headers = self._response.status, self._response.headers
 
+    def line(self) -> str | None:
+        """The next line as it is; None once the gateway has ended the stream."""
+        line = self._response.readline()
+        return line.decode().removesuffix("\n") if line else None
+
     def event(self) -> Event | None:
-        """The next event, heartbeats left out; None once the gateway has ended the stream."""
+        """The next event; None once the gateway has ended the stream."""
         name, data, last_id = "message", [], ""
-        for line in iter(self._response.readline, b""):
-            field, _, value = line.decode().rstrip("\n").partition(":")
+        deadline = time.monotonic() + self._timeout
+        while (line := self.line()) is not None:
+            field, _, value = line.partition(":")
             value = value.removeprefix(" ")
             if field == "event":
                 name = value
@@ -56,8 +63,10 @@ class Stream:
                 last_id = value
             elif field == "data":
                 data.append(value)
-            elif line == b"\n" and data:
+            elif not line and data:
                 return Event(name, "\n".join(data), last_id)
+            if time.monotonic() > deadline:
+                raise TimeoutError("nothing but heartbeats")
         return None
 
     def close(self) -> None:
@@ -83,6 +92,7 @@ class LiveGateway:
         self._log = tempfile.TemporaryFile()
         self.callbacks: list[Callback] = []
         self._called = threading.Condition()
+        self._streams: list[Stream] = []
         self.environment = {
             "LISTEN_ADDRESS": "127.0.0.1",
             "PORT": str(self._port.getsockname()[1]),
@@ -137,6 +147,9 @@ class LiveGateway:
         self.start()
 
     def close(self) -> None:
+        for stream in self._streams:
+            stream.close()
+        self.client.close()
         self.stop()
         self._backend.shutdown()
         self._backend.server_close()
@@ -147,7 +160,8 @@ class LiveGateway:
 
     def open(self, path: str, headers: Mapping[str, str] = {}, timeout: float = 5) -> Stream:
         """Connects as a client does; the stream, or what came instead: see its `status`."""
-        return Stream(self.url + path, headers, timeout)
+        self._streams.append(Stream(self.url + path, headers, timeout))
+        return self._streams[-1]
 
     def wait_for(self, wanted: Callable[[Callback], bool], timeout: float = 5) -> Callback:
         """The first callback like that; waits until there is one."""
