@@ -1,7 +1,6 @@
 """examples/backend.py is down at the moment when a page in Chromium comes back."""
 
 import pathlib
-import re
 import sys
 
 import pytest
@@ -45,8 +44,8 @@ def come_back_to_no_backend(ssegateway, page, start_backend):
     source = page.connect(f"{ssegateway.url}/events?user=ann", "welcome")
     page.wait_until(f"{count('welcome')} === 1")
     backend.end()
-    (token,) = re.findall(r"stream opened token=(\S+)", ssegateway.log())
-    assert ssegateway.send(token, close=True)
+    [stream] = ssegateway.client.connections()
+    assert ssegateway.send(stream.token, close=True)
     return source
 
 

@@ -76,7 +76,7 @@ WAYS_TO_SEND = """
 """.split()
 
 
-def test_nobody_sends_from_outside(ssegateway, start_proxy, curl, name):
+def test_the_internal_paths_are_closed(ssegateway, start_proxy, curl, name):
     proxy = start_proxy(name)
     client = curl(proxy, "/events/news")
     token = exchange(ssegateway, client, "/events/news")
@@ -85,6 +85,10 @@ def test_nobody_sends_from_outside(ssegateway, start_proxy, curl, name):
         sender = curl(proxy, way, "--path-as-is", "--data", forged, "--write-out", " %{http_code}")
         assert sender.wait() == 0
         assert sender.output()[-3:] in ("400", "404", "405"), way
+    for path in ("/internal/metrics", "/internal/connections"):
+        reader = curl(proxy, path, "--write-out", " %{http_code}")
+        assert reader.wait() == 0
+        assert reader.output() == "no such page 404"
     assert ssegateway.send(token, "genuine")
     assert client.read_until("\n\n") == "data: genuine\n\n"
 
