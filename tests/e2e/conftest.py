@@ -9,13 +9,16 @@ from website import Site
 
 pytest_plugins = ["ssegateway.pytest_plugin"]
 
-# Where `run` has installed the packages from npm, and where cargo has built.
-INSTALLED = pathlib.Path(os.environ["E2E_DIR"])
+
+@pytest.fixture(scope="session")
+def installed():
+    """The directory into which `run` has installed the packages from npm; screenshots go there, too."""
+    return pathlib.Path(os.environ["E2E_DIR"])
 
 
 @pytest.fixture(scope="session")
-def site():
-    site = Site(INSTALLED)
+def site(installed):
+    site = Site(installed)
     yield site
     site.close()
 

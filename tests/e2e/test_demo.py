@@ -6,7 +6,6 @@ import re
 import signal
 
 import pytest
-from conftest import INSTALLED
 
 
 @pytest.fixture
@@ -36,11 +35,11 @@ def lists(where, *words):
     return f"[...document.querySelectorAll('#{where} li')].some(entry => {holds})"
 
 
-def test_events_arrive_by_themselves(page):
+def test_events_arrive_by_themselves(page, installed):
     page.wait_until(lists("events", "message", "tick ", ", without a name"))
     page.wait_until(lists("events", "weather", "°C, and this is its second line"))
     page.wait_until(text("#p99") + ".endsWith(' ms')")
-    page.screenshot(INSTALLED / "demo.png")
+    page.screenshot(installed / "demo.png")
 
 
 def test_the_backend_sends_what_the_page_asks_for(page):
@@ -48,14 +47,14 @@ def test_the_backend_sends_what_the_page_asks_for(page):
     page.wait_until(lists("events", "greeting", "Grüße", "id "))
 
 
-def test_the_page_comes_back_when_the_backend_has_closed_its_stream(page):
+def test_the_page_comes_back_when_the_backend_has_closed_its_stream(page, installed):
     page.wait_until(lists("events", "tick "))
     page.run("document.querySelector('#close').click()")
     page.wait_until(lists("events", "The backend closed the stream."))
     page.wait_until(lists("callbacks", "disconnect", "reason server_closed", "(this page)"))
     page.wait_until(lists("events", "The browser reconnected by itself and sent Last-Event-ID "))
     page.wait_until(lists("callbacks", "connect", "Last-Event-ID ", "(this page)"))
-    page.screenshot(INSTALLED / "demo-reconnected.png")
+    page.screenshot(installed / "demo-reconnected.png")
 
 
 def test_a_second_page_is_seen_to_come_and_go(page, open_page, url):

@@ -4,19 +4,18 @@ import json
 import pathlib
 
 import pytest
-from conftest import INSTALLED
 
 SCRIPT = pathlib.Path(__file__).parent / "eventsource.mjs"
 
 
 @pytest.fixture
-def connect(ssegateway, start):
+def connect(ssegateway, start, installed):
     """Starts a client of a path; gives a function that waits for what it sees next."""
 
     def connect(path, *names):
         url = ssegateway.url + path
         with SCRIPT.open() as script:
-            node = start("node", "--input-type=module", "-", url, *names, stdin=script, cwd=INSTALLED)
+            node = start("node", "--input-type=module", "-", url, *names, stdin=script, cwd=installed)
         return node, lambda: json.loads(node.read_until("\n"))
 
     return connect
