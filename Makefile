@@ -1,4 +1,5 @@
-# Everything here needs Rust and nothing else, but for what has to do with Python, which needs python3.
+# Everything here needs Rust and nothing else, but for what has to do with Python, which needs python3, and test-e2e, which
+# installs what it needs.
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
@@ -15,7 +16,7 @@ MUTATED = $(or $(FILE:%=--file %),$(CORE:%=--file 'src/%.rs'))
 .PHONY: help demo run test test-e2e test-python test-deploy faults soak lint doc static wheel sim planted mutants bench bench-parts bench-instructions bench-scale bench-syscalls fuzz
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Gateway, backend and a web page; prints one URL, Ctrl-C ends it
 	cargo run --release --example demo
@@ -25,6 +26,10 @@ run: ## The gateway itself, configured by the environment: make run CALLBACK_URL
 
 test: ## All tests
 	cargo test
+
+test-e2e: ## Real clients and proxies: Chromium, curl, npm, PyPI, nginx, HAProxy, Caddy; ONLY=cors for those tests
+	cargo build --profile proof --bin ssegateway --example demo
+	tests/e2e/run $(TARGET_DIR) $(if $(ONLY),-k $(ONLY))
 
 faults: ## Faults on the real binary: stalled readers, dead backends, lost links, no descriptors; a minute or two
 	cargo test --profile proof --test faults
