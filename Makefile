@@ -8,10 +8,10 @@ PACKED = $(shell getconf GNU_LIBC_VERSION 2>/dev/null | awk -F '[ .]' '$$2 > 2 |
 STATIC = RUSTFLAGS='-C target-feature=+crt-static $(PACKED)' cargo build --release --bin ssegateway --target $(HOST)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test faults soak lint doc static sim fuzz
+.PHONY: help demo run test test-deploy faults soak lint doc static sim fuzz
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Gateway, backend and a web page; prints one URL, Ctrl-C ends it
 	cargo run --release --example demo
@@ -21,6 +21,19 @@ run: ## The gateway itself, configured by the environment: make run CALLBACK_URL
 
 test: ## All tests
 	cargo test
+
+# The deployment tests need root, for namespaces, and systemd, podman, crun, docker-compose and python3.
+DEPLOY_VENV = $(TARGET_DIR)/deploy-venv
+$(DEPLOY_VENV)/done: tests/deploy/requirements.txt
+	python3 -m venv $(DEPLOY_VENV)
+	$(DEPLOY_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement tests/deploy/requirements.txt
+	touch $@
+
+test-deploy: static $(DEPLOY_VENV)/done ## What examples/deploy and the Dockerfile hold, run: under a systemd, as an image
+	docker-compose --file compose.yaml config --quiet
+	$(DEPLOY_VENV)/bin/python -B tests/deploy/kubernetes.py
+	$(DEPLOY_VENV)/bin/python -B tests/deploy/systemd.py $(TARGET_DIR)/static/ssegateway
+	$(DEPLOY_VENV)/bin/python -B tests/deploy/image.py $(TARGET_DIR)/static
 
 faults: ## Faults on the real binary: stalled readers, dead backends, lost links, no descriptors; a minute or two
 	cargo test --profile proof --test faults
