@@ -7,8 +7,10 @@
 use super::ConnId;
 use crate::callback::{self, Call, CallId, CallKind, Detail, Reason};
 use crate::table::Table;
+use crate::time::Millis;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// Why a stream is over, as a disconnect callback says it.
@@ -39,7 +41,8 @@ pub(super) enum Pending {
 }
 
 struct Entry {
-    started: bool,
+    /// When a worker was handed the call; `None` while it waits for one.
+    started_at: Option<Millis>,
     pending: Pending,
 }
 
@@ -99,14 +102,24 @@ impl Calls {
         self.connects.in_flight + self.disconnects.in_flight
     }
 
+    /// Whether a worker has been handed that call.
+    pub fn is_started(&self, id: CallId) -> bool {
+        self.table.get(id).is_some_and(|entry| entry.started_at.is_some())
+    }
+
+    /// In flight and waiting: connects, then disconnects.
+    pub fn counts(&self) -> [(usize, usize); 2] {
+        [&self.connects, &self.disconnects].map(|lane| (lane.in_flight, lane.waiting.len() - lane.withdrawn))
+    }
+
     pub fn queue_connect(&mut self, pending: PendingConnect) -> CallId {
-        let id = self.table.insert(Entry { started: false, pending: Pending::Connect(pending) });
+        let id = self.table.insert(Entry { started_at: None, pending: Pending::Connect(pending) });
         self.connects.waiting.push_back(id);
         id
     }
 
     pub fn queue_disconnect(&mut self, pending: PendingDisconnect) {
-        let id = self.table.insert(Entry { started: false, pending: Pending::Disconnect(pending) });
+        let id = self.table.insert(Entry { started_at: None, pending: Pending::Disconnect(pending) });
         self.disconnects.waiting.push_back(id);
     }
 
@@ -114,7 +127,7 @@ impl Calls {
     /// what comes of one that has is remembered.
     pub fn abandon(&mut self, id: CallId, ending: Ending) {
         let Some(entry) = self.table.get_mut(id) else { return };
-        if entry.started {
+        if entry.started_at.is_some() {
             if let Pending::Connect(connect) = &mut entry.pending {
                 connect.owner = Err(ending);
             }
@@ -129,7 +142,7 @@ impl Calls {
     }
 
     /// Takes the next call that may start now, with the connection that waits for it.
-    pub fn start_next(&mut self) -> Option<(Call, Option<ConnId>)> {
+    pub fn start_next(&mut self, now: Millis) -> Option<(Call, Option<ConnId>)> {
         self.connects.pass_withdrawn(&self.table);
         self.disconnects.pass_withdrawn(&self.table);
         let kind = self.next_lane()?;
@@ -138,7 +151,7 @@ impl Calls {
         lane.in_flight += 1;
         self.started_last = kind;
         let entry = self.table.get_mut(id)?;
-        entry.started = true;
+        entry.started_at = Some(now);
         Some(match &entry.pending {
             Pending::Connect(connect) => {
                 let body = callback::connect_body(connect.token, &connect.request);
@@ -152,18 +165,16 @@ impl Calls {
         })
     }
 
-    /// Takes the call out that has been answered; `None` if the id is stale.
-    pub fn finish(&mut self, id: CallId) -> Option<Pending> {
-        if !self.table.get(id)?.started {
-            return None;
-        }
+    /// Takes the call out that has been answered, with the time that took; `None` if the id is stale.
+    pub fn finish(&mut self, now: Millis, id: CallId) -> Option<(Pending, Duration)> {
+        let took = Duration::from_millis(now.since(self.table.get(id)?.started_at?));
         let pending = self.table.remove(id)?.pending;
         let kind = match pending {
             Pending::Connect(_) => CallKind::Connect,
             Pending::Disconnect(_) => CallKind::Disconnect,
         };
         self.lane(kind).in_flight -= 1;
-        Some(pending)
+        Some((pending, took))
     }
 
     /// A few workers are kept from each lane, so that a flood in one leaves the other moving.

@@ -2,10 +2,10 @@
 
 use super::net::{Event, Net};
 use crate::callback::{Call, Completion};
-use crate::gateway::{ConnId, Listener};
+use crate::gateway::{ConnId, Listener, ProcessFigures};
+use crate::process;
 use crate::sys::{self, Signals};
 use crate::table::Key;
-use crate::time::Millis;
 use crate::workers::Workers;
 use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
@@ -56,6 +56,7 @@ pub struct MioNet {
     names: Names,
     client_timeout: Duration,
     start: Instant,
+    started_at: SystemTime,
 }
 
 impl MioNet {
@@ -92,6 +93,7 @@ impl MioNet {
             names: Names::new(),
             client_timeout,
             start: Instant::now(),
+            started_at: SystemTime::now(),
         })
     }
 
@@ -192,8 +194,8 @@ impl Net for MioNet {
         self.internal = None;
     }
 
-    fn now(&mut self) -> Millis {
-        Millis::ZERO.after(self.start.elapsed())
+    fn now(&mut self) -> Duration {
+        self.start.elapsed()
     }
 
     fn unix_seconds(&mut self) -> u64 {
@@ -214,6 +216,10 @@ impl Net for MioNet {
 
     fn next_completion(&mut self) -> Option<Completion> {
         self.workers.as_ref()?.1.try_recv().ok()
+    }
+
+    fn process_figures(&mut self) -> ProcessFigures {
+        process::figures(self.started_at)
     }
 
     fn release_memory(&mut self) {

@@ -3,7 +3,6 @@
 use super::resolver::{Lookup, Resolver};
 use super::transport::{Attempt, Idle, PooledConnector};
 use crate::callback::{Call, CallKind, Outcome, PassedHeader};
-use crate::escape::Escaped;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,6 +26,7 @@ pub struct Client {
     agent: Agent,
     uri: Uri,
     authorization: Option<HeaderValue>,
+    instance: HeaderValue,
     timeout: Duration,
     idle: Arc<Idle>,
 }
@@ -34,7 +34,13 @@ pub struct Client {
 impl Client {
     /// `url` is absolute, without user info. Errors: a URL or header value that HTTP does not
     /// allow; the configuration lets none pass.
-    pub fn new(url: &str, authorization: Option<&str>, timeout: Duration, lookup: Lookup) -> io::Result<Client> {
+    pub fn new(
+        url: &str,
+        authorization: Option<&str>,
+        instance: &str,
+        timeout: Duration,
+        lookup: Lookup,
+    ) -> io::Result<Client> {
         let uri: Uri = url.parse().map_err(io::Error::other)?;
         let host = uri.host().ok_or_else(|| io::Error::other("the URL has no host"))?;
         let default_port = if uri.scheme_str() == Some("https") { 443 } else { 80 };
@@ -63,7 +69,8 @@ impl Client {
                 Ok::<_, io::Error>(value)
             })
             .transpose()?;
-        Ok(Client { agent, uri, authorization, timeout, idle })
+        let instance = HeaderValue::from_str(instance).map_err(io::Error::other)?;
+        Ok(Client { agent, uri, authorization, instance, timeout, idle })
     }
 
     /// Makes `call` and passes what came of it to `report`, exactly once and as soon as it is known;
@@ -103,6 +110,7 @@ impl Client {
 
     fn send(&self, call: &Call, timeout: Option<Duration>) -> Result<Response<Body>, Error> {
         let mut request = self.agent.post(&self.uri).header(CONTENT_TYPE, "application/json");
+        request = request.header("ssegateway-instance", &self.instance);
         if let Some(detail) = call.detail {
             request = request.header("ssegateway-detail", detail.as_str());
         }
@@ -171,8 +179,7 @@ fn failed(call: &Call, error: &Error, written: bool) -> Outcome {
         CallKind::Connect => "connect",
         CallKind::Disconnect => "disconnect",
     };
-    let error_text = error.to_string();
-    log::warn!("{name} callback failed token={} written={written} error=\"{}\"", call.token, Escaped(&error_text));
+    log::warn!(token:% = call.token, written, error:%; "{name} callback failed");
     let timed_out = match error {
         Error::Timeout(_) => true,
         // The kernel gave up on the connection before we did.

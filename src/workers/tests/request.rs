@@ -27,7 +27,8 @@ fn a_post_with_the_url_verbatim() {
     lines.sort_unstable();
     let host = format!("host: {address}");
     let agent = concat!("user-agent: ssegateway/", env!("CARGO_PKG_VERSION"));
-    assert_eq!(lines, ["accept: */*", "content-length: 7", "content-type: application/json", &host, agent]);
+    let instance = format!("ssegateway-instance: {INSTANCE}");
+    assert_eq!(lines, ["accept: */*", "content-length: 7", "content-type: application/json", &host, &instance, agent]);
     assert_eq!(body, "{\"n\":7}");
 }
 
@@ -43,6 +44,14 @@ fn credentials_and_detail_are_headers() {
     let (_, request) = request("/", Some("Bearer t0ken"), Some(Detail::Shutdown));
     assert!(request.contains("\r\nauthorization: Bearer t0ken\r\n"), "{request}");
     assert!(request.contains("\r\nssegateway-detail: shutdown\r\n"), "{request}");
+}
+
+#[test]
+fn every_callback_names_the_instance() {
+    for detail in [None, Some(Detail::ClientTimeout)] {
+        let request = request("/", None, detail).1;
+        assert!(request.contains(&format!("\r\nssegateway-instance: {INSTANCE}\r\n")), "{request}");
+    }
 }
 
 #[test]
