@@ -80,7 +80,7 @@ class Day:
 
     async def slow_reader(self):
         while True:
-            await self.visit(b"/slow", 15, reads=False)
+            await self.visit(b"/slow", random.uniform(5, 25), reads=False)
 
     async def unlucky(self):
         """Asks for what the backend is slow to decide."""
