@@ -25,6 +25,8 @@ const OUTPUT_BUFFER_BYTES: usize = 8 * 1024;
 pub struct Client {
     agent: Agent,
     uri: Uri,
+    /// The URL as the log may show it.
+    callback: String,
     authorization: Option<HeaderValue>,
     instance: HeaderValue,
     timeout: Duration,
@@ -70,7 +72,9 @@ impl Client {
             })
             .transpose()?;
         let instance = HeaderValue::from_str(instance).map_err(io::Error::other)?;
-        Ok(Client { agent, uri, authorization, instance, timeout, idle })
+        // Its query may hold a key.
+        let callback = url.split('?').next().unwrap_or_default().to_owned();
+        Ok(Client { agent, uri, callback, authorization, instance, timeout, idle })
     }
 
     /// Makes `call` and passes what came of it to `report`, exactly once and as soon as it is known;
@@ -93,7 +97,7 @@ impl Client {
             Ok(response) => self.answered(response, report),
             Err(error) => {
                 let written = written_before || Attempt::current().written;
-                report(failed(call, &error, written));
+                report(self.failed(call, &error, written));
             }
         }
     }
@@ -141,6 +145,25 @@ impl Client {
             let _ = read_body(response.into_body(), DRAIN_BYTES_MAX);
         }
     }
+
+    fn failed(&self, call: &Call, error: &Error, written: bool) -> Outcome {
+        let name = match call.kind {
+            CallKind::Connect => "connect",
+            CallKind::Disconnect => "disconnect",
+        };
+        let hint = match error {
+            Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => "is the backend running there?",
+            _ => "none",
+        };
+        log::warn!(token:% = call.token, callback = self.callback, written, error:%, hint; "{name} callback failed");
+        let timed_out = match error {
+            Error::Timeout(_) => true,
+            // The kernel gave up on the connection before we did.
+            Error::Io(error) => error.kind() == io::ErrorKind::TimedOut,
+            _ => false,
+        };
+        if timed_out { Outcome::TimedOut { written } } else { Outcome::Unavailable { written } }
+    }
 }
 
 /// The whole body, if it comes in time and is no longer than `bytes_max`.
@@ -172,21 +195,6 @@ fn is_disconnect(error: &Error) -> bool {
             | io::ErrorKind::BrokenPipe
             | io::ErrorKind::NotConnected
     )
-}
-
-fn failed(call: &Call, error: &Error, written: bool) -> Outcome {
-    let name = match call.kind {
-        CallKind::Connect => "connect",
-        CallKind::Disconnect => "disconnect",
-    };
-    log::warn!(token:% = call.token, written, error:%; "{name} callback failed");
-    let timed_out = match error {
-        Error::Timeout(_) => true,
-        // The kernel gave up on the connection before we did.
-        Error::Io(error) => error.kind() == io::ErrorKind::TimedOut,
-        _ => false,
-    };
-    if timed_out { Outcome::TimedOut { written } } else { Outcome::Unavailable { written } }
 }
 
 /// ureq asks for addresses before every call, kept-alive connection or not; ours are looked up by the
