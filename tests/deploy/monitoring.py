@@ -2,11 +2,12 @@
 
     monitoring.py BINARY [SECONDS PAGE]
 
-With PAGE the panels of the dashboard are plotted into that HTML file after so many seconds.
+With PAGE the panels of the dashboard are plotted into that HTML file after so many seconds; docs/dashboard.png is a
+browser's picture of one.
 """
-import contextlib, json, os, pathlib, shutil, subprocess, sys, tempfile, time, urllib.parse, urllib.request
+import contextlib, json, math, os, pathlib, shutil, subprocess, sys, tempfile, time, urllib.parse, urllib.request
 from prometheus_client.parser import text_string_to_metric_families
-from harness import PATIENCE, ROOT, eventually, isolate
+from harness import PATIENCE, ROOT, eventually, isolate, metrics
 
 DASHBOARD = json.loads((ROOT / "docs/grafana.json").read_text())
 DEPLOY = ROOT / "examples/deploy"
@@ -15,8 +16,8 @@ VARIABLES = {"CALLBACK_URL": "http://127.0.0.1:8000/callback", "INTERNAL_PORT": 
              "CALLBACK_CONCURRENCY": "8", "MAX_PENDING_BYTES": "300000", "LOG_LEVEL": "off"}
 
 
-def fetch(url, headers=None):
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers or {}), timeout=PATIENCE) as answer:
+def fetch(url):
+    with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
         return answer.read().decode()
 
 
@@ -29,6 +30,10 @@ def ask(what, **parameters):
     answer = json.loads(fetch(f"http://127.0.0.1:9090/api/v1/{what}?" + urllib.parse.urlencode(parameters)))
     assert answer["status"] == "success", answer
     return answer["data"]
+
+
+def values(query):
+    return [float(series["value"][1]) for series in ask("query", query=query)["result"]]
 
 
 def targets():
@@ -57,7 +62,7 @@ def passed(what):
 
 
 def exposition_is_understood():
-    text = fetch("http://127.0.0.1:3001/internal/metrics", {"Authorization": "Bearer s3cret"})
+    text = metrics()
     subprocess.run(["promtool", "check", "metrics"], input=text, text=True, check=True)
     families = list(text_string_to_metric_families(text))
     samples = sum(len(family.samples) for family in families)
@@ -70,8 +75,7 @@ def every_query_finds_data():
     for annotation in DASHBOARD["annotations"]["list"]:
         ask("query", query=filled(annotation["expr"]))
     for panel, _, query in queries:
-        values = [float(series["value"][1]) for series in ask("query", query=query)["result"]]
-        assert values and all(value == value for value in values), f"{panel['title']}: {query}: {values}"
+        eventually(f"data for {panel['title']}, {query}", lambda: (found := values(query)) and not any(map(math.isnan, found)))
     passed(f"{len(queries)} queries of {len({panel['id'] for panel, _, _ in queries})} panels find data")
 
 
@@ -116,18 +120,16 @@ with contextlib.ExitStack() as ends:
                  "--web.listen-address=127.0.0.1:9090"])
     eventually("the gateway is ready", lambda: answers("http://127.0.0.1:3000/readyz"))
     eventually("Prometheus is ready", lambda: answers("http://127.0.0.1:9090/-/ready"))
-    day = 60
-    if is_plotted := len(sys.argv) > 3 and sys.argv[2].isdigit():
-        day = int(sys.argv[2])
+    day, page = (int(sys.argv[2]), sys.argv[3]) if len(sys.argv) > 2 else (60, None)
     start(ends, [sys.executable, "-B", ROOT / "tests/deploy/load.py", str(day)])
     began = time.monotonic()
     for query in ("ssegateway_slow_readers_dropped_total", "ssegateway_callback_failures_total",
                   "rate(ssegateway_disconnects_total[5s])"):
-        eventually(query, lambda: any(float(series["value"][1]) > 0 for series in ask("query", query=query)["result"]))
+        eventually(query, lambda: any(value > 0 for value in values(query)))
     exposition_is_understood()
     every_query_finds_data()
     every_metric_is_shown()
     rules_are_loaded()
-    if is_plotted:
+    if page:
         time.sleep(max(0, began + day - time.monotonic()))
-        plot(sys.argv[3], day)
+        plot(page, day)
