@@ -31,6 +31,22 @@ test-e2e: ## Real clients and proxies: Chromium, curl, npm, PyPI, nginx, HAProxy
 	cargo build --profile proof --bin ssegateway --example demo
 	tests/e2e/run $(TARGET_DIR) $(if $(ONLY),-k $(ONLY))
 
+# The deployment tests need root, for namespaces, and systemd, podman, crun, docker-compose, prometheus and python3.
+DEPLOY_VENV = $(TARGET_DIR)/deploy-venv
+$(DEPLOY_VENV)/done: tests/deploy/requirements.txt
+	python3 -m venv $(DEPLOY_VENV)
+	$(DEPLOY_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement tests/deploy/requirements.txt
+	touch $@
+
+test-deploy: static $(DEPLOY_VENV)/done ## Run what examples/deploy holds: unit, image, manifest, dashboard, alerts
+	docker-compose --file compose.yaml config --quiet
+	$(DEPLOY_VENV)/bin/python -B tests/deploy/kubernetes.py
+	$(DEPLOY_VENV)/bin/python -B tests/deploy/systemd.py $(TARGET_DIR)/static/ssegateway
+	$(DEPLOY_VENV)/bin/python -B tests/deploy/image.py $(TARGET_DIR)/static
+	promtool check rules examples/deploy/alerts.yml
+	promtool test rules tests/deploy/alerts_test.yml
+	$(DEPLOY_VENV)/bin/python -B tests/deploy/monitoring.py $(TARGET_DIR)/static/ssegateway
+
 faults: ## Faults on the real binary: stalled readers, dead backends, lost links, no descriptors; a minute or two
 	cargo test --profile proof --test faults
 

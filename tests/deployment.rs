@@ -6,6 +6,7 @@ use std::path::Path;
 
 const UNIT: &str = "examples/deploy/ssegateway.service";
 const KUBERNETES: &str = "examples/deploy/kubernetes.yaml";
+const PROMETHEUS: &str = "examples/deploy/prometheus.yml";
 const COMPOSE: &str = "compose.yaml";
 
 /// The default of `SHUTDOWN_TIMEOUT_SECONDS`.
@@ -29,7 +30,7 @@ fn shown(heading: &str) -> Vec<String> {
 
 #[test]
 fn the_readme_shows_the_files_themselves() {
-    for (heading, file) in [("systemd", UNIT), ("Kubernetes, as a sidecar", KUBERNETES)] {
+    for (heading, file) in [("systemd", UNIT), ("Kubernetes, as a sidecar", KUBERNETES), ("Monitoring", PROMETHEUS)] {
         let (blocks, file) = (shown(heading), read(file));
         assert!(!blocks.is_empty(), "nothing is shown under {heading}");
         for block in blocks {

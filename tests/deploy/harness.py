@@ -3,6 +3,7 @@ import http.client, http.server, json, os, pathlib, queue, subprocess, sys, thre
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 PATIENCE = 30  # seconds for what must happen
+TOKEN = {"Authorization": "Bearer s3cret"}  # INTERNAL_TOKEN
 
 callbacks = queue.Queue()
 
@@ -11,8 +12,9 @@ def isolate(*namespaces):
     """Goes on in new namespaces: nothing of the machine is changed, and every port is free."""
     if os.geteuid() != 0:
         sys.exit(f"{sys.argv[0]}: needs root, for namespaces")
-    if "--isolated" not in sys.argv:
-        os.execvp("unshare", ["unshare", "--net", "--mount", *namespaces, sys.executable, *sys.argv, "--isolated"])
+    if sys.argv[-1] != "--isolated":
+        os.execvp("unshare", ["unshare", "--net", "--mount", *namespaces, sys.executable, "-B", *sys.argv, "--isolated"])
+    sys.argv.pop()
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
 
@@ -49,8 +51,14 @@ def get(path):
 def send(**message):
     """Sends through the internal port; the status of the answer."""
     client = http.client.HTTPConnection("127.0.0.1", 3001, timeout=PATIENCE)
-    client.request("POST", "/internal/send", json.dumps(message), {"Authorization": "Bearer s3cret"})
+    client.request("POST", "/internal/send", json.dumps(message), TOKEN)
     return client.getresponse().status
+
+
+def metrics():
+    client = http.client.HTTPConnection("127.0.0.1", 3001, timeout=PATIENCE)
+    client.request("GET", "/internal/metrics", headers=TOKEN)
+    return client.getresponse().read().decode()
 
 
 class Stream:

@@ -1,6 +1,6 @@
 """The systemd unit under a systemd: started, stopped with a stream open, killed, misconfigured. systemd.py BINARY"""
 import os, pathlib, shutil, signal, subprocess, sys, tempfile
-from harness import ROOT, Stream, eventually, get, isolate, start_backend, timed
+from harness import ROOT, Stream, eventually, get, isolate, metrics, start_backend, timed
 
 BOOT = ROOT / "tests/deploy/boot-systemd"
 UNIT = ROOT / "examples/deploy/ssegateway.service"
@@ -66,6 +66,8 @@ def starts(systemd):
     uid = int(fields["Uid"].split()[0])
     assert 61184 <= uid <= 65519, uid  # where systemd takes dynamic users from
     assert [fields[name] for name in ("CapBnd", "NoNewPrivs", "Seccomp")] == ["0" * 16, "1", "2"], status
+    # What the unit leaves of /proc is enough.
+    assert "\nprocess_resident_memory_bytes " in metrics() and "\nprocess_open_fds " in metrics()
     passed(f"active once it listens, as user {uid}, without capabilities, behind a system call filter")
 
 
