@@ -7,7 +7,7 @@ use super::histogram::Histogram;
 use super::load::Load;
 use super::report::{Faults, Row, Unit, mebibytes, time};
 use super::senders::Recipients;
-use super::server::{HEARTBEAT_SECONDS, Server};
+use super::server::Server;
 use super::stamp::{Tally, now};
 use super::syscalls::Tracer;
 use ssegateway::sys::Signals;
@@ -28,6 +28,9 @@ const WINDOW: Duration = Duration::from_secs(3);
 const PACED_WINDOW: Duration = Duration::from_secs(10);
 const EVENTS_PER_SECOND: f64 = 2000.0;
 const ROUNDS: u32 = 5;
+/// Seconds between heartbeats where they are measured, and where they would be in the way.
+const HEARTBEAT: u64 = 5;
+const HEARTBEAT_RARE: u64 = 60;
 const MOMENT: Duration = Duration::from_millis(500);
 /// No disconnect has come for so long: none will.
 const DISCONNECT_PATIENCE: Duration = Duration::from_secs(8);
@@ -54,26 +57,30 @@ struct Stage {
 }
 
 impl Stage {
-    fn start(bench: &Bench) -> io::Result<Stage> {
+    fn start(bench: &Bench, heartbeat: u64) -> io::Result<Stage> {
         let backend = Backend::start()?;
-        let server = Server::start(&bench.program, backend.address, bench.cores.map(|(server, _)| server))?;
+        let server = Server::start(&bench.program, backend.address, bench.cores.map(|(server, _)| server), heartbeat)?;
         let load = Load::new(server.address, &bench.signals, bench.cores.is_some())?;
         Ok(Stage { load, server, backend })
     }
 
-    /// Opens streams, and the connections that send to them.
     fn open(&mut self, streams: usize) -> io::Result<()> {
         self.load.connect(streams, AT_ONCE)?;
-        self.load.rest(MOMENT)?;
+        self.load.rest(MOMENT)
+    }
+
+    /// Opens the connections that send; not long before they do, or the gateway closes them again.
+    fn start_senders(&mut self) -> io::Result<()> {
         let tokens = self.backend.ledger(|ledger| ledger.tokens.clone());
         self.load.start_senders(tokens.into_iter().map(Option::unwrap_or_default).collect())?;
         self.load.rest(MOMENT)
     }
 
-    /// All clients go at once. Returns when the last disconnect callback came, and how many never did.
+    /// All clients go at once, and who sent to them. Returns when the last disconnect callback came, and how many never did.
     fn leave(&mut self) -> io::Result<(Duration, u64)> {
         let start = now();
         let left = self.load.clients.leave() as u64;
+        self.load.senders.stop();
         let (mut seen, mut moved) = (0, start);
         while seen < left && now() - moved < DISCONNECT_PATIENCE.as_nanos() as u64 {
             self.load.rest(Duration::from_millis(5))?;
@@ -131,9 +138,10 @@ fn send(stage: &mut Stage, window: Duration, recipients: &mut Recipients) -> io:
 
 /// CPU per event with one, 16 and 32 requests under way, with quoted JSON, and latency at a steady rate.
 pub fn sending(bench: &mut Bench) -> io::Result<Vec<Row>> {
-    let mut stage = Stage::start(bench)?;
+    let mut stage = Stage::start(bench, HEARTBEAT_RARE)?;
     let streams = STREAMS.min(bench.streams_max);
     stage.open(streams)?;
+    stage.start_senders()?;
     let mut rows = Vec::new();
     for (name, payload, depth) in [
         ("CPU per event, request by request", Payload::Plain, 1),
@@ -163,7 +171,7 @@ pub fn sending(bench: &mut Bench) -> io::Result<Vec<Row>> {
 
 /// Memory, heartbeats and fan-out with many streams, and what is left of the memory when they have gone.
 pub fn holding(bench: &mut Bench) -> io::Result<Vec<Row>> {
-    let mut stage = Stage::start(bench)?;
+    let mut stage = Stage::start(bench, HEARTBEAT)?;
     let streams = MANY_STREAMS.min(bench.streams_max);
     let each = format!("{} streams", count(streams as u64));
     stage.load.rest(MOMENT)?;
@@ -173,11 +181,12 @@ pub fn holding(bench: &mut Bench) -> io::Result<Vec<Row>> {
 
     stage.open(streams)?;
     let (processor, heartbeats) = (stage.server.processor_time()?, stage.load.clients.heartbeats);
-    stage.load.rest(Duration::from_secs(2 * HEARTBEAT_SECONDS))?;
+    stage.load.rest(Duration::from_secs(2 * HEARTBEAT))?;
     let processor = stage.server.processor_time()?.saturating_sub(processor);
     let heartbeats = stage.load.clients.heartbeats - heartbeats;
     let held = stage.server.memory()?;
 
+    stage.start_senders()?;
     let name = format!("CPU per delivery, one to each of {each}, 16 pipelined");
     let fanout = fan_out(&mut stage, streams)?;
     let tally = fanout.tally;
@@ -188,7 +197,7 @@ pub fn holding(bench: &mut Bench) -> io::Result<Vec<Row>> {
     let lost = missing + stage.load.clients.failed;
     let faults = Faults { lost, doubled: stage.doubled_callbacks(), reordered: 0 };
     let per_heartbeat = micro(processor) / heartbeats.max(1) as f64;
-    let beside = format!("{} in {} s", count(heartbeats), 2 * HEARTBEAT_SECONDS);
+    let beside = format!("{} in {} s", count(heartbeats), 2 * HEARTBEAT);
     rows.push(Row::new(&format!("CPU per heartbeat, {each}"), per_heartbeat, Unit::Micro).beside(beside));
     let per_stream = held.resident.saturating_sub(before.resident) as f64 / streams as f64;
     let beside = format!("{} in all; a browser's request, 15 header fields", mebibytes(held.resident as f64));
@@ -236,7 +245,7 @@ pub fn connecting(bench: &mut Bench) -> io::Result<Vec<Row>> {
 }
 
 fn storm(bench: &Bench, delay: Duration, rows: &mut Vec<Row>) -> io::Result<()> {
-    let mut stage = Stage::start(bench)?;
+    let mut stage = Stage::start(bench, HEARTBEAT_RARE)?;
     let clients = STORM.min(bench.streams_max);
     stage.backend.set_delay(delay);
     stage.load.rest(MOMENT)?;
@@ -268,11 +277,12 @@ fn storm(bench: &Bench, delay: Duration, rows: &mut Vec<Row>) -> io::Result<()> 
 
 /// System calls per event, as strace counts them while events are sent.
 pub fn system_calls(bench: &mut Bench) -> io::Result<String> {
-    let mut stage = Stage::start(bench)?;
+    let mut stage = Stage::start(bench, HEARTBEAT_RARE)?;
     let streams = STREAMS.min(bench.streams_max);
     stage.open(streams)?;
     // The threads of the callbacks end, so that none is traced.
     stage.load.rest(Duration::from_secs(5))?;
+    stage.start_senders()?;
     let mut counts = Vec::new();
     for depth in [1, 16, 32] {
         stage.load.senders.set_payload(Payload::Plain, depth);

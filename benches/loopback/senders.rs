@@ -120,6 +120,10 @@ impl Senders {
         Ok(())
     }
 
+    pub fn stop(&mut self) {
+        self.senders.clear();
+    }
+
     /// What events carry behind the stamp from now on.
     pub fn set_payload(&mut self, payload: Payload, depth: usize) {
         // The stamp takes the place of as many characters; an escape must not be cut in two.
@@ -156,7 +160,7 @@ impl Senders {
 
     /// Something happened on a sender's socket.
     pub fn handle(&mut self, index: usize, buffer: &mut [u8]) -> io::Result<()> {
-        let sender = &mut self.senders[index];
+        let Some(sender) = self.senders.get_mut(index) else { return Ok(()) };
         sender.flush()?;
         let count = match sender.socket.read(buffer) {
             Ok(0) => return Err(io::Error::other("the gateway closed a sender's connection")),

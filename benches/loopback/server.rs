@@ -8,9 +8,6 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Seconds between heartbeats in all runs.
-pub const HEARTBEAT_SECONDS: u64 = 5;
-
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// A port that was free a moment ago may be taken by now.
 const PORT_ATTEMPTS: usize = 5;
@@ -29,12 +26,12 @@ pub struct Memory {
 }
 
 impl Server {
-    /// Starts it on the given core; returns once it listens.
+    /// Starts it on the given core, with that many seconds between heartbeats; returns once it listens.
     ///
     /// # Errors
     ///
     /// It does not start, or not in time.
-    pub fn start(program: &Path, backend: SocketAddr, core: Option<usize>) -> io::Result<Server> {
+    pub fn start(program: &Path, backend: SocketAddr, core: Option<usize>, heartbeat: u64) -> io::Result<Server> {
         for _ in 0..PORT_ATTEMPTS {
             let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
             let mut command = match core {
@@ -49,7 +46,7 @@ impl Server {
             command.env("CALLBACK_URL", format!("http://{backend}/callback"));
             command.env("LISTEN_ADDRESS", address.ip().to_string());
             command.env("PORT", address.port().to_string());
-            command.env("HEARTBEAT_INTERVAL_SECONDS", HEARTBEAT_SECONDS.to_string());
+            command.env("HEARTBEAT_INTERVAL_SECONDS", heartbeat.to_string());
             // The log is written as always, and nobody reads it.
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             let mut server = Server { child: command.spawn()?, address };

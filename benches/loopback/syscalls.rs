@@ -32,8 +32,8 @@ impl Tracer {
     ///
     /// strace counted nothing: it says why.
     pub fn detach(mut self) -> io::Result<BTreeMap<String, u64>> {
-        // It detaches, prints its summary and ends.
-        Command::new("kill").args(["-INT", &self.0.id().to_string()]).status()?;
+        // It detaches, prints its summary and ends. The signals of Ctrl-C are blocked in all that this program starts.
+        Command::new("kill").args(["-HUP", &self.0.id().to_string()]).status()?;
         let mut text = String::new();
         if let Some(mut pipe) = self.0.stderr.take() {
             pipe.read_to_string(&mut text)?;
