@@ -193,7 +193,12 @@ impl Connection {
         let size = out.len() - start - CHUNK_SIZE_ROOM.len();
         let mut digits = [0; 16];
         let digits = hexadecimal(size, &mut digits);
-        out.splice(start..start + CHUNK_SIZE_ROOM.len() - 2, digits.iter().copied());
+        let room = start..start + CHUNK_SIZE_ROOM.len() - 2;
+        if digits.len() == room.len() {
+            out[room].copy_from_slice(digits);
+        } else {
+            out.splice(room, digits.iter().copied());
+        }
         out.extend_from_slice(b"\r\n");
     }
 

@@ -44,7 +44,7 @@ impl Gateway {
 
 /// The `Origin` of a request, if it is not the one that its `Host` names.
 fn foreign_origin<'a>(head: &'a Head<'_, '_>) -> Option<&'a str> {
-    let origin = std::str::from_utf8(head.header("origin")?).ok()?;
+    let origin = std::str::from_utf8(head.origin?).ok()?;
     let host = head.header("host").unwrap_or_default();
     let own = origin.split_once("://").is_some_and(|(_, authority)| authority.as_bytes().eq_ignore_ascii_case(host));
     (!own).then_some(origin)

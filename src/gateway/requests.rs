@@ -7,7 +7,7 @@ use super::streams::SendAnswer;
 use super::{Action, ConnId, Gateway};
 use crate::http::body::Chunked;
 use crate::http::request::{self, Expect, Framing, Head, HeadError};
-use crate::http::response::{self, Grant, Response};
+use crate::http::response::{self, Date, Grant, Response};
 use crate::time::Millis;
 
 /// What a client may send before it has read the last answer, without destroying that answer by a
@@ -23,6 +23,25 @@ const EAGER_HEAD_BYTES: usize = 1024;
 pub(super) struct Manner {
     pub keep_alive: bool,
     pub head_only: bool,
+}
+
+/// The body of the answer to a send that was delivered.
+const DELIVERED: &[u8] = br#"{"status":"ok"}"#;
+
+/// The answer to a send that was delivered, on a connection that goes on.
+pub(super) fn delivered(date: &Date) -> Vec<u8> {
+    let mut out = Vec::new();
+    let response = Response {
+        status: 200,
+        content_type: response::JSON,
+        body: DELIVERED,
+        fields: &[],
+        grant: &Grant::Off,
+        close: false,
+        head_only: false,
+    };
+    response::write(&mut out, date, &response);
+    out
 }
 
 const LAST: Manner = Manner { keep_alive: false, head_only: false };
@@ -230,7 +249,12 @@ impl Gateway {
             SendAnswer::Failed => SendResult::Failed,
         });
         match answer {
-            SendAnswer::Ok => self.respond(now, id, 200, br#"{"status":"ok"}"#, &[], &Grant::Off, manner),
+            SendAnswer::Ok if manner.keep_alive => {
+                if let Some(connection) = self.connections.get_mut(id) {
+                    connection.output(now, &mut self.pool).extend_from_slice(&self.ok);
+                }
+            }
+            SendAnswer::Ok => self.respond(now, id, 200, DELIVERED, &[], &Grant::Off, manner),
             SendAnswer::Buffered => self.respond(now, id, 200, br#"{"status":"buffered"}"#, &[], &Grant::Off, manner),
             SendAnswer::Invalid(error) => self.respond_error(now, id, 400, error.message(), &[], &Grant::Off, manner),
             SendAnswer::NotFound => self.respond_error(now, id, 404, "Token not found", &[], &Grant::Off, manner),

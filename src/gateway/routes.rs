@@ -2,7 +2,7 @@
 
 use super::Settings;
 use super::stats::Refusal;
-use crate::http::request::{Expect, Head, list};
+use crate::http::request::{Expect, Head};
 use crate::http::response::Grant;
 
 /// The listener that a connection came in by.
@@ -101,7 +101,7 @@ fn probe(head: &Head<'_, '_>, reply: Reply) -> Route {
 }
 
 fn stream(head: &Head<'_, '_>, settings: &Settings) -> Route {
-    let grant = settings.cors.grant(head.header("origin"));
+    let grant = settings.cors.grant(head.origin);
     match head.method {
         "GET" if head.expect == Expect::Unknown => Route::Answer(Reply::Refused(Refusal::Expectation, grant)),
         "GET" => Route::Stream(grant),
@@ -118,7 +118,7 @@ fn internal(head: &Head<'_, '_>, path: &str, listener: Listener, settings: &Sett
         return Route::Answer(Reply::Refused(Refusal::NotFound, Grant::Off));
     }
     // No page in a browser is a legitimate caller, whatever name it reached this port by.
-    if head.header("origin").is_some() {
+    if head.origin.is_some() {
         return Route::Answer(Reply::Refused(Refusal::Origin, Grant::Off));
     }
     if let Some(token) = &settings.internal_token
@@ -204,12 +204,7 @@ fn bearer_matches(field: Option<&[u8]>, expected: &[u8]) -> bool {
 
 /// Any type is read as JSON, but for a charset other than UTF-8 or a content coding.
 fn is_utf8_json(head: &Head<'_, '_>) -> bool {
-    let coded = head
-        .headers
-        .iter()
-        .filter(|header| header.name.eq_ignore_ascii_case("content-encoding"))
-        .any(|header| list(header.value).any(|coding| !coding.eq_ignore_ascii_case(b"identity")));
-    !coded && head.header("content-type").is_none_or(|value| charset(value).is_none_or(is_utf8))
+    !head.is_coded && head.content_type.is_none_or(|value| charset(value).is_none_or(is_utf8))
 }
 
 /// The `charset` parameter of a media type (RFC 9110 section 8.3.1), quotes removed.

@@ -1,7 +1,7 @@
 //! What the gateway counts, for `/internal/metrics`. Plain integers, changed where things happen.
 
-use super::calls::Ending;
-use crate::callback::{CallKind, Detail, Outcome, Reason};
+use super::calls::{Ending, LaneName};
+use crate::callback::{Detail, Outcome, Reason};
 use crate::metrics::{Exposition, Histogram, seconds};
 use std::time::Duration;
 
@@ -161,7 +161,7 @@ const DETAILS: [Option<Detail>; 8] = [
     Some(Detail::ConnectBroken),
 ];
 
-const ACTIONS: [(CallKind, &str); 2] = [(CallKind::Connect, "connect"), (CallKind::Disconnect, "disconnect")];
+const ACTIONS: [(LaneName, &str); 2] = [(LaneName::Connects, "connect"), (LaneName::Disconnects, "disconnect")];
 
 /// From a backend on the same machine to the longest timeouts that people set.
 const CALLBACK_BOUNDS: [u64; 14] = [
@@ -270,13 +270,13 @@ impl Stats {
         self.disconnects[ending.reason as usize][detail] += 1;
     }
 
-    pub fn call_ended(&mut self, kind: CallKind, outcome: &Outcome, took: Duration) {
+    pub fn call_ended(&mut self, kind: LaneName, outcome: &Outcome, took: Duration) {
         self.call_times[kind as usize].observe(took);
         let failure = match (kind, outcome) {
             (_, Outcome::Answered { status: 200..=299, .. }) => return,
             // A rejection is an answer.
-            (CallKind::Connect, Outcome::Answered { .. }) => return,
-            (CallKind::Disconnect, Outcome::Answered { .. }) => CallFailure::Status,
+            (LaneName::Connects, Outcome::Answered { .. }) => return,
+            (LaneName::Disconnects, Outcome::Answered { .. }) => CallFailure::Status,
             (_, Outcome::Unavailable { .. }) => CallFailure::Unavailable,
             (_, Outcome::TimedOut { .. }) => CallFailure::Timeout,
         };
@@ -364,7 +364,7 @@ impl Stats {
         text.family(name, "counter", "Callbacks that got no usable answer; a rejected connect got one.");
         for (kind, action) in ACTIONS {
             for (failure, label) in CallFailure::ALL {
-                if (kind, failure) != (CallKind::Connect, CallFailure::Status) {
+                if (kind, failure) != (LaneName::Connects, CallFailure::Status) {
                     let count = self.call_failures[kind as usize][failure as usize];
                     text.sample(name, &[("action", action), ("reason", label)], count);
                 }

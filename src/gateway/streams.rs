@@ -1,14 +1,14 @@
 //! Streams: asking the backend, opening, sending, ending.
 
-use super::calls::{Ending, Pending, PendingConnect, PendingDisconnect};
+use super::calls::{Ending, LaneName, Pending, PendingConnect, PendingDisconnect};
 use super::connection::{Closing, Connecting, Input, State, Streaming};
 use super::requests::Manner;
 use super::stats::ConnectResult;
 use super::{Action, ConnId, ConnectFailure, Gateway, How};
-use crate::callback::{self, CallId, CallKind, Detail, Outcome, PassedHeader, Reason};
+use crate::callback::{self, CallId, Detail, Outcome, PassedHeader, Reason};
 use crate::http::request::{Framing, Head, Version};
 use crate::http::response::{self, Grant};
-use crate::send::{self, EventFields, SendError};
+use crate::send::{self, SendError};
 use crate::sse;
 use crate::time::Millis;
 use log::{debug, info, warn};
@@ -101,7 +101,7 @@ impl Gateway {
         }
         let Some(connection) = self.connections.get_mut(id) else { return };
         let fields = head.headers.iter().map(|header| (header.name, header.value));
-        let request: Arc<str> = callback::encode_request(head.target, fields).into();
+        let request = callback::encode_request(&mut self.scratch, head.target, fields);
         let token = connection.token;
         let call = self.calls.queue_connect(PendingConnect { token, request, owner: Ok(id) });
         let declared = match head.framing {
@@ -118,7 +118,7 @@ impl Gateway {
             answer_by: now.after(self.settings.connect_queue),
             input: Input { left: declared.saturating_add(INPUT_AFTER_GET_BYTES) },
         }));
-        let previous = self.tokens.insert(token, id);
+        let previous = self.tokens.insert(token.as_u128(), id);
         debug_assert!(previous.is_none(), "122 random bits do not collide");
         self.start_calls(now);
     }
@@ -149,11 +149,11 @@ impl Gateway {
         match self.calls.finish(now, call) {
             None => {}
             Some((Pending::Connect(connect), took)) => {
-                self.stats.call_ended(CallKind::Connect, &outcome, took);
+                self.stats.call_ended(LaneName::Connects, &outcome, took);
                 self.connect_answered(now, connect, outcome);
             }
             Some((Pending::Disconnect(disconnect), took)) => {
-                self.stats.call_ended(CallKind::Disconnect, &outcome, took);
+                self.stats.call_ended(LaneName::Disconnects, &outcome, took);
                 disconnect_answered(&disconnect, &outcome);
             }
         }
@@ -200,7 +200,7 @@ impl Gateway {
         let closing = State::Closing(Closing { shut: false, input: Input { left: INPUT_AFTER_GET_BYTES } });
         match std::mem::replace(&mut connection.state, closing) {
             State::Connecting(connecting) => {
-                self.tokens.remove(&connection.token);
+                self.tokens.remove(&connection.token.as_u128());
                 Some(connecting)
             }
             other => {
@@ -282,12 +282,11 @@ impl Gateway {
         for ignored in &answer.ignored {
             warn!(token:%, why:% = ignored; "connect answer partly ignored");
         }
-        let event = answer.event.as_ref().map(EventFields::as_event);
         if let Some(delay) = delay {
             self.write_frames(now, id, |out| sse::write_retry(out, delay));
         }
-        if let Some(event) = &event {
-            self.write_events(now, id, 1, |out| sse::write_event(out, event));
+        if let Some(event) = &answer.event {
+            self.write_events(now, id, 1, |out| event.write(out));
         }
         if held_events > 0 {
             self.write_events(now, id, held_events, |out| out.extend_from_slice(&held));
@@ -353,18 +352,18 @@ impl Gateway {
         };
         let Some(connection) = self.connections.get_mut(id) else { return SendAnswer::NotFound };
         let pending_max = self.settings.pending_bytes_max;
-        let event = command.event.as_ref().map(EventFields::as_event);
+        let event = &command.event;
         match &mut connection.state {
             State::Connecting(connecting) => {
                 if connecting.held_close {
                     return SendAnswer::NotFound;
                 }
-                if let Some(event) = &event {
+                if let Some(event) = event {
                     if connecting.held.len() > pending_max {
                         self.overflow_connecting(now, id);
                         return SendAnswer::Failed;
                     }
-                    sse::write_event(&mut connecting.held, event);
+                    event.write(&mut connecting.held);
                     connecting.held_events += 1;
                 }
                 connecting.held_close = command.close;
@@ -380,8 +379,8 @@ impl Gateway {
                     self.cut_stream(id, ending, How::Abort);
                     return SendAnswer::Failed;
                 }
-                if let Some(event) = &event {
-                    self.write_events(now, id, 1, |out| sse::write_event(out, event));
+                if let Some(event) = event {
+                    self.write_events(now, id, 1, |out| event.write(out));
                 }
                 if command.close {
                     self.end_stream(now, id, Ending { reason: Reason::ServerClosed, detail: None });
@@ -456,12 +455,12 @@ impl Gateway {
             State::Connecting(connecting) => {
                 let call = connecting.call;
                 self.stats.connect(ConnectResult::ClientLeft);
-                self.tokens.remove(&token);
+                self.tokens.remove(&token.as_u128());
                 self.calls.abandon(call, ending);
             }
             State::Streaming(streaming) => {
                 let request = std::mem::replace(&mut streaming.request, "".into());
-                self.tokens.remove(&token);
+                self.tokens.remove(&token.as_u128());
                 self.stats.streams_open -= 1;
                 self.queue_disconnect(token, request, ending);
             }
@@ -504,11 +503,21 @@ fn disconnect_answered(disconnect: &PendingDisconnect, outcome: &Outcome) {
     }
 }
 
-/// A token in the one form that the gateway gives out.
-fn parse_token(text: &str) -> Option<Uuid> {
-    let token = Uuid::try_parse_ascii(text.as_bytes()).ok()?;
-    let mut canonical = Uuid::encode_buffer();
-    (token.hyphenated().encode_lower(&mut canonical) == text).then_some(token)
+/// A token in the one form that the gateway gives out: lower-case, with hyphens.
+fn parse_token(text: &str) -> Option<u128> {
+    let bytes: &[u8; 36] = text.as_bytes().try_into().ok()?;
+    let mut token = 0_u128;
+    for (index, byte) in bytes.iter().enumerate() {
+        let digit = match (byte, index) {
+            (b'-', 8 | 13 | 18 | 23) => continue,
+            (_, 8 | 13 | 18 | 23) => return None,
+            (b'0'..=b'9', _) => byte - b'0',
+            (b'a'..=b'f', _) => byte - b'a' + 10,
+            (_, _) => return None,
+        };
+        token = token << 4 | u128::from(digit);
+    }
+    Some(token)
 }
 
 /// The URL within an encoded request, as the client sent it.
@@ -532,9 +541,12 @@ mod tests {
     #[test]
     fn takes_tokens_in_their_own_form_only() {
         let token = Uuid::from_u128(0x0123_4567_89ab_4def_8123_4567_89ab_cdef);
-        assert_eq!(parse_token(&token.to_string()), Some(token));
+        assert_eq!(parse_token(&token.to_string()), Some(token.as_u128()));
         assert_eq!(parse_token(&token.to_string().to_uppercase()), None);
         assert_eq!(parse_token(&token.simple().to_string()), None);
+        assert_eq!(parse_token(&token.to_string().replace('-', "0")), None);
+        assert_eq!(parse_token("-12345670-9ab-4def-8123-456789abcdef"), None);
+        assert_eq!(parse_token(&token.to_string().replace('f', "g")), None);
         assert_eq!(parse_token(&format!("{{{token}}}")), None);
         assert_eq!(parse_token(""), None);
     }

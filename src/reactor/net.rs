@@ -35,7 +35,7 @@ pub trait Net {
 
     /// Waits until something happens, at most for `timeout` (`None`: for ever), and appends what did.
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()>;
-    /// accept(2), with the options a stream needs set on the new socket.
+    /// accept(2); the new socket has the options that a stream needs.
     fn accept(&mut self, listener: Listener) -> io::Result<Self::Socket>;
     /// Asks for events of `socket` under the name `id`.
     fn register(&mut self, socket: &mut Self::Socket, id: ConnId) -> io::Result<()>;

@@ -115,7 +115,7 @@ impl Client {
     fn send(&self, call: &Call, timeout: Option<Duration>) -> Result<Response<Body>, Error> {
         let mut request = self.agent.post(&self.uri).header(CONTENT_TYPE, "application/json");
         request = request.header("ssegateway-instance", &self.instance);
-        if let Some(detail) = call.detail {
+        if let CallKind::Disconnect { reason: _, detail: Some(detail) } = call.kind {
             request = request.header("ssegateway-detail", detail.as_str());
         }
         if let Some(authorization) = &self.authorization {
@@ -124,7 +124,9 @@ impl Client {
         if let Some(timeout) = timeout {
             request = request.config().timeout_global(Some(timeout)).build();
         }
-        let response = request.send(call.body.as_slice())?;
+        let mut body = Vec::with_capacity(call.body_bytes());
+        call.write_body(&mut body);
+        let response = request.send(body.as_slice())?;
         if response.status().is_informational() {
             // Only 101 gets here, and nobody asked for another protocol.
             return Err(Error::Io(io::Error::other("unexpected 101 answer")));
@@ -149,7 +151,7 @@ impl Client {
     fn failed(&self, call: &Call, error: &Error, written: bool) -> Outcome {
         let name = match call.kind {
             CallKind::Connect => "connect",
-            CallKind::Disconnect => "disconnect",
+            CallKind::Disconnect { .. } => "disconnect",
         };
         let hint = match error {
             Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => "is the backend running there?",

@@ -35,10 +35,11 @@ impl Oracle {
             What::Stream { .. } => {
                 let stream = it.stream.as_ref().expect("a stream");
                 let Some(Verdict::Failed { status: due, error, retries }) = stream.verdict.clone() else {
-                    panic!("a stream is answered {status} {body} although nothing failed");
+                    panic!("a stream is refused although nothing failed: {status} {body}");
                 };
-                assert_eq!((status, body), (due, format!(r#"{{"error":"{error}"}}"#).as_str()));
-                assert!(answer.close);
+                let due_body = format!(r#"{{"error":"{error}"}}"#);
+                assert_eq!((status, body), (due, &*due_body), "another answer to a stream's GET");
+                assert!(answer.close, "a refusal does not end the connection");
                 assert!(!self.retries(retries), "a status where there should be a retry");
                 if let Some(stream) = &mut self.exchanges[n].stream {
                     (stream.headed, stream.complete) = (true, true);
@@ -74,7 +75,7 @@ impl Oracle {
             assert_eq!((status, body), (400, error), "another answer to a bad send");
             return;
         }
-        assert_eq!(Some((status, body)), send.answer, "another answer to send {number} for client {:?}", send.stream);
+        assert_eq!(Some((status, body)), send.answer, "another answer to a send: for client {:?}", send.stream);
         if let (Some(input), Some(stream)) = (send.delivered, send.stream.map(|n| &self.exchanges[n])) {
             let offered = stream.written_input >= input || stream.closed;
             assert!(offered, "answered before the event was offered to the kernel");
@@ -97,7 +98,7 @@ impl Oracle {
         let stream = self.exchanges[n].stream.as_mut().expect("a stream");
         stream.headed = true;
         if failed {
-            assert_eq!(stream.phase, Phase::Over);
+            assert_eq!(stream.phase, Phase::Over, "a retry for a stream that lives");
             stream.expected.push_back(Expected::Retry(retry));
         }
     }
