@@ -18,7 +18,7 @@ mod settings;
 mod stats;
 mod streams;
 
-pub use routes::{Cors, Listener};
+pub use routes::{Cors, Listener, Peer};
 pub use settings::{ConnectFailure, Settings};
 pub use stats::ProcessFigures;
 
@@ -188,12 +188,12 @@ impl Gateway {
 
     /// A client connected. `token` is a fresh random one, used if the connection becomes a stream.
     /// `None`: no more connections are taken.
-    pub fn accept(&mut self, now: Millis, listener: Listener, token: Uuid) -> Option<ConnId> {
+    pub fn accept(&mut self, now: Millis, listener: Listener, peer: Peer, token: Uuid) -> Option<ConnId> {
         if self.is_draining() {
             return None;
         }
         self.stats.connections_accepted += 1;
-        let id = self.connections.insert(Connection::new(now, listener, token));
+        let id = self.connections.insert(Connection::new(now, listener, peer, token));
         self.reschedule(now, id);
         Some(id)
     }

@@ -71,11 +71,13 @@ pub(super) enum Refusal {
     MediaType,
     Expectation,
     Parameter,
+    /// The list of tokens, which nothing guards here.
+    Open,
     ShuttingDown,
 }
 
 impl Refusal {
-    const ALL: [(Refusal, &'static str); 14] = [
+    const ALL: [(Refusal, &'static str); 15] = [
         (Refusal::Malformed, "malformed"),
         (Refusal::HeadTooLarge, "head_too_large"),
         (Refusal::BodyTooLarge, "body_too_large"),
@@ -89,6 +91,7 @@ impl Refusal {
         (Refusal::MediaType, "media_type"),
         (Refusal::Expectation, "expectation"),
         (Refusal::Parameter, "parameter"),
+        (Refusal::Open, "open"),
         (Refusal::ShuttingDown, "shutting_down"),
     ];
 }
@@ -106,7 +109,7 @@ impl Refusal {
             Refusal::NotFound => 404,
             Refusal::Method => 405,
             Refusal::Unauthorized => 401,
-            Refusal::Origin => 403,
+            Refusal::Origin | Refusal::Open => 403,
             Refusal::MediaType => 415,
             Refusal::Expectation => 417,
             Refusal::ShuttingDown => 503,
@@ -129,6 +132,7 @@ impl Refusal {
             Refusal::MediaType => "Unsupported charset or content coding",
             Refusal::Expectation => "Expectation failed",
             Refusal::Parameter => "Invalid request",
+            Refusal::Open => "Set INTERNAL_PORT or INTERNAL_TOKEN to list tokens from another host",
             Refusal::ShuttingDown => "Shutting down",
         }
     }
