@@ -203,3 +203,53 @@ impl Lane {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEFT: Ending = Ending { reason: Reason::ClientClosed, detail: None };
+
+    fn connect(calls: &mut Calls, slot: u32) -> CallId {
+        let owner = Ok(ConnId::from_parts(slot, 0));
+        calls.queue_connect(PendingConnect { token: Uuid::nil(), request: "".into(), owner })
+    }
+
+    #[test]
+    fn withdrawn_connects_are_passed_over_and_do_not_pile_up() {
+        let mut calls = Calls::new(2);
+        let first = connect(&mut calls, 0);
+        assert_eq!(calls.start_next().and_then(|(_, owner)| owner), Some(ConnId::from_parts(0, 0)));
+        for slot in 1..10_000 {
+            let id = connect(&mut calls, slot);
+            calls.abandon(id, LEFT);
+            assert!(calls.connects.waiting.len() <= WITHDRAWN_MAX + 1);
+            assert_eq!(calls.len(), 1, "the one in flight");
+        }
+        connect(&mut calls, 10_000);
+        assert!(calls.start_next().is_none(), "one worker is kept for disconnects");
+        assert!(calls.finish(first).is_some());
+        assert_eq!(calls.start_next().and_then(|(_, owner)| owner), Some(ConnId::from_parts(10_000, 0)));
+        assert_eq!((calls.connects.waiting.len(), calls.connects.withdrawn), (0, 0));
+    }
+
+    #[test]
+    fn the_lanes_take_turns() {
+        let mut calls = Calls::new(3);
+        for slot in 0..3 {
+            connect(&mut calls, slot);
+            calls.queue_disconnect(PendingDisconnect { token: Uuid::nil(), request: "".into(), ending: LEFT });
+        }
+        let mut kinds = Vec::new();
+        while let Some((call, _)) = calls.start_next() {
+            kinds.push(call.kind);
+            if kinds.len() >= 3 {
+                assert!(calls.finish(call.id).is_some());
+            }
+        }
+        let turns = [CallKind::Connect, CallKind::Disconnect, CallKind::Connect];
+        assert_eq!(kinds[..3], turns);
+        assert_eq!(calls.disconnects_waiting(), 0);
+        assert_eq!(calls.in_flight(), 2);
+    }
+}

@@ -310,7 +310,10 @@ impl Net for World {
         Some(completion)
     }
 
-    fn release_memory(&mut self) {}
+    fn release_memory(&mut self) {
+        self.trace.note(self.clock, "memory is given back", &[]);
+        self.oracle.memory_released();
+    }
 }
 
 impl World {
