@@ -1,4 +1,5 @@
-# Everything here needs Rust and nothing else, but for the test of examples/backend.py, which needs python3.
+# Everything here needs Rust and nothing else, but for what has to do with Python, which needs python3, and test-e2e, which
+# installs what it needs.
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
@@ -12,10 +13,10 @@ CORE = time table timer buffer escape json http/* sse/* send/* callback/* gatewa
 MUTATED = $(or $(FILE:%=--file %),$(CORE:%=--file 'src/%.rs'))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test faults soak lint doc static sim planted mutants fuzz
+.PHONY: help demo run test test-e2e test-python test-deploy faults soak lint doc static wheel sim planted mutants bench bench-parts bench-instructions bench-scale bench-syscalls fuzz
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Gateway, backend and a web page; prints one URL, Ctrl-C ends it
 	cargo run --release --example demo
@@ -25,6 +26,26 @@ run: ## The gateway itself, configured by the environment: make run CALLBACK_URL
 
 test: ## All tests
 	cargo test
+
+test-e2e: ## Real clients and proxies: Chromium, curl, npm, PyPI, nginx, HAProxy, Caddy; ONLY=cors for those tests
+	cargo build --profile proof --bin ssegateway --example demo
+	tests/e2e/run $(TARGET_DIR) $(if $(ONLY),-k $(ONLY))
+
+# The deployment tests need root, for namespaces, and systemd, podman, crun, docker-compose, prometheus and python3.
+DEPLOY_VENV = $(TARGET_DIR)/deploy-venv
+$(DEPLOY_VENV)/done: tests/deploy/requirements.txt
+	python3 -m venv $(DEPLOY_VENV)
+	$(DEPLOY_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement tests/deploy/requirements.txt
+	touch $@
+
+test-deploy: static $(DEPLOY_VENV)/done ## Run what examples/deploy holds: unit, image, manifest, dashboard, alerts
+	docker-compose --file compose.yaml config --quiet
+	$(DEPLOY_VENV)/bin/python -B tests/deploy/kubernetes.py
+	$(DEPLOY_VENV)/bin/python -B tests/deploy/systemd.py $(TARGET_DIR)/static/ssegateway
+	$(DEPLOY_VENV)/bin/python -B tests/deploy/image.py $(TARGET_DIR)/static
+	promtool check rules examples/deploy/alerts.yml
+	promtool test rules tests/deploy/alerts_test.yml
+	$(DEPLOY_VENV)/bin/python -B tests/deploy/monitoring.py $(TARGET_DIR)/static/ssegateway
 
 faults: ## Faults on the real binary: stalled readers, dead backends, lost links, no descriptors; a minute or two
 	cargo test --profile proof --test faults
@@ -48,6 +69,23 @@ static: ## Static binaries: target/static/ssegateway, and ssegateway-notls witho
 	$(STATIC)
 	cp $(TARGET_DIR)/$(HOST)/release/ssegateway $(TARGET_DIR)/static/ssegateway
 	ls -l $(TARGET_DIR)/static
+
+wheel: static ## target/wheel/*.whl for pip: the static binary, the Python client, and a pytest fixture
+	rm -rf $(TARGET_DIR)/wheel
+	.ci/wheel $(TARGET_DIR)/static/ssegateway $(TARGET_DIR)/wheel
+
+VENV = $(TARGET_DIR)/python-venv
+
+$(VENV)/installed: tests/integrations/requirements.txt
+	python3 -m venv --clear $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
+test-python: $(VENV)/installed ## The Python client, its fixture, and the applications for Flask, Django and FastAPI
+	cargo build
+	$(VENV)/bin/mypy --strict --cache-dir=$(TARGET_DIR)/mypy examples/ssegateway examples/test_example.py tests/integrations
+	SSEGATEWAY=$(abspath $(TARGET_DIR))/debug/ssegateway PYTHONPATH=$(CURDIR)/examples PYTHONDONTWRITEBYTECODE=1 \
+		$(VENV)/bin/pytest -q -W error -p no:cacheprovider -p ssegateway.pytest_plugin tests/integrations examples
 
 sim: ## The simulation: SEEDS=1000 for many runs, SEED=42 to replay one
 	$(if $(SEEDS),SIM_SEEDS=$(SEEDS)) $(if $(SEED),SIM_SEED=$(SEED)) cargo test --profile proof --test simulation -- --nocapture

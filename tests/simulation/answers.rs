@@ -49,6 +49,17 @@ impl Oracle {
                 let due_body = if *head_only { "" } else { due_body };
                 assert_eq!((status, body, answer.close), (*due, due_body, *close), "another answer");
             }
+            What::Metrics { open } => {
+                let line = format!("\nssegateway_streams_open {open}\n");
+                assert!(status == 200 && answer.close && body.contains(&line), "no {line:?} in {body}");
+            }
+            What::List { open, close } => {
+                assert_eq!((status, answer.close), (200, *close));
+                let list: serde_json::Value = serde_json::from_str(body).expect("JSON");
+                let entries = list["connections"].as_array().map(Vec::len);
+                assert_eq!((list["count"].as_u64(), entries), (Some(*open as u64), Some(*open)), "{body}");
+                assert!(list["next"].is_null());
+            }
             What::Ready => panic!("not judged when it arrived"),
             What::Broken => assert!((400..=505).contains(&status) && answer.close, "{status} to what is no request"),
             What::Send(number) => {

@@ -14,7 +14,7 @@ const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
 
 /// Workers that one kind of callback may take.
 fn lane_limit(limit: usize) -> usize {
-    if limit == 1 { 1 } else { limit - (limit / 16).max(1) }
+    if limit == 1 { 1 } else { limit - (limit / 64).max(1) }
 }
 
 impl Oracle {

@@ -18,6 +18,10 @@ pub enum What {
     Stream { chunked: bool },
     /// `/readyz`: depends on the moment.
     Ready,
+    /// The metrics, always the last answer on a connection; how many streams they must show.
+    Metrics { open: usize },
+    /// The list of streams, all on one page; how many it must show.
+    List { open: usize, close: bool },
     /// A send, by its number.
     Send(usize),
     /// An answer that depends on nothing.

@@ -5,9 +5,8 @@ use super::kernel::Edges;
 use super::oracle::unix_seconds;
 use super::world::World;
 use ssegateway::callback::{Call, Completion};
-use ssegateway::gateway::{ConnId, How, Listener};
+use ssegateway::gateway::{ConnId, How, Listener, ProcessFigures};
 use ssegateway::reactor::{Event, Net};
-use ssegateway::time::Millis;
 use ssegateway::timer::TICK_MS;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
@@ -283,11 +282,11 @@ impl Net for World {
         self.kernel.stop_listening();
     }
 
-    fn now(&mut self) -> Millis {
+    fn now(&mut self) -> Duration {
         if std::mem::take(&mut self.woken) {
             self.oracle.turn_begins(self.clock, self.woken_by_signal);
         }
-        Millis::from_millis(self.clock)
+        Duration::from_millis(self.clock)
     }
 
     fn unix_seconds(&mut self) -> u64 {
@@ -313,6 +312,10 @@ impl Net for World {
     fn release_memory(&mut self) {
         self.trace.note(self.clock, "memory is given back", &[]);
         self.oracle.memory_released();
+    }
+
+    fn process_figures(&mut self) -> ProcessFigures {
+        ProcessFigures::default()
     }
 }
 

@@ -1,0 +1,70 @@
+//! An allocator that counts what the calling thread asks for.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+thread_local! {
+    static CALLS: Cell<usize> = const { Cell::new(0) };
+    static IN_USE: Cell<usize> = const { Cell::new(0) };
+    static PEAK: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The system's allocator, counted. To be made the global one of the program that asks.
+pub struct Counting;
+
+fn took(bytes: usize) {
+    CALLS.set(CALLS.get() + 1);
+    IN_USE.set(IN_USE.get().wrapping_add(bytes));
+    PEAK.set(PEAK.get().max(IN_USE.get()));
+}
+
+fn gave(bytes: usize) {
+    IN_USE.set(IN_USE.get().wrapping_sub(bytes));
+}
+
+// SAFETY: every call is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        took(layout.size());
+        // SAFETY: the caller keeps the contract, which is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        took(layout.size());
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        gave(layout.size());
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        gave(layout.size());
+        took(new_size);
+        // SAFETY: as above.
+        unsafe { System.realloc(pointer, layout, new_size) }
+    }
+}
+
+/// Allocations so far, growths included.
+pub fn calls() -> usize {
+    CALLS.get()
+}
+
+/// Bytes asked for and not given back; means something where no other thread gives them back.
+pub fn bytes_in_use() -> usize {
+    IN_USE.get()
+}
+
+/// The most that [`bytes_in_use`] has been since [`forget_peak`].
+pub fn bytes_at_peak() -> usize {
+    PEAK.get()
+}
+
+pub fn forget_peak() {
+    PEAK.set(IN_USE.get());
+}

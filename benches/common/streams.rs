@@ -1,0 +1,89 @@
+//! The protocol alone with streams open, on a kernel that takes every write whole at once.
+
+use super::requests;
+use ssegateway::callback::Outcome;
+use ssegateway::gateway::{Action, ConnId, Gateway, Listener, Settings};
+use ssegateway::time::Millis;
+use uuid::Uuid;
+
+pub struct Streams {
+    gateway: Gateway,
+    backend: ConnId,
+    now: Millis,
+}
+
+/// The token of stream `n`.
+pub fn token(n: u128) -> Uuid {
+    // Spread over all bits, as random ones are.
+    uuid::Builder::from_u128((n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835))
+        .with_version(uuid::Version::Random)
+        .into_uuid()
+}
+
+impl Streams {
+    /// That many streams, and a backend that is about to send.
+    pub fn open(count: usize) -> Streams {
+        let now = Millis::from_millis(1000);
+        let settings = Settings { streams_max: count, ..Settings::default() };
+        let mut gateway = Gateway::new(settings, now, 1);
+        for n in 0..count {
+            open(&mut gateway, now, token(n as u128));
+        }
+        assert_eq!(gateway.streams(), count);
+        let backend = gateway.accept(now, Listener::Public, token(count as u128)).expect("it takes connections");
+        Streams { gateway, backend, now }
+    }
+
+    /// The backend's bytes arrive in one read. Returns how many bytes were written, answers included.
+    pub fn send(&mut self, batch: &[u8]) -> usize {
+        self.gateway.receive(self.now, self.backend, batch);
+        write_all(&mut self.gateway, self.now)
+    }
+
+    /// One more client comes and goes. Returns how many bytes were written.
+    pub fn connect_and_leave(&mut self) -> usize {
+        let (id, written) = open(&mut self.gateway, self.now, token(u128::from(u64::MAX)));
+        self.gateway.receive_eof(self.now, id);
+        make_calls(&mut self.gateway, self.now);
+        written
+    }
+
+    /// Time passes. Returns how many bytes were written.
+    pub fn pass(&mut self, milliseconds: u64) -> usize {
+        self.now = Millis::from_millis(self.now.as_millis() + milliseconds);
+        self.gateway.expire(self.now);
+        write_all(&mut self.gateway, self.now)
+    }
+}
+
+/// A client connects and the backend accepts.
+fn open(gateway: &mut Gateway, now: Millis, token: Uuid) -> (ConnId, usize) {
+    let get = requests::browser_get("/events/tenant-7/stream/12345", "events.example.com");
+    let id = gateway.accept(now, Listener::Public, token).expect("it takes connections");
+    gateway.receive(now, id, &get);
+    make_calls(gateway, now);
+    (id, write_all(gateway, now))
+}
+
+/// The backend says yes to everything.
+fn make_calls(gateway: &mut Gateway, now: Millis) {
+    while let Some(action) = gateway.next_action() {
+        match action {
+            Action::Call(call) => {
+                let answer = Outcome::Answered { status: 200, passed: Vec::new(), body: Some(Vec::new()) };
+                gateway.answer(now, call.id, answer);
+            }
+            Action::Report(_) | Action::ShutdownWrite(_) | Action::Close(..) | Action::StopAccepting => {}
+        }
+    }
+}
+
+fn write_all(gateway: &mut Gateway, now: Millis) -> usize {
+    let mut written = 0;
+    while let Some(id) = gateway.next_dirty() {
+        let count = gateway.unsent(id).len();
+        gateway.flushed(now, id, count);
+        written += count;
+    }
+    written
+}

@@ -1,0 +1,197 @@
+//! Clients: each holds a stream and checks what comes.
+
+use super::common::requests::browser_get;
+use super::histogram::Histogram;
+use super::reader::{self, Reader};
+use super::stamp::{Sequence, Stamp, Tally, now};
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::SocketAddr;
+
+enum State {
+    /// Connecting, or waiting for the response head.
+    Opening {
+        started: u64,
+        request: Vec<u8>,
+        head: Vec<u8>,
+    },
+    Open(Reader),
+    Closed,
+}
+
+struct Client {
+    socket: Option<TcpStream>,
+    state: State,
+    events: Sequence,
+}
+
+pub struct Clients {
+    server: SocketAddr,
+    clients: Vec<Client>,
+    /// Those that have no stream yet.
+    pub opening: usize,
+    pub open: usize,
+    /// Those that got none, and streams that ended without being asked to.
+    pub failed: u64,
+    pub heartbeats: u64,
+    pub tally: Tally,
+    latency: Histogram,
+    pub connect_latency: Histogram,
+    /// When the last event came.
+    pub last_event: u64,
+}
+
+impl Clients {
+    pub fn new(server: SocketAddr) -> Clients {
+        Clients {
+            server,
+            clients: Vec::new(),
+            opening: 0,
+            open: 0,
+            failed: 0,
+            heartbeats: 0,
+            tally: Tally::default(),
+            latency: Histogram::default(),
+            connect_latency: Histogram::default(),
+            last_event: 0,
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// One more client connects; its number is that of `token`, and ends its path.
+    pub fn open(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        let path = format!("/events/tenant-7/stream/{}", token.0);
+        let request = browser_get(&path, &self.server.to_string());
+        let mut socket = TcpStream::connect(self.server)?;
+        registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
+        let state = State::Opening { started: now(), request, head: Vec::new() };
+        self.clients.push(Client { socket: Some(socket), state, events: Sequence::default() });
+        self.opening += 1;
+        Ok(())
+    }
+
+    /// The next event for a stream is numbered.
+    pub fn number_next(&mut self, index: usize) -> u32 {
+        let events = &mut self.clients[index].events;
+        events.sent += 1;
+        events.sent - 1
+    }
+
+    /// Events on their way.
+    pub fn outstanding(&self) -> u64 {
+        self.clients.iter().map(|client| client.events.outstanding()).sum()
+    }
+
+    pub fn take_tally(&mut self) -> (Tally, Histogram) {
+        let lost = self.clients.iter_mut().map(|client| client.events.settle()).sum();
+        let tally = Tally { lost, ..std::mem::take(&mut self.tally) };
+        (tally, std::mem::take(&mut self.latency))
+    }
+
+    /// All of them go at once; returns how many had a stream.
+    pub fn leave(&mut self) -> usize {
+        for client in &mut self.clients {
+            client.socket = None;
+            client.state = State::Closed;
+        }
+        self.opening = 0;
+        std::mem::take(&mut self.open)
+    }
+
+    /// Something happened on a client's socket.
+    pub fn handle(&mut self, index: usize, buffer: &mut [u8]) {
+        let client = &mut self.clients[index];
+        let Some(socket) = &mut client.socket else { return };
+        if let State::Opening { request, .. } = &mut client.state
+            && !request.is_empty()
+        {
+            match socket.write(request) {
+                Ok(count) => drop(request.drain(..count)),
+                Err(error) if is_early(&error) => {}
+                Err(_) => return self.fail(index),
+            }
+        }
+        loop {
+            let client = &mut self.clients[index];
+            let Some(socket) = &mut client.socket else { return };
+            let count = match socket.read(buffer) {
+                Ok(0) => return self.fail(index),
+                Ok(count) => count,
+                Err(error) if is_early(&error) => return,
+                Err(_) => return self.fail(index),
+            };
+            self.take(index, &buffer[..count]);
+            // A short read has emptied the socket: the next byte will be told.
+            if count < buffer.len() {
+                return;
+            }
+        }
+    }
+
+    fn take(&mut self, index: usize, input: &[u8]) {
+        match &mut self.clients[index].state {
+            State::Open(_) => self.take_frames(index, input),
+            State::Opening { started, head, .. } => {
+                head.extend_from_slice(input);
+                let Some(end) = memchr::memmem::find(head, b"\r\n\r\n") else { return };
+                if !head.starts_with(b"HTTP/1.1 200 ") {
+                    return self.fail(index);
+                }
+                let rest = head.split_off(end + 4);
+                self.connect_latency.record(now() - *started);
+                self.clients[index].state = State::Open(Reader::default());
+                self.opening -= 1;
+                self.open += 1;
+                self.take_frames(index, &rest);
+            }
+            State::Closed => {}
+        }
+    }
+
+    fn take_frames(&mut self, index: usize, input: &[u8]) {
+        let Client { state: State::Open(reader), events, .. } = &mut self.clients[index] else { return };
+        let now = now();
+        let (tally, latency, heartbeats) = (&mut self.tally, &mut self.latency, &mut self.heartbeats);
+        let mut last_event = None;
+        reader.take(input, |frame| {
+            let Some(data) = reader::data(frame) else {
+                *heartbeats += 1;
+                return;
+            };
+            match Stamp::read(data) {
+                Some(stamp) if stamp.stream as usize == index => {
+                    events.take(stamp.number, tally);
+                    latency.record(now.saturating_sub(stamp.sent));
+                    last_event = Some(now);
+                }
+                // Another stream's event: it is one too many here, and will be missed there.
+                Some(_) | None => tally.doubled += 1,
+            }
+        });
+        let ended = reader.ended;
+        self.last_event = last_event.unwrap_or(self.last_event);
+        if ended {
+            self.fail(index);
+        }
+    }
+
+    fn fail(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        client.socket = None;
+        match std::mem::replace(&mut client.state, State::Closed) {
+            State::Opening { .. } => self.opening -= 1,
+            State::Open(_) => self.open -= 1,
+            State::Closed => return,
+        }
+        self.failed += 1;
+    }
+}
+
+/// The socket is not connected yet, or has nothing to read or no room.
+pub fn is_early(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected | ErrorKind::Interrupted)
+}

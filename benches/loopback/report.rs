@@ -1,0 +1,131 @@
+//! The report: rows, put together from one or more runs, as a table in Markdown.
+
+use super::common::text::count;
+use super::stamp::Tally;
+use std::time::Duration;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    Micro,
+    Seconds,
+    Kibibytes,
+    /// The value is in bytes.
+    Mebibytes,
+}
+
+impl Unit {
+    fn show(self, value: f64) -> String {
+        match self {
+            Unit::Micro if value.abs() < 100.0 => format!("{value:.1} µs"),
+            Unit::Micro => format!("{value:.0} µs"),
+            Unit::Seconds => format!("{value:.2} s"),
+            Unit::Kibibytes => format!("{value:.2} KiB"),
+            Unit::Mebibytes => mebibytes(value),
+        }
+    }
+}
+
+/// What must not happen. For connects and disconnects it is their callbacks that are lost or doubled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    pub lost: u64,
+    pub doubled: u64,
+    pub reordered: u64,
+}
+
+impl Faults {
+    pub fn of(tally: Tally) -> Faults {
+        Faults { lost: tally.lost, doubled: tally.doubled, reordered: tally.reordered }
+    }
+
+    pub fn and(self, tally: Tally) -> Faults {
+        self.plus(Faults::of(tally))
+    }
+
+    fn plus(self, other: Faults) -> Faults {
+        Faults {
+            lost: self.lost + other.lost,
+            doubled: self.doubled + other.doubled,
+            reordered: self.reordered + other.reordered,
+        }
+    }
+}
+
+/// One line of the report.
+#[derive(Clone, Debug)]
+pub struct Row {
+    name: String,
+    value: f64,
+    unit: Unit,
+    beside: String,
+    faults: Option<Faults>,
+}
+
+impl Row {
+    pub fn new(name: &str, value: f64, unit: Unit) -> Row {
+        Row { name: name.to_owned(), value, unit, beside: String::new(), faults: None }
+    }
+
+    /// Figures of lesser weight.
+    pub fn beside(self, beside: String) -> Row {
+        Row { beside, ..self }
+    }
+
+    pub fn faults(self, faults: Faults) -> Row {
+        Row { faults: Some(faults), ..self }
+    }
+
+    fn is_clean(&self) -> bool {
+        self.faults.is_none_or(|faults| faults == Faults::default())
+    }
+}
+
+/// The rows of each run, which are the same ones.
+pub struct Report(Vec<Vec<Row>>);
+
+impl Report {
+    pub fn new(runs: Vec<Vec<Row>>) -> Report {
+        Report(runs)
+    }
+
+    /// Nothing was lost, doubled or reordered.
+    pub fn is_clean(&self) -> bool {
+        self.0.iter().flatten().all(Row::is_clean)
+    }
+
+    /// Of several runs the median, with the lowest and the highest, and what stood beside the median.
+    pub fn table(&self) -> String {
+        let mut table = "| | measured | beside | lost, doubled, reordered |\n|---|---:|---|---|\n".to_owned();
+        for line in 0..self.0.first().map_or(0, Vec::len) {
+            let mut runs: Vec<&Row> = self.0.iter().filter_map(|run| run.get(line)).collect();
+            runs.sort_by(|a, b| a.value.total_cmp(&b.value));
+            let (median, lowest, highest) = (runs[runs.len() / 2], runs[0], runs[runs.len() - 1]);
+            let Row { name, value, unit, beside, .. } = median;
+            let mut measured = format!("**{}**", unit.show(*value));
+            if runs.len() > 1 {
+                measured += &format!(" ({} to {})", unit.show(lowest.value), unit.show(highest.value));
+            }
+            let faults = runs.iter().filter_map(|row| row.faults).reduce(Faults::plus);
+            let faults = faults.map_or(String::new(), |Faults { lost, doubled, reordered }| {
+                format!("{}, {}, {}", count(lost), count(doubled), count(reordered))
+            });
+            table += &format!("| {name} | {measured} | {beside} | {faults} |\n");
+        }
+        table
+    }
+}
+
+/// Three digits of a duration, in the unit that suits it.
+pub fn time(duration: Duration) -> String {
+    let micro = duration.as_secs_f64() * 1e6;
+    match micro {
+        ..1e3 => format!("{micro:.0} µs"),
+        ..1e4 => format!("{:.1} ms", micro / 1e3),
+        ..1e6 => format!("{:.0} ms", micro / 1e3),
+        _ => format!("{:.2} s", micro / 1e6),
+    }
+}
+
+pub fn mebibytes(bytes: f64) -> String {
+    format!("{:.1} MiB", bytes / f64::from(1 << 20))
+}

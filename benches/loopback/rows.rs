@@ -1,0 +1,296 @@
+//! What is measured: each function starts a gateway of its own and gives rows of the report.
+
+use super::backend::{Backend, Ledger};
+use super::common::requests::Payload;
+use super::common::text::count;
+use super::histogram::Histogram;
+use super::load::Load;
+use super::report::{Faults, Row, Unit, mebibytes, time};
+use super::senders::Recipients;
+use super::server::Server;
+use super::stamp::{Tally, now};
+use super::syscalls::Tracer;
+use ssegateway::sys::Signals;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Streams that events are sent to at random.
+const STREAMS: usize = 1000;
+/// Streams of which each costs memory and heartbeats.
+pub const MANY_STREAMS: usize = 10_000;
+const STORM: usize = 5000;
+/// Clients that connect at the same time.
+const AT_ONCE: usize = 128;
+const WARM_UP: Duration = Duration::from_millis(500);
+const WINDOW: Duration = Duration::from_secs(3);
+/// Enough for twenty events beyond the 99.9th percentile.
+const PACED_WINDOW: Duration = Duration::from_secs(10);
+const EVENTS_PER_SECOND: f64 = 2000.0;
+const ROUNDS: u32 = 5;
+/// Seconds between heartbeats where they are measured, and where they would be in the way.
+const HEARTBEAT: u64 = 5;
+const HEARTBEAT_RARE: u64 = 60;
+const MOMENT: Duration = Duration::from_millis(500);
+/// No disconnect has come for so long: none will.
+const DISCONNECT_PATIENCE: Duration = Duration::from_secs(8);
+
+/// What all rows have in common.
+pub struct Bench {
+    pub program: PathBuf,
+    /// The cores of the gateway and of the load, if there are two.
+    pub cores: Option<(usize, usize)>,
+    pub signals: Signals,
+    /// Takes its time: a slow backend, a whole minute of waiting.
+    pub full: bool,
+    /// As many as the descriptor limit allows.
+    pub streams_max: usize,
+    /// Latencies at a steady rate, for the picture.
+    pub latency: Histogram,
+}
+
+/// A gateway with its backend and its load.
+struct Stage {
+    load: Load,
+    server: Server,
+    backend: Backend,
+}
+
+impl Stage {
+    fn start(bench: &Bench, heartbeat: u64) -> io::Result<Stage> {
+        let backend = Backend::start()?;
+        let server = Server::start(&bench.program, backend.address, bench.cores.map(|(server, _)| server), heartbeat)?;
+        let load = Load::new(server.address, &bench.signals, bench.cores.is_some())?;
+        Ok(Stage { load, server, backend })
+    }
+
+    fn open(&mut self, streams: usize) -> io::Result<()> {
+        self.load.connect(streams, AT_ONCE)?;
+        self.load.rest(MOMENT)
+    }
+
+    /// Opens the connections that send; not long before they do, or the gateway closes them again.
+    fn start_senders(&mut self) -> io::Result<()> {
+        let tokens = self.backend.ledger(|ledger| ledger.tokens.clone());
+        self.load.start_senders(tokens.into_iter().map(Option::unwrap_or_default).collect())?;
+        self.load.rest(MOMENT)
+    }
+
+    /// All clients go at once, and who sent to them. Returns when the last disconnect callback came, and how many never did.
+    fn leave(&mut self) -> io::Result<(Duration, u64)> {
+        let start = now();
+        let left = self.load.clients.leave() as u64;
+        self.load.senders.stop();
+        let (mut seen, mut moved) = (0, start);
+        while seen < left && now() - moved < DISCONNECT_PATIENCE.as_nanos() as u64 {
+            self.load.rest(Duration::from_millis(5))?;
+            let disconnects = self.backend.ledger(|ledger| ledger.disconnects);
+            if disconnects != seen {
+                (seen, moved) = (disconnects, now());
+            }
+        }
+        // One too many would come about now.
+        self.load.rest(MOMENT)?;
+        let last = self.backend.ledger(|ledger| ledger.last_disconnect);
+        Ok((Duration::from_nanos(last.saturating_sub(start)), left.saturating_sub(seen)))
+    }
+
+    fn doubled_callbacks(&self) -> u64 {
+        self.backend.ledger(|ledger: &mut Ledger| ledger.doubled)
+    }
+}
+
+/// What sending for a while has come to.
+struct Sent {
+    tally: Tally,
+    latency: Histogram,
+    processor: Duration,
+    /// Without the wait for the last events.
+    time: Duration,
+}
+
+impl Sent {
+    fn processor_each(&self) -> f64 {
+        micro(self.processor) / self.tally.received.max(1) as f64
+    }
+
+    fn beside(&self) -> String {
+        let rate = self.tally.received as f64 / self.time.as_secs_f64();
+        let [half, most] = [0.5, 0.99].map(|quantile| time(self.latency.quantile(quantile)));
+        format!("{} events/s; latency p50 {half}, p99 {most}", count(rate as u64))
+    }
+}
+
+fn micro(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e6
+}
+
+fn send(stage: &mut Stage, window: Duration, recipients: &mut Recipients) -> io::Result<Sent> {
+    let start = now();
+    let before = stage.server.processor_time()?;
+    stage.load.send_for(window, recipients)?;
+    let sending = Duration::from_nanos(now() - start);
+    stage.load.drain(&mut Recipients::nobody())?;
+    let processor = stage.server.processor_time()?.saturating_sub(before);
+    let (tally, latency) = stage.load.take_tally();
+    Ok(Sent { tally, latency, processor, time: sending })
+}
+
+/// CPU per event with one, 16 and 32 requests under way, with quoted JSON, and latency at a steady rate.
+pub fn sending(bench: &mut Bench) -> io::Result<Vec<Row>> {
+    let mut stage = Stage::start(bench, HEARTBEAT_RARE)?;
+    let streams = STREAMS.min(bench.streams_max);
+    stage.open(streams)?;
+    stage.start_senders()?;
+    let mut rows = Vec::new();
+    for (name, payload, depth) in [
+        ("CPU per event, request by request", Payload::Plain, 1),
+        ("CPU per event, 16 pipelined", Payload::Plain, 16),
+        ("CPU per event, 32 pipelined", Payload::Plain, 32),
+        ("CPU per event, 1 kB of quoted JSON", Payload::Json, 1),
+    ] {
+        stage.load.senders.set_payload(payload, depth);
+        let mut recipients = Recipients::random(streams, None);
+        let warm_up = send(&mut stage, WARM_UP, &mut recipients)?;
+        let sent = send(&mut stage, WINDOW, &mut recipients)?;
+        let faults = Faults::of(warm_up.tally).and(sent.tally);
+        rows.push(Row::new(name, sent.processor_each(), Unit::Micro).beside(sent.beside()).faults(faults));
+    }
+    stage.load.senders.set_payload(Payload::Plain, 1);
+    send(&mut stage, WARM_UP, &mut Recipients::random(streams, Some(EVENTS_PER_SECOND)))?;
+    let sent = send(&mut stage, PACED_WINDOW, &mut Recipients::random(streams, Some(EVENTS_PER_SECOND)))?;
+    bench.latency.add(&sent.latency);
+    let [half, most, nearly_all] = [0.5, 0.99, 0.999].map(|quantile| sent.latency.quantile(quantile));
+    let cpu = format!("CPU per event {:.1} µs", sent.processor_each());
+    let tail = format!("p99.9 {}, longest {}", time(nearly_all), time(sent.latency.max()));
+    let faults = Faults::of(sent.tally);
+    rows.push(Row::new("latency at 2,000 events/s, p50", micro(half), Unit::Micro).beside(cpu).faults(faults));
+    rows.push(Row::new("latency at 2,000 events/s, p99", micro(most), Unit::Micro).beside(tail).faults(faults));
+    Ok(rows)
+}
+
+/// Memory, heartbeats and fan-out with many streams, and what is left of the memory when they have gone.
+pub fn holding(bench: &mut Bench) -> io::Result<Vec<Row>> {
+    let mut stage = Stage::start(bench, HEARTBEAT)?;
+    let streams = MANY_STREAMS.min(bench.streams_max);
+    let each = format!("{} streams", count(streams as u64));
+    stage.load.rest(MOMENT)?;
+    let before = stage.server.memory()?;
+    let private = format!("{} of it its own", mebibytes(before.private as f64));
+    let mut rows = vec![Row::new("memory with no client", before.resident as f64, Unit::Mebibytes).beside(private)];
+
+    stage.open(streams)?;
+    let (processor, heartbeats) = (stage.server.processor_time()?, stage.load.clients.heartbeats);
+    stage.load.rest(Duration::from_secs(2 * HEARTBEAT))?;
+    let processor = stage.server.processor_time()?.saturating_sub(processor);
+    let heartbeats = stage.load.clients.heartbeats - heartbeats;
+    let held = stage.server.memory()?;
+
+    stage.start_senders()?;
+    let name = format!("CPU per delivery, one to each of {each}, 16 pipelined");
+    let fanout = fan_out(&mut stage, streams)?;
+    let tally = fanout.tally;
+    let beside = format!("all have it after {}; {}", time(fanout.time / ROUNDS), fanout.beside());
+    rows.push(Row::new(&name, fanout.processor_each(), Unit::Micro).beside(beside).faults(Faults::of(tally)));
+
+    let (_, missing) = stage.leave()?;
+    let lost = missing + stage.load.clients.failed;
+    let faults = Faults { lost, doubled: stage.doubled_callbacks(), reordered: 0 };
+    let per_heartbeat = micro(processor) / heartbeats.max(1) as f64;
+    let beside = format!("{} in {} s", count(heartbeats), 2 * HEARTBEAT);
+    rows.push(Row::new(&format!("CPU per heartbeat, {each}"), per_heartbeat, Unit::Micro).beside(beside));
+    let per_stream = held.resident.saturating_sub(before.resident) as f64 / streams as f64;
+    let beside = format!("{} in all; a browser's request, 15 header fields", mebibytes(held.resident as f64));
+    let name = format!("memory per idle stream, {each}");
+    rows.push(Row::new(&name, per_stream / 1024.0, Unit::Kibibytes).beside(beside).faults(faults));
+
+    let wait = Duration::from_secs(if bench.full { 60 } else { 12 });
+    stage.load.rest(wait)?;
+    let after = stage.server.memory()?.resident as f64 - before.resident as f64;
+    let name = format!("memory {} s after all have left, above the start", wait.as_secs());
+    rows.push(Row::new(&name, after, Unit::Mebibytes));
+    Ok(rows)
+}
+
+fn fan_out(stage: &mut Stage, streams: usize) -> io::Result<Sent> {
+    stage.load.senders.set_payload(Payload::Plain, 16);
+    let mut all = Sent {
+        tally: Tally::default(),
+        latency: Histogram::default(),
+        processor: Duration::ZERO,
+        time: Duration::ZERO,
+    };
+    for _ in 0..ROUNDS {
+        let start = now();
+        let before = stage.server.processor_time()?;
+        stage.load.drain(&mut Recipients::everybody(streams))?;
+        all.processor += stage.server.processor_time()?.saturating_sub(before);
+        all.time += Duration::from_nanos(stage.load.clients.last_event.saturating_sub(start));
+        let (tally, latency) = stage.load.take_tally();
+        all.tally.add(tally);
+        all.latency.add(&latency);
+        stage.load.rest(Duration::from_millis(200))?;
+    }
+    Ok(all)
+}
+
+/// Many clients connect, some at a time, while the backend takes its time; then all leave.
+pub fn connecting(bench: &mut Bench) -> io::Result<Vec<Row>> {
+    let delays: &[u64] = if bench.full { &[20, 200] } else { &[20] };
+    let mut rows = Vec::new();
+    for delay in delays {
+        storm(bench, Duration::from_millis(*delay), &mut rows)?;
+    }
+    Ok(rows)
+}
+
+fn storm(bench: &Bench, delay: Duration, rows: &mut Vec<Row>) -> io::Result<()> {
+    let mut stage = Stage::start(bench, HEARTBEAT_RARE)?;
+    let clients = STORM.min(bench.streams_max);
+    stage.backend.set_delay(delay);
+    stage.load.rest(MOMENT)?;
+    let before = stage.server.processor_time()?;
+    let took = stage.load.connect(clients, AT_ONCE)?;
+    let processor = micro(stage.server.processor_time()?.saturating_sub(before));
+    let failed = stage.load.clients.failed;
+    let connects = stage.backend.ledger(|ledger| ledger.connects);
+    let missing = (clients as u64).saturating_sub(connects);
+    let faults = Faults { lost: failed.max(missing), doubled: stage.doubled_callbacks(), reordered: 0 };
+    let latency = &stage.load.clients.connect_latency;
+    let [half, most] = [0.5, 0.99].map(|quantile| time(latency.quantile(quantile)));
+    let peak = mebibytes(stage.server.memory_peak()? as f64);
+    let name = format!("{} connects, {AT_ONCE} at a time, backend takes {}", count(clients as u64), time(delay));
+    let beside = format!("p50 {half}, p99 {most}; memory {peak} at most");
+    rows.push(Row::new(&name, took.as_secs_f64(), Unit::Seconds).beside(beside).faults(faults));
+    rows.push(Row::new("CPU per connect with its callback", processor / clients as f64, Unit::Micro));
+
+    stage.load.rest(MOMENT)?;
+    let before = stage.server.processor_time()?;
+    let (last, missing) = stage.leave()?;
+    let processor = micro(stage.server.processor_time()?.saturating_sub(before)) / clients as f64;
+    let faults = Faults { lost: missing, doubled: stage.doubled_callbacks(), reordered: 0 };
+    let beside = format!("CPU per disconnect {processor:.0} µs");
+    let name = "then all leave: the last disconnect callback after";
+    rows.push(Row::new(name, last.as_secs_f64(), Unit::Seconds).beside(beside).faults(faults));
+    Ok(())
+}
+
+/// System calls per event, as strace counts them while events are sent.
+pub fn system_calls(bench: &mut Bench) -> io::Result<String> {
+    let mut stage = Stage::start(bench, HEARTBEAT_RARE)?;
+    let streams = STREAMS.min(bench.streams_max);
+    stage.open(streams)?;
+    // The threads of the callbacks end, so that none is traced.
+    stage.load.rest(Duration::from_secs(5))?;
+    stage.start_senders()?;
+    let mut counts = Vec::new();
+    for depth in [1, 16, 32] {
+        stage.load.senders.set_payload(Payload::Plain, depth);
+        let mut recipients = Recipients::random(streams, None);
+        let tracer = Tracer::attach(stage.server.pid())?;
+        stage.load.rest(MOMENT)?;
+        let sent = send(&mut stage, WINDOW, &mut recipients)?;
+        counts.push((depth, sent.tally.received, tracer.detach()?));
+    }
+    Ok(super::syscalls::table(&counts))
+}

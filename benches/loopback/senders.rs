@@ -1,0 +1,207 @@
+//! Backends that send: a few connections, each with so many requests under way at a time.
+
+use super::clients::{Clients, is_early};
+use super::common::requests::{Payload, push_send};
+use super::stamp::{Stamp, now};
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Connections that send.
+pub const SENDERS: usize = 8;
+
+/// Who gets the next event. Every stream is served by one sender, so that the order of its events is defined.
+pub struct Recipients {
+    streams: usize,
+    choice: Choice,
+}
+
+enum Choice {
+    Random {
+        state: u64,
+        pace: Option<Pace>,
+    },
+    /// By sender, how many of its streams have had their event.
+    Everybody {
+        done: [usize; SENDERS],
+    },
+    Nobody,
+}
+
+struct Pace {
+    per_nanosecond: f64,
+    start: u64,
+    sent: u64,
+}
+
+impl Recipients {
+    pub fn random(streams: usize, per_second: Option<f64>) -> Recipients {
+        let pace = per_second.map(|rate| Pace { per_nanosecond: rate / 1e9, start: now(), sent: 0 });
+        Recipients { streams, choice: Choice::Random { state: 0x9E37_79B9_7F4A_7C15, pace } }
+    }
+
+    /// Each stream once.
+    pub fn everybody(streams: usize) -> Recipients {
+        Recipients { streams, choice: Choice::Everybody { done: [0; SENDERS] } }
+    }
+
+    pub fn nobody() -> Recipients {
+        Recipients { streams: 0, choice: Choice::Nobody }
+    }
+
+    /// How long there is nothing to send for; `None`: until an answer makes room.
+    pub fn pause(&self, may_spin: bool) -> Option<Duration> {
+        match &self.choice {
+            Choice::Random { pace: Some(_), .. } if may_spin => Some(Duration::ZERO),
+            Choice::Random { pace: Some(_), .. } => Some(Duration::from_millis(1)),
+            Choice::Random { pace: None, .. } | Choice::Everybody { .. } | Choice::Nobody => None,
+        }
+    }
+
+    /// The next stream for a sender; `None`: nobody, for now.
+    fn next(&mut self, sender: usize) -> Option<usize> {
+        let share = self.streams.saturating_sub(sender).div_ceil(SENDERS);
+        let place = match &mut self.choice {
+            Choice::Random { state, pace } => {
+                if let Some(pace) = pace {
+                    if pace.sent as f64 >= (now() - pace.start) as f64 * pace.per_nanosecond {
+                        return None;
+                    }
+                    pace.sent += 1;
+                }
+                *state ^= *state << 13;
+                *state ^= *state >> 7;
+                *state ^= *state << 17;
+                ((*state >> 32) as usize * share) >> 32
+            }
+            Choice::Everybody { done } if done[sender] < share => {
+                done[sender] += 1;
+                done[sender] - 1
+            }
+            Choice::Everybody { .. } | Choice::Nobody => return None,
+        };
+        (share > 0).then_some(sender + place * SENDERS)
+    }
+}
+
+struct Sender {
+    socket: TcpStream,
+    out: Vec<u8>,
+    input: Vec<u8>,
+    in_flight: usize,
+}
+
+pub struct Senders {
+    server: SocketAddr,
+    senders: Vec<Sender>,
+    tokens: Vec<String>,
+    /// Requests under way on each connection.
+    pub depth: usize,
+    data: Vec<u8>,
+    pub answered: u64,
+    /// Answers other than 200.
+    pub refused: u64,
+}
+
+impl Senders {
+    pub fn new(server: SocketAddr) -> Senders {
+        Senders { server, senders: Vec::new(), tokens: Vec::new(), depth: 1, data: Vec::new(), answered: 0, refused: 0 }
+    }
+
+    pub fn start(&mut self, registry: &Registry, first: usize, tokens: Vec<String>) -> io::Result<()> {
+        self.tokens = tokens;
+        for index in 0..SENDERS {
+            let mut socket = TcpStream::connect(self.server)?;
+            registry.register(&mut socket, Token(first + index), Interest::READABLE | Interest::WRITABLE)?;
+            self.senders.push(Sender { socket, out: Vec::new(), input: Vec::new(), in_flight: 0 });
+        }
+        Ok(())
+    }
+
+    pub fn stop(&mut self) {
+        self.senders.clear();
+    }
+
+    /// What events carry behind the stamp from now on.
+    pub fn set_payload(&mut self, payload: Payload, depth: usize) {
+        // The stamp takes the place of as many characters; an escape must not be cut in two.
+        let text = payload.text();
+        self.data = text[Stamp::LENGTH..].replace('"', "\\\"").into_bytes();
+        self.depth = depth;
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.senders.iter().map(|sender| sender.in_flight).sum()
+    }
+
+    /// Sends as far as there is room.
+    pub fn fill(&mut self, recipients: &mut Recipients, clients: &mut Clients) -> io::Result<()> {
+        let mut data = Vec::with_capacity(Stamp::LENGTH + self.data.len());
+        for (index, sender) in self.senders.iter_mut().enumerate() {
+            let before = sender.out.len();
+            while sender.in_flight < self.depth
+                && let Some(stream) = recipients.next(index)
+            {
+                let number = clients.number_next(stream);
+                data.clear();
+                Stamp { stream: stream as u32, number, sent: now() }.write(&mut data);
+                data.extend_from_slice(&self.data);
+                push_send(&mut sender.out, &self.tokens[stream], &data);
+                sender.in_flight += 1;
+            }
+            if sender.out.len() > before {
+                sender.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Something happened on a sender's socket.
+    pub fn handle(&mut self, index: usize, buffer: &mut [u8]) -> io::Result<()> {
+        let Some(sender) = self.senders.get_mut(index) else { return Ok(()) };
+        sender.flush()?;
+        let count = match sender.socket.read(buffer) {
+            Ok(0) => return Err(io::Error::other("the gateway closed a sender's connection")),
+            Ok(count) => count,
+            Err(error) if is_early(&error) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        sender.input.extend_from_slice(&buffer[..count]);
+        let mut used = 0;
+        while let Some((good, length)) = answer(&sender.input[used..]) {
+            used += length;
+            sender.in_flight -= 1;
+            self.answered += 1;
+            self.refused += u64::from(!good);
+        }
+        sender.input.drain(..used);
+        Ok(())
+    }
+}
+
+impl Sender {
+    fn flush(&mut self) -> io::Result<()> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        match self.socket.write(&self.out) {
+            Ok(count) => drop(self.out.drain(..count)),
+            // An edge will tell when there is room.
+            Err(error) if is_early(&error) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+/// Whether the first answer is a 200, and how long it is, if it is all there.
+fn answer(input: &[u8]) -> Option<(bool, usize)> {
+    let mut fields = [httparse::EMPTY_HEADER; 16];
+    let mut response = httparse::Response::new(&mut fields);
+    let httparse::Status::Complete(head) = response.parse(input).ok()? else { return None };
+    let field = response.headers.iter().find(|field| field.name.eq_ignore_ascii_case("content-length"))?;
+    let length = head + std::str::from_utf8(field.value).ok()?.parse::<usize>().ok()?;
+    (input.len() >= length).then_some((response.code == Some(200), length))
+}

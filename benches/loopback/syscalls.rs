@@ -1,0 +1,79 @@
+//! System calls of the gateway, counted by strace.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+pub struct Tracer(Child);
+
+impl Tracer {
+    /// Counts the calls of that process from now on.
+    ///
+    /// # Errors
+    ///
+    /// There is no strace, or it may not trace.
+    pub fn attach(pid: u32) -> io::Result<Tracer> {
+        let pid = pid.to_string();
+        let child = Command::new("strace")
+            .args(["-f", "-c", "-U", "calls,name", "-p", &pid])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| io::Error::new(error.kind(), format!("strace does not start: {error}")))?;
+        std::thread::sleep(Duration::from_millis(200));
+        Ok(Tracer(child))
+    }
+
+    /// Stops counting; calls by name.
+    ///
+    /// # Errors
+    ///
+    /// strace counted nothing: it says why.
+    pub fn detach(mut self) -> io::Result<BTreeMap<String, u64>> {
+        // It detaches, prints its summary and ends. The signals of Ctrl-C are blocked in all that this program starts.
+        Command::new("kill").args(["-HUP", &self.0.id().to_string()]).status()?;
+        let mut text = String::new();
+        if let Some(mut pipe) = self.0.stderr.take() {
+            pipe.read_to_string(&mut text)?;
+        }
+        self.0.wait()?;
+        let mut calls = BTreeMap::new();
+        for line in text.lines() {
+            if let [number, name] = line.split_whitespace().collect::<Vec<_>>()[..]
+                && let Ok(number) = number.parse()
+                && name != "total"
+            {
+                calls.insert(name.to_owned(), number);
+            }
+        }
+        if calls.is_empty() { Err(io::Error::other(format!("strace counted nothing:\n{text}"))) } else { Ok(calls) }
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// One column for each (depth, events, calls).
+pub fn table(columns: &[(usize, u64, BTreeMap<String, u64>)]) -> String {
+    let mut table = "| system calls per event".to_owned();
+    for (depth, ..) in columns {
+        table += &if *depth == 1 { " | request by request".to_owned() } else { format!(" | {depth} pipelined") };
+    }
+    table += &format!(" |\n|---{}|\n", "|---:".repeat(columns.len()));
+    let names: std::collections::BTreeSet<&String> = columns.iter().flat_map(|(.., calls)| calls.keys()).collect();
+    for name in names {
+        table += &format!("| {name}");
+        for (_, events, calls) in columns {
+            let each = calls.get(name).copied().unwrap_or(0) as f64 / (*events).max(1) as f64;
+            table += &format!(" | {each:.3}");
+        }
+        table += " |\n";
+    }
+    table
+}

@@ -1,0 +1,148 @@
+//! The pieces of work that are measured.
+
+use super::common::requests::{Payload, browser_get, push_send};
+use super::common::streams::{Streams, token};
+use divan::black_box;
+use ssegateway::http::request;
+use ssegateway::sse::{self, Event};
+use ssegateway::table::Key;
+use ssegateway::time::Millis;
+use ssegateway::timer::{TICK_MS, Timer};
+use ssegateway::{callback, send};
+use std::fmt;
+
+/// The longest head that is taken.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+const STREAMS: usize = 1000;
+const TIMER_ENTRIES: u32 = 1_000_000;
+const INTERVAL_MS: u64 = 15_000;
+
+pub struct Case {
+    name: &'static str,
+    /// How many times the work is done in one call.
+    pub pieces: usize,
+    pub prepare: fn() -> Box<dyn FnMut()>,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name)
+    }
+}
+
+const fn case(name: &'static str, pieces: usize, prepare: fn() -> Box<dyn FnMut()>) -> Case {
+    Case { name, pieces, prepare }
+}
+
+/// In the order of their names, as divan shows them.
+pub static CASES: [Case; 16] = [
+    case("frame, 1 kB", 1, || write_frame(Payload::Json.text())),
+    case("frame, 10 lines", 1, || write_frame("a line of text\n".repeat(10))),
+    case("frame, 100 bytes", 1, || write_frame(Payload::Plain.text())),
+    case("gateway, 1 send", 1, || send_through(Payload::Plain, 1)),
+    case("gateway, 1 send of 1 kB of quoted JSON", 1, || send_through(Payload::Json, 1)),
+    case("gateway, 1,000 heartbeats", STREAMS, beat),
+    case("gateway, 16 sends in one read", 16, || send_through(Payload::Plain, 16)),
+    case("gateway, 32 sends in one read", 32, || send_through(Payload::Plain, 32)),
+    case("gateway, a client connects and leaves", 1, connect),
+    case("head of a browser's GET", 1, || read_head(browser_get("/events?user=ann", "events.example.com"))),
+    case("head of a browser's GET, read and encoded for callbacks", 1, encode_request),
+    case("head of a send", 1, || read_head(send_request(Payload::Plain))),
+    case("JSON of a send, 1 kB of quoted JSON", 1, || read_send(Payload::Json)),
+    case("JSON of a send, 100 bytes", 1, || read_send(Payload::Plain)),
+    case("timer with 1,000 entries, out and in again", 1, || turn_timer(1000)),
+    case("timer with 1,000,000 entries, out and in again", 1, || turn_timer(TIMER_ENTRIES)),
+];
+
+fn send_request(payload: Payload) -> Vec<u8> {
+    let mut request = Vec::new();
+    push_send(&mut request, &token(0).to_string(), payload.escaped().as_bytes());
+    request
+}
+
+fn read_head(bytes: Vec<u8>) -> Box<dyn FnMut()> {
+    Box::new(move || {
+        let mut storage = request::storage();
+        let head = request::parse(&mut storage, black_box(&bytes), HEAD_BYTES_MAX);
+        assert!(matches!(black_box(&head), Ok(Some(_))));
+    })
+}
+
+fn read_send(payload: Payload) -> Box<dyn FnMut()> {
+    let request = send_request(payload);
+    let start = request.windows(4).position(|window| window == b"\r\n\r\n").expect("a head") + 4;
+    let body = request[start..].to_vec();
+    Box::new(move || assert!(black_box(send::parse(black_box(&body))).is_ok()))
+}
+
+fn write_frame(data: String) -> Box<dyn FnMut()> {
+    let mut out = Vec::with_capacity(4096);
+    Box::new(move || {
+        out.clear();
+        let event = Event { name: Some("message"), id: None, retry: None, data: &data };
+        sse::write_event(&mut out, black_box(&event));
+        black_box(&out);
+    })
+}
+
+/// One entry is due, and is due again an interval later: a heartbeat.
+fn turn_timer(entries: u32) -> Box<dyn FnMut()> {
+    let mut timer = Timer::new(Millis::ZERO);
+    for n in 0..entries {
+        let due = INTERVAL_MS * u64::from(n) / u64::from(entries);
+        timer.insert(Millis::from_millis(due), Key::from_parts(n, 0));
+    }
+    let mut now = 0;
+    Box::new(move || {
+        let (key, due) = loop {
+            match timer.pop(Millis::from_millis(now)) {
+                Some(entry) => break entry,
+                None => now = timer.next_due().expect("entries").as_millis().max(now),
+            }
+        };
+        timer.insert(Millis::from_millis(due.as_millis() + INTERVAL_MS), black_box(key));
+    })
+}
+
+fn send_through(payload: Payload, depth: usize) -> Box<dyn FnMut()> {
+    let data = payload.escaped();
+    let mut streams = Streams::open(STREAMS);
+    // A prime apart, so that the same streams come again late.
+    let batches: Vec<Vec<u8>> = (0..97)
+        .map(|batch| {
+            let mut requests = Vec::new();
+            for n in 0..depth {
+                let to = (batch * depth + n) * 373 % STREAMS;
+                push_send(&mut requests, &token(to as u128).to_string(), data.as_bytes());
+            }
+            requests
+        })
+        .collect();
+    let mut next = 0;
+    Box::new(move || {
+        assert!(streams.send(black_box(&batches[next])) > depth * data.len() / 2);
+        next = (next + 1) % batches.len();
+    })
+}
+
+fn beat() -> Box<dyn FnMut()> {
+    let mut streams = Streams::open(STREAMS);
+    Box::new(move || assert!(streams.pass(INTERVAL_MS + TICK_MS) >= STREAMS * sse::HEARTBEAT.len()))
+}
+
+fn connect() -> Box<dyn FnMut()> {
+    let mut streams = Streams::open(STREAMS);
+    Box::new(move || assert_ne!(streams.connect_and_leave(), 0))
+}
+
+fn encode_request() -> Box<dyn FnMut()> {
+    let get = browser_get("/events?user=ann", "events.example.com");
+    let mut scratch = String::new();
+    Box::new(move || {
+        let mut storage = request::storage();
+        let head = request::parse(&mut storage, black_box(&get), HEAD_BYTES_MAX);
+        let head = head.expect("a good head").expect("a whole head");
+        let fields = head.headers.iter().map(|header| (header.name, header.value));
+        black_box(callback::encode_request(&mut scratch, head.target, fields));
+    })
+}

@@ -1,0 +1,149 @@
+//! `make bench-scale`: what a stream, an event, a heartbeat and a connect cost with a thousand to a million streams.
+//!
+//! The event loop and the protocol run on a kernel that costs nothing (`net.rs`), so what grows with the number of
+//! streams shows: memory, time for each piece of work, and the longest turn of the loop, in which everybody else
+//! waits. Time is this thread's processor time: a busy machine does not lengthen a turn.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod net;
+mod world;
+
+use common::allocator::{self, Counting};
+use common::text::count;
+use std::process::Command;
+use world::{HEARTBEAT_MS, Turns, World};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const SIZES: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
+const EVENTS: usize = 320_000;
+
+fn main() {
+    let argument = std::env::args().nth(1).and_then(|argument| argument.parse().ok());
+    match argument {
+        Some(streams) => measure(streams),
+        None => print_table(),
+    }
+}
+
+/// One process for each size, so that none inherits another's heap.
+fn print_table() {
+    let program = std::env::current_exe().expect("the path of this program");
+    let mut table = String::new();
+    for streams in SIZES {
+        let output = Command::new(&program).arg(streams.to_string()).output().expect("this program starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let column = String::from_utf8(output.stdout).expect("text");
+        if table.is_empty() {
+            // The first one says what is measured.
+            table = "|\n|---\n".to_owned() + &column.lines().map(|line| before_tab(line) + "\n").collect::<String>();
+        }
+        let cells = [format!(" | {} streams", count(streams as u64)), "|---:".to_owned()]
+            .into_iter()
+            .chain(column.lines().map(|line| format!(" | {}", line.split('\t').nth(1).unwrap_or_default())));
+        table = table.lines().zip(cells).map(|(line, cell)| format!("{line}{cell}\n")).collect();
+    }
+    print!("{}", table.lines().map(|line| format!("{line} |\n")).collect::<String>().replace("---: |", "---:|"));
+}
+
+fn before_tab(line: &str) -> String {
+    format!("| {}", line.split('\t').next().unwrap_or_default())
+}
+
+/// Everything that can happen to so many streams.
+fn measure(streams: usize) {
+    let mut world = World::new(streams);
+    let (start, resident) = (allocator::bytes_in_use(), resident_bytes());
+
+    world.open(streams);
+    let connects = world.take_turns();
+    let bytes = (allocator::bytes_in_use() - start) / streams;
+    let text = world.request_bytes();
+    row("memory per stream, bytes", bytes);
+    row("of it the text of the client's request", text);
+    row("resident, bytes per stream", resident_bytes().saturating_sub(resident) / streams);
+
+    world.send(streams, EVENTS / 4);
+    world.take_turns();
+    world.send(streams, EVENTS);
+    let sends = world.take_turns();
+    row("CPU per event, ns", sends.nanoseconds_each(EVENTS));
+
+    let beats = world.beat();
+    let ticks = world.take_turns();
+    row("CPU per heartbeat, ns", ticks.nanoseconds_each(beats));
+    row("heartbeats per tick of 16 ms", beats / ticks.count);
+
+    allocator::forget_peak();
+    let before = allocator::bytes_in_use();
+    let standstill = world.stand_still();
+    let standstill_bytes = allocator::bytes_at_peak() - before;
+
+    world.leave();
+    let leaving = world.take_turns();
+    row("CPU per connect, µs", micro(connects.nanoseconds_each(streams)));
+    row("CPU per disconnect, µs", micro(leaving.nanoseconds_each(streams)));
+    world.rest();
+    let release = world.take_turns();
+
+    world.open(streams);
+    world.take_turns();
+    allocator::forget_peak();
+    let before = allocator::bytes_in_use();
+    world.drain();
+    let drain = world.take_turns();
+    let drain_bytes = allocator::bytes_at_peak() - before;
+
+    row("longest turn: connecting, ms", longest(connects));
+    row("sending", longest(sends));
+    row("heartbeats, evenly spread", longest(ticks));
+    row(&format!("all heartbeats at once, after a standstill of {} s", HEARTBEAT_MS / 1000), longest(standstill));
+    row("all leave at once", longest(leaving));
+    row("memory is given back", longest(release));
+    row("shutdown", longest(drain));
+    row("memory taken meanwhile, kB: standstill", standstill_bytes / 1000);
+    row("shutdown", drain_bytes / 1000);
+}
+
+fn row(name: &str, value: impl Cell) {
+    println!("{name}\t{}", value.text());
+}
+
+trait Cell {
+    fn text(self) -> String;
+}
+
+impl Cell for String {
+    fn text(self) -> String {
+        self
+    }
+}
+
+impl Cell for usize {
+    fn text(self) -> String {
+        count(self as u64)
+    }
+}
+
+impl Cell for f64 {
+    fn text(self) -> String {
+        count(self.round() as u64)
+    }
+}
+
+fn longest(turns: Turns) -> String {
+    let milliseconds = turns.longest.as_secs_f64() * 1e3;
+    if milliseconds < 10.0 { format!("{milliseconds:.2}") } else { format!("{milliseconds:.0}") }
+}
+
+fn micro(nanoseconds: f64) -> String {
+    format!("{:.2}", nanoseconds / 1e3)
+}
+
+fn resident_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    line.split_whitespace().next().and_then(|kib| kib.parse::<usize>().ok()).unwrap_or(0) * 1024
+}

@@ -1,0 +1,192 @@
+//! Streams by the thousand on the kernel of `net.rs`, and what happens to them.
+
+use crate::common::{requests, sys};
+use crate::net::Memory;
+use ssegateway::gateway::{Gateway, Listener, Settings};
+use ssegateway::reactor::{Event, Reactor};
+use ssegateway::time::Millis;
+use ssegateway::timer::TICK_MS;
+use std::time::Duration;
+
+/// The default of `HEARTBEAT_INTERVAL_SECONDS`.
+pub const HEARTBEAT_MS: u64 = 15_000;
+
+/// Sends that one read brings.
+const DEPTH: usize = 16;
+/// What one call of epoll_wait reports at most.
+const EVENTS_PER_TURN: usize = 1024;
+const ACCEPTS_PER_TURN: usize = 64;
+/// A bound on turns that ought to come to an end.
+const TURNS_MAX: usize = 10_000_000;
+
+/// Turns of the loop, timed.
+#[derive(Clone, Copy, Default)]
+pub struct Turns {
+    pub count: usize,
+    pub total: Duration,
+    pub longest: Duration,
+}
+
+impl Turns {
+    pub fn nanoseconds_each(self, pieces: usize) -> f64 {
+        self.total.as_nanos() as f64 / pieces as f64
+    }
+}
+
+pub struct World {
+    reactor: Reactor<Memory>,
+    turns: Turns,
+}
+
+impl World {
+    pub fn new(streams: usize) -> World {
+        let get = requests::browser_get("/events/tenant-7/stream/0123456", "events.example.com");
+        let net = Memory::new(streams + 1, get);
+        let settings = Settings {
+            streams_max: streams,
+            heartbeat_interval: Duration::from_millis(HEARTBEAT_MS),
+            ..Settings::default()
+        };
+        let gateway = Gateway::new(settings, Millis::ZERO, 1);
+        World { reactor: Reactor::new(net, gateway, streams + 1, false), turns: Turns::default() }
+    }
+
+    fn net(&mut self) -> &mut Memory {
+        self.reactor.net()
+    }
+
+    fn turn(&mut self) {
+        let start = sys::thread_time();
+        self.reactor.turn().expect("this kernel does not fail");
+        let time = sys::thread_time().saturating_sub(start);
+        self.turns.count += 1;
+        self.turns.total += time;
+        self.turns.longest = self.turns.longest.max(time);
+    }
+
+    /// The turns since this was asked last.
+    pub fn take_turns(&mut self) -> Turns {
+        std::mem::take(&mut self.turns)
+    }
+
+    /// Bytes of one request as it is kept for the disconnect callback.
+    pub fn request_bytes(&mut self) -> usize {
+        self.net().request_bytes
+    }
+
+    fn turn_until(&mut self, done: impl Fn(&mut Reactor<Memory>) -> bool) {
+        for _ in 0..TURNS_MAX {
+            if done(&mut self.reactor) {
+                return;
+            }
+            if self.net().has_completions() {
+                self.net().events.push(Event::Completions);
+            }
+            self.turn();
+        }
+        panic!("this never ends");
+    }
+
+    fn accept(&mut self, count: usize) {
+        self.net().backlog = count;
+        self.net().events.push(Event::Accept(Listener::Public));
+        self.turn_until(|reactor| reactor.net().backlog == 0);
+    }
+
+    /// Opens the streams, evenly over one heartbeat interval; then the backend connects.
+    pub fn open(&mut self, streams: usize) {
+        let start = self.net().clock;
+        for first in (0..streams).step_by(ACCEPTS_PER_TURN) {
+            self.net().clock = start + HEARTBEAT_MS * first as u64 / streams as u64;
+            let count = ACCEPTS_PER_TURN.min(streams - first);
+            self.accept(count);
+            for client in first..first + count {
+                self.net().tell_readable(client);
+            }
+            self.turn();
+            self.turn_until(|reactor| reactor.gateway().calls() == 0);
+        }
+        assert_eq!(self.reactor.gateway().streams(), streams);
+        self.accept(1);
+    }
+
+    /// The backend sends that many events, each to any stream.
+    pub fn send(&mut self, streams: usize, events: usize) {
+        let data = requests::Payload::Plain.escaped();
+        let mut random = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut batch = Vec::new();
+        let before = self.net().writes;
+        for _ in 0..events / DEPTH {
+            batch.clear();
+            for _ in 0..DEPTH {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                let stream = ((random >> 32) as usize * streams) >> 32;
+                requests::push_send(&mut batch, &self.net().tokens[stream].to_string(), data.as_bytes());
+            }
+            self.net().set_batch(&batch);
+            self.net().tell_readable(streams);
+            self.turn();
+        }
+        let writes = self.net().writes - before;
+        assert!(writes > events, "a write for nearly every event and one for the answers: {writes}");
+    }
+
+    /// One heartbeat interval, tick by tick. Returns how many heartbeats there were.
+    pub fn beat(&mut self) -> usize {
+        let before = self.net().writes;
+        for _ in 0..HEARTBEAT_MS.div_ceil(TICK_MS) {
+            self.net().clock += TICK_MS;
+            self.turn();
+        }
+        self.net().writes - before
+    }
+
+    /// The process stood still for so long that every heartbeat is due.
+    pub fn stand_still(&mut self) -> Turns {
+        self.net().clock += HEARTBEAT_MS + TICK_MS;
+        let (before, streams) = (self.net().writes, self.reactor.gateway().streams());
+        self.turn_until(|reactor| reactor.net().writes - before >= streams);
+        self.take_turns()
+    }
+
+    /// All clients go at once, the backend too.
+    pub fn leave(&mut self) {
+        self.all_leave();
+        self.turn_until(|reactor| reactor.gateway().calls() == 0);
+        assert_eq!(self.reactor.gateway().connections(), 0);
+        self.net().forget_clients();
+    }
+
+    /// Half a minute without clients.
+    pub fn rest(&mut self) {
+        for _ in 0..30 {
+            self.net().clock += 1000;
+            self.turn();
+        }
+    }
+
+    /// SIGTERM; all streams are ended and all clients go.
+    pub fn drain(&mut self) {
+        self.net().events.push(Event::Signal);
+        self.turn();
+        self.turn_until(|reactor| reactor.gateway().streams() == 0);
+        self.all_leave();
+        self.turn_until(|reactor| reactor.gateway().finished().is_some());
+    }
+
+    fn all_leave(&mut self) {
+        self.net().leaving = true;
+        let clients = self.net().ids.len();
+        for first in (0..clients).step_by(EVENTS_PER_TURN) {
+            for client in first..clients.min(first + EVENTS_PER_TURN) {
+                self.net().tell_readable(client);
+            }
+            if self.net().has_completions() {
+                self.net().events.push(Event::Completions);
+            }
+            self.turn();
+        }
+    }
+}
