@@ -13,10 +13,10 @@ CORE = time table timer buffer escape json http/* sse/* send/* callback/* gatewa
 MUTATED = $(or $(FILE:%=--file %),$(CORE:%=--file 'src/%.rs'))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-e2e test-python test-deploy faults soak lint doc static wheel sim planted mutants bench bench-parts bench-instructions bench-scale bench-syscalls fuzz
+.PHONY: help demo run test test-e2e test-python test-deploy faults soak lint doc static wheel sim planted mutants bench bench-parts bench-instructions bench-scale fuzz
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Gateway, backend and a web page; prints one URL, Ctrl-C ends it
 	cargo run --release --example demo
@@ -99,3 +99,18 @@ mutants: ## Mutates the core and says what no test notices; needs cargo-mutants.
 
 fuzz: ## Fuzz one target: TARGET=request TIME=600 (seconds); needs cargo-fuzz
 	fuzz/run $(TARGET) $(or $(TIME),60)
+
+# The load is built in a profile that is quick to build; what is measured is the release binary.
+bench: ## What the release binary costs, over loopback, in about a minute: RUNS=3 FULL=1 ONLY=sending SERVER=path
+	$(if $(SERVER),,cargo build --release --bin ssegateway)
+	BENCH_SERVER=$(or $(SERVER),$(TARGET_DIR)/release/ssegateway) BENCH_RUNS=$(RUNS) BENCH_FULL=$(FULL) BENCH_ONLY=$(ONLY) \
+		cargo bench --quiet --profile proof --bench loopback
+
+bench-parts: ## Parts of the gateway by themselves, timed
+	cargo bench --quiet --bench parts
+
+bench-instructions: ## The same in instructions, which repeat from run to run; needs valgrind
+	cargo bench --quiet --bench parts -- instructions
+
+bench-scale: ## A thousand to a million simulated streams: memory, times, the longest turns
+	cargo bench --quiet --bench scale

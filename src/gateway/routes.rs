@@ -204,7 +204,9 @@ fn bearer_matches(field: Option<&[u8]>, expected: &[u8]) -> bool {
 
 /// Any type is read as JSON, but for a charset other than UTF-8 or a content coding.
 fn is_utf8_json(head: &Head<'_, '_>) -> bool {
-    !head.is_coded && head.content_type.is_none_or(|value| charset(value).is_none_or(is_utf8))
+    // What nearly every client says.
+    let is_utf8_type = |value: &[u8]| value == b"application/json" || charset(value).is_none_or(is_utf8);
+    !head.is_coded && head.content_type.is_none_or(is_utf8_type)
 }
 
 /// The `charset` parameter of a media type (RFC 9110 section 8.3.1), quotes removed.

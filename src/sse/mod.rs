@@ -102,7 +102,17 @@ impl<'o> Frame<'o> {
 
     /// Appends one character.
     pub fn push_character(&mut self, character: char) {
-        self.push(character.encode_utf8(&mut [0; 4]));
+        let after_cr = std::mem::take(&mut self.after_cr);
+        match character {
+            '\n' if after_cr => {}
+            '\n' => self.out.extend_from_slice(LINE_BREAK),
+            '\r' => {
+                self.out.extend_from_slice(LINE_BREAK);
+                self.after_cr = true;
+            }
+            other if other.is_ascii() => self.out.push(other as u8),
+            other => self.out.extend_from_slice(other.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
     }
 
     /// Ends the last line, and the frame.

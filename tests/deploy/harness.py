@@ -13,7 +13,8 @@ def isolate(*namespaces):
     if os.geteuid() != 0:
         sys.exit(f"{sys.argv[0]}: needs root, for namespaces")
     if sys.argv[-1] != "--isolated":
-        os.execvp("unshare", ["unshare", "--net", "--mount", *namespaces, sys.executable, "-B", *sys.argv, "--isolated"])
+        again = [sys.executable, "-B", *sys.argv, "--isolated"]
+        os.execvp("unshare", ["unshare", "--net", "--mount", *namespaces, *again])
     sys.argv.pop()
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 

@@ -1,5 +1,7 @@
-"""The image around a static binary, run as an engine runs it: built by the last stage of the Dockerfile, which asks for no
-other image. image.py DIRECTORY-OF-THE-BINARY"""
+"""The image, built by the last stage of the Dockerfile, which asks for no other image, and run as an engine runs it.
+
+    image.py DIRECTORY-OF-THE-STATIC-BINARY
+"""
 import json, os, pathlib, shutil, subprocess, sys, tempfile
 from harness import ROOT, Stream, eventually, get, isolate, start_backend, timed
 
@@ -46,7 +48,8 @@ def build(podman, directory):
 
 
 def serves(podman):
-    podman.start("gateway", CALLBACK_URL="http://localhost:8000/callback", INTERNAL_PORT="3001", INTERNAL_TOKEN="s3cret")
+    podman.start("gateway", CALLBACK_URL="http://localhost:8000/callback",
+                 INTERNAL_PORT="3001", INTERNAL_TOKEN="s3cret")
     eventually("it is healthy", lambda: podman.run("healthcheck", "run", "gateway").returncode == 0)
     assert podman.state("gateway")["Health"]["Status"] == "healthy"
     assert get("/readyz").status == 200

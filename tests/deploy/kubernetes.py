@@ -3,7 +3,8 @@ import pathlib, sys
 import kubernetes_validate, yaml
 
 MANIFEST = pathlib.Path(__file__).resolve().parent.parent.parent / "examples/deploy/kubernetes.yaml"
-RELEASES = ["1.29.0", "1.33.0", "1.37.0"]  # the first with sidecar containers, the first where they are stable, a recent one
+# The first with sidecar containers, the first where they are stable, a recent one.
+RELEASES = ["1.29.0", "1.33.0", "1.37.0"]
 
 
 def errors(text, release):

@@ -75,7 +75,8 @@ def every_query_finds_data():
     for annotation in DASHBOARD["annotations"]["list"]:
         ask("query", query=filled(annotation["expr"]))
     for panel, _, query in queries:
-        eventually(f"data for {panel['title']}, {query}", lambda: (found := values(query)) and not any(map(math.isnan, found)))
+        what = f"data for {panel['title']}, {query}"
+        eventually(what, lambda: (found := values(query)) and not any(map(math.isnan, found)))
     passed(f"{len(queries)} queries of {len({panel['id'] for panel, _, _ in queries})} panels find data")
 
 
@@ -84,7 +85,8 @@ def every_metric_is_shown():
     # Prometheus' own marks of a scrape are none of the gateway's.
     names = {name for name in ask("label/__name__/values", **{"match[]": '{job="ssegateway"}'})
              if name.startswith(("ssegateway_", "process_"))}
-    background = {"ssegateway_build_info", "process_start_time_seconds", "process_threads", "process_virtual_memory_bytes"}
+    background = {"ssegateway_build_info", "process_start_time_seconds", "process_threads",
+                  "process_virtual_memory_bytes"}
     missing = {name for name in names if name not in shown and not name.endswith(("_sum", "_count"))} - background
     assert len(names) > 30 and not missing, missing
 
@@ -111,7 +113,8 @@ shutil.copy(DEPLOY / "alerts.yml", work)
 (work / "ssegateway.token").write_text("s3cret")
 config = (DEPLOY / "prometheus.yml").read_text()
 assert "scrape_interval: 15s" in config
-(work / "prometheus.yml").write_text(config.replace("scrape_interval: 15s", "scrape_interval: 1s\n  evaluation_interval: 1s"))
+quick = config.replace("scrape_interval: 15s", "scrape_interval: 1s\n  evaluation_interval: 1s")
+(work / "prometheus.yml").write_text(quick)
 subprocess.run(["promtool", "check", "config", work / "prometheus.yml"], check=True, stdout=subprocess.DEVNULL)
 with contextlib.ExitStack() as ends:
     ends.callback(shutil.rmtree, work)
