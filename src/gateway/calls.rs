@@ -273,4 +273,28 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn withdrawn_connects_are_passed_over_and_do_not_pile_up() {
+        let mut calls = Calls::new(2);
+        let left = Ending { reason: Reason::ClientClosed, detail: None };
+        let connect = |calls: &mut Calls, slot| {
+            let owner = Ok(Key::from_parts(slot, 0));
+            calls.queue_connect(PendingConnect { token: Uuid::nil(), request: Arc::from("{}"), owner })
+        };
+        let start = |calls: &mut Calls| calls.start_next(Millis::ZERO).and_then(|(_, owner)| owner);
+        let first = connect(&mut calls, 0);
+        assert_eq!(start(&mut calls), Some(Key::from_parts(0, 0)));
+        for slot in 1..10_000 {
+            let id = connect(&mut calls, slot);
+            calls.abandon(id, left);
+            assert!(calls.connects.waiting.len() <= WITHDRAWN_MAX + 1);
+            assert_eq!(calls.len(), 1, "the one in flight");
+        }
+        connect(&mut calls, 10_000);
+        assert!(start(&mut calls).is_none(), "one worker is kept for disconnects");
+        assert!(calls.finish(Millis::ZERO, first).is_some());
+        assert_eq!(start(&mut calls), Some(Key::from_parts(10_000, 0)));
+        assert_eq!((calls.connects.waiting.len(), calls.connects.withdrawn), (0, 0));
+    }
 }

@@ -592,3 +592,33 @@ impl Gateway {
         assert!(self.calls.in_flight() <= self.settings.callback_concurrency.max(1));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use std::hash::BuildHasher;
+
+    #[test]
+    fn tokens_spread_over_the_table() {
+        let hasher = BuildHasherDefault::<TokenHasher>::default();
+        let token = |n: u128| Uuid::from_u128(n.wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835));
+        let hashes: Vec<u64> = (1..=1000).map(|n| hasher.hash_one(token(n))).collect();
+        let distinct = |bits: fn(&u64) -> u64| hashes.iter().map(bits).collect::<HashSet<u64>>().len();
+        // std takes the place from the low bits and tells neighbours apart by the seven high ones. A thousand balls
+        // thrown into 4096 bins lie in some 890 of them.
+        assert!(distinct(|hash| hash % 4096) > 850);
+        assert_eq!(distinct(|hash| hash >> 57), 128);
+    }
+
+    #[test]
+    fn jitter_fills_a_fifth_to_either_side() {
+        let mut gateway = Gateway::new(Settings::default(), Millis::ZERO, 1);
+        let delays: Vec<u32> = (0..10_000).map(|_| gateway.jittered(1000)).collect();
+        assert_eq!((delays.iter().min(), delays.iter().max()), (Some(&800), Some(&1200)));
+        let mean = delays.iter().sum::<u32>() / 10_000;
+        assert!((990..=1010).contains(&mean), "{mean}");
+        assert_eq!(gateway.jittered(0), 0);
+        assert_eq!(gateway.jittered(4), 4);
+    }
+}

@@ -309,11 +309,14 @@ impl Net for World {
         Some(completion)
     }
 
+    fn release_memory(&mut self) {
+        self.trace.note(self.clock, "memory is given back", &[]);
+        self.oracle.memory_released();
+    }
+
     fn process_figures(&mut self) -> ProcessFigures {
         ProcessFigures::default()
     }
-
-    fn release_memory(&mut self) {}
 }
 
 impl World {
