@@ -1,4 +1,5 @@
-# Everything here needs Rust and nothing else, but for the test of examples/backend.py, which needs python3.
+# Everything here needs Rust and nothing else, but for what has to do with Python, which needs python3, and test-e2e, which
+# installs what it needs.
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
@@ -7,11 +8,15 @@ HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 PACKED = $(shell getconf GNU_LIBC_VERSION 2>/dev/null | awk -F '[ .]' '$$2 > 2 || $$3 >= 36 { print "-C link-arg=-Wl,-z,pack-relative-relocs" }')
 STATIC = RUSTFLAGS='-C target-feature=+crt-static $(PACKED)' cargo build --release --bin ssegateway --target $(HOST)
 
+# What `make mutants` mutates.
+CORE = time table timer buffer escape json http/* sse/* send/* callback/* gateway/* reactor/mod
+MUTATED = $(or $(FILE:%=--file %),$(CORE:%=--file 'src/%.rs'))
+
 .DEFAULT_GOAL := help
-.PHONY: help demo run test faults soak lint doc static sim fuzz bench bench-parts bench-instructions bench-scale
+.PHONY: help demo run test test-e2e test-python test-deploy faults soak lint doc static wheel sim planted mutants bench bench-parts bench-instructions bench-scale bench-syscalls fuzz
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Gateway, backend and a web page; prints one URL, Ctrl-C ends it
 	cargo run --release --example demo
@@ -21,6 +26,26 @@ run: ## The gateway itself, configured by the environment: make run CALLBACK_URL
 
 test: ## All tests
 	cargo test
+
+test-e2e: ## Real clients and proxies: Chromium, curl, npm, PyPI, nginx, HAProxy, Caddy; ONLY=cors for those tests
+	cargo build --profile proof --bin ssegateway --example demo
+	tests/e2e/run $(TARGET_DIR) $(if $(ONLY),-k $(ONLY))
+
+# The deployment tests need root, for namespaces, and systemd, podman, crun, docker-compose, prometheus and python3.
+DEPLOY_VENV = $(TARGET_DIR)/deploy-venv
+$(DEPLOY_VENV)/done: tests/deploy/requirements.txt
+	python3 -m venv $(DEPLOY_VENV)
+	$(DEPLOY_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement tests/deploy/requirements.txt
+	touch $@
+
+test-deploy: static $(DEPLOY_VENV)/done ## Run what examples/deploy holds: unit, image, manifest, dashboard, alerts
+	docker-compose --file compose.yaml config --quiet
+	$(DEPLOY_VENV)/bin/python -B tests/deploy/kubernetes.py
+	$(DEPLOY_VENV)/bin/python -B tests/deploy/systemd.py $(TARGET_DIR)/static/ssegateway
+	$(DEPLOY_VENV)/bin/python -B tests/deploy/image.py $(TARGET_DIR)/static
+	promtool check rules examples/deploy/alerts.yml
+	promtool test rules tests/deploy/alerts_test.yml
+	$(DEPLOY_VENV)/bin/python -B tests/deploy/monitoring.py $(TARGET_DIR)/static/ssegateway
 
 faults: ## Faults on the real binary: stalled readers, dead backends, lost links, no descriptors; a minute or two
 	cargo test --profile proof --test faults
@@ -45,17 +70,44 @@ static: ## Static binaries: target/static/ssegateway, and ssegateway-notls witho
 	cp $(TARGET_DIR)/$(HOST)/release/ssegateway $(TARGET_DIR)/static/ssegateway
 	ls -l $(TARGET_DIR)/static
 
+wheel: static ## target/wheel/*.whl for pip: the static binary, the Python client, and a pytest fixture
+	rm -rf $(TARGET_DIR)/wheel
+	.ci/wheel $(TARGET_DIR)/static/ssegateway $(TARGET_DIR)/wheel
+
+VENV = $(TARGET_DIR)/python-venv
+
+$(VENV)/installed: tests/integrations/requirements.txt
+	python3 -m venv --clear $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
+test-python: $(VENV)/installed ## The Python client, its fixture, and the applications for Flask, Django and FastAPI
+	cargo build
+	$(VENV)/bin/mypy --strict --cache-dir=$(TARGET_DIR)/mypy examples/ssegateway examples/test_example.py tests/integrations
+	SSEGATEWAY=$(abspath $(TARGET_DIR))/debug/ssegateway PYTHONPATH=$(CURDIR)/examples PYTHONDONTWRITEBYTECODE=1 \
+		$(VENV)/bin/pytest -q -W error -p no:cacheprovider -p ssegateway.pytest_plugin tests/integrations examples
+
 sim: ## The simulation: SEEDS=1000 for many runs, SEED=42 to replay one
 	$(if $(SEEDS),SIM_SEEDS=$(SEEDS)) $(if $(SEED),SIM_SEED=$(SEED)) cargo test --profile proof --test simulation -- --nocapture
 
-fuzz: ## Fuzz one target: TARGET=request TIME=600 (seconds); needs cargo-fuzz
-	fuzz/run $(TARGET) $(or $(TIME),60)
+planted: ## Plants bugs, one at a time, and says which check of the simulation catches each: SEEDS=1000
+	@tests/simulation/planted/run $(or $(SEEDS),1000)
+
+mutants: ## Mutates the core and says what no test notices; needs cargo-mutants. FILE=src/timer.rs for one file
+	mkdir -p $(TARGET_DIR)
+	SIM_SEEDS=$(or $(SEEDS),300) SIM_FAILURES=1 cargo mutants --config .ci/mutants.toml --output $(TARGET_DIR) $(MUTATED)
 
 # The load is built in a profile that is quick to build; what is measured is the release binary.
+LOOPBACK = BENCH_SERVER=$(or $(SERVER),$(TARGET_DIR)/release/ssegateway) BENCH_RUNS=$(RUNS) BENCH_FULL=$(FULL) BENCH_ONLY=$(ONLY) \
+	cargo bench --quiet --profile proof --bench loopback
+
 bench: ## What the release binary costs, over loopback, in about a minute: RUNS=3 FULL=1 ONLY=sending SERVER=path
 	$(if $(SERVER),,cargo build --release --bin ssegateway)
-	BENCH_SERVER=$(or $(SERVER),$(TARGET_DIR)/release/ssegateway) BENCH_RUNS=$(RUNS) BENCH_FULL=$(FULL) BENCH_ONLY=$(ONLY) \
-		cargo bench --quiet --profile proof --bench loopback
+	$(LOOPBACK)
+
+bench-syscalls: ## System calls per event; needs strace
+	$(if $(SERVER),,cargo build --release --bin ssegateway)
+	$(LOOPBACK) -- system-calls
 
 bench-parts: ## Parts of the gateway by themselves, timed
 	cargo bench --quiet --bench parts
@@ -65,3 +117,6 @@ bench-instructions: ## The same in instructions, which repeat from run to run; n
 
 bench-scale: ## A thousand to a million simulated streams: memory, times, the longest turns
 	cargo bench --quiet --bench scale
+
+fuzz: ## Fuzz one target: TARGET=request TIME=600 (seconds); needs cargo-fuzz
+	fuzz/run $(TARGET) $(or $(TIME),60)

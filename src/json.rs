@@ -49,11 +49,19 @@ impl<'a> Value<'a> {
 
     /// The string, borrowed if it has no escapes; lone surrogates become U+FFFD. `None` for any other type.
     pub(crate) fn as_string(self) -> Option<Cow<'a, str>> {
-        let inner = self.0.strip_prefix('"')?.strip_suffix('"')?;
-        match memchr(b'\\', inner.as_bytes()) {
-            None => Some(Cow::Borrowed(inner)),
-            Some(first) => Some(Cow::Owned(unescape(inner, first))),
-        }
+        let inner = self.inner()?;
+        let plain = memchr(b'\\', inner.as_bytes()).is_none();
+        Some(if plain { Cow::Borrowed(inner) } else { Cow::Owned(unescape(inner)) })
+    }
+
+    /// The inside of the string, escapes and all. `None` for any other type.
+    pub(crate) fn inner(self) -> Option<&'a str> {
+        self.0.strip_prefix('"')?.strip_suffix('"')
+    }
+
+    /// A value that serde_json has read.
+    pub(crate) fn of(raw: &'a RawValue) -> Value<'a> {
+        Value(raw.get())
     }
 
     /// The number, if it is mathematically an integer in 0..=2147483647, however it is spelled (`3000.0`,
@@ -138,14 +146,21 @@ impl<'de, const N: usize> Visitor<'de> for Fields<'_, N> {
     }
 }
 
-/// Resolves the escapes of a JSON string's inner text, of which the first stands at byte `first`.
-fn unescape(inner: &str, first: usize) -> String {
-    // Every escape is at least as long as what it stands for.
-    let mut out = String::with_capacity(inner.len());
+/// A part of a JSON string's inner text, its escapes resolved.
+pub(crate) enum Piece<'a> {
+    /// Text without escapes, and so without control characters.
+    Run(&'a str),
+    /// What one escape stands for; U+FFFD for a lone surrogate.
+    Character(char),
+}
+
+/// Calls `each` with the pieces of a JSON string's inner text, in order.
+pub(crate) fn pieces<'a>(inner: &'a str, mut each: impl FnMut(Piece<'a>)) {
     let mut rest = inner;
-    let mut next = Some(first);
-    while let Some(at) = next {
-        out.push_str(&rest[..at]);
+    while let Some(at) = memchr(b'\\', rest.as_bytes()) {
+        if at > 0 {
+            each(Piece::Run(&rest[..at]));
+        }
         let escape = &rest[at + 1..];
         let (character, length) = match escape.as_bytes().first() {
             Some(b'n') => ('\n', 1),
@@ -158,11 +173,22 @@ fn unescape(inner: &str, first: usize) -> String {
             // Not JSON, so serde_json has turned it away; kept as it stands all the same.
             Some(_) | None => ('\\', 0),
         };
-        out.push(character);
+        each(Piece::Character(character));
         rest = &escape[length..];
-        next = memchr(b'\\', rest.as_bytes());
     }
-    out.push_str(rest);
+    if !rest.is_empty() {
+        each(Piece::Run(rest));
+    }
+}
+
+/// A JSON string's inner text, its escapes resolved.
+pub(crate) fn unescape(inner: &str) -> String {
+    // Every escape is at least as long as what it stands for.
+    let mut out = String::with_capacity(inner.len());
+    pieces(inner, |piece| match piece {
+        Piece::Run(run) => out.push_str(run),
+        Piece::Character(character) => out.push(character),
+    });
     out
 }
 

@@ -12,7 +12,7 @@
 //!
 //! | Room | Holds | Knows nothing of |
 //! |---|---|---|
-//! | [`time`], [`table`], [`timer`], [`buffer`], [`escape`] | milliseconds; generational slab; timer wheel; output buffers and their pool; text made fit for a log | everything else |
+//! | [`time`], [`table`], [`timer`], [`buffer`], [`escape`], [`metrics`] | milliseconds; generational slab; timer wheel; output buffers and their pool; text made fit for a log; histograms and the text format of Prometheus | everything else |
 //! | [`http`] | request heads, request bodies, responses: borrowed bytes in, appended bytes out | sockets, streams |
 //! | [`sse`] | event to frame, heartbeat, retry | HTTP, JSON |
 //! | [`send`] | the JSON of `/internal/send`, one error per row of the contract | connections |
@@ -20,7 +20,7 @@
 //! | [`gateway`] | the protocol: connections, tokens, callbacks, deadlines. Inputs in, bytes and actions out | I/O, clocks, randomness |
 //! | [`reactor`] | the event loop's judgement: readiness, fairness, the accept gate, flushing; over [`reactor::Net`], one method per system call | the protocol's rules |
 //! | [`workers`] | the callback pool on ureq: elastic threads, a caching resolver | connections |
-//! | [`config`], [`limits`], [`logger`], [`sys`], [`serve`], [`cli`], [`healthcheck`] | environment, descriptors, log, system calls, start and end | |
+//! | [`config`], [`limits`], [`logger`], [`process`], [`sys`], [`notify`], [`serve`], [`cli`], [`healthcheck`] | environment, descriptors, log, the process's own figures, system calls, service manager, start and end | |
 //!
 //! `tests/rooms.rs` reads the sources and fails when a pure room names a socket, a thread or a clock,
 //! or imports from a room below it in the table.
@@ -62,6 +62,9 @@ pub mod http;
 pub(crate) mod json;
 pub mod limits;
 pub mod logger;
+pub mod metrics;
+pub mod notify;
+pub mod process;
 pub mod reactor;
 pub mod send;
 pub mod serve;

@@ -65,7 +65,7 @@ fn run(config: &Config, limits: &Limits, warnings: &[String]) -> Result<ExitCode
     // Before any thread, so that all of them leave the signals to the descriptor.
     let signals = sys::Signals::block().map_err(|error| format!("cannot block signals: {error}"))?;
     let listeners = Listeners::open(config)?;
-    let logger = Logger::start(config.log_level);
+    let logger = Logger::start(config.log_level, config.log_format);
     for line in warnings {
         log::error!("{line}");
     }

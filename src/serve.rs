@@ -3,11 +3,14 @@
 use crate::config::{CallbackUrl, Config};
 use crate::gateway::{Finished, Gateway, Settings};
 use crate::limits::Limits;
+use crate::notify::{Manager, News};
 use crate::reactor::mio::MioNet;
 use crate::reactor::{Net, Reactor};
 use crate::sys::{self, Signals};
+use crate::time::Millis;
 use crate::workers::{WorkerSettings, Workers};
-use std::io;
+use log::{info, warn};
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::{Arc, mpsc};
 
@@ -37,7 +40,15 @@ fn listen(address: SocketAddr) -> Result<TcpListener, String> {
         }
         result => result,
     };
-    opened.map_err(|error| format!("cannot listen on {address}: {error}"))
+    opened.map_err(|error| {
+        let hint = match error.kind() {
+            ErrorKind::AddrInUse => "; another process has that port: choose another one, or stop it",
+            ErrorKind::PermissionDenied => "; ports below 1024 need a privilege (CAP_NET_BIND_SERVICE)",
+            ErrorKind::AddrNotAvailable => "; no interface of this machine has that address",
+            _ => "",
+        };
+        format!("cannot listen on {address}: {error}{hint}")
+    })
 }
 
 /// What a kernel or container without IPv6 says to a socket or a bind.
@@ -45,22 +56,25 @@ fn lacks_ipv6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
-/// Says in the log what has started.
+/// Says in one line of the log what has started, and what a newcomer may have forgotten.
 fn log_start(config: &Config, limits: &Limits, listeners: &Listeners) {
-    let callback_url = config.callback_url.as_ref().map_or("none".to_owned(), CallbackUrl::masked);
-    // A query may well be a key.
-    let callback_url = callback_url.split('?').next().unwrap_or_default();
-    log::info!(
-        "started version={} callback_url={callback_url} streams_max={} connections_max={} callback_threads_max={}",
-        env!("CARGO_PKG_VERSION"),
-        limits.streams_max,
-        limits.connections_max,
-        limits.threads_max
+    let address =
+        |listener: &TcpListener| listener.local_addr().map_or("none".to_owned(), |address| address.to_string());
+    let internal_address = listeners.internal.as_ref().map_or("none".to_owned(), address);
+    let callback = config.callback_url.as_ref().map_or("none", CallbackUrl::bare);
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        address = address(&listeners.public),
+        internal_address,
+        callback,
+        streams_max = limits.streams_max,
+        connections_max = limits.connections_max,
+        callbacks_max = limits.threads_max;
+        "started"
     );
-    for (name, listener) in [("public", Some(&listeners.public)), ("internal", listeners.internal.as_ref())] {
-        if let Some(Ok(address)) = listener.map(TcpListener::local_addr) {
-            log::info!("listening port={name} address={address}");
-        }
+    if config.callback_url.is_none() {
+        let hint = "set it to where the backend takes callbacks, like http://127.0.0.1:8000/callback";
+        warn!(hint; "CALLBACK_URL is not set: every stream gets 503");
     }
 }
 
@@ -70,37 +84,42 @@ pub fn run(config: &Config, limits: &Limits, listeners: Listeners, signals: Sign
     let has_internal = listeners.internal.is_some();
     let mut net = MioNet::new(listeners.public, listeners.internal, signals, config.client_timeout)
         .map_err(|error| format!("cannot start the event loop: {error}"))?;
+    let instance = net.draw_token().to_string();
     if let Some(url) = &config.callback_url {
         let (sender, completions) = mpsc::channel();
         let wakeup = net.wakeup();
-        let settings = worker_settings(config, limits, url);
+        let settings = worker_settings(config, limits, url, instance.clone());
         let workers = Workers::start(settings, sender, Arc::new(move || wakeup.wake()))
             .map_err(|error| format!("cannot prepare callbacks to {}: {error}", url.masked()))?;
         net.set_workers(workers, completions);
     }
-    let now = net.now();
+    let now = Millis::ZERO.after(net.now());
     // Feeds nothing but the jitter of `retry`.
     let seed = net.draw_token().as_u64_pair().0;
-    let gateway = Gateway::new(gateway_settings(config, limits), now, seed);
-    let finished = Reactor::new(net, gateway, limits.connections_max, has_internal)
-        .run()
-        .map_err(|error| format!("the event loop failed: {error}"))?;
-    log::info!("stopped clean={}", finished == Finished::Clean);
+    let gateway = Gateway::new(gateway_settings(config, limits, instance), now, seed);
+    let reactor = Reactor::new(net, gateway, limits.connections_max, has_internal);
+    let manager = Manager::from_env();
+    manager.tell(News::Ready);
+    let finished =
+        reactor.run(|| manager.tell(News::Stopping)).map_err(|error| format!("the event loop failed: {error}"))?;
+    info!(clean = finished == Finished::Clean; "stopped");
     Ok(finished)
 }
 
-fn worker_settings(config: &Config, limits: &Limits, url: &CallbackUrl) -> WorkerSettings {
+fn worker_settings(config: &Config, limits: &Limits, url: &CallbackUrl, instance: String) -> WorkerSettings {
     WorkerSettings {
         url: url.url.clone(),
         authorization: config.callback_authorization().map(|value| value.expose().to_owned()),
+        instance,
         timeout: config.callback_timeout,
         threads_max: limits.threads_max,
     }
 }
 
 /// The part of the configuration that the protocol depends on.
-fn gateway_settings(config: &Config, limits: &Limits) -> Settings {
+fn gateway_settings(config: &Config, limits: &Limits, instance: String) -> Settings {
     Settings {
+        instance,
         callback_configured: config.callback_url.is_some(),
         callback_timeout: config.callback_timeout,
         connect_queue: config.connect_queue,
@@ -120,6 +139,7 @@ fn gateway_settings(config: &Config, limits: &Limits) -> Settings {
         client_timeout: config.client_timeout,
         shutdown_delay: config.shutdown_delay,
         shutdown_timeout: config.shutdown_timeout,
+        log_query: config.log_query,
     }
 }
 

@@ -50,12 +50,13 @@ pub fn release_heap() {
     };
 }
 
-/// 16 bytes from the operating system's generator, fit for secrets. The system call itself: a library
-/// that looks for it at run time finds nothing in a static binary and opens `/dev/urandom`, which an
-/// empty root does not have.
+/// Bytes from the operating system's generator, fit for secrets; at most 256, which it gives whole. The
+/// system call itself: a library that looks for it at run time finds nothing in a static binary and opens
+/// `/dev/urandom`, which an empty root does not have.
 /// Errors: a kernel before Linux 3.17, or a filter that forbids the call.
-pub fn random_bytes() -> io::Result<[u8; 16]> {
-    let mut bytes = [0; 16];
+pub fn random_bytes<const COUNT: usize>() -> io::Result<[u8; COUNT]> {
+    const { assert!(COUNT <= 256) };
+    let mut bytes = [0; COUNT];
     loop {
         // SAFETY: the pointer and the length are those of a live array.
         let read = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
@@ -201,11 +202,14 @@ pub fn listen_backlog(fd: BorrowedFd<'_>, backlog: i32) -> io::Result<()> {
     Ok(())
 }
 
-/// Sets `TCP_USER_TIMEOUT`: the connection fails once data stays unacknowledged for `timeout`
-/// (milliseconds on the wire; more than 24 days count as 24 days).
-pub fn set_user_timeout(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
+/// Prepares a listener for streams; Linux hands both options down to the sockets that it accepts.
+/// `TCP_NODELAY`, as a frame that waits for the acknowledgement of the last one can be 40 ms late.
+/// `TCP_USER_TIMEOUT`: a connection fails once data stays unacknowledged for `timeout` (milliseconds on
+/// the wire; more than 24 days count as 24 days).
+pub fn set_stream_options(listener: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
     let millis = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
-    set_option(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, &millis)
+    set_option(listener, libc::IPPROTO_TCP, libc::TCP_NODELAY, &1_i32)?;
+    set_option(listener, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, &millis)
 }
 
 /// Makes the coming close of a socket a reset that discards what is unsent.
@@ -285,7 +289,7 @@ mod tests {
 
     #[test]
     fn random_bytes_differ() {
-        assert_ne!(random_bytes().unwrap(), random_bytes().unwrap());
+        assert_ne!(random_bytes::<16>().unwrap(), random_bytes::<16>().unwrap());
     }
 
     #[test]
@@ -319,13 +323,38 @@ mod tests {
         listen_backlog(v4.as_fd(), 1).unwrap();
     }
 
+    fn tcp_option(fd: BorrowedFd<'_>, name: c_int) -> c_int {
+        let mut value: c_int = 0;
+        let mut size = size_of::<c_int>() as libc::socklen_t;
+        // SAFETY: the pointers are to a live int and its size.
+        let result = unsafe {
+            let value = (&raw mut value).cast::<c_void>();
+            libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, name, value, &raw mut size)
+        };
+        check(result).unwrap();
+        value
+    }
+
+    #[test]
+    fn accepted_sockets_inherit_the_listeners_options() {
+        for address in [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), SocketAddr::from((Ipv6Addr::LOCALHOST, 0))] {
+            // A machine without IPv6 has nothing to check there.
+            let Ok(listener) = listen(address, 16) else { continue };
+            set_stream_options(listener.as_fd(), Duration::from_secs(31_536_000)).unwrap();
+            set_stream_options(listener.as_fd(), Duration::from_millis(29_500)).unwrap();
+            let _far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            assert!(wait(Some(listener.as_fd()), None, None).unwrap().input);
+            let (near, _) = listener.accept().unwrap();
+            assert_ne!(tcp_option(near.as_fd(), libc::TCP_NODELAY), 0);
+            assert_eq!(tcp_option(near.as_fd(), libc::TCP_USER_TIMEOUT), 29_500);
+        }
+    }
+
     #[test]
     fn an_aborted_socket_resets_its_peer() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut far, _) = listener.accept().unwrap();
-        set_user_timeout(near.as_fd(), Duration::from_secs(31_536_000)).unwrap();
-        set_user_timeout(near.as_fd(), Duration::from_secs(30)).unwrap();
         assert_eq!(unacknowledged_bytes(near.as_fd()).unwrap(), 0);
         abort_on_close(near.as_fd()).unwrap();
         drop(near);

@@ -4,6 +4,8 @@
 //! last owner of a slot would reach the next one. Every key therefore carries the generation of its
 //! slot, and a lookup with an old generation finds nothing.
 
+use std::ops::Range;
+
 /// Names one value that was inserted into a [`Table`]; stale once that value is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
@@ -132,10 +134,22 @@ impl<T> Table<T> {
 
     /// All values with their keys, in the order of their slots.
     pub fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
-        self.slots.iter().enumerate().filter_map(|(index, slot)| match &slot.content {
+        self.iter_slots(0..self.slots.len())
+    }
+
+    /// The values in those slots with their keys, in order; slots that do not exist are passed over.
+    pub fn iter_slots(&self, slots: Range<usize>) -> impl Iterator<Item = (Key, &T)> {
+        let end = slots.end.min(self.slots.len());
+        let start = slots.start.min(end);
+        (start..end).zip(&self.slots[start..end]).filter_map(|(index, slot)| match &slot.content {
             Content::Full(value) => Some((Key { slot: index as u32, generation: slot.generation }, value)),
             Content::Free { .. } => None,
         })
+    }
+
+    /// How many slots there are, free ones included.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
     }
 
     /// The keys of all values, in the order of their slots, to visit them while the table changes.

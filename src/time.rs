@@ -3,6 +3,7 @@
 //! Nothing below the reactor reads a clock. The reactor reads it once per turn and hands the value
 //! down, so a test or a simulation decides what time it is.
 
+use ::time::OffsetDateTime;
 use std::time::Duration;
 
 /// A point in time: milliseconds since some fixed start of this process's monotonic clock.
@@ -34,5 +35,32 @@ impl Millis {
     /// Milliseconds from `earlier` to this point; 0 if `earlier` is in fact later.
     pub fn since(self, earlier: Millis) -> u64 {
         self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// A moment in UTC, `2026-11-26T10:22:08Z` (RFC 3339). Times past the year 9999 are shown as its last second.
+pub fn rfc3339(unix_seconds: u64) -> String {
+    const LAST: i64 = 253_402_300_799;
+    let seconds = i64::try_from(unix_seconds).unwrap_or(LAST).min(LAST);
+    let time = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let (year, month, day) = time.to_calendar_date();
+    let (hour, minute, second) = time.to_hms();
+    format!("{year:04}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z", u8::from(month))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_written_as_rfc_3339_demands() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (1_795_688_528, "2026-11-26T10:22:08Z"),
+            (u64::MAX, "9999-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(rfc3339(seconds), text);
+        }
     }
 }

@@ -48,6 +48,43 @@ fn the_level_decides_what_is_logged() {
 }
 
 #[test]
+fn json_is_one_object_a_line_with_stable_keys() {
+    let backend = Backend::accepting();
+    let mut gateway = Gateway::for_backend(&backend).set("LOG_FORMAT", "json").start();
+    let token = live(&backend, &gateway);
+    let long = Client::open(gateway.port, get(&format!("/{}", "\"".repeat(12_000)))).head();
+    assert_eq!(long.status, 200);
+    gateway.drain();
+    let lines: Vec<serde_json::Value> =
+        gateway.log().lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect();
+    for line in &lines {
+        for key in ["ts", "level", "msg"] {
+            assert!(line[key].is_string(), "{key} in {line}");
+        }
+        let time = line["ts"].as_str().unwrap();
+        assert!(time.len() == 24 && time.starts_with("20") && time.ends_with('Z'), "{line}");
+    }
+    let find = |msg: &str| lines.iter().find(|line| line["msg"] == msg).unwrap_or_else(|| panic!("no {msg}"));
+    assert_eq!(find("started")["address"], format!("127.0.0.1:{}", gateway.port));
+    let (opened, closed) = (find("stream opened"), find("stream closed"));
+    assert_eq!((&opened["token"], &opened["url"]), (&token.clone().into(), &"/live?q=1".into()));
+    assert_eq!((&closed["token"], &closed["reason"]), (&token.into(), &"client_closed".into()));
+}
+
+#[test]
+fn queries_stay_out_of_the_log_on_request() {
+    let backend = Backend::accepting();
+    for format in ["text", "json"] {
+        let builder = Gateway::for_backend(&backend).set("LOG_QUERY", "off").set("LOG_FORMAT", format);
+        let mut gateway = builder.set("LOG_LEVEL", "trace").start();
+        let (stream, _) = gateway.open_with(&backend, "/live?access_token=secret?x");
+        drop(stream);
+        gateway.drain();
+        assert!(gateway.log().contains("/live") && !gateway.log().contains("secret"), "{}", gateway.log());
+    }
+}
+
+#[test]
 fn secrets_are_never_logged() {
     let backend = Backend::accepting();
     let url = format!("http://user:hunter2@127.0.0.1:{}/", backend.port);

@@ -6,18 +6,19 @@ use std::path::{Path, PathBuf};
 
 /// Bottom to top; the rooms of one line may import from each other.
 const ROOMS: [&[&str]; 8] = [
-    &["time", "table", "timer", "buffer", "escape"],
+    &["time", "table", "timer", "buffer", "escape", "metrics"],
     &["http", "sse", "json"],
     &["send"],
     &["callback"],
     &["gateway"],
-    &["limits", "sys", "config", "logger"],
+    &["limits", "sys", "config", "logger", "process", "notify"],
     &["workers", "reactor"],
     &["serve", "cli", "healthcheck"],
 ];
 
 /// Rooms that a simulation or a fuzzer must be able to run, and what none of them may name.
-const PURE: [&str; 10] = ["time", "table", "timer", "buffer", "escape", "http", "sse", "json", "send", "callback"];
+const PURE: [&str; 11] =
+    ["time", "table", "timer", "buffer", "escape", "metrics", "http", "sse", "json", "send", "callback"];
 const IMPURE: [&str; 9] =
     ["std::net", "std::thread", "std::env", "std::fs", "Instant", "SystemTime::now", "mio::", "ureq", "libc"];
 

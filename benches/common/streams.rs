@@ -73,7 +73,7 @@ fn make_calls(gateway: &mut Gateway, now: Millis) {
                 let answer = Outcome::Answered { status: 200, passed: Vec::new(), body: Some(Vec::new()) };
                 gateway.answer(now, call.id, answer);
             }
-            Action::ShutdownWrite(_) | Action::Close(..) | Action::StopAccepting => {}
+            Action::Report(_) | Action::ShutdownWrite(_) | Action::Close(..) | Action::StopAccepting => {}
         }
     }
 }

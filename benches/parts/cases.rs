@@ -137,11 +137,12 @@ fn connect() -> Box<dyn FnMut()> {
 
 fn encode_request() -> Box<dyn FnMut()> {
     let get = browser_get("/events?user=ann", "events.example.com");
+    let mut scratch = String::new();
     Box::new(move || {
         let mut storage = request::storage();
         let head = request::parse(&mut storage, black_box(&get), HEAD_BYTES_MAX);
         let head = head.expect("a good head").expect("a whole head");
         let fields = head.headers.iter().map(|header| (header.name, header.value));
-        black_box(callback::encode_request(head.target, fields));
+        black_box(callback::encode_request(&mut scratch, head.target, fields));
     })
 }

@@ -1,10 +1,9 @@
 //! A kernel that costs next to nothing: [`Net`] on counters. Every client gets its way at once, so what is
 //! measured is the gateway and the loop alone.
 
-use ssegateway::callback::{self, Call, Completion, Outcome};
-use ssegateway::gateway::{ConnId, Listener};
+use ssegateway::callback::{Call, Completion, Outcome};
+use ssegateway::gateway::{ConnId, Listener, ProcessFigures};
 use ssegateway::reactor::{Event, Net};
-use ssegateway::time::Millis;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
@@ -122,8 +121,12 @@ impl Net for Memory {
 
     fn stop_accepting(&mut self) {}
 
-    fn now(&mut self) -> Millis {
-        Millis::from_millis(self.clock)
+    fn now(&mut self) -> Duration {
+        Duration::from_millis(self.clock)
+    }
+
+    fn process_figures(&mut self) -> ProcessFigures {
+        ProcessFigures::default()
     }
 
     fn unix_seconds(&mut self) -> u64 {
@@ -147,7 +150,7 @@ impl Net for Memory {
     }
 
     fn submit(&mut self, call: Call) {
-        self.request_bytes = call.body.len() - callback::connect_body(call.token, "").len();
+        self.request_bytes = call.request.len();
         let outcome = Outcome::Answered { status: 200, passed: Vec::new(), body: Some(Vec::new()) };
         self.completions.push_back(Completion { id: call.id, outcome });
     }

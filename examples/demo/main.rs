@@ -42,7 +42,7 @@ fn run() -> Result<(), Box<dyn Error>> {
 
     let config = config(gateway_port, page_port)?;
     let limits = Limits::share(sys::raise_descriptor_limit()?, config.callback_concurrency, config.max_streams);
-    let logger = Logger::start(config.log_level);
+    let logger = Logger::start(config.log_level, config.log_format);
 
     let backend = Arc::new(Backend::new(gateway_port));
     backend.start_ticking();

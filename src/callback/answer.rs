@@ -2,7 +2,7 @@
 //! hides nothing that is good (docs/protocol.md, section 3).
 
 use crate::json::{self, Value};
-use crate::send::{EVENT_FIELDS, EventFields, has_line_break};
+use crate::send::{EVENT_FIELDS, EventFields, Text, has_line_break};
 use std::borrow::Cow;
 
 /// What a 2xx answer's body asks for. Read leniently: the connect stands whatever the body says.
@@ -44,7 +44,8 @@ fn read_text(text: &str) -> Answer<'_> {
 fn read_event<'a>(event: Value<'a>, ignored: &mut Vec<Cow<'static, str>>) -> Option<EventFields<'a>> {
     let fields = or_ignore(event.as_object(&EVENT_FIELDS), "event is not an object", ignored)?;
     let [data, name, id, retry] = fields.map(present);
-    let data = or_ignore(data.and_then(Value::as_string), "event: data is missing or not a string", ignored)?;
+    let data = data.and_then(Value::inner).map(Text::from_json);
+    let data = or_ignore(data, "event: data is missing or not a string", ignored)?;
     let name = name.and_then(|name| or_ignore(name.as_string(), "event.name is not a string", ignored));
     let id = id.and_then(|id| or_ignore(id.as_string(), "event.id is not a string", ignored));
     let retry =
@@ -105,7 +106,7 @@ mod tests {
         assert!(close);
         assert!(matches!(event.name, Some(Cow::Borrowed("n"))));
         assert!(matches!(event.id, Some(Cow::Borrowed("7"))));
-        assert!(matches!(event.data, Cow::Borrowed("d")));
+        assert!(matches!(event.data.resolved(), Cow::Borrowed("d")));
         assert_eq!(event.retry, Some(3000));
     }
 

@@ -5,9 +5,10 @@ mod answer;
 mod request;
 
 pub use answer::{Answer, read_answer};
-pub use request::{connect_body, disconnect_body, encode_request};
+pub use request::encode_request;
 
 use crate::table::Key;
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// Why a stream ended, as the backend is told (docs/protocol.md, section 6).
@@ -40,23 +41,27 @@ pub enum Detail {
 /// Names one callback that is in flight.
 pub type CallId = Key;
 
+/// What a callback tells the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallKind {
     Connect,
-    Disconnect,
+    Disconnect {
+        reason: Reason,
+        /// Becomes the `SSEGateway-Detail` request header.
+        detail: Option<Detail>,
+    },
 }
 
-/// One callback to be made: an HTTP POST of `body` to the configured URL.
+/// One callback to be made: an HTTP POST of [`Call::write_body`] to the configured URL. The body is written
+/// where the request is, so that what waits is no more than the stream keeps anyway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
     pub id: CallId,
     pub kind: CallKind,
-    /// The stream that it is about, for the log.
+    /// The stream that it is about.
     pub token: Uuid,
-    /// The JSON, UTF-8.
-    pub body: Vec<u8>,
-    /// Becomes the `SSEGateway-Detail` request header.
-    pub detail: Option<Detail>,
+    /// What its client asked for: made by [`encode_request`].
+    pub request: Arc<str>,
 }
 
 /// What came of a callback.

@@ -12,6 +12,7 @@ pub use variables::Variable;
 
 use crate::escape::Escaped;
 use crate::gateway::{ConnectFailure, Cors};
+use crate::logger::LogFormat;
 use log::LevelFilter;
 use std::ffi::OsString;
 use std::fmt::{self, Debug, Display, Formatter};
@@ -84,6 +85,9 @@ pub struct Config {
     pub shutdown_delay: Duration,
     pub shutdown_timeout: Duration,
     pub log_level: LevelFilter,
+    pub log_format: LogFormat,
+    /// Whether URLs are logged with their query.
+    pub log_query: bool,
 }
 
 /// A value that cannot be used; the gateway does not start. One line.
@@ -153,6 +157,20 @@ impl Config {
                     LevelFilter::from_str(text).map_err(|_| "must be error, warn, info, debug, trace or off".to_owned())
                 })
                 .unwrap_or(LevelFilter::Off),
+            log_format: reader
+                .value(Variable::LogFormat, |text| match text {
+                    "text" => Ok(LogFormat::Text),
+                    "json" => Ok(LogFormat::Json),
+                    _ => Err("must be text or json".to_owned()),
+                })
+                .unwrap_or(LogFormat::Text),
+            log_query: reader
+                .value(Variable::LogQuery, |text| match text {
+                    "on" => Ok(true),
+                    "off" => Ok(false),
+                    _ => Err("must be on or off".to_owned()),
+                })
+                .unwrap_or(true),
         };
         reader.check_together(&config);
         if reader.problems.is_empty() { Ok((config, reader.warnings)) } else { Err(reader.problems) }
@@ -213,6 +231,11 @@ impl Config {
             Variable::ShutdownDelay => seconds(self.shutdown_delay),
             Variable::ShutdownTimeout => seconds(self.shutdown_timeout),
             Variable::LogLevel => self.log_level.as_str().to_ascii_lowercase(),
+            Variable::LogFormat => match self.log_format {
+                LogFormat::Text => "text".to_owned(),
+                LogFormat::Json => "json".to_owned(),
+            },
+            Variable::LogQuery => if self.log_query { "on" } else { "off" }.to_owned(),
         }
     }
 }

@@ -52,6 +52,11 @@ impl CallbackUrl {
         Ok(CallbackUrl { url, user, authorization })
     }
 
+    /// The URL without its query and user, either of which may be secret.
+    pub fn bare(&self) -> &str {
+        self.url.split('?').next().unwrap_or_default()
+    }
+
     /// The URL as configured, the password masked.
     pub fn masked(&self) -> String {
         match (&self.user, self.url.split_once("://")) {

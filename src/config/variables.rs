@@ -28,6 +28,8 @@ pub enum Variable {
     ShutdownDelay,
     ShutdownTimeout,
     LogLevel,
+    LogFormat,
+    LogQuery,
 }
 
 /// What the value of a variable is when the environment does not set it.
@@ -71,7 +73,7 @@ const fn row(variable: Variable, name: &'static str, default: Fallback, meaning:
 
 /// All variables, in the order of [`Variable`].
 #[rustfmt::skip]
-pub const TABLE: [Row; 24] = {
+pub const TABLE: [Row; 26] = {
     use Fallback::{Computed, Text};
     use Variable as V;
     [
@@ -99,6 +101,8 @@ pub const TABLE: [Row; 24] = {
         row(V::ShutdownDelay, "SHUTDOWN_DELAY_SECONDS", Text("0"), "time of normal service, but not ready, after SIGTERM"),
         row(V::ShutdownTimeout, "SHUTDOWN_TIMEOUT_SECONDS", Text("10"), "longest drain after that"),
         row(V::LogLevel, "LOG_LEVEL", Text("info"), "error, warn, info, debug, trace or off"),
+        row(V::LogFormat, "LOG_FORMAT", Text("text"), "text, or json: one object a line"),
+        row(V::LogQuery, "LOG_QUERY", Text("on"), "off leaves the query out of logged URLs, since tokens travel in it"),
     ]
 };
 

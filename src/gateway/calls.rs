@@ -5,10 +5,12 @@
 //! is handed.
 
 use super::ConnId;
-use crate::callback::{self, Call, CallId, CallKind, Detail, Reason};
+use crate::callback::{Call, CallId, CallKind, Detail, Reason};
 use crate::table::Table;
+use crate::time::Millis;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// Why a stream is over, as a disconnect callback says it.
@@ -39,8 +41,16 @@ pub(super) enum Pending {
 }
 
 struct Entry {
-    started: bool,
+    /// When a worker was handed the call; `None` while it waits for one.
+    started_at: Option<Millis>,
     pending: Pending,
+}
+
+/// One of the two lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LaneName {
+    Connects,
+    Disconnects,
 }
 
 #[derive(Default)]
@@ -57,7 +67,7 @@ pub(super) struct Calls {
     disconnects: Lane,
     /// In flight at once, both lanes together.
     limit: usize,
-    started_last: CallKind,
+    started_last: LaneName,
 }
 
 /// Withdrawn ids that a lane may hold before they are swept out.
@@ -70,7 +80,7 @@ impl Calls {
             connects: Lane::default(),
             disconnects: Lane::default(),
             limit: limit.max(1),
-            started_last: CallKind::Disconnect,
+            started_last: LaneName::Disconnects,
         }
     }
 
@@ -99,14 +109,24 @@ impl Calls {
         self.connects.in_flight + self.disconnects.in_flight
     }
 
+    /// Whether a worker has been handed that call.
+    pub fn is_started(&self, id: CallId) -> bool {
+        self.table.get(id).is_some_and(|entry| entry.started_at.is_some())
+    }
+
+    /// In flight and waiting: connects, then disconnects.
+    pub fn counts(&self) -> [(usize, usize); 2] {
+        [&self.connects, &self.disconnects].map(|lane| (lane.in_flight, lane.waiting.len() - lane.withdrawn))
+    }
+
     pub fn queue_connect(&mut self, pending: PendingConnect) -> CallId {
-        let id = self.table.insert(Entry { started: false, pending: Pending::Connect(pending) });
+        let id = self.table.insert(Entry { started_at: None, pending: Pending::Connect(pending) });
         self.connects.waiting.push_back(id);
         id
     }
 
     pub fn queue_disconnect(&mut self, pending: PendingDisconnect) {
-        let id = self.table.insert(Entry { started: false, pending: Pending::Disconnect(pending) });
+        let id = self.table.insert(Entry { started_at: None, pending: Pending::Disconnect(pending) });
         self.disconnects.waiting.push_back(id);
     }
 
@@ -114,7 +134,7 @@ impl Calls {
     /// what comes of one that has is remembered.
     pub fn abandon(&mut self, id: CallId, ending: Ending) {
         let Some(entry) = self.table.get_mut(id) else { return };
-        if entry.started {
+        if entry.started_at.is_some() {
             if let Pending::Connect(connect) = &mut entry.pending {
                 connect.owner = Err(ending);
             }
@@ -129,68 +149,66 @@ impl Calls {
     }
 
     /// Takes the next call that may start now, with the connection that waits for it.
-    pub fn start_next(&mut self) -> Option<(Call, Option<ConnId>)> {
+    pub fn start_next(&mut self, now: Millis) -> Option<(Call, Option<ConnId>)> {
         self.connects.pass_withdrawn(&self.table);
         self.disconnects.pass_withdrawn(&self.table);
-        let kind = self.next_lane()?;
-        let lane = self.lane(kind);
+        let name = self.next_lane()?;
+        let lane = self.lane(name);
         let id = lane.waiting.pop_front()?;
         lane.in_flight += 1;
-        self.started_last = kind;
+        self.started_last = name;
         let entry = self.table.get_mut(id)?;
-        entry.started = true;
+        entry.started_at = Some(now);
         Some(match &entry.pending {
-            Pending::Connect(connect) => {
-                let body = callback::connect_body(connect.token, &connect.request);
-                (Call { id, kind, token: connect.token, body, detail: None }, connect.owner.ok())
+            Pending::Connect(PendingConnect { token, request, owner }) => {
+                let call = Call { id, kind: CallKind::Connect, token: *token, request: Arc::clone(request) };
+                (call, owner.ok())
             }
-            Pending::Disconnect(disconnect) => {
-                let Ending { reason, detail } = disconnect.ending;
-                let body = callback::disconnect_body(reason, disconnect.token, &disconnect.request);
-                (Call { id, kind, token: disconnect.token, body, detail }, None)
+            Pending::Disconnect(PendingDisconnect { token, request, ending: Ending { reason, detail } }) => {
+                let kind = CallKind::Disconnect { reason: *reason, detail: *detail };
+                (Call { id, kind, token: *token, request: Arc::clone(request) }, None)
             }
         })
     }
 
-    /// Takes the call out that has been answered; `None` if the id is stale.
-    pub fn finish(&mut self, id: CallId) -> Option<Pending> {
-        if !self.table.get(id)?.started {
-            return None;
-        }
+    /// Takes the call out that has been answered, with the time that took; `None` if the id is stale.
+    pub fn finish(&mut self, now: Millis, id: CallId) -> Option<(Pending, Duration)> {
+        let took = Duration::from_millis(now.since(self.table.get(id)?.started_at?));
         let pending = self.table.remove(id)?.pending;
-        let kind = match pending {
-            Pending::Connect(_) => CallKind::Connect,
-            Pending::Disconnect(_) => CallKind::Disconnect,
+        let name = match pending {
+            Pending::Connect(_) => LaneName::Connects,
+            Pending::Disconnect(_) => LaneName::Disconnects,
         };
-        self.lane(kind).in_flight -= 1;
-        Some(pending)
+        self.lane(name).in_flight -= 1;
+        Some((pending, took))
     }
 
-    /// A few workers are kept from each lane, so that a flood in one leaves the other moving.
+    /// A worker or two are kept from each lane, so that a flood in one leaves the other moving at once. That
+    /// it gets its half as workers become free is the turns' doing.
     fn lane_limit(&self) -> usize {
-        if self.limit == 1 { 1 } else { self.limit - (self.limit / 16).max(1) }
+        if self.limit == 1 { 1 } else { self.limit - (self.limit / 64).max(1) }
     }
 
-    fn next_lane(&self) -> Option<CallKind> {
+    fn next_lane(&self) -> Option<LaneName> {
         if self.in_flight() >= self.limit {
             return None;
         }
         let may_start = |lane: &Lane| !lane.waiting.is_empty() && lane.in_flight < self.lane_limit();
         match (may_start(&self.connects), may_start(&self.disconnects)) {
             (false, false) => None,
-            (true, false) => Some(CallKind::Connect),
-            (false, true) => Some(CallKind::Disconnect),
+            (true, false) => Some(LaneName::Connects),
+            (false, true) => Some(LaneName::Disconnects),
             (true, true) => Some(match self.started_last {
-                CallKind::Connect => CallKind::Disconnect,
-                CallKind::Disconnect => CallKind::Connect,
+                LaneName::Connects => LaneName::Disconnects,
+                LaneName::Disconnects => LaneName::Connects,
             }),
         }
     }
 
-    fn lane(&mut self, kind: CallKind) -> &mut Lane {
-        match kind {
-            CallKind::Connect => &mut self.connects,
-            CallKind::Disconnect => &mut self.disconnects,
+    fn lane(&mut self, name: LaneName) -> &mut Lane {
+        match name {
+            LaneName::Connects => &mut self.connects,
+            LaneName::Disconnects => &mut self.disconnects,
         }
     }
 }
@@ -200,6 +218,59 @@ impl Lane {
         while self.withdrawn > 0 && self.waiting.front().is_some_and(|id| table.get(*id).is_none()) {
             self.waiting.pop_front();
             self.withdrawn -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::Key;
+
+    fn queue_both(calls: &mut Calls, count: usize) {
+        let ending = Ending { reason: Reason::ClientClosed, detail: None };
+        for _ in 0..count {
+            let (token, request) = (Uuid::nil(), Arc::from("{}"));
+            calls.queue_connect(PendingConnect { token, request, owner: Ok(Key::from_parts(0, 0)) });
+            calls.queue_disconnect(PendingDisconnect { token, request: Arc::from("{}"), ending });
+        }
+    }
+
+    fn start(calls: &mut Calls) -> Option<(CallId, bool)> {
+        calls.start_next(Millis::ZERO).map(|(call, _)| (call.id, call.kind == CallKind::Connect))
+    }
+
+    #[test]
+    fn a_flood_in_one_lane_leaves_the_other_moving() {
+        for limit in [1, 2, 16, 128, 1000] {
+            let mut calls = Calls::new(limit);
+            let owner = Ok(Key::from_parts(0, 0));
+            for _ in 0..2 * limit {
+                calls.queue_connect(PendingConnect { token: Uuid::nil(), request: Arc::from("{}"), owner });
+            }
+            let mut flying = VecDeque::new();
+            while let Some((id, connect)) = start(&mut calls) {
+                assert!(connect);
+                flying.push_back(id);
+            }
+            // All but what is kept for the others.
+            assert_eq!(limit - flying.len(), if limit == 1 { 0 } else { (limit / 64).max(1) });
+            queue_both(&mut calls, 2 * limit);
+            let mut disconnects = 0;
+            for _ in 0..2 * limit {
+                while let Some((id, connect)) = start(&mut calls) {
+                    flying.push_back(id);
+                    disconnects += usize::from(!connect);
+                }
+                assert_eq!(flying.len(), limit);
+                assert!(disconnects > 0 || limit == 1);
+                calls.finish(Millis::ZERO, flying.pop_front().unwrap());
+            }
+            assert!(
+                disconnects >= limit && disconnects <= limit + limit.div_ceil(64),
+                "{disconnects} of {}",
+                2 * limit
+            );
         }
     }
 }

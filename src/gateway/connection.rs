@@ -18,6 +18,10 @@ pub(super) struct Connection {
     pub listener: Listener,
     /// In the list of connections with fresh output.
     pub dirty: bool,
+    /// In the list of connections whose output waits for the peer.
+    pub backlogged: bool,
+    /// Bytes that are known to wait, as counted in the sum over all connections.
+    pub pending: u32,
     /// The peer has ended its side: nothing more will be read.
     pub ended: bool,
     /// When output last moved, or began to wait.
@@ -36,6 +40,8 @@ pub(super) enum State {
     Connecting(Box<Connecting>),
     /// The stream is open.
     Streaming(Streaming),
+    /// The last request asks for the metrics; the owner is about to tell the process's figures.
+    Reporting,
     /// The last response is on its way: flush, shut down writing, discard input for a while, close.
     Closing(Closing),
 }
@@ -77,6 +83,8 @@ pub(super) struct Connecting {
     pub grant: Grant,
     /// Frames that were sent meanwhile, in order.
     pub held: Vec<u8>,
+    /// How many those are.
+    pub held_events: u64,
     /// A send has asked for the end of the stream; nothing more is taken for it.
     pub held_close: bool,
     /// When the client is told 504: while the call waits for a worker, and then while it runs.
@@ -88,6 +96,8 @@ pub(super) struct Streaming {
     /// Encoded once, kept for the disconnect callback.
     pub request: Arc<str>,
     pub heartbeat_at: Millis,
+    /// Seconds since the Unix epoch.
+    pub opened_at: u64,
     pub chunked: bool,
     /// Where in the output the size of the unfinished chunk stands.
     pub chunk: Option<usize>,
@@ -134,10 +144,20 @@ impl Connection {
             token,
             listener,
             dirty: false,
+            backlogged: false,
+            pending: 0,
             ended: false,
             progress_at: now,
             deadline: Millis::NEVER,
             scheduled: Millis::NEVER,
+        }
+    }
+
+    /// Bytes that the peer, or the backend's decision, keeps waiting.
+    pub fn waiting_bytes(&self) -> usize {
+        match &self.state {
+            State::Connecting(connecting) => connecting.held.len() + self.out.len(),
+            State::Reading(_) | State::Streaming(_) | State::Reporting | State::Closing(_) => self.out.len(),
         }
     }
 
@@ -173,7 +193,12 @@ impl Connection {
         let size = out.len() - start - CHUNK_SIZE_ROOM.len();
         let mut digits = [0; 16];
         let digits = hexadecimal(size, &mut digits);
-        out.splice(start..start + CHUNK_SIZE_ROOM.len() - 2, digits.iter().copied());
+        let room = start..start + CHUNK_SIZE_ROOM.len() - 2;
+        if digits.len() == room.len() {
+            out[room].copy_from_slice(digits);
+        } else {
+            out.splice(room, digits.iter().copied());
+        }
         out.extend_from_slice(b"\r\n");
     }
 

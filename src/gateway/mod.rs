@@ -10,13 +10,17 @@
 
 mod calls;
 mod connection;
+mod hints;
+mod reports;
 mod requests;
 mod routes;
 mod settings;
+mod stats;
 mod streams;
 
 pub use routes::{Cors, Listener};
 pub use settings::{ConnectFailure, Settings};
+pub use stats::ProcessFigures;
 
 use crate::buffer::Pool;
 use crate::callback::{Call, Detail, Reason};
@@ -27,6 +31,9 @@ use crate::time::Millis;
 use crate::timer::Timer;
 use calls::{Calls, Ending};
 use connection::{Connection, State};
+use hints::Hints;
+use reports::Backlog;
+use stats::{Refusal, Stats};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
@@ -40,6 +47,8 @@ pub type ConnId = Key;
 pub enum Action {
     /// Make this callback, and tell what came of it through [`Gateway::answer`].
     Call(Call),
+    /// Somebody asks for the metrics: tell the process's figures through [`Gateway::report`], at once.
+    Report(ConnId),
     /// Everything is flushed: shut the sending side down, so that the peer sees the end.
     ShutdownWrite(ConnId),
     /// Close the socket; the id is stale already.
@@ -105,29 +114,39 @@ pub struct Gateway {
     settings: Settings,
     connections: Table<Connection>,
     /// The streams that can be sent to: those connecting and those open.
-    tokens: HashMap<Uuid, ConnId, BuildHasherDefault<TokenHasher>>,
+    tokens: HashMap<u128, ConnId, BuildHasherDefault<TokenHasher>>,
     calls: Calls,
     timer: Timer,
     pool: Pool,
     /// Connections with output that nobody has tried to write yet, in the order it came.
     dirty: VecDeque<ConnId>,
     actions: VecDeque<Action>,
+    backlog: Backlog,
+    stats: Stats,
+    hints: Hints,
     date: Date,
+    /// The answer to a send that was delivered, complete: by far the most frequent one.
+    ok: Vec<u8>,
+    /// Where a request is encoded.
+    scratch: String,
     /// State of the generator behind the jitter; secrets never come from it.
     random: u64,
     stage: Stage,
 }
 
-/// Tokens are random already; all that is left is to fold them.
+/// Tokens are random already, and nobody but the gateway draws them: all that is left is to fold them.
 #[derive(Default)]
 struct TokenHasher(u64);
 
 impl Hasher for TokenHasher {
+    fn write_u128(&mut self, token: u128) {
+        self.0 = (token >> 64) as u64 ^ token as u64;
+    }
+
     fn write(&mut self, bytes: &[u8]) {
-        for word in bytes.chunks(8) {
-            let mut padded = [0; 8];
-            padded[..word.len()].copy_from_slice(word);
-            self.0 ^= u64::from_ne_bytes(padded).rotate_left(self.0 as u32 & 31);
+        // Nothing but `u128` is hashed here; for anything else it would still be right, if slow.
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
         }
     }
 
@@ -148,7 +167,12 @@ impl Gateway {
             pool: Pool::default(),
             dirty: VecDeque::new(),
             actions: VecDeque::new(),
+            backlog: Backlog::default(),
+            stats: Stats::default(),
+            hints: Hints::default(),
             date: Date::new(0),
+            ok: requests::delivered(&Date::new(0)),
+            scratch: String::new(),
             random: seed,
             stage: Stage::Serving,
         }
@@ -158,6 +182,7 @@ impl Gateway {
     pub fn set_date(&mut self, unix_seconds: u64) {
         if self.date.unix_seconds() != unix_seconds {
             self.date = Date::new(unix_seconds);
+            self.ok = requests::delivered(&self.date);
         }
     }
 
@@ -167,6 +192,7 @@ impl Gateway {
         if self.is_draining() {
             return None;
         }
+        self.stats.connections_accepted += 1;
         let id = self.connections.insert(Connection::new(now, listener, token));
         self.reschedule(now, id);
         Some(id)
@@ -177,7 +203,9 @@ impl Gateway {
         let Some(connection) = self.connections.get(id) else { return };
         match connection.state {
             State::Reading(_) => self.read_input(now, id, bytes),
-            State::Connecting(_) | State::Streaming(_) | State::Closing(_) => self.discard(now, id, bytes.len()),
+            State::Connecting(_) | State::Streaming(_) | State::Reporting | State::Closing(_) => {
+                self.discard(now, id, bytes.len());
+            }
         }
         // The answers go last: what they speak of is offered to the kernel before them.
         self.settle(now, id);
@@ -190,7 +218,7 @@ impl Gateway {
         match &connection.state {
             State::Reading(_) if !connection.out.is_empty() => self.start_closing(id),
             State::Closing(closing) if !closing.shut => {}
-            State::Reading(_) | State::Closing(_) => self.release(id, How::Graceful),
+            State::Reading(_) | State::Reporting | State::Closing(_) => self.release(id, How::Graceful),
             State::Connecting(_) | State::Streaming(_) => {
                 self.cut_stream(id, Ending { reason: Reason::ClientClosed, detail: None }, How::Graceful);
             }
@@ -239,6 +267,7 @@ impl Gateway {
                 self.actions.push_back(Action::ShutdownWrite(id));
             }
         }
+        self.note_pending(id);
         self.reschedule(now, id);
     }
 
@@ -246,6 +275,7 @@ impl Gateway {
     pub fn wants_input(&self, id: ConnId) -> bool {
         self.connections.get(id).is_some_and(|connection| match connection.state {
             State::Reading(_) => !connection.ended && connection.out.len() < ANSWERS_UNSENT_MAX,
+            State::Reporting => false,
             State::Connecting(_) | State::Streaming(_) | State::Closing(_) => !connection.ended,
         })
     }
@@ -331,6 +361,11 @@ impl Gateway {
         self.tokens.len()
     }
 
+    /// One turn of the loop took so long, waiting not included.
+    pub fn turn_took(&mut self, time: Duration) {
+        self.stats.turn(time);
+    }
+
     /// Callbacks that wait or are in flight.
     pub fn calls(&self) -> usize {
         self.calls.len()
@@ -344,6 +379,7 @@ impl Gateway {
         self.timer.shrink();
         self.dirty.shrink_to_fit();
         self.actions.shrink_to_fit();
+        self.scratch = String::new();
     }
 
     fn is_leaving(&self) -> bool {
@@ -365,13 +401,13 @@ impl Gateway {
             let Some(connection) = self.connections.get(id) else { continue };
             match &connection.state {
                 State::Reading(reading) if !reading.inbox.is_empty() || reading.body.is_some() => {
-                    self.refuse(now, id, 503, "Shutting down");
+                    self.refuse(now, id, Refusal::ShuttingDown);
                 }
                 State::Reading(_) if connection.out.is_empty() => self.release(id, How::Graceful),
                 State::Reading(_) => self.start_closing(id),
                 State::Connecting(_) => self.drain_connecting(now, id),
                 State::Streaming(_) => self.drain_stream(now, id),
-                State::Closing(_) => {}
+                State::Reporting | State::Closing(_) => {}
             }
             self.settle(now, id);
         }
@@ -386,14 +422,15 @@ impl Gateway {
                 let ending = Ending { reason: Reason::Error, detail: Some(Detail::ClientTimeout) };
                 self.cut_stream(id, ending, How::Abort);
             }
-            State::Reading(_) if stalled => self.release(id, How::Abort),
+            State::Reading(_) | State::Reporting if stalled => self.release(id, How::Abort),
             State::Reading(reading) => {
                 if reading.inbox.is_empty() && reading.body.is_none() {
                     self.release(id, How::Graceful);
                 } else {
-                    self.refuse(now, id, 408, "Request timeout");
+                    self.refuse(now, id, Refusal::Timeout);
                 }
             }
+            State::Reporting => {}
             State::Connecting(_) => self.connect_timed_out(now, id),
             State::Streaming(streaming) => {
                 // From the last one, not from now: heartbeats do not drift. What a jump of the clock
@@ -403,6 +440,7 @@ impl Gateway {
                 let ahead = Duration::from_millis(interval.saturating_mul(missed + 1));
                 streaming.heartbeat_at = streaming.heartbeat_at.after(ahead);
                 if connection.out.is_empty() {
+                    self.stats.heartbeats += 1;
                     self.write_frames(now, id, |out| out.extend_from_slice(sse::HEARTBEAT));
                 }
             }
@@ -424,10 +462,13 @@ impl Gateway {
         match &connection.state {
             State::Reading(reading) => stalled.min(match reading.started {
                 Some(started) => started.after(settings.request_timeout),
+                // Whoever still has an answer to read is not idle.
+                None if !connection.out.is_empty() => Millis::NEVER,
                 None => connection.progress_at.after(settings.keepalive_timeout),
             }),
             State::Connecting(connecting) => stalled.min(connecting.answer_by),
             State::Streaming(streaming) => stalled.min(streaming.heartbeat_at),
+            State::Reporting => stalled,
             State::Closing(closing) if closing.shut => connection.progress_at.after(LINGER),
             State::Closing(_) => stalled,
         }
@@ -474,7 +515,7 @@ impl Gateway {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let excess = Ending { reason: Reason::Error, detail: Some(Detail::ExcessInput) };
         match &mut connection.state {
-            State::Reading(_) => {}
+            State::Reading(_) | State::Reporting => {}
             State::Connecting(connecting) => {
                 if !connecting.input.take(count) {
                     self.cut_stream(id, excess, How::Abort);
@@ -497,10 +538,11 @@ impl Gateway {
     fn release(&mut self, id: ConnId, how: How) {
         if let Some(mut connection) = self.connections.remove(id) {
             debug_assert!(
-                matches!(connection.state, State::Reading(_) | State::Closing(_))
-                    || !self.tokens.contains_key(&connection.token)
+                matches!(connection.state, State::Reading(_) | State::Reporting | State::Closing(_))
+                    || !self.tokens.contains_key(&connection.token.as_u128())
             );
             connection.out.clear(&mut self.pool);
+            self.backlog.forget(&connection);
             self.actions.push_back(Action::Close(id, how));
         }
     }
@@ -521,19 +563,22 @@ impl Gateway {
     /// Panics if what must always hold does not: invariants 2, 3 and 6 of the design. Walks every
     /// connection; for tests, simulations and fuzzers.
     pub fn assert_invariants(&self) {
-        let mut streams = 0;
+        let (mut streams, mut open, mut pending) = (0, 0, 0);
         for (id, connection) in self.connections.iter() {
-            let named = self.tokens.get(&connection.token) == Some(&id);
+            pending += u64::from(connection.pending);
+            assert!(connection.dirty || connection.pending as usize == connection.waiting_bytes(), "bytes not counted");
+            let named = self.tokens.get(&connection.token.as_u128()) == Some(&id);
             match &connection.state {
                 State::Connecting(_) | State::Streaming(_) => {
                     assert!(named, "a stream without its token");
                     streams += 1;
+                    open += usize::from(matches!(connection.state, State::Streaming(_)));
                 }
                 State::Reading(reading) => {
                     assert!(!named, "a token for what is no stream");
                     assert!(reading.inbox.len() < self.settings.head_bytes_max, "an inbox over its limit");
                 }
-                State::Closing(_) => assert!(!named, "a token for what is no stream"),
+                State::Reporting | State::Closing(_) => assert!(!named, "a token for what is no stream"),
             }
             assert_eq!(connection.deadline, self.deadline_of(connection), "a deadline that nobody looks at");
             assert!(connection.deadline == Millis::NEVER || connection.scheduled != Millis::NEVER);
@@ -542,6 +587,8 @@ impl Gateway {
             }
         }
         assert_eq!(streams, self.tokens.len(), "tokens and streams differ");
+        assert_eq!(open, self.stats.streams_open, "open streams are miscounted");
+        assert_eq!(pending, self.backlog.bytes(), "bytes that wait are miscounted");
         assert!(self.calls.in_flight() <= self.settings.callback_concurrency.max(1));
     }
 }

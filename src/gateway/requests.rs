@@ -2,11 +2,12 @@
 
 use super::connection::{Body, Closing, Input, Purpose, Remaining, State};
 use super::routes::{self, Reply, Route};
+use super::stats::{Refusal, SendResult};
 use super::streams::SendAnswer;
-use super::{ConnId, Gateway};
+use super::{Action, ConnId, Gateway};
 use crate::http::body::Chunked;
 use crate::http::request::{self, Expect, Framing, Head, HeadError};
-use crate::http::response::{self, Grant, Response};
+use crate::http::response::{self, Date, Grant, Response};
 use crate::time::Millis;
 
 /// What a client may send before it has read the last answer, without destroying that answer by a
@@ -22,6 +23,25 @@ const EAGER_HEAD_BYTES: usize = 1024;
 pub(super) struct Manner {
     pub keep_alive: bool,
     pub head_only: bool,
+}
+
+/// The body of the answer to a send that was delivered.
+const DELIVERED: &[u8] = br#"{"status":"ok"}"#;
+
+/// The answer to a send that was delivered, on a connection that goes on.
+pub(super) fn delivered(date: &Date) -> Vec<u8> {
+    let mut out = Vec::new();
+    let response = Response {
+        status: 200,
+        content_type: response::JSON,
+        body: DELIVERED,
+        fields: &[],
+        grant: &Grant::Off,
+        close: false,
+        head_only: false,
+    };
+    response::write(&mut out, date, &response);
+    out
 }
 
 const LAST: Manner = Manner { keep_alive: false, head_only: false };
@@ -56,7 +76,9 @@ impl Gateway {
         }
         match self.connections.get_mut(id).map(|connection| &mut connection.state) {
             Some(State::Reading(reading)) => reading.inbox = rest.to_vec(),
-            Some(State::Connecting(_) | State::Streaming(_) | State::Closing(_)) => self.discard(now, id, rest.len()),
+            Some(State::Connecting(_) | State::Streaming(_) | State::Reporting | State::Closing(_)) => {
+                self.discard(now, id, rest.len())
+            }
             None => {}
         }
     }
@@ -124,7 +146,7 @@ impl Gateway {
         };
         match &purpose {
             Purpose::Send if too_long => {
-                self.refuse(now, id, 413, "Request body too large");
+                self.refuse(now, id, Refusal::BodyTooLarge);
                 return Some(head.bytes);
             }
             // The body is not worth waiting for, or the client waits to be told whether to send it.
@@ -176,12 +198,12 @@ impl Gateway {
                     }
                 };
                 let Ok(used) = decoder.decode(input, append) else {
-                    self.refuse(now, id, 400, "Bad request: invalid chunk");
+                    self.refuse_malformed(now, id, "invalid chunk");
                     return None;
                 };
                 let coming = if keep { decoder.announced() } else { 0 };
                 if coming.saturating_add(bytes.len() as u64) > self.settings.body_bytes_max as u64 {
-                    self.refuse(now, id, 413, "Request body too large");
+                    self.refuse(now, id, Refusal::BodyTooLarge);
                     return Some(used);
                 }
                 (used, decoder.is_done())
@@ -208,14 +230,31 @@ impl Gateway {
             }
             Purpose::Answer(reply) => self.write_reply(now, id, &reply, manner),
         }
-        if !manner.keep_alive {
+        if !manner.keep_alive && !self.is_reporting(id) {
             self.start_closing(id);
         }
     }
 
+    /// Whether the last answer is still to be written.
+    pub(super) fn is_reporting(&self, id: ConnId) -> bool {
+        self.connections.get(id).is_some_and(|connection| matches!(connection.state, State::Reporting))
+    }
+
     fn write_send_answer(&mut self, now: Millis, id: ConnId, answer: SendAnswer, manner: Manner) {
+        self.stats.send(match answer {
+            SendAnswer::Ok => SendResult::Ok,
+            SendAnswer::Buffered => SendResult::Buffered,
+            SendAnswer::Invalid(_) => SendResult::Invalid,
+            SendAnswer::NotFound => SendResult::NotFound,
+            SendAnswer::Failed => SendResult::Failed,
+        });
         match answer {
-            SendAnswer::Ok => self.respond(now, id, 200, br#"{"status":"ok"}"#, &[], &Grant::Off, manner),
+            SendAnswer::Ok if manner.keep_alive => {
+                if let Some(connection) = self.connections.get_mut(id) {
+                    connection.output(now, &mut self.pool).extend_from_slice(&self.ok);
+                }
+            }
+            SendAnswer::Ok => self.respond(now, id, 200, DELIVERED, &[], &Grant::Off, manner),
             SendAnswer::Buffered => self.respond(now, id, 200, br#"{"status":"buffered"}"#, &[], &Grant::Off, manner),
             SendAnswer::Invalid(error) => self.respond_error(now, id, 400, error.message(), &[], &Grant::Off, manner),
             SendAnswer::NotFound => self.respond_error(now, id, 404, "Token not found", &[], &Grant::Off, manner),
@@ -250,40 +289,65 @@ impl Gateway {
                 };
                 self.respond(now, id, 204, b"", fields, grant, manner);
             }
-            Reply::NotFound => self.respond_error(now, id, 404, "Not found", &[], &Grant::Off, manner),
+            Reply::Metrics => {
+                if let Some(connection) = self.connections.get_mut(id) {
+                    connection.state = State::Reporting;
+                    self.actions.push_back(Action::Report(id));
+                }
+            }
+            Reply::Connections(page) => self.write_connections(now, id, *page, manner),
+            Reply::Refused(refusal, grant) => {
+                let fields: &[(&str, &[u8])] = match refusal {
+                    Refusal::Unauthorized => &[("WWW-Authenticate", b"Bearer")],
+                    _ => &[],
+                };
+                self.respond_refusal(now, id, *refusal, refusal.message(), fields, grant, manner);
+            }
             Reply::MethodNotAllowed(allow, grant) => {
                 let fields = [("Allow", allow.as_bytes())];
-                self.respond_error(now, id, 405, "Method not allowed", &fields, grant, manner);
+                self.respond_refusal(now, id, Refusal::Method, Refusal::Method.message(), &fields, grant, manner);
             }
-            Reply::Unauthorized => {
-                let fields: [(&str, &[u8]); 1] = [("WWW-Authenticate", b"Bearer")];
-                self.respond_error(now, id, 401, "Unauthorized", &fields, &Grant::Off, manner);
-            }
-            Reply::OriginForbidden => {
-                self.respond_error(now, id, 403, "Requests from web pages are not allowed", &[], &Grant::Off, manner);
-            }
-            Reply::UnsupportedMediaType => {
-                self.respond_error(now, id, 415, "Unsupported charset or content coding", &[], &Grant::Off, manner);
-            }
-            Reply::ExpectationFailed(grant) => {
-                self.respond_error(now, id, 417, "Expectation failed", &[], grant, manner);
+            Reply::BadParameter(what) => {
+                let error = format!("Invalid request: {what}");
+                self.respond_refusal(now, id, Refusal::Parameter, &error, &[], &Grant::Off, manner);
             }
         }
     }
 
     fn refuse_head(&mut self, now: Millis, id: ConnId, error: HeadError) {
         match error {
-            HeadError::Malformed(what) => self.refuse(now, id, 400, &format!("Bad request: {what}")),
-            HeadError::TooLarge => self.refuse(now, id, 431, "Request header fields too large"),
-            HeadError::Version => self.refuse(now, id, 505, "HTTP version not supported"),
-            HeadError::TransferCoding => self.refuse(now, id, 501, "Transfer coding not implemented"),
+            HeadError::Malformed(what) => self.refuse_malformed(now, id, what),
+            HeadError::TooLarge => self.refuse(now, id, Refusal::HeadTooLarge),
+            HeadError::Version => self.refuse(now, id, Refusal::Version),
+            HeadError::TransferCoding => self.refuse(now, id, Refusal::TransferCoding),
         }
     }
 
-    /// An answer after which nothing of the connection's input can be trusted.
-    pub(super) fn refuse(&mut self, now: Millis, id: ConnId, status: u16, error: &str) {
-        self.respond_error(now, id, status, error, &[], &Grant::Off, LAST);
+    fn refuse_malformed(&mut self, now: Millis, id: ConnId, what: &str) {
+        let error = format!("{}: {what}", Refusal::Malformed.message());
+        self.respond_refusal(now, id, Refusal::Malformed, &error, &[], &Grant::Off, LAST);
         self.start_closing(id);
+    }
+
+    /// An answer after which nothing of the connection's input can be trusted.
+    pub(super) fn refuse(&mut self, now: Millis, id: ConnId, refusal: Refusal) {
+        self.respond_refusal(now, id, refusal, refusal.message(), &[], &Grant::Off, LAST);
+        self.start_closing(id);
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "each is one part of the response")]
+    fn respond_refusal(
+        &mut self,
+        now: Millis,
+        id: ConnId,
+        refusal: Refusal,
+        error: &str,
+        fields: &[(&str, &[u8])],
+        grant: &Grant,
+        manner: Manner,
+    ) {
+        self.stats.refuse(refusal);
+        self.respond_error(now, id, refusal.status(), error, fields, grant, manner);
     }
 
     #[allow(clippy::too_many_arguments, reason = "each is one part of the response")]
@@ -303,7 +367,7 @@ impl Gateway {
     }
 
     #[allow(clippy::too_many_arguments, reason = "each is one part of the response")]
-    fn respond(
+    pub(super) fn respond(
         &mut self,
         now: Millis,
         id: ConnId,
@@ -316,7 +380,9 @@ impl Gateway {
         let date = self.date;
         let Some(out) = self.output(now, id) else { return };
         let Manner { keep_alive, head_only } = manner;
-        response::write(out, &date, &Response { status, body, fields, grant, close: !keep_alive, head_only });
+        let response =
+            Response { status, content_type: response::JSON, body, fields, grant, close: !keep_alive, head_only };
+        response::write(out, &date, &response);
     }
 
     /// The last answer is written: no more requests are read.
@@ -329,5 +395,5 @@ impl Gateway {
 
 /// A request whose expectation is refused may never send its body.
 fn unexpected(purpose: &Purpose) -> bool {
-    matches!(purpose, Purpose::Answer(Reply::ExpectationFailed(_)))
+    matches!(purpose, Purpose::Answer(Reply::Refused(Refusal::Expectation, _)))
 }

@@ -1,7 +1,8 @@
 //! Who answers a request: a pure function of its head, and the fixed answers there are.
 
 use super::Settings;
-use crate::http::request::{Expect, Head, list};
+use super::stats::Refusal;
+use crate::http::request::{Expect, Head};
 use crate::http::response::Grant;
 
 /// The listener that a connection came in by.
@@ -38,22 +39,39 @@ pub(super) enum Route {
 pub(super) enum Reply {
     Healthz,
     Readyz,
+    /// The metrics; always the last answer on its connection.
+    Metrics,
+    /// A page of the open streams.
+    Connections(Page),
     /// 204 to OPTIONS, with the value of `Allow`.
     Options(&'static str, Grant),
     /// 204 to a CORS preflight.
     Preflight(Grant),
-    NotFound,
+    /// An error that says all there is to say.
+    Refused(Refusal, Grant),
+    /// 405, with the value of `Allow`.
     MethodNotAllowed(&'static str, Grant),
-    Unauthorized,
-    /// A browser's request to `/internal/*`.
-    OriginForbidden,
-    UnsupportedMediaType,
-    ExpectationFailed(Grant),
+    /// 400: which query parameter is wrong, and how.
+    BadParameter(&'static str),
 }
+
+/// Which part of a list is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Page {
+    /// The slot that the last page ended with.
+    pub after: Option<u32>,
+    /// Most entries; at least 1.
+    pub limit: usize,
+}
+
+/// Entries on a page of which nothing else is said, and the most there may be.
+const PAGE_LIMIT: usize = 1000;
+const PAGE_LIMIT_MAX: usize = 10_000;
 
 const ALLOW_STREAM: &str = "GET, OPTIONS";
 const ALLOW_PROBE: &str = "GET, HEAD, OPTIONS";
 const ALLOW_SEND: &str = "POST, OPTIONS";
+const ALLOW_REPORT: &str = "GET, OPTIONS";
 const ALLOW_ALL: &str = "GET, HEAD, POST, OPTIONS";
 
 /// Decides on a request.
@@ -68,7 +86,7 @@ pub(super) fn route(head: &Head<'_, '_>, listener: Listener, settings: &Settings
     match path {
         "/healthz" | "/healthz/" => probe(head, Reply::Healthz),
         "/readyz" | "/readyz/" => probe(head, Reply::Readyz),
-        _ if listener == Listener::Internal => Route::Answer(Reply::NotFound),
+        _ if listener == Listener::Internal => Route::Answer(Reply::Refused(Refusal::NotFound, Grant::Off)),
         _ => stream(head, settings),
     }
 }
@@ -76,16 +94,16 @@ pub(super) fn route(head: &Head<'_, '_>, listener: Listener, settings: &Settings
 fn probe(head: &Head<'_, '_>, reply: Reply) -> Route {
     Route::Answer(match head.method {
         "OPTIONS" => Reply::Options(ALLOW_PROBE, Grant::Off),
-        "GET" | "HEAD" if head.expect == Expect::Unknown => Reply::ExpectationFailed(Grant::Off),
+        "GET" | "HEAD" if head.expect == Expect::Unknown => Reply::Refused(Refusal::Expectation, Grant::Off),
         "GET" | "HEAD" => reply,
         _ => Reply::MethodNotAllowed(ALLOW_PROBE, Grant::Off),
     })
 }
 
 fn stream(head: &Head<'_, '_>, settings: &Settings) -> Route {
-    let grant = settings.cors.grant(head.header("origin"));
+    let grant = settings.cors.grant(head.origin);
     match head.method {
-        "GET" if head.expect == Expect::Unknown => Route::Answer(Reply::ExpectationFailed(grant)),
+        "GET" if head.expect == Expect::Unknown => Route::Answer(Reply::Refused(Refusal::Expectation, grant)),
         "GET" => Route::Stream(grant),
         "OPTIONS" if grant != Grant::Off && head.header("access-control-request-method").is_some() => {
             Route::Answer(Reply::Preflight(grant))
@@ -97,27 +115,63 @@ fn stream(head: &Head<'_, '_>, settings: &Settings) -> Route {
 
 fn internal(head: &Head<'_, '_>, path: &str, listener: Listener, settings: &Settings) -> Route {
     if settings.internal_listener && listener == Listener::Public {
-        return Route::Answer(Reply::NotFound);
+        return Route::Answer(Reply::Refused(Refusal::NotFound, Grant::Off));
     }
     // No page in a browser is a legitimate caller, whatever name it reached this port by.
-    if head.header("origin").is_some() {
-        return Route::Answer(Reply::OriginForbidden);
+    if head.origin.is_some() {
+        return Route::Answer(Reply::Refused(Refusal::Origin, Grant::Off));
     }
     if let Some(token) = &settings.internal_token
         && !bearer_matches(head.header("authorization"), token.as_bytes())
     {
-        return Route::Answer(Reply::Unauthorized);
+        return Route::Answer(Reply::Refused(Refusal::Unauthorized, Grant::Off));
     }
-    if path != "/internal/send" {
-        return Route::Answer(Reply::NotFound);
+    match path {
+        "/internal/send" => {}
+        "/internal/metrics" => return report(head, Reply::Metrics),
+        "/internal/connections" => {
+            return report(head, page(head).map_or_else(Reply::BadParameter, Reply::Connections));
+        }
+        _ => return Route::Answer(Reply::Refused(Refusal::NotFound, Grant::Off)),
     }
     match head.method {
         "OPTIONS" => Route::Answer(Reply::Options(ALLOW_SEND, Grant::Off)),
-        "POST" if head.expect == Expect::Unknown => Route::Answer(Reply::ExpectationFailed(Grant::Off)),
-        "POST" if !is_utf8_json(head) => Route::Answer(Reply::UnsupportedMediaType),
+        "POST" if head.expect == Expect::Unknown => Route::Answer(Reply::Refused(Refusal::Expectation, Grant::Off)),
+        "POST" if !is_utf8_json(head) => Route::Answer(Reply::Refused(Refusal::MediaType, Grant::Off)),
         "POST" => Route::Send,
         _ => Route::Answer(Reply::MethodNotAllowed(ALLOW_SEND, Grant::Off)),
     }
+}
+
+fn report(head: &Head<'_, '_>, reply: Reply) -> Route {
+    Route::Answer(match head.method {
+        "OPTIONS" => Reply::Options(ALLOW_REPORT, Grant::Off),
+        "GET" if head.expect == Expect::Unknown => Reply::Refused(Refusal::Expectation, Grant::Off),
+        "GET" => reply,
+        _ => Reply::MethodNotAllowed(ALLOW_REPORT, Grant::Off),
+    })
+}
+
+/// The page that the query asks for. Errors: what is wrong with it.
+fn page(head: &Head<'_, '_>) -> Result<Page, &'static str> {
+    let query = head.path_and_query().split_once('?').map_or("", |(_, query)| query);
+    let mut page = Page { after: None, limit: PAGE_LIMIT };
+    for parameter in query.split('&') {
+        match parameter.split_once('=') {
+            Some(("after", value)) => {
+                page.after = Some(value.parse().map_err(|_| "after must be what next of the last page said")?);
+            }
+            Some(("limit", value)) => {
+                let limit: usize = value.parse().map_err(|_| "limit must be a positive integer")?;
+                if limit == 0 {
+                    return Err("limit must be a positive integer");
+                }
+                page.limit = limit.min(PAGE_LIMIT_MAX);
+            }
+            Some(_) | None => {}
+        }
+    }
+    Ok(page)
 }
 
 impl Cors {
@@ -150,12 +204,7 @@ fn bearer_matches(field: Option<&[u8]>, expected: &[u8]) -> bool {
 
 /// Any type is read as JSON, but for a charset other than UTF-8 or a content coding.
 fn is_utf8_json(head: &Head<'_, '_>) -> bool {
-    let coded = head
-        .headers
-        .iter()
-        .filter(|header| header.name.eq_ignore_ascii_case("content-encoding"))
-        .any(|header| list(header.value).any(|coding| !coding.eq_ignore_ascii_case(b"identity")));
-    !coded && head.header("content-type").is_none_or(|value| charset(value).is_none_or(is_utf8))
+    !head.is_coded && head.content_type.is_none_or(|value| charset(value).is_none_or(is_utf8))
 }
 
 /// The `charset` parameter of a media type (RFC 9110 section 8.3.1), quotes removed.

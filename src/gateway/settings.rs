@@ -15,6 +15,8 @@ pub enum ConnectFailure {
 /// The configuration, as far as the protocol depends on it; each field as in docs/protocol.md, section 2.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// Names this start of the gateway. Plain letters, digits and hyphens.
+    pub instance: String,
     /// Whether there is a `CALLBACK_URL`.
     pub callback_configured: bool,
     pub callback_timeout: Duration,
@@ -37,11 +39,14 @@ pub struct Settings {
     pub client_timeout: Duration,
     pub shutdown_delay: Duration,
     pub shutdown_timeout: Duration,
+    /// Whether URLs are logged with their query.
+    pub log_query: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Settings {
+            instance: "none".to_owned(),
             callback_configured: true,
             callback_timeout: Duration::from_secs(5),
             connect_queue: Duration::from_secs(30),
@@ -61,6 +66,7 @@ impl Default for Settings {
             client_timeout: Duration::from_secs(30),
             shutdown_delay: Duration::ZERO,
             shutdown_timeout: Duration::from_secs(10),
+            log_query: true,
         }
     }
 }

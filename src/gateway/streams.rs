@@ -1,16 +1,18 @@
 //! Streams: asking the backend, opening, sending, ending.
 
-use super::calls::{Ending, Pending, PendingConnect, PendingDisconnect};
+use super::calls::{Ending, LaneName, Pending, PendingConnect, PendingDisconnect};
 use super::connection::{Closing, Connecting, Input, State, Streaming};
 use super::requests::Manner;
+use super::stats::ConnectResult;
 use super::{Action, ConnId, ConnectFailure, Gateway, How};
 use crate::callback::{self, CallId, Detail, Outcome, PassedHeader, Reason};
 use crate::http::request::{Framing, Head, Version};
 use crate::http::response::{self, Grant};
-use crate::send::{self, EventFields, SendError};
+use crate::send::{self, SendError};
 use crate::sse;
 use crate::time::Millis;
 use log::{debug, info, warn};
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
@@ -46,8 +48,11 @@ pub(super) enum SendAnswer {
 /// Why a connect came to nothing although nobody rejected it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Failure {
+    NotConfigured,
     Unavailable,
     TimedOut,
+    /// No worker was free in time.
+    QueueTimedOut,
     TooManyStreams,
     ShuttingDown,
     Overflow,
@@ -56,11 +61,24 @@ enum Failure {
 impl Failure {
     fn status_and_message(self) -> (u16, &'static str) {
         match self {
+            Failure::NotConfigured => (503, "Service not configured"),
             Failure::Unavailable => (503, "Backend unavailable"),
-            Failure::TimedOut => (504, "Gateway timeout"),
+            Failure::TimedOut | Failure::QueueTimedOut => (504, "Gateway timeout"),
             Failure::TooManyStreams => (503, "Too many streams"),
             Failure::ShuttingDown => (503, "Shutting down"),
             Failure::Overflow => (503, "Too much was sent before the stream opened"),
+        }
+    }
+
+    fn result(self) -> ConnectResult {
+        match self {
+            Failure::NotConfigured => ConnectResult::NotConfigured,
+            Failure::Unavailable => ConnectResult::Unavailable,
+            Failure::TimedOut => ConnectResult::Timeout,
+            Failure::QueueTimedOut => ConnectResult::QueueTimeout,
+            Failure::TooManyStreams => ConnectResult::TooManyStreams,
+            Failure::ShuttingDown => ConnectResult::ShuttingDown,
+            Failure::Overflow => ConnectResult::Overflow,
         }
     }
 }
@@ -71,10 +89,9 @@ impl Gateway {
     /// A GET for a stream: asks the backend.
     pub(super) fn connect(&mut self, now: Millis, id: ConnId, head: &Head<'_, '_>, grant: Grant) {
         let chunked = head.version == Version::Http11;
+        self.hint_at_cors(head, &grant);
         if !self.settings.callback_configured {
-            self.respond_error(now, id, 503, "Service not configured", &[], &grant, LAST);
-            self.start_closing(id);
-            return;
+            return self.fail_connect_by_status(now, id, &grant, Failure::NotConfigured);
         }
         if self.is_draining() {
             return self.fail_connect(now, id, chunked, &grant, Failure::ShuttingDown);
@@ -84,7 +101,7 @@ impl Gateway {
         }
         let Some(connection) = self.connections.get_mut(id) else { return };
         let fields = head.headers.iter().map(|header| (header.name, header.value));
-        let request: Arc<str> = callback::encode_request(head.target, fields).into();
+        let request = callback::encode_request(&mut self.scratch, head.target, fields);
         let token = connection.token;
         let call = self.calls.queue_connect(PendingConnect { token, request, owner: Ok(id) });
         let declared = match head.framing {
@@ -96,11 +113,12 @@ impl Gateway {
             chunked,
             grant,
             held: Vec::new(),
+            held_events: 0,
             held_close: false,
             answer_by: now.after(self.settings.connect_queue),
             input: Input { left: declared.saturating_add(INPUT_AFTER_GET_BYTES) },
         }));
-        let previous = self.tokens.insert(token, id);
+        let previous = self.tokens.insert(token.as_u128(), id);
         debug_assert!(previous.is_none(), "122 random bits do not collide");
         self.start_calls(now);
     }
@@ -114,7 +132,7 @@ impl Gateway {
 
     /// Hands over the callbacks that may start.
     pub(super) fn start_calls(&mut self, now: Millis) {
-        while let Some((call, owner)) = self.calls.start_next() {
+        while let Some((call, owner)) = self.calls.start_next(now) {
             if let Some(owner) = owner
                 && let Some(connection) = self.connections.get_mut(owner)
                 && let State::Connecting(connecting) = &mut connection.state
@@ -128,10 +146,16 @@ impl Gateway {
 
     /// A callback ended.
     pub fn answer(&mut self, now: Millis, call: CallId, outcome: Outcome) {
-        match self.calls.finish(call) {
+        match self.calls.finish(now, call) {
             None => {}
-            Some(Pending::Connect(connect)) => self.connect_answered(now, connect, outcome),
-            Some(Pending::Disconnect(disconnect)) => disconnect_answered(&disconnect, &outcome),
+            Some((Pending::Connect(connect), took)) => {
+                self.stats.call_ended(LaneName::Connects, &outcome, took);
+                self.connect_answered(now, connect, outcome);
+            }
+            Some((Pending::Disconnect(disconnect), took)) => {
+                self.stats.call_ended(LaneName::Disconnects, &outcome, took);
+                disconnect_answered(&disconnect, &outcome);
+            }
         }
         self.start_calls(now);
     }
@@ -147,7 +171,10 @@ impl Gateway {
                 return;
             }
             Outcome::Answered { status, passed, body: _ } => {
-                debug!("connect rejected token={token} status={status}");
+                match self.rejection_hint(status) {
+                    Some(hint) => warn!(token:%, status, hint; "connect rejected"),
+                    None => debug!(token:%, status; "connect rejected"),
+                }
                 if let Ok(id) = owner {
                     self.reject(now, id, status, &passed);
                 }
@@ -173,7 +200,7 @@ impl Gateway {
         let closing = State::Closing(Closing { shut: false, input: Input { left: INPUT_AFTER_GET_BYTES } });
         match std::mem::replace(&mut connection.state, closing) {
             State::Connecting(connecting) => {
-                self.tokens.remove(&connection.token);
+                self.tokens.remove(&connection.token.as_u128());
                 Some(connecting)
             }
             other => {
@@ -185,6 +212,7 @@ impl Gateway {
 
     fn reject(&mut self, now: Millis, id: ConnId, status: u16, passed: &[(PassedHeader, Vec<u8>)]) {
         let Some(connecting) = self.take_connecting(id) else { return };
+        self.stats.connect(ConnectResult::Rejected);
         if self.settings.connect_failure == ConnectFailure::Retry && matches!(status, 500 | 502 | 503 | 504) {
             return self.write_retry_stream(now, id, connecting.chunked, &connecting.grant);
         }
@@ -202,17 +230,28 @@ impl Gateway {
 
     fn fail_connect(&mut self, now: Millis, id: ConnId, chunked: bool, grant: &Grant, failure: Failure) {
         match self.settings.connect_failure {
-            ConnectFailure::Status => {
-                let (status, message) = failure.status_and_message();
-                let fields: &[(&str, &[u8])] = match failure {
-                    Failure::TooManyStreams => &[("Retry-After", RETRY_AFTER_SECONDS)],
-                    Failure::Unavailable | Failure::TimedOut | Failure::ShuttingDown | Failure::Overflow => &[],
-                };
-                self.respond_error(now, id, status, message, fields, grant, LAST);
-                self.start_closing(id);
+            ConnectFailure::Status => self.fail_connect_by_status(now, id, grant, failure),
+            ConnectFailure::Retry => {
+                self.stats.connect(failure.result());
+                self.write_retry_stream(now, id, chunked, grant);
             }
-            ConnectFailure::Retry => self.write_retry_stream(now, id, chunked, grant),
         }
+    }
+
+    fn fail_connect_by_status(&mut self, now: Millis, id: ConnId, grant: &Grant, failure: Failure) {
+        self.stats.connect(failure.result());
+        let (status, message) = failure.status_and_message();
+        let fields: &[(&str, &[u8])] = match failure {
+            Failure::TooManyStreams => &[("Retry-After", RETRY_AFTER_SECONDS)],
+            Failure::NotConfigured
+            | Failure::Unavailable
+            | Failure::TimedOut
+            | Failure::QueueTimedOut
+            | Failure::ShuttingDown
+            | Failure::Overflow => &[],
+        };
+        self.respond_error(now, id, status, message, fields, grant, LAST);
+        self.start_closing(id);
     }
 
     /// A stream that says just when to come back: `EventSource` gives up for good on any other status.
@@ -228,30 +267,29 @@ impl Gateway {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let token = connection.token;
         let State::Connecting(connecting) = &mut connection.state else { return };
-        let Connecting { chunked, grant, held, held_close, input, .. } = &mut **connecting;
+        let Connecting { chunked, grant, held, held_events, held_close, input, .. } = &mut **connecting;
         let (chunked, grant, input) = (*chunked, std::mem::take(grant), *input);
-        let (held, held_close) = (std::mem::take(held), *held_close);
-        info!("stream opened token={token} url={}", url_of(&request));
+        let (held, held_events, held_close) = (std::mem::take(held), *held_events, *held_close);
+        self.stats.connect(ConnectResult::Accepted);
+        self.stats.streams_open += 1;
+        info!(token:%, url:% = self.shown_url(&request); "stream opened");
         self.write_stream_head(now, id, chunked, &grant, request, input);
         let delay = self.settings.reconnect_delay_ms.map(|delay| self.jittered(delay));
         let answer = callback::read_answer(body.unwrap_or_default());
         if body.is_none() {
-            warn!("connect answer's body ignored token={token}: late, cut short or too long");
+            warn!(token:%, why = "late, cut short or too long"; "connect answer's body ignored");
         }
         for ignored in &answer.ignored {
-            warn!("connect answer partly ignored token={token}: {ignored}");
+            warn!(token:%, why:% = ignored; "connect answer partly ignored");
         }
-        let event = answer.event.as_ref().map(EventFields::as_event);
-        if delay.is_some() || event.is_some() || !held.is_empty() {
-            self.write_frames(now, id, |out| {
-                if let Some(delay) = delay {
-                    sse::write_retry(out, delay);
-                }
-                if let Some(event) = &event {
-                    sse::write_event(out, event);
-                }
-                out.extend_from_slice(&held);
-            });
+        if let Some(delay) = delay {
+            self.write_frames(now, id, |out| sse::write_retry(out, delay));
+        }
+        if let Some(event) = &answer.event {
+            self.write_events(now, id, 1, |out| event.write(out));
+        }
+        if held_events > 0 {
+            self.write_events(now, id, held_events, |out| out.extend_from_slice(&held));
         }
         if answer.close || held_close {
             self.end_stream(now, id, Ending { reason: Reason::ServerClosed, detail: None });
@@ -272,7 +310,14 @@ impl Gateway {
         let Some(out) = self.output(now, id) else { return };
         response::write_stream_head(out, &date, chunked, grant);
         if let Some(connection) = self.connections.get_mut(id) {
-            connection.state = State::Streaming(Streaming { request, heartbeat_at, chunked, chunk: None, input });
+            connection.state = State::Streaming(Streaming {
+                request,
+                heartbeat_at,
+                opened_at: date.unix_seconds(),
+                chunked,
+                chunk: None,
+                input,
+            });
         }
         self.mark_dirty(id);
     }
@@ -282,6 +327,18 @@ impl Gateway {
         let Some(connection) = self.connections.get_mut(id) else { return };
         write(connection.frames(now, &mut self.pool));
         self.mark_dirty(id);
+    }
+
+    /// Appends so many events to an open stream.
+    fn write_events(&mut self, now: Millis, id: ConnId, count: u64, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut bytes = 0;
+        self.write_frames(now, id, |out| {
+            let start = out.len();
+            write(out);
+            bytes = out.len() - start;
+        });
+        self.stats.events += count;
+        self.stats.event_bytes += bytes as u64;
     }
 
     /// A send's body: does what it asks for.
@@ -295,20 +352,22 @@ impl Gateway {
         };
         let Some(connection) = self.connections.get_mut(id) else { return SendAnswer::NotFound };
         let pending_max = self.settings.pending_bytes_max;
-        let event = command.event.as_ref().map(EventFields::as_event);
+        let event = &command.event;
         match &mut connection.state {
             State::Connecting(connecting) => {
                 if connecting.held_close {
                     return SendAnswer::NotFound;
                 }
-                if let Some(event) = &event {
+                if let Some(event) = event {
                     if connecting.held.len() > pending_max {
                         self.overflow_connecting(now, id);
                         return SendAnswer::Failed;
                     }
-                    sse::write_event(&mut connecting.held, event);
+                    event.write(&mut connecting.held);
+                    connecting.held_events += 1;
                 }
                 connecting.held_close = command.close;
+                self.note_pending(id);
                 SendAnswer::Buffered
             }
             State::Streaming(_) => {
@@ -320,15 +379,15 @@ impl Gateway {
                     self.cut_stream(id, ending, How::Abort);
                     return SendAnswer::Failed;
                 }
-                if let Some(event) = &event {
-                    self.write_frames(now, id, |out| sse::write_event(out, event));
+                if let Some(event) = event {
+                    self.write_events(now, id, 1, |out| event.write(out));
                 }
                 if command.close {
                     self.end_stream(now, id, Ending { reason: Reason::ServerClosed, detail: None });
                 }
                 SendAnswer::Ok
             }
-            State::Reading(_) | State::Closing(_) => SendAnswer::NotFound,
+            State::Reading(_) | State::Reporting | State::Closing(_) => SendAnswer::NotFound,
         }
     }
 
@@ -346,8 +405,12 @@ impl Gateway {
 
     /// The backend did not answer in time, and the worker did not say so.
     pub(super) fn connect_timed_out(&mut self, now: Millis, id: ConnId) {
+        let Some(State::Connecting(connecting)) = self.connections.get(id).map(|connection| &connection.state) else {
+            return;
+        };
+        let failure = if self.calls.is_started(connecting.call) { Failure::TimedOut } else { Failure::QueueTimedOut };
         let ending = Ending { reason: Reason::Error, detail: Some(Detail::ConnectTimeout) };
-        self.stop_connecting(now, id, ending, Failure::TimedOut);
+        self.stop_connecting(now, id, ending, failure);
     }
 
     /// The drain reaches a client that still waits for the backend.
@@ -391,22 +454,34 @@ impl Gateway {
         match &mut connection.state {
             State::Connecting(connecting) => {
                 let call = connecting.call;
-                self.tokens.remove(&token);
+                self.stats.connect(ConnectResult::ClientLeft);
+                self.tokens.remove(&token.as_u128());
                 self.calls.abandon(call, ending);
             }
             State::Streaming(streaming) => {
                 let request = std::mem::replace(&mut streaming.request, "".into());
-                self.tokens.remove(&token);
+                self.tokens.remove(&token.as_u128());
+                self.stats.streams_open -= 1;
                 self.queue_disconnect(token, request, ending);
             }
-            State::Reading(_) | State::Closing(_) => {}
+            State::Reading(_) | State::Reporting | State::Closing(_) => {}
+        }
+    }
+
+    /// The URL of a request as the log may show it.
+    fn shown_url<'a>(&self, request: &'a str) -> Cow<'a, str> {
+        let url = url_of(request);
+        match url.find('?') {
+            Some(query) if !self.settings.log_query => url[..query].to_owned().into(),
+            Some(_) | None => url,
         }
     }
 
     /// The caller starts the calls.
     fn queue_disconnect(&mut self, token: Uuid, request: Arc<str>, ending: Ending) {
         let detail = ending.detail.map_or("none", Detail::as_str);
-        info!("stream closed token={token} reason={} detail={detail}", ending.reason.as_str());
+        info!(token:%, reason = ending.reason.as_str(), detail; "stream closed");
+        self.stats.disconnect(ending);
         self.calls.queue_disconnect(PendingDisconnect { token, request, ending });
     }
 }
@@ -417,26 +492,43 @@ fn disconnect_answered(disconnect: &PendingDisconnect, outcome: &Outcome) {
         Outcome::Answered { status: 200..=299, passed: _, body } => {
             let answer = callback::read_answer(body.as_deref().unwrap_or_default());
             if answer.event.is_some() || answer.close {
-                warn!("disconnect answer asks for an event or a close: the stream is gone token={token}");
+                warn!(token:%; "disconnect answer asks for an event or a close: the stream is gone");
             }
         }
         Outcome::Answered { status, passed: _, body: _ } => {
-            warn!("disconnect callback failed token={token} status={status}");
+            warn!(token:%, status; "disconnect callback failed");
         }
         // Who made the call has said why.
         Outcome::Unavailable { .. } | Outcome::TimedOut { .. } => {}
     }
 }
 
-/// A token in the one form that the gateway gives out.
-fn parse_token(text: &str) -> Option<Uuid> {
-    let token = Uuid::try_parse_ascii(text.as_bytes()).ok()?;
-    let mut canonical = Uuid::encode_buffer();
-    (token.hyphenated().encode_lower(&mut canonical) == text).then_some(token)
+/// A token in the one form that the gateway gives out: lower-case, with hyphens.
+fn parse_token(text: &str) -> Option<u128> {
+    let bytes: &[u8; 36] = text.as_bytes().try_into().ok()?;
+    let mut token = 0_u128;
+    for (index, byte) in bytes.iter().enumerate() {
+        let digit = match (byte, index) {
+            (b'-', 8 | 13 | 18 | 23) => continue,
+            (_, 8 | 13 | 18 | 23) => return None,
+            (b'0'..=b'9', _) => byte - b'0',
+            (b'a'..=b'f', _) => byte - b'a' + 10,
+            (_, _) => return None,
+        };
+        token = token << 4 | u128::from(digit);
+    }
+    Some(token)
 }
 
-/// The URL within an encoded request, still escaped as JSON: fit for a log.
-fn url_of(request: &str) -> &str {
+/// The URL within an encoded request, as the client sent it.
+fn url_of(request: &str) -> Cow<'_, str> {
+    let escaped = escaped_url_of(request);
+    // A target has no control characters, so quotes and backslashes are all that can be escaped in it.
+    if escaped.contains('\\') { escaped.replace(r#"\""#, "\"").replace(r"\\", r"\").into() } else { escaped.into() }
+}
+
+/// The URL within an encoded request, still escaped as JSON.
+pub(super) fn escaped_url_of(request: &str) -> &str {
     let url = request.strip_prefix(r#"{"url":""#).unwrap_or(request);
     // A quote inside the URL is escaped, so this cannot be found before its end.
     url.find(r#"","headers":"#).map_or(url, |end| &url[..end])
@@ -449,16 +541,21 @@ mod tests {
     #[test]
     fn takes_tokens_in_their_own_form_only() {
         let token = Uuid::from_u128(0x0123_4567_89ab_4def_8123_4567_89ab_cdef);
-        assert_eq!(parse_token(&token.to_string()), Some(token));
+        assert_eq!(parse_token(&token.to_string()), Some(token.as_u128()));
         assert_eq!(parse_token(&token.to_string().to_uppercase()), None);
         assert_eq!(parse_token(&token.simple().to_string()), None);
+        assert_eq!(parse_token(&token.to_string().replace('-', "0")), None);
+        assert_eq!(parse_token("-12345670-9ab-4def-8123-456789abcdef"), None);
+        assert_eq!(parse_token(&token.to_string().replace('f', "g")), None);
         assert_eq!(parse_token(&format!("{{{token}}}")), None);
         assert_eq!(parse_token(""), None);
     }
 
     #[test]
     fn finds_the_url_in_a_request() {
-        assert_eq!(url_of(r#"{"url":"/a?b=\"c\"","headers":{"x":"y"}}"#), r#"/a?b=\"c\""#);
-        assert_eq!(url_of(r#"{"url":"\\","headers":{}}"#), r"\\");
+        assert_eq!(escaped_url_of(r#"{"url":"/a?b=\"c\"","headers":{"x":"y"}}"#), r#"/a?b=\"c\""#);
+        assert_eq!(url_of(r#"{"url":"/a?b=\"c\"","headers":{"x":"y"}}"#), r#"/a?b="c""#);
+        assert_eq!(url_of(r#"{"url":"\\","headers":{}}"#), r"\");
+        assert_eq!(url_of(r#"{"url":"\\\"","headers":{}}"#), r#"\""#);
     }
 }

@@ -58,6 +58,12 @@ pub struct Head<'h, 'b> {
     pub expect: Expect,
     /// Whether another request may follow on the connection.
     pub keep_alive: bool,
+    /// The first `Origin`.
+    pub origin: Option<&'b [u8]>,
+    /// The first `Content-Type`.
+    pub content_type: Option<&'b [u8]>,
+    /// Whether any `Content-Encoding` names a coding other than `identity`.
+    pub is_coded: bool,
     /// Bytes of input that the head took, leading empty lines included.
     pub bytes: usize,
 }
@@ -144,6 +150,9 @@ pub fn parse<'h, 'b>(
         framing: fields.framing,
         expect: fields.expect,
         keep_alive: version == Version::Http11 && !fields.close,
+        origin: fields.origin,
+        content_type: fields.content_type,
+        is_coded: fields.is_coded,
         bytes: skipped + complete,
     }))
 }
@@ -214,19 +223,29 @@ fn check_request_line(method: &str, target: &str) -> Result<(), HeadError> {
     if known_form { Ok(()) } else { Err(HeadError::Malformed("invalid request target")) }
 }
 
-/// The fields that decide what happens to the connection.
-struct Fields {
+/// The fields that every request is looked at for, found in one pass.
+struct Fields<'b> {
     framing: Framing,
     expect: Expect,
     close: bool,
+    origin: Option<&'b [u8]>,
+    content_type: Option<&'b [u8]>,
+    is_coded: bool,
 }
 
-impl Fields {
-    fn read(headers: &[httparse::Header<'_>], version: Version) -> Result<Fields, HeadError> {
+impl<'b> Fields<'b> {
+    fn read(headers: &[httparse::Header<'b>], version: Version) -> Result<Fields<'b>, HeadError> {
         let mut hosts = 0;
         let mut length: Option<u64> = None;
         let mut codings: Option<Codings> = None;
-        let mut fields = Fields { framing: Framing::Empty, expect: Expect::Nothing, close: false };
+        let mut fields = Fields {
+            framing: Framing::Empty,
+            expect: Expect::Nothing,
+            close: false,
+            origin: None,
+            content_type: None,
+            is_coded: false,
+        };
         for header in headers {
             let (name, value) = (header.name, header.value);
             // By length first: most fields are none of these.
@@ -243,14 +262,21 @@ impl Fields {
                         Expect::Nothing | Expect::Continue | Expect::Unknown => Expect::Unknown,
                     };
                 }
+                6 if name.eq_ignore_ascii_case("origin") => fields.origin = fields.origin.or(Some(value)),
                 10 if name.eq_ignore_ascii_case("connection") => {
                     fields.close |= list(value).any(|option| option.eq_ignore_ascii_case(b"close"));
+                }
+                12 if name.eq_ignore_ascii_case("content-type") => {
+                    fields.content_type = fields.content_type.or(Some(value));
                 }
                 14 if name.eq_ignore_ascii_case("content-length") => {
                     if length.is_some() {
                         return Err(HeadError::Malformed("repeated Content-Length"));
                     }
                     length = Some(decimal(value).ok_or(HeadError::Malformed("invalid Content-Length"))?);
+                }
+                16 if name.eq_ignore_ascii_case("content-encoding") => {
+                    fields.is_coded |= list(value).any(|coding| !coding.eq_ignore_ascii_case(b"identity"));
                 }
                 17 if name.eq_ignore_ascii_case("transfer-encoding") => {
                     codings.get_or_insert_default().read(value)?;

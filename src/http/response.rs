@@ -56,11 +56,16 @@ impl Grant {
     }
 }
 
-/// A complete response with a JSON body, or with none.
+/// The media type of all answers but the metrics.
+pub const JSON: &str = "application/json";
+
+/// A complete response.
 #[derive(Clone, Debug)]
 pub struct Response<'a> {
     pub status: u16,
-    /// JSON; empty: no body and no `Content-Type`.
+    /// The media type of the body.
+    pub content_type: &'a str,
+    /// Empty: no body and no `Content-Type`.
     pub body: &'a [u8],
     /// Further fields, in this order.
     pub fields: &'a [(&'a str, &'a [u8])],
@@ -77,7 +82,7 @@ pub fn write(out: &mut Vec<u8>, date: &Date, response: &Response<'_>) {
     // RFC 9110 section 8.6: none in a 204, and a 304 would have to name another body's length.
     if !matches!(response.status, 204 | 304) {
         if !response.body.is_empty() {
-            out.extend_from_slice(b"Content-Type: application/json\r\n");
+            write_field(out, "Content-Type", response.content_type.as_bytes());
         }
         out.extend_from_slice(b"Content-Length: ");
         write_decimal(out, response.body.len());
@@ -201,8 +206,15 @@ mod tests {
         String::from_utf8(out).expect("ASCII")
     }
 
-    const PLAIN: Response<'static> =
-        Response { status: 200, body: b"{}", fields: &[], grant: &Grant::Off, close: false, head_only: false };
+    const PLAIN: Response<'static> = Response {
+        status: 200,
+        content_type: JSON,
+        body: b"{}",
+        fields: &[],
+        grant: &Grant::Off,
+        close: false,
+        head_only: false,
+    };
 
     #[test]
     fn renders_a_json_response() {

@@ -12,6 +12,11 @@ use std::time::{Duration, Instant};
 const LINE_BYTES_MAX: usize = sys::PIPE_CHUNK;
 /// What waits for a slow reader. A burst of a thousand lines passes; more would only be stale.
 const PENDING_BYTES_MAX: usize = 128 * 1024;
+/// Read at once at most.
+const SCRATCH_BYTES: usize = 16 * 1024;
+/// How long to let lines gather, unless so many come that the pipe could fill up meanwhile: a thousand
+/// streams that open at once then cost a few wake-ups, not a thousand.
+const GATHERING_TIME: Duration = Duration::from_millis(2);
 const CUT: &[u8] = b"...\n";
 
 /// Lines on their way.
@@ -30,7 +35,7 @@ pub struct Relay {
 impl Relay {
     /// Carries lines until `input` ends, then for at most `finish_time` more.
     pub fn run(&mut self, mut input: PipeReader, output: BorrowedFd<'_>, finish_time: Duration) {
-        let mut scratch = vec![0; 16 * 1024];
+        let mut scratch = vec![0; SCRATCH_BYTES];
         let mut output = Some(output);
         let mut deadline: Option<Instant> = None;
         loop {
@@ -45,7 +50,12 @@ impl Relay {
                 .unwrap_or(sys::Ready { input: open_input.is_some(), output: false });
             if ready.input {
                 match input.read(&mut scratch) {
-                    Ok(bytes @ 1..) => self.feed(&scratch[..bytes]),
+                    Ok(bytes @ 1..) => {
+                        self.feed(&scratch[..bytes]);
+                        if bytes < SCRATCH_BYTES / 2 {
+                            thread::sleep(GATHERING_TIME);
+                        }
+                    }
                     Ok(0) | Err(_) => {
                         self.end_line();
                         deadline = Some(Instant::now() + finish_time);

@@ -2,10 +2,10 @@
 
 use super::net::{Event, Net};
 use crate::callback::{Call, Completion};
-use crate::gateway::{ConnId, Listener};
+use crate::gateway::{ConnId, Listener, ProcessFigures};
+use crate::process;
 use crate::sys::{self, Signals};
 use crate::table::Key;
-use crate::time::Millis;
 use crate::workers::Workers;
 use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
@@ -23,6 +23,11 @@ const PUBLIC: Token = Token(usize::MAX);
 const INTERNAL: Token = Token(usize::MAX - 1);
 const SIGNALS: Token = Token(usize::MAX - 2);
 const WAKER: Token = Token(usize::MAX - 3);
+
+/// Tokens drawn from the kernel's generator at once.
+const TOKENS_DRAWN: usize = 16;
+/// Bytes of a token.
+const TOKEN_BYTES: usize = 16;
 
 /// Events taken from the kernel per turn.
 const EVENTS_MAX: usize = 1024;
@@ -54,8 +59,11 @@ pub struct MioNet {
     wakeup: Wakeup,
     workers: Option<(Workers, Receiver<Completion>)>,
     names: Names,
-    client_timeout: Duration,
+    /// Random bytes, for tokens; so many are not used up yet.
+    random: [u8; TOKENS_DRAWN * TOKEN_BYTES],
+    random_left: usize,
     start: Instant,
+    started_at: SystemTime,
 }
 
 impl MioNet {
@@ -70,9 +78,12 @@ impl MioNet {
         signals: Signals,
         client_timeout: Duration,
     ) -> io::Result<MioNet> {
-        sys::random_bytes()?;
+        let random = sys::random_bytes()?;
         let poll = Poll::new()?;
         let registry = poll.registry();
+        for listener in [Some(&public), internal.as_ref()].into_iter().flatten() {
+            sys::set_stream_options(listener.as_fd(), client_timeout)?;
+        }
         let mut public = TcpListener::from_std(public);
         registry.register(&mut public, PUBLIC, Interest::READABLE)?;
         let mut internal = internal.map(TcpListener::from_std);
@@ -90,8 +101,10 @@ impl MioNet {
             wakeup: Wakeup { waker, woken: Arc::default() },
             workers: None,
             names: Names::new(),
-            client_timeout,
+            random,
+            random_left: random.len(),
             start: Instant::now(),
+            started_at: SystemTime::now(),
         })
     }
 
@@ -152,10 +165,6 @@ impl Net for MioNet {
             Listener::Internal => &self.internal,
         };
         let (socket, _) = listener.as_ref().ok_or(io::ErrorKind::WouldBlock)?.accept()?;
-        // A frame that waits for the acknowledgement of the last one can be 40 ms late. Neither
-        // option can fail on a live socket, and a dead one will show.
-        let _ = socket.set_nodelay(true);
-        let _ = sys::set_user_timeout(socket.as_fd(), self.client_timeout);
         Ok(socket)
     }
 
@@ -192,8 +201,8 @@ impl Net for MioNet {
         self.internal = None;
     }
 
-    fn now(&mut self) -> Millis {
-        Millis::ZERO.after(self.start.elapsed())
+    fn now(&mut self) -> Duration {
+        self.start.elapsed()
     }
 
     fn unix_seconds(&mut self) -> u64 {
@@ -201,8 +210,14 @@ impl Net for MioNet {
     }
 
     fn draw_token(&mut self) -> Uuid {
-        // It works for good once it has worked, and `new` has seen that it does.
-        let bytes = sys::random_bytes().expect("the system's generator of random bytes");
+        if self.random_left < TOKEN_BYTES {
+            // It works for good once it has worked, and `new` has seen that it does.
+            self.random = sys::random_bytes().expect("the system's generator of random bytes");
+            self.random_left = self.random.len();
+        }
+        self.random_left -= TOKEN_BYTES;
+        let mut bytes = [0; TOKEN_BYTES];
+        bytes.copy_from_slice(&self.random[self.random_left..][..TOKEN_BYTES]);
         uuid::Builder::from_random_bytes(bytes).into_uuid()
     }
 
@@ -214,6 +229,10 @@ impl Net for MioNet {
 
     fn next_completion(&mut self) -> Option<Completion> {
         self.workers.as_ref()?.1.try_recv().ok()
+    }
+
+    fn process_figures(&mut self) -> ProcessFigures {
+        process::figures(self.started_at)
     }
 
     fn release_memory(&mut self) {

@@ -80,12 +80,14 @@ pub struct Reactor<N: Net> {
     /// When to give memory back.
     release_at: Option<Millis>,
     now: Millis,
+    /// The clock when the last turn ended.
+    clock: Duration,
 }
 
 impl<N: Net> Reactor<N> {
     /// A loop that holds at most `connections_max` sockets.
     pub fn new(mut net: N, gateway: Gateway, connections_max: usize, has_internal: bool) -> Reactor<N> {
-        let now = net.now();
+        let clock = net.now();
         Reactor {
             net,
             gateway,
@@ -100,22 +102,24 @@ impl<N: Net> Reactor<N> {
             scratch: vec![0; TURN_BYTES].into_boxed_slice(),
             streams_peak: 0,
             release_at: None,
-            now,
+            now: Millis::ZERO.after(clock),
+            clock,
         }
     }
 
-    /// Runs until the gateway has finished. A second signal ends it at once.
+    /// Runs until the gateway has finished. The first signal is passed on through `stopping`, a second
+    /// one ends it at once.
     ///
     /// # Errors
     ///
     /// Polling failed; nothing can be done about that.
-    pub fn run(mut self) -> io::Result<Finished> {
-        let mut signalled = false;
+    pub fn run(mut self, stopping: impl FnOnce()) -> io::Result<Finished> {
+        let mut stopping = Some(stopping);
         loop {
-            match self.turn()? {
-                Turn::Signal if signalled => return Ok(Finished::TimedOut),
-                Turn::Signal => signalled = true,
-                Turn::Quiet => {}
+            match (self.turn()?, stopping.take()) {
+                (Turn::Signal, Some(stopping)) => stopping(),
+                (Turn::Signal, None) => return Ok(Finished::TimedOut),
+                (Turn::Quiet, untold) => stopping = untold,
             }
             if let Some(finished) = self.gateway.finished() {
                 return Ok(finished);
@@ -148,11 +152,13 @@ impl<N: Net> Reactor<N> {
             // no deadline is to be judged without them.
             Err(error) if error.kind() == ErrorKind::Interrupted => {
                 self.events = events;
+                self.clock = self.net.now();
                 return Ok(Turn::Quiet);
             }
             Err(error) => return Err(error),
         }
-        self.now = self.net.now();
+        let woken_at = self.net.now();
+        self.now = Millis::ZERO.after(woken_at);
         self.gateway.set_date(self.net.unix_seconds());
         let mut turn = Turn::Quiet;
         for event in &events {
@@ -173,6 +179,8 @@ impl<N: Net> Reactor<N> {
         self.accept(Listener::Internal);
         self.accept(Listener::Public);
         self.release_memory();
+        self.clock = self.net.now();
+        self.gateway.turn_took(self.clock.saturating_sub(woken_at));
         Ok(turn)
     }
 
@@ -180,7 +188,7 @@ impl<N: Net> Reactor<N> {
         if !self.ready.is_empty() || self.completions_waiting {
             return Some(Duration::ZERO);
         }
-        self.now = self.net.now();
+        self.now = Millis::ZERO.after(self.clock);
         let mut until = [self.gateway.next_deadline(), self.release_at].into_iter().flatten().min();
         for listener in [Listener::Public, Listener::Internal] {
             if self.gate(listener).waiting && self.has_room(listener) {
@@ -274,7 +282,7 @@ impl<N: Net> Reactor<N> {
             Err(error) if error.kind() == ErrorKind::WouldBlock => link.readable = false,
             Err(error) if error.kind() == ErrorKind::Interrupted => self.enqueue(id),
             Err(error) => {
-                debug!("read failed: {error}");
+                debug!(error:%; "read failed");
                 self.gateway.fail(self.now, id, read_fault(&error));
             }
         }
@@ -296,11 +304,15 @@ impl<N: Net> Reactor<N> {
     fn act(&mut self, action: Action) {
         match action {
             Action::Call(call) => self.net.submit(call),
+            Action::Report(id) => {
+                let figures = self.net.process_figures();
+                self.gateway.report(self.now, id, &figures);
+            }
             Action::ShutdownWrite(id) => {
                 if let Some(link) = link_mut(&mut self.links, id)
                     && let Err(error) = self.net.shutdown_write(&mut link.socket)
                 {
-                    debug!("shutdown failed: {error}");
+                    debug!(error:%; "shutdown failed");
                     self.gateway.fail(self.now, id, Fault::WriteFailed);
                 }
             }
@@ -347,7 +359,7 @@ impl<N: Net> Reactor<N> {
                 self.enqueue(id);
             }
             Err(error) => {
-                debug!("write failed: {error}");
+                debug!(error:%; "write failed");
                 let fault = if is_vanished(&error) { Fault::TimedOut } else { Fault::WriteFailed };
                 self.gateway.fail(self.now, id, fault);
             }
@@ -389,12 +401,12 @@ impl<N: Net> Reactor<N> {
                     gate.paused_until = Some(until);
                     if !gate.exhausted {
                         gate.exhausted = true;
-                        warn!("accepting paused: {error}");
+                        warn!(error:%; "accepting paused");
                     }
                     return;
                 }
                 // The client has gone again, or the call was interrupted.
-                Err(error) => debug!("accept failed: {error}"),
+                Err(error) => debug!(error:%; "accept failed"),
             }
         }
     }
@@ -406,7 +418,7 @@ impl<N: Net> Reactor<N> {
             return;
         };
         if let Err(error) = self.net.register(&mut socket, id) {
-            warn!("registering a connection failed: {error}");
+            warn!(error:%; "registering a connection failed");
             self.net.close(socket);
             self.gateway.fail(self.now, id, Fault::Reset);
             self.carry_out();

@@ -4,8 +4,7 @@
 //! wake-up that was the only one and got lost. Here the loop itself runs in the simulation.
 
 use crate::callback::{Call, Completion};
-use crate::gateway::{ConnId, Listener};
-use crate::time::Millis;
+use crate::gateway::{ConnId, Listener, ProcessFigures};
 use std::io;
 use std::time::Duration;
 use uuid::Uuid;
@@ -36,7 +35,7 @@ pub trait Net {
 
     /// Waits until something happens, at most for `timeout` (`None`: for ever), and appends what did.
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()>;
-    /// accept(2), with the options a stream needs set on the new socket.
+    /// accept(2); the new socket has the options that a stream needs.
     fn accept(&mut self, listener: Listener) -> io::Result<Self::Socket>;
     /// Asks for events of `socket` under the name `id`.
     fn register(&mut self, socket: &mut Self::Socket, id: ConnId) -> io::Result<()>;
@@ -50,8 +49,8 @@ pub trait Net {
     fn abort(&mut self, socket: Self::Socket);
     /// Closes all listeners.
     fn stop_accepting(&mut self);
-    /// The monotonic clock.
-    fn now(&mut self) -> Millis;
+    /// The monotonic clock: the time since some fixed start.
+    fn now(&mut self) -> Duration;
     /// The wall clock: seconds since the Unix epoch.
     fn unix_seconds(&mut self) -> u64;
     /// A random (version 4) UUID that nobody can guess.
@@ -60,6 +59,8 @@ pub trait Net {
     fn submit(&mut self, call: Call);
     /// The next callback that ended.
     fn next_completion(&mut self) -> Option<Completion>;
+    /// What the system knows of this process.
+    fn process_figures(&mut self) -> ProcessFigures;
     /// Many streams have gone: memory may be given back to the operating system.
     fn release_memory(&mut self);
 }

@@ -4,10 +4,13 @@
 //! strings that hold escapes. The usual body takes one pass (module `usual`); the careful reading behind it is
 //! the one that decides what is right and what an error is called.
 
+mod text;
 mod usual;
 
+pub use text::Text;
+
 use crate::json::{self, Value};
-use crate::sse::Event;
+use crate::sse::Frame;
 use memchr::memchr3;
 use std::borrow::Cow;
 
@@ -17,19 +20,26 @@ pub struct EventFields<'a> {
     pub name: Option<Cow<'a, str>>,
     pub id: Option<Cow<'a, str>>,
     pub retry: Option<u32>,
-    pub data: Cow<'a, str>,
+    pub data: Text<'a>,
 }
 
 impl EventFields<'_> {
-    /// The same event as the encoder takes it.
-    pub fn as_event(&self) -> Event<'_> {
-        Event { name: self.name.as_deref(), id: self.id.as_deref(), retry: self.retry, data: &self.data }
+    /// Appends the event's frame.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let mut frame = Frame::start(out, self.name.as_deref(), self.id.as_deref(), self.retry);
+        self.data.write(&mut frame);
+        frame.end();
     }
 
     /// The same event with strings of its own.
     pub(crate) fn into_owned(self) -> EventFields<'static> {
         let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
-        EventFields { name: self.name.map(owned), id: self.id.map(owned), retry: self.retry, data: owned(self.data) }
+        EventFields {
+            name: self.name.map(owned),
+            id: self.id.map(owned),
+            retry: self.retry,
+            data: self.data.into_owned(),
+        }
     }
 }
 
@@ -113,7 +123,7 @@ pub(crate) const EVENT_FIELDS: [&str; 4] = ["data", "name", "id", "retry"];
 
 fn parse_event(event: Value<'_>) -> Result<EventFields<'_>, SendError> {
     let [data, name, id, retry] = event.as_object(&EVENT_FIELDS).ok_or(SendError::Event)?;
-    let data = data.and_then(Value::as_string).ok_or(SendError::Data)?;
+    let data = data.and_then(Value::inner).map(Text::from_json).ok_or(SendError::Data)?;
     let name = name.map(|name| parse_line(name, SendError::Name, SendError::NameLineBreak)).transpose()?;
     let id = id.map(|id| parse_line(id, SendError::Id, SendError::IdLineBreak)).transpose()?;
     let retry = retry.map(|retry| retry.as_u31().ok_or(SendError::Retry)).transpose()?;
@@ -161,10 +171,11 @@ mod tests {
         let event = command.event.unwrap();
         assert!(matches!(event.name, Some(Cow::Borrowed("chat"))));
         assert!(matches!(event.id, Some(Cow::Borrowed("7"))));
-        assert!(matches!(event.data, Cow::Borrowed("hallo \u{fc}")));
+        assert!(matches!(event.data.resolved(), Cow::Borrowed("hallo \u{fc}")));
         assert_eq!(event.retry, Some(3000));
-        let encoder = event.as_event();
-        assert_eq!(encoder, Event { name: Some("chat"), id: Some("7"), retry: Some(3000), data: "hallo \u{fc}" });
+        let mut frame = Vec::new();
+        event.write(&mut frame);
+        assert_eq!(frame, "event: chat\nid: 7\nretry: 3000\ndata: hallo \u{fc}\n\n".as_bytes());
     }
 
     #[test]
@@ -324,13 +335,13 @@ mod tests {
         // The later event replaces the earlier one whole; nothing is merged.
         let merged = r#"{"token":"t","event":{"name":"n","id":"1","data":"a"},"event":{"data":"b"}}"#;
         assert_eq!(event(merged), EventFields { name: None, id: None, retry: None, data: "b".into() });
-        assert_eq!(event(r#"{"token":"t","event":{"data":1,"data":"b","name":"\n","name":"n"}}"#).data, "b");
+        assert_eq!(event(r#"{"token":"t","event":{"data":1,"data":"b","name":"\n","name":"n"}}"#).data, "b".into());
     }
 
     #[test]
     fn unknown_fields_are_ignored_whatever_they_hold() {
         let body = r#"{"v":1e99999,"":null,"w":["\ud800",{"token":1}],"token":"t","events":1,"event":{"data":"d","x":-1e-999,"comment":[]}}"#;
-        assert_eq!(event(body).data, "d");
+        assert_eq!(event(body).data, "d".into());
     }
 
     #[test]
@@ -349,7 +360,7 @@ mod tests {
         assert_eq!(command.token, "t\u{fffd}");
         let event = command.event.unwrap();
         assert_eq!((event.name.as_deref(), event.id.as_deref()), (Some("\u{fffd}"), Some("\u{fffd}")));
-        assert_eq!(event.data, "a\u{fffd}b");
+        assert_eq!(event.data, "a\u{fffd}b".into());
         assert_eq!(parse(b"{\"token\":\"\\udc00\"}").unwrap().token, "\u{fffd}");
     }
 

@@ -2,8 +2,10 @@
 //! merely odd (a number as `3e3`, a lone surrogate, a bad value that a later duplicate may yet replace) ends
 //! the shortcut, and the careful reader decides.
 
-use super::{EventFields, SendCommand, has_line_break};
+use super::{EventFields, SendCommand, Text, has_line_break};
+use crate::json::Value;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
 
@@ -28,9 +30,9 @@ impl<'de> Visitor<'de> for Command {
         let mut token = Cow::Borrowed("");
         let mut event = None;
         let mut close = false;
-        while let Some(key) = map.next_key_seed(Text)? {
+        while let Some(key) = map.next_key_seed(Line)? {
             match &*key {
-                "token" => token = map.next_value_seed(Text)?,
+                "token" => token = map.next_value_seed(Line)?,
                 "event" => event = Some(map.next_value_seed(Event)?),
                 "close" => close = map.next_value()?,
                 _ => drop(map.next_value::<IgnoredAny>()?),
@@ -62,18 +64,18 @@ impl<'de> Visitor<'de> for Event {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<EventFields<'de>, A::Error> {
         let (mut data, mut name, mut id, mut retry) = (None, None, None, None);
-        while let Some(key) = map.next_key_seed(Text)? {
+        while let Some(key) = map.next_key_seed(Line)? {
             match &*key {
-                "data" => data = Some(map.next_value_seed(Text)?),
-                "name" => name = Some(map.next_value_seed(Text)?),
-                "id" => id = Some(map.next_value_seed(Text)?),
+                "data" => data = Some(map.next_value::<&RawValue>()?),
+                "name" => name = Some(map.next_value_seed(Line)?),
+                "id" => id = Some(map.next_value_seed(Line)?),
                 "retry" => retry = Some(map.next_value::<u32>()?),
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
         let odd = [&name, &id].into_iter().flatten().any(|line: &Cow<'_, str>| has_line_break(line))
             || retry.is_some_and(|retry| i32::try_from(retry).is_err());
-        match data {
+        match data.and_then(|data| Value::of(data).inner()).map(Text::from_json) {
             Some(data) if !odd => Ok(EventFields { name, id, retry, data }),
             Some(_) | None => Err(A::Error::custom("odd")),
         }
@@ -81,9 +83,9 @@ impl<'de> Visitor<'de> for Event {
 }
 
 /// A string, borrowed if it has no escapes. (What serde offers for `Cow` always copies.)
-struct Text;
+struct Line;
 
-impl<'de> DeserializeSeed<'de> for Text {
+impl<'de> DeserializeSeed<'de> for Line {
     type Value = Cow<'de, str>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Cow<'de, str>, D::Error> {
@@ -91,7 +93,7 @@ impl<'de> DeserializeSeed<'de> for Text {
     }
 }
 
-impl<'de> Visitor<'de> for Text {
+impl<'de> Visitor<'de> for Line {
     type Value = Cow<'de, str>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -23,48 +23,98 @@ pub struct Event<'a> {
 /// The heartbeat: a comment, invisible to `EventSource`.
 pub const HEARTBEAT: &[u8] = b": heartbeat\n\n";
 
-/// Room for the field names of an event whose data is a line or two.
-const FRAME_OVERHEAD_BYTES: usize = 64;
+/// The field that each line of data stands in.
+const DATA: &[u8] = b"data: ";
+/// Between two of them.
+const LINE_BREAK: &[u8] = b"\ndata: ";
 
 /// Appends one frame.
 pub fn write_event(out: &mut Vec<u8>, event: &Event<'_>) {
-    let name = event.name.unwrap_or_default();
-    let id = event.id.unwrap_or_default();
-    debug_assert!(
-        [name, id].iter().all(|line| memchr3(b'\r', b'\n', 0, line.as_bytes()).is_none()),
-        "a line break in {event:?} would forge fields"
-    );
-    out.reserve(name.len() + id.len() + event.data.len() + FRAME_OVERHEAD_BYTES);
-    if !name.is_empty() {
-        write_field(out, b"event: ", name.as_bytes());
+    let mut frame = Frame::start(out, event.name, event.id, event.retry);
+    frame.push(event.data);
+    frame.end();
+}
+
+/// A frame whose data comes in pieces; how it is cut makes no difference.
+pub struct Frame<'o> {
+    out: &'o mut Vec<u8>,
+    /// The last piece ended with a CR: an LF that follows belongs to the same line break.
+    after_cr: bool,
+}
+
+impl<'o> Frame<'o> {
+    /// Appends everything but the data, for which see [`Event`].
+    pub fn start(out: &'o mut Vec<u8>, name: Option<&str>, id: Option<&str>, retry: Option<u32>) -> Frame<'o> {
+        debug_assert!(
+            [name, id].iter().flatten().all(|line| memchr3(b'\r', b'\n', 0, line.as_bytes()).is_none()),
+            "a line break in {name:?} or {id:?} would forge fields"
+        );
+        match name {
+            Some("") | None => {}
+            Some(name) => write_field(out, b"event: ", name.as_bytes()),
+        }
+        match id {
+            Some("") => out.extend_from_slice(b"id:\n"),
+            Some(id) => write_field(out, b"id: ", id.as_bytes()),
+            None => {}
+        }
+        if let Some(milliseconds) = retry {
+            write_retry_field(out, milliseconds);
+        }
+        out.extend_from_slice(DATA);
+        Frame { out, after_cr: false }
     }
-    match event.id {
-        Some("") => out.extend_from_slice(b"id:\n"),
-        Some(id) => write_field(out, b"id: ", id.as_bytes()),
-        None => {}
+
+    /// Appends text to the data. Each line break opens a field of its own, one at the end an empty one: the
+    /// decoder joins lines with line feeds and drops only its own last one.
+    pub fn push(&mut self, text: &str) {
+        let mut rest = text.as_bytes();
+        if rest.is_empty() {
+            return;
+        }
+        if std::mem::take(&mut self.after_cr)
+            && let Some(behind) = rest.strip_prefix(b"\n")
+        {
+            rest = behind;
+        }
+        while let Some(at) = memchr2(b'\r', b'\n', rest) {
+            self.out.extend_from_slice(&rest[..at]);
+            self.out.extend_from_slice(LINE_BREAK);
+            let behind = &rest[at + 1..];
+            rest = match rest[at] {
+                b'\r' if behind.is_empty() => {
+                    self.after_cr = true;
+                    behind
+                }
+                b'\r' => behind.strip_prefix(b"\n").unwrap_or(behind),
+                _ => behind,
+            };
+        }
+        self.out.extend_from_slice(rest);
     }
-    if let Some(milliseconds) = event.retry {
-        write_retry_field(out, milliseconds);
+
+    /// Appends text that has no line break.
+    pub fn push_unbroken(&mut self, text: &str) {
+        debug_assert!(memchr2(b'\r', b'\n', text.as_bytes()).is_none());
+        self.after_cr = false;
+        self.out.extend_from_slice(text.as_bytes());
     }
-    write_data(out, event.data.as_bytes());
-    out.push(b'\n');
+
+    /// Appends one character.
+    pub fn push_character(&mut self, character: char) {
+        self.push(character.encode_utf8(&mut [0; 4]));
+    }
+
+    /// Ends the last line, and the frame.
+    pub fn end(self) {
+        self.out.extend_from_slice(b"\n\n");
+    }
 }
 
 /// Appends `retry: MILLISECONDS` as a frame of its own.
 pub fn write_retry(out: &mut Vec<u8>, milliseconds: u32) {
     write_retry_field(out, milliseconds);
     out.push(b'\n');
-}
-
-/// One `data` field per line; a line break at the end opens one more, empty line, as the decoder joins
-/// lines with line feeds and drops only its own last one.
-fn write_data(out: &mut Vec<u8>, mut rest: &[u8]) {
-    while let Some(at) = memchr2(b'\r', b'\n', rest) {
-        write_field(out, b"data: ", &rest[..at]);
-        let width = if rest[at..].starts_with(b"\r\n") { 2 } else { 1 };
-        rest = &rest[at + width..];
-    }
-    write_field(out, b"data: ", rest);
 }
 
 fn write_retry_field(out: &mut Vec<u8>, milliseconds: u32) {
@@ -163,6 +213,26 @@ mod tests {
         write_event(&mut out, &Event { data: "a", ..PLAIN });
         write_event(&mut out, &Event { data: "b", ..PLAIN });
         assert_eq!(out, b": heartbeat\n\ndata: a\n\ndata: b\n\n");
+    }
+
+    #[test]
+    fn how_the_data_is_cut_makes_no_difference() {
+        for text in awkward_texts(3) {
+            let whole = data_frame(&text);
+            for at in (0..=text.len()).filter(|at| text.is_char_boundary(*at)) {
+                let mut out = Vec::new();
+                let mut frame = Frame::start(&mut out, None, None, None);
+                frame.push(&text[..at]);
+                frame.push(&text[at..]);
+                frame.end();
+                assert_eq!(String::from_utf8(out).unwrap(), whole, "{text:?} cut at {at}");
+            }
+            let mut out = Vec::new();
+            let mut frame = Frame::start(&mut out, None, None, None);
+            text.chars().for_each(|character| frame.push_character(character));
+            frame.end();
+            assert_eq!(String::from_utf8(out).unwrap(), whole, "{text:?}");
+        }
     }
 
     /// Every text of up to `length` letters from an alphabet of troublemakers.

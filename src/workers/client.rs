@@ -3,7 +3,6 @@
 use super::resolver::{Lookup, Resolver};
 use super::transport::{Attempt, Idle, PooledConnector};
 use crate::callback::{Call, CallKind, Outcome, PassedHeader};
-use crate::escape::Escaped;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,7 +25,10 @@ const OUTPUT_BUFFER_BYTES: usize = 8 * 1024;
 pub struct Client {
     agent: Agent,
     uri: Uri,
+    /// The URL as the log may show it.
+    callback: String,
     authorization: Option<HeaderValue>,
+    instance: HeaderValue,
     timeout: Duration,
     idle: Arc<Idle>,
 }
@@ -34,7 +36,13 @@ pub struct Client {
 impl Client {
     /// `url` is absolute, without user info. Errors: a URL or header value that HTTP does not
     /// allow; the configuration lets none pass.
-    pub fn new(url: &str, authorization: Option<&str>, timeout: Duration, lookup: Lookup) -> io::Result<Client> {
+    pub fn new(
+        url: &str,
+        authorization: Option<&str>,
+        instance: &str,
+        timeout: Duration,
+        lookup: Lookup,
+    ) -> io::Result<Client> {
         let uri: Uri = url.parse().map_err(io::Error::other)?;
         let host = uri.host().ok_or_else(|| io::Error::other("the URL has no host"))?;
         let default_port = if uri.scheme_str() == Some("https") { 443 } else { 80 };
@@ -63,7 +71,10 @@ impl Client {
                 Ok::<_, io::Error>(value)
             })
             .transpose()?;
-        Ok(Client { agent, uri, authorization, timeout, idle })
+        let instance = HeaderValue::from_str(instance).map_err(io::Error::other)?;
+        // Its query may hold a key.
+        let callback = url.split('?').next().unwrap_or_default().to_owned();
+        Ok(Client { agent, uri, callback, authorization, instance, timeout, idle })
     }
 
     /// Makes `call` and passes what came of it to `report`, exactly once and as soon as it is known;
@@ -86,7 +97,7 @@ impl Client {
             Ok(response) => self.answered(response, report),
             Err(error) => {
                 let written = written_before || Attempt::current().written;
-                report(failed(call, &error, written));
+                report(self.failed(call, &error, written));
             }
         }
     }
@@ -103,7 +114,8 @@ impl Client {
 
     fn send(&self, call: &Call, timeout: Option<Duration>) -> Result<Response<Body>, Error> {
         let mut request = self.agent.post(&self.uri).header(CONTENT_TYPE, "application/json");
-        if let Some(detail) = call.detail {
+        request = request.header("ssegateway-instance", &self.instance);
+        if let CallKind::Disconnect { reason: _, detail: Some(detail) } = call.kind {
             request = request.header("ssegateway-detail", detail.as_str());
         }
         if let Some(authorization) = &self.authorization {
@@ -112,7 +124,9 @@ impl Client {
         if let Some(timeout) = timeout {
             request = request.config().timeout_global(Some(timeout)).build();
         }
-        let response = request.send(call.body.as_slice())?;
+        let mut body = Vec::with_capacity(call.body_bytes());
+        call.write_body(&mut body);
+        let response = request.send(body.as_slice())?;
         if response.status().is_informational() {
             // Only 101 gets here, and nobody asked for another protocol.
             return Err(Error::Io(io::Error::other("unexpected 101 answer")));
@@ -132,6 +146,25 @@ impl Client {
             // Read to its end the connection can serve again; otherwise it is closed.
             let _ = read_body(response.into_body(), DRAIN_BYTES_MAX);
         }
+    }
+
+    fn failed(&self, call: &Call, error: &Error, written: bool) -> Outcome {
+        let name = match call.kind {
+            CallKind::Connect => "connect",
+            CallKind::Disconnect { .. } => "disconnect",
+        };
+        let hint = match error {
+            Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => "is the backend running there?",
+            _ => "none",
+        };
+        log::warn!(token:% = call.token, callback = self.callback, written, error:%, hint; "{name} callback failed");
+        let timed_out = match error {
+            Error::Timeout(_) => true,
+            // The kernel gave up on the connection before we did.
+            Error::Io(error) => error.kind() == io::ErrorKind::TimedOut,
+            _ => false,
+        };
+        if timed_out { Outcome::TimedOut { written } } else { Outcome::Unavailable { written } }
     }
 }
 
@@ -164,22 +197,6 @@ fn is_disconnect(error: &Error) -> bool {
             | io::ErrorKind::BrokenPipe
             | io::ErrorKind::NotConnected
     )
-}
-
-fn failed(call: &Call, error: &Error, written: bool) -> Outcome {
-    let name = match call.kind {
-        CallKind::Connect => "connect",
-        CallKind::Disconnect => "disconnect",
-    };
-    let error_text = error.to_string();
-    log::warn!("{name} callback failed token={} written={written} error=\"{}\"", call.token, Escaped(&error_text));
-    let timed_out = match error {
-        Error::Timeout(_) => true,
-        // The kernel gave up on the connection before we did.
-        Error::Io(error) => error.kind() == io::ErrorKind::TimedOut,
-        _ => false,
-    };
-    if timed_out { Outcome::TimedOut { written } } else { Outcome::Unavailable { written } }
 }
 
 /// ureq asks for addresses before every call, kept-alive connection or not; ours are looked up by the

@@ -35,6 +35,8 @@ pub struct WorkerSettings {
     pub url: String,
     /// The value of the `Authorization` header.
     pub authorization: Option<String>,
+    /// Names this run of the gateway: the value of the `SSEGateway-Instance` header.
+    pub instance: String,
     /// For one callback, from name lookup to the end of the answer.
     pub timeout: Duration,
     /// Most callbacks in flight, at least 1.
@@ -82,12 +84,13 @@ impl Workers {
         stack_bytes: usize,
         idle_time: Duration,
     ) -> io::Result<Workers> {
-        let client = Client::new(&settings.url, settings.authorization.as_deref(), settings.timeout, lookup)?;
+        let WorkerSettings { url, authorization, instance, timeout, threads_max } = settings;
+        let client = Client::new(&url, authorization.as_deref(), &instance, timeout, lookup)?;
         Ok(Workers(Arc::new(Shared {
             client,
             completions,
             wake,
-            threads_max: settings.threads_max.max(1),
+            threads_max: threads_max.max(1),
             stack_bytes,
             idle_time,
             state: Mutex::default(),
@@ -174,7 +177,7 @@ impl Shared {
         state.threads -= 1;
         let stranded = if state.threads == 0 { std::mem::take(&mut state.queue) } else { VecDeque::new() };
         drop(state);
-        log::warn!("callback thread failed to start error=\"{error}\" calls_failed={}", stranded.len());
+        log::warn!(error:%, calls_failed = stranded.len(); "callback thread failed to start");
         for call in stranded {
             self.complete(&call, Outcome::Unavailable { written: false });
         }

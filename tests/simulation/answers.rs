@@ -35,10 +35,11 @@ impl Oracle {
             What::Stream { .. } => {
                 let stream = it.stream.as_ref().expect("a stream");
                 let Some(Verdict::Failed { status: due, error, retries }) = stream.verdict.clone() else {
-                    panic!("a stream is answered {status} {body} although nothing failed");
+                    panic!("a stream is refused although nothing failed: {status} {body}");
                 };
-                assert_eq!((status, body), (due, format!(r#"{{"error":"{error}"}}"#).as_str()));
-                assert!(answer.close);
+                let due_body = format!(r#"{{"error":"{error}"}}"#);
+                assert_eq!((status, body), (due, &*due_body), "another answer to a stream's GET");
+                assert!(answer.close, "a refusal does not end the connection");
                 assert!(!self.retries(retries), "a status where there should be a retry");
                 if let Some(stream) = &mut self.exchanges[n].stream {
                     (stream.headed, stream.complete) = (true, true);
@@ -47,6 +48,17 @@ impl Oracle {
             What::Fixed { status: due, body: due_body, head_only, close } => {
                 let due_body = if *head_only { "" } else { due_body };
                 assert_eq!((status, body, answer.close), (*due, due_body, *close), "another answer");
+            }
+            What::Metrics { open } => {
+                let line = format!("\nssegateway_streams_open {open}\n");
+                assert!(status == 200 && answer.close && body.contains(&line), "no {line:?} in {body}");
+            }
+            What::List { open, close } => {
+                assert_eq!((status, answer.close), (200, *close));
+                let list: serde_json::Value = serde_json::from_str(body).expect("JSON");
+                let entries = list["connections"].as_array().map(Vec::len);
+                assert_eq!((list["count"].as_u64(), entries), (Some(*open as u64), Some(*open)), "{body}");
+                assert!(list["next"].is_null());
             }
             What::Ready => panic!("not judged when it arrived"),
             What::Broken => assert!((400..=505).contains(&status) && answer.close, "{status} to what is no request"),
@@ -63,7 +75,7 @@ impl Oracle {
             assert_eq!((status, body), (400, error), "another answer to a bad send");
             return;
         }
-        assert_eq!(Some((status, body)), send.answer, "another answer to send {number} for client {:?}", send.stream);
+        assert_eq!(Some((status, body)), send.answer, "another answer to a send: for client {:?}", send.stream);
         if let (Some(input), Some(stream)) = (send.delivered, send.stream.map(|n| &self.exchanges[n])) {
             let offered = stream.written_input >= input || stream.closed;
             assert!(offered, "answered before the event was offered to the kernel");
@@ -86,7 +98,7 @@ impl Oracle {
         let stream = self.exchanges[n].stream.as_mut().expect("a stream");
         stream.headed = true;
         if failed {
-            assert_eq!(stream.phase, Phase::Over);
+            assert_eq!(stream.phase, Phase::Over, "a retry for a stream that lives");
             stream.expected.push_back(Expected::Retry(retry));
         }
     }

@@ -82,6 +82,18 @@ impl Oracle {
                 let it = &mut self.exchanges[n];
                 it.requests[it.arrived - 1].what = What::Fixed { status, body, head_only: false, close: false };
             }
+            What::Metrics { .. } => {
+                let open = self.open_streams();
+                let it = &mut self.exchanges[n];
+                it.closing = true;
+                it.requests[it.arrived - 1].what = What::Metrics { open };
+            }
+            What::List { close, .. } => {
+                let open = self.open_streams();
+                let it = &mut self.exchanges[n];
+                it.closing = close;
+                it.requests[it.arrived - 1].what = What::List { open, close };
+            }
             What::Fixed { close: false, .. } => {}
         }
     }
@@ -111,6 +123,12 @@ impl Oracle {
             stream.is_some_and(|stream| stream.phase != Phase::Over)
         };
         self.open.iter().filter(alive).count()
+    }
+
+    /// Streams that the backend has accepted and that have not ended.
+    fn open_streams(&self) -> usize {
+        let open = |n: &&usize| self.exchanges[**n].stream.as_ref().is_some_and(|stream| stream.phase == Phase::Open);
+        self.open.iter().filter(open).count()
     }
 
     fn arrive_send(&mut self, number: usize) {

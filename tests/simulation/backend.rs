@@ -11,6 +11,7 @@ use super::stream::{Event, Said};
 use super::world::{Item, World};
 use ssegateway::callback::{Call, CallId, CallKind, Completion, Outcome, PassedHeader};
 use ssegateway::gateway::Listener;
+use std::collections::HashSet;
 use std::rc::Rc;
 use uuid::Uuid;
 
@@ -40,6 +41,8 @@ struct Record {
 #[derive(Default)]
 pub struct Backend {
     calls: Vec<Record>,
+    /// Their ids.
+    ids: HashSet<CallId>,
     /// Clients that it was asked about.
     streams: Vec<usize>,
     /// Connections that it sends on.
@@ -68,20 +71,26 @@ impl World {
 
     /// The gateway makes a callback.
     pub fn take_call(&mut self, call: &Call) {
-        let body = std::str::from_utf8(&call.body).expect("a callback is text");
-        let (action, reason, token, request) = parse(body).unwrap_or_else(|| panic!("a bad callback: {body}"));
+        let mut body = Vec::new();
+        call.write_body(&mut body);
+        assert_eq!(body.len(), call.body_bytes());
+        let text = std::str::from_utf8(&body).expect("a callback is text");
+        let (action, reason, token, request) = parse(text).unwrap_or_else(|| panic!("a bad callback: {text}"));
         let client = client_of(token);
         let connect = action == "connect";
         self.trace.note(self.clock, "callback", &[("client", client as u64), ("connect", u64::from(connect))]);
-        self.trace.bytes(&call.body);
-        assert_eq!(call.kind, if connect { CallKind::Connect } else { CallKind::Disconnect });
-        if connect {
-            assert!(reason.is_empty() && call.detail.is_none());
-            self.oracle.connect_called(client, request);
-        } else {
-            assert_eq!(action, "disconnect");
-            self.oracle.disconnect_called(client, request, reason, call.detail);
+        self.trace.bytes(&body);
+        match call.kind {
+            CallKind::Connect => {
+                assert_eq!((action, reason), ("connect", ""));
+                self.oracle.connect_called(client, request);
+            }
+            CallKind::Disconnect { reason: told, detail } => {
+                assert_eq!((action, reason), ("disconnect", told.as_str()));
+                self.oracle.disconnect_called(client, request, reason, detail);
+            }
         }
+        assert!(self.backend.ids.insert(call.id), "a callback with the id of another one before it");
         let (outcome, said, delay) = self.decide(connect);
         self.backend.calls.push(Record { id: call.id, client, connect, outcome, said, taken: false });
         let number = self.backend.calls.len() - 1;

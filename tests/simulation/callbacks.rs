@@ -14,7 +14,7 @@ const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
 
 /// Workers that one kind of callback may take.
 fn lane_limit(limit: usize) -> usize {
-    if limit == 1 { 1 } else { limit - (limit / 16).max(1) }
+    if limit == 1 { 1 } else { limit - (limit / 64).max(1) }
 }
 
 impl Oracle {
@@ -66,7 +66,8 @@ impl Oracle {
         assert_eq!(stream.disconnects, 1, "a second disconnect");
         let said = |cause: (Reason, Option<Detail>)| (cause.0.as_str(), cause.1) == (reason, detail);
         let (cause, or_else) = (stream.cause, stream.or_else);
-        assert!(cause.is_some_and(said) || or_else.is_some_and(said), "{reason} {detail:?} for {cause:?}");
+        let explained = cause.is_some_and(said) || or_else.is_some_and(said);
+        assert!(explained, "a disconnect for another reason: {reason} {detail:?}, not {cause:?}");
     }
 
     /// The gateway learns what came of a connect callback.

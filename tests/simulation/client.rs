@@ -92,7 +92,9 @@ impl World {
             Reading::Eager
         };
         let mut ends_with_last = false;
-        let (departure, stay) = if self.strikes_client(Fault::Reset) {
+        let (departure, stay) = if self.crowd_left > 0 {
+            (Departure::Close, self.random.within(500, 1_500))
+        } else if self.strikes_client(Fault::Reset) {
             (Departure::Reset, self.random.within(0, stay))
         } else if self.strikes_client(Fault::HalfClose) {
             (self.random.pick(&[Departure::HalfClose, Departure::Close]), self.random.pick(&[0, 1, 5, 50, 500, stay]))

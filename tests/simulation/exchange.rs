@@ -18,6 +18,10 @@ pub enum What {
     Stream { chunked: bool },
     /// `/readyz`: depends on the moment.
     Ready,
+    /// The metrics, always the last answer on a connection; how many streams they must show.
+    Metrics { open: usize },
+    /// The list of streams, all on one page; how many it must show.
+    List { open: usize, close: bool },
     /// A send, by its number.
     Send(usize),
     /// An answer that depends on nothing.
@@ -70,6 +74,7 @@ pub struct Exchange {
     pub concluded: bool,
     pub shut_at: Option<u64>,
     pub accepted: bool,
+    pub accepted_at: u64,
     pub closed: bool,
 }
 
@@ -100,6 +105,7 @@ impl Default for Exchange {
             concluded: false,
             shut_at: None,
             accepted: false,
+            accepted_at: 0,
             closed: false,
         }
     }
@@ -120,12 +126,16 @@ impl Exchange {
         self.closed && done
     }
 
-    /// Bytes that the client sent behind its stream's GET.
+    /// Bytes that the client sent behind the last request that is one.
     pub fn excess(&self) -> u64 {
-        match (&self.stream, self.requests.get(self.arrived.saturating_sub(1))) {
-            (Some(_), Some(request)) => self.read - request.end,
-            (_, _) => 0,
-        }
+        let is_request = |request: &&Request| !matches!(request.what, What::Broken);
+        self.read - self.requests[..self.arrived].iter().rev().find(is_request).map_or(0, |last| last.end)
+    }
+
+    /// Whether a request that was read whole still has no answer.
+    pub fn owes_answer(&self) -> bool {
+        let streams = self.stream.as_ref().is_some_and(|stream| stream.headed && !stream.chunked);
+        self.answered + usize::from(streams) < self.arrived && !self.concluded
     }
 
     /// A frame of so many bytes joins the backlog.

@@ -158,6 +158,8 @@ impl Faults {
 pub fn draw_settings(random: &mut Random) -> Settings {
     let millis = |random: &mut Random, low, high| Duration::from_millis(random.within(low, high));
     Settings {
+        instance: "simulated".to_owned(),
+        log_query: true,
         callback_configured: !random.chance(20),
         callback_timeout: millis(random, 500, 4_000),
         connect_queue: millis(random, 500, 6_000),

@@ -94,7 +94,8 @@ fn check_drain(oracle: &Oracle, finished: Option<Finished>) {
 fn check_disconnects(oracle: &Oracle) {
     for (n, exchange) in oracle.exchanges.iter().enumerate() {
         if let Some(stream) = &exchange.stream {
-            assert_eq!(stream.disconnects, u32::from(stream.owes_disconnect()), "client {n}: disconnects");
+            let owed = u32::from(stream.owes_disconnect());
+            assert_eq!(stream.disconnects, owed, "client {n}: not the disconnect that is owed");
         }
     }
 }

@@ -2,11 +2,11 @@
 
 use super::faults::Fault;
 use super::kernel::Edges;
+use super::oracle::unix_seconds;
 use super::world::World;
 use ssegateway::callback::{Call, Completion};
-use ssegateway::gateway::{ConnId, How, Listener};
+use ssegateway::gateway::{ConnId, How, Listener, ProcessFigures};
 use ssegateway::reactor::{Event, Net};
-use ssegateway::time::Millis;
 use ssegateway::timer::TICK_MS;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
@@ -182,6 +182,7 @@ impl Net for World {
             let error = self.random.pick(&[libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM]);
             return Err(io::Error::from_raw_os_error(error));
         }
+        assert!(self.has_room(listener), "a client more than the listener may take");
         self.worked = true;
         let Some(n) = self.kernel.accept(listener) else { return Err(ErrorKind::WouldBlock.into()) };
         if self.strikes(Fault::AcceptAborted) {
@@ -195,6 +196,7 @@ impl Net for World {
     }
 
     fn register(&mut self, socket: &mut Handle, id: ConnId) -> io::Result<()> {
+        assert!(self.ids.insert(id), "a connection with the id of another one before it");
         self.oracle.accepted(socket.0);
         if self.strikes(Fault::RegisterFails) {
             self.oracle.exchanges[socket.0].failed = true;
@@ -280,15 +282,15 @@ impl Net for World {
         self.kernel.stop_listening();
     }
 
-    fn now(&mut self) -> Millis {
+    fn now(&mut self) -> Duration {
         if std::mem::take(&mut self.woken) {
             self.oracle.turn_begins(self.clock, self.woken_by_signal);
         }
-        Millis::from_millis(self.clock)
+        Duration::from_millis(self.clock)
     }
 
     fn unix_seconds(&mut self) -> u64 {
-        1_700_000_000 + self.clock / 1000
+        unix_seconds(self.clock)
     }
 
     fn draw_token(&mut self) -> Uuid {
@@ -307,6 +309,10 @@ impl Net for World {
         Some(completion)
     }
 
+    fn process_figures(&mut self) -> ProcessFigures {
+        ProcessFigures::default()
+    }
+
     fn release_memory(&mut self) {}
 }
 
@@ -316,6 +322,8 @@ impl World {
         self.trace.note(self.clock, "close", &[("client", n as u64), ("abort", u64::from(how == How::Abort))]);
         if self.oracle.exchanges[n].accepted {
             self.oracle.closed(n, how);
+        } else {
+            assert!(self.oracle.is_draining(), "client {n}: accepted and turned away");
         }
         self.kernel.close(n, how);
         if let Some(id) = self.kernel.sockets[n].id {

@@ -17,6 +17,8 @@ use std::rc::Rc;
 pub const OFFER_MAX: usize = 64 * 1024;
 /// A connection that was shut down is closed after this, whatever its peer does.
 pub const LINGER: u64 = 1000;
+/// What a client may send behind the last answer before that is given up.
+pub const LINGER_BYTES: u64 = 64 * 1024;
 /// What may be sent behind a stream's GET.
 pub const EXCESS_MAX: u64 = 8 * 1024;
 
@@ -63,6 +65,11 @@ pub const DISCONNECT: usize = 1;
 
 pub fn millis(duration: std::time::Duration) -> u64 {
     duration.as_millis() as u64
+}
+
+/// The wall clock at `time` (simulated milliseconds).
+pub fn unix_seconds(time: u64) -> u64 {
+    1_700_000_000 + time / 1000
 }
 
 impl Oracle {
@@ -187,6 +194,7 @@ impl Oracle {
     pub fn accepted(&mut self, n: usize) {
         let it = &mut self.exchanges[n];
         it.accepted = true;
+        it.accepted_at = self.now;
         it.started_at = Some(self.now);
         it.progress_at = self.now;
         self.open.push(n);
@@ -247,6 +255,7 @@ impl Oracle {
                 (Some(What::Broken), _) | (None, _) => {}
                 (Some(what), _) => panic!("client {n}: asleep with no answer to {what:?}"),
             }
+            assert!(!it.ended, "client {n}: asleep with a connection that its client has ended");
             let over = it.stream.as_ref().is_some_and(|stream| stream.phase == Phase::Over);
             let finished = over || it.closing;
             assert!(!finished || it.shut_at.is_some(), "client {n}: asleep with a connection that is over");

@@ -81,7 +81,8 @@ impl World {
             let last = left == 0 && may_close && self.random.chance(500);
             let close = if last { "Connection: close\r\n" } else { "" };
             let fixed = |status, body, head_only| What::Fixed { status, body, head_only, close: last };
-            let (line, more, what) = match self.random.below(12) {
+            let reports = self.settings.internal_token.is_none() && !self.settings.internal_listener;
+            let (line, more, what) = match self.random.below(14) {
                 0 if !last => ("GET /readyz", "", What::Ready),
                 1 => ("HEAD /healthz", "", fixed(200, "", true)),
                 2 => ("OPTIONS /healthz", "", fixed(204, "", false)),
@@ -100,6 +101,11 @@ impl World {
                          5;x=y\r\nhello\r\n0\r\nT: 1\r\n\r\n"
                     );
                     script.add(body.as_bytes(), fixed(200, HEALTHY, false));
+                    continue;
+                }
+                8 if reports => ("GET /internal/connections?limit=10000", "", What::List { open: 0, close: last }),
+                9 if reports && left == 0 && may_close => {
+                    script.add(b"GET /internal/metrics HTTP/1.1\r\nHost: a\r\n\r\n", What::Metrics { open: 0 });
                     continue;
                 }
                 _ => ("GET /healthz", "", fixed(200, HEALTHY, false)),

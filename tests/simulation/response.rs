@@ -2,6 +2,8 @@
 //!
 //! Written from RFC 9112 and strict; shares nothing with the gateway's own code.
 
+use std::time::UNIX_EPOCH;
+
 /// One part of what a connection carries, complete.
 pub enum Part {
     /// 100 Continue.
@@ -49,12 +51,14 @@ pub struct Responses {
     line: Vec<u8>,
     status: u16,
     close: bool,
+    /// `Date` of the last head, in seconds since the Unix epoch.
+    date: u64,
     frame: Vec<u8>,
 }
 
 impl Default for Responses {
     fn default() -> Self {
-        Responses { state: State::Head, line: Vec::new(), status: 0, close: false, frame: Vec::new() }
+        Responses { state: State::Head, line: Vec::new(), status: 0, close: false, date: 0, frame: Vec::new() }
     }
 }
 
@@ -63,6 +67,11 @@ impl Responses {
     pub fn is_between(&self) -> bool {
         let between = matches!(self.state, State::Head | State::Size | State::Raw | State::Ended);
         between && self.line.is_empty() && self.frame.is_empty()
+    }
+
+    /// When the last head was written, in seconds since the Unix epoch.
+    pub fn date(&self) -> u64 {
+        self.date
     }
 
     /// Takes from the front of `bytes` what makes up the next part; `None` if all were taken before
@@ -178,7 +187,7 @@ impl Responses {
         let status = status_line.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)).and_then(|s| s.parse().ok());
         self.status = status.unwrap_or_else(|| panic!("a bad status line: {status_line:?}"));
         self.close = false;
-        let (mut length, mut chunked, mut stream, mut date) = (None, false, false, false);
+        let (mut length, mut chunked, mut stream, mut date) = (None, false, false, None);
         for line in lines {
             let (name, value) = line.split_once(": ").unwrap_or_else(|| panic!("a bad field: {line:?}"));
             match name {
@@ -186,14 +195,15 @@ impl Responses {
                 "Transfer-Encoding" => chunked = value == "chunked",
                 "Content-Type" => stream = value == "text/event-stream",
                 "Connection" => self.close = value == "close",
-                "Date" => date = true,
+                "Date" => date = httpdate::parse_http_date(value).ok(),
                 _ => {}
             }
         }
         if self.status == 100 {
             return Some(Part::Interim);
         }
-        assert!(date, "a response without Date");
+        let date = date.expect("a response without Date").duration_since(UNIX_EPOCH);
+        self.date = date.expect("a date of our time").as_secs();
         if stream {
             assert!(self.status == 200 && length.is_none() && self.close, "a bad head of a stream: {text}");
             self.state = if chunked { State::Size } else { State::Raw };

@@ -187,6 +187,12 @@ impl Stream {
         self.outcome = Some(outcome);
     }
 
+    /// Whether it ended in a way that gives its client nothing more.
+    pub fn was_cut(&self) -> bool {
+        let refused = matches!(self.verdict, Some(Verdict::Failed { .. }));
+        !refused && matches!(self.cause, Some((Reason::ClientClosed | Reason::Error, _)))
+    }
+
     /// Whether the backend must hear of the end, once there is one.
     pub fn owes_disconnect(&self) -> bool {
         match &self.outcome {
@@ -212,8 +218,10 @@ impl Stream {
         match self.expected.pop_front() {
             None => panic!("a frame that nobody sent: {}", frame.escape_ascii()),
             Some(Expected::Retry(delay)) => {
-                let retry = self.decoder.retry().expect("a retry");
-                assert!(messages.is_empty() && retry.abs_diff(u64::from(delay)) <= u64::from(delay / 5), "retry");
+                let is_retry = frame.starts_with(b"retry: ") && messages.is_empty();
+                assert!(is_retry, "a retry was due: {}", frame.escape_ascii());
+                let retry = self.decoder.retry().unwrap_or_default();
+                assert!(retry.abs_diff(u64::from(delay)) <= u64::from(delay / 5), "another retry: {retry} for {delay}");
             }
             Some(Expected::Event(event)) => {
                 if let Some(id) = &event.id {
@@ -222,7 +230,7 @@ impl Stream {
                 assert_eq!(messages, [event.message(&self.last_id)], "another event was due");
                 assert_eq!(frame.len(), event.frame_bytes(), "a frame of another length");
                 if let Some(retry) = event.retry {
-                    assert_eq!(self.decoder.retry(), Some(u64::from(retry)));
+                    assert_eq!(self.decoder.retry(), Some(u64::from(retry)), "another retry");
                 }
             }
         }

@@ -9,7 +9,7 @@ use super::random::Random;
 use super::trace::Trace;
 use ssegateway::gateway::{ConnId, Settings};
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashSet};
 use std::io::ErrorKind;
 
 /// Something that is to happen.
@@ -57,9 +57,13 @@ pub struct World {
     pub oracle: Oracle,
     pub settings: Settings,
     pub connections_max: usize,
+    /// Clients that come at once and leave soon: so many streams that memory is given back behind them.
+    pub crowd_left: u64,
     /// Clients that may still come.
     spawns_left: u64,
     spawn_pause: u64,
+    /// Ids of all connections so far.
+    pub ids: HashSet<ConnId>,
     /// Ids of connections that were closed, for events that come too late.
     pub stale: Vec<ConnId>,
     /// No descriptors, whatever the count.
@@ -81,8 +85,12 @@ impl World {
     pub fn new(seed: u64, aloud: bool) -> World {
         let mut random = Random::new(seed);
         let faults = Faults::draw(seed, &mut random);
-        let settings = super::faults::draw_settings(&mut random);
-        let connections_max = random.pick(&[4, 12, 40, 40, 400, 400]);
+        let mut settings = super::faults::draw_settings(&mut random);
+        let mut connections_max = random.pick(&[4, 12, 40, 40, 400, 400]);
+        let crowd = if random.chance(20) { 100 } else { 0 };
+        if crowd > 0 {
+            (connections_max, settings.streams_max, settings.callback_concurrency) = (400, 1_000, 128);
+        }
         let descriptors = if random.chance(200) { connections_max / 2 + 1 } else { usize::MAX };
         let whole_state = random.chance(500);
         let mut world = World {
@@ -96,8 +104,10 @@ impl World {
             oracle: Oracle::new(settings.clone()),
             settings,
             connections_max,
+            crowd_left: crowd,
             spawns_left: 0,
             spawn_pause: 0,
+            ids: HashSet::new(),
             stale: Vec::new(),
             exhausted: false,
             exhausted_at: None,
@@ -161,10 +171,18 @@ impl World {
     fn happen(&mut self, item: Item) {
         match item {
             Item::Spawn => {
-                if self.spawns_left > 0 && !self.faults.ended() {
-                    self.spawns_left -= 1;
+                if self.crowd_left + self.spawns_left > 0 && !self.faults.ended() {
                     self.spawn();
-                    let pause = self.random.below(self.spawn_pause * 2 + 1);
+                    let pause = match self.crowd_left.checked_sub(1) {
+                        Some(left) => {
+                            self.crowd_left = left;
+                            5
+                        }
+                        None => {
+                            self.spawns_left -= 1;
+                            self.random.below(self.spawn_pause * 2 + 1)
+                        }
+                    };
                     self.plan(pause, Item::Spawn);
                 }
             }

@@ -1,7 +1,7 @@
 //! The oracle's side of writing: each byte that the kernel takes is read back and judged.
 
 use super::exchange::{Request, What};
-use super::oracle::{EXCESS_MAX, LINGER, OFFER_MAX, Oracle, millis};
+use super::oracle::{EXCESS_MAX, LINGER, LINGER_BYTES, OFFER_MAX, Oracle, millis, unix_seconds};
 use super::response::Part;
 use super::stream::{Phase, Stream, Verdict};
 use ssegateway::callback::{Detail, Reason};
@@ -78,6 +78,10 @@ impl Oracle {
                 self.timers_run();
             }
             let it = &mut self.exchanges[n];
+            if let Part::Answer(_) | Part::StreamHead = part {
+                let (date, life) = (it.responses.date(), unix_seconds(it.accepted_at)..=unix_seconds(self.now));
+                assert!(life.contains(&date), "a Date that is not of the connection's time: {date}, not {life:?}");
+            }
             match part {
                 Part::Interim => {}
                 Part::Answer(answer) => self.answered(n, &answer),
@@ -128,6 +132,7 @@ impl Oracle {
     pub fn shut(&mut self, n: usize) {
         let it = &mut self.exchanges[n];
         assert!(it.responses.is_between(), "shut down within a response");
+        assert!(it.backlog == 0 && !it.owes_answer(), "shut down with something unsaid");
         assert!(it.shut_at.is_none(), "shut down twice");
         if let Some(stream) = &it.stream {
             assert!(stream.expected.is_empty() && (!stream.headed || !stream.chunked || stream.complete), "cut off");
@@ -147,6 +152,10 @@ impl Oracle {
         let (stalled, now, draining) = (self.is_stalled(n), self.now, self.is_draining());
         let it = &mut self.exchanges[n];
         it.closed = true;
+        let flooded = it.excess() > if it.stream.is_some() { EXCESS_MAX } else { LINGER_BYTES };
+        let cut = it.stream.as_ref().is_some_and(|stream| stream.was_cut());
+        let owes = it.backlog > 0 || it.owes_answer();
+        assert!(!owes || it.failed || stalled || flooded || cut, "closed with something unsaid");
         let lingered = it.shut_at.is_some_and(|at| now >= at + LINGER) || (it.shut_at.is_some() && it.ended);
         if it.ended || it.failed || stalled || draining || lingered || it.late {
             return;

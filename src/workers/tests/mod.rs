@@ -8,7 +8,7 @@ mod request;
 
 use super::resolver::{Lookup, system_lookup};
 use super::{THREAD_IDLE_TIME, THREAD_STACK_BYTES, WorkerSettings, Workers};
-use crate::callback::{Call, CallKind, Completion, Detail, Outcome, PassedHeader};
+use crate::callback::{Call, CallKind, Completion, Detail, Outcome, PassedHeader, Reason};
 use crate::table::Key;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -21,6 +21,8 @@ use std::time::Duration;
 const LONG: Duration = Duration::from_secs(60);
 /// A timeout that is meant to run out.
 const SHORT: Duration = Duration::from_millis(100);
+/// What the pool's gateway is called.
+const INSTANCE: &str = "5f0c2a9e-6d1b-4c8e-9f37-2b1d0e4a6c85";
 
 /// A pool with its channel.
 struct Pool {
@@ -60,6 +62,7 @@ impl Pool {
         let settings = WorkerSettings {
             url: url.to_owned(),
             authorization: options.authorization,
+            instance: INSTANCE.to_owned(),
             timeout: options.timeout,
             threads_max: options.threads_max,
         };
@@ -96,9 +99,12 @@ fn key(number: u32) -> Key {
 }
 
 fn call(number: u32, detail: Option<Detail>) -> Call {
-    let kind = if detail.is_some() { CallKind::Disconnect } else { CallKind::Connect };
+    let kind = match detail {
+        None => CallKind::Connect,
+        Some(_) => CallKind::Disconnect { reason: Reason::Error, detail },
+    };
     let token = uuid::Uuid::from_u128(number.into());
-    Call { id: key(number), kind, token, body: format!("{{\"n\":{number}}}").into_bytes(), detail }
+    Call { id: key(number), kind, token, request: format!("{{\"n\":{number}}}").into() }
 }
 
 fn answered(status: u16, body: Option<&str>) -> Outcome {

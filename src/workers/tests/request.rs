@@ -3,6 +3,9 @@
 use super::*;
 use std::process::Command;
 
+/// The body of call number 7.
+const BODY: &str = r#"{"action":"connect","token":"00000000-0000-0000-0000-000000000007","request":{"n":7}}"#;
+
 /// The request that a call to `url` (with `{}` for the address) makes.
 fn request(path: &str, authorization: Option<&str>, detail: Option<Detail>) -> (SocketAddr, String) {
     let (address, script) = backend(|listener| {
@@ -27,8 +30,10 @@ fn a_post_with_the_url_verbatim() {
     lines.sort_unstable();
     let host = format!("host: {address}");
     let agent = concat!("user-agent: ssegateway/", env!("CARGO_PKG_VERSION"));
-    assert_eq!(lines, ["accept: */*", "content-length: 7", "content-type: application/json", &host, agent]);
-    assert_eq!(body, "{\"n\":7}");
+    let length = format!("content-length: {}", BODY.len());
+    let instance = format!("ssegateway-instance: {INSTANCE}");
+    assert_eq!(lines, ["accept: */*", &length, "content-type: application/json", &host, &instance, agent]);
+    assert_eq!(body, BODY);
 }
 
 #[test]
@@ -43,6 +48,14 @@ fn credentials_and_detail_are_headers() {
     let (_, request) = request("/", Some("Bearer t0ken"), Some(Detail::Shutdown));
     assert!(request.contains("\r\nauthorization: Bearer t0ken\r\n"), "{request}");
     assert!(request.contains("\r\nssegateway-detail: shutdown\r\n"), "{request}");
+}
+
+#[test]
+fn every_callback_names_the_instance() {
+    for detail in [None, Some(Detail::ClientTimeout)] {
+        let request = request("/", None, detail).1;
+        assert!(request.contains(&format!("\r\nssegateway-instance: {INSTANCE}\r\n")), "{request}");
+    }
 }
 
 #[test]
@@ -62,14 +75,18 @@ fn a_large_request_arrives_whole() {
     });
     let pool = Pool::to(address);
     for size in &sizes {
-        let body = (0..*size).map(|at| b'a' + (at % 26) as u8).collect();
-        pool.workers.submit(Call { body, ..call(1, None) });
+        pool.workers.submit(Call { request: alphabets(*size).into(), ..call(1, None) });
         assert_eq!(pool.next().outcome, answered(204, Some("")));
     }
     for (body, size) in script.join().unwrap().iter().zip(sizes) {
-        assert_eq!(body.len(), size);
-        assert!(body.bytes().enumerate().all(|(at, byte)| byte == b'a' + (at % 26) as u8));
+        let request = body.split_once("\"request\":").unwrap().1.strip_suffix('}').unwrap();
+        assert_eq!(request.len(), size);
+        assert!(request == alphabets(size));
     }
+}
+
+fn alphabets(length: usize) -> String {
+    (b'a'..=b'z').cycle().take(length).map(char::from).collect()
 }
 
 #[test]
@@ -82,7 +99,7 @@ fn head_and_body_leave_in_one_segment() {
         String::from_utf8_lossy(&first[..length]).into_owned()
     });
     assert_eq!(Pool::to(address).call(), answered(204, Some("")));
-    assert!(script.join().unwrap().ends_with("\r\n\r\n{\"n\":7}"));
+    assert!(script.join().unwrap().ends_with(&format!("\r\n\r\n{BODY}")));
 }
 
 #[test]

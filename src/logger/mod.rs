@@ -5,9 +5,13 @@
 //! carries whole lines from there to the real stderr as far as that takes them without blocking.
 //! What a slow reader leaves no room for is dropped and counted; a dead one is forgotten.
 
+mod format;
 mod relay;
 
+pub use format::LogFormat;
+
 use crate::sys;
+use format::Formatter;
 use log::LevelFilter;
 use relay::Relay;
 use simple_logger::SimpleLogger;
@@ -35,18 +39,19 @@ impl Logger {
     /// Installs the global logger, and the relay unless `level` is off; also a panic hook that lets
     /// the panic's message out. Without descriptors or threads to spare, the log goes straight to
     /// stderr. Call once per process.
-    pub fn start(level: LevelFilter) -> Logger {
+    pub fn start(level: LevelFilter, format: LogFormat) -> Logger {
         // Libraries get no further than warnings: their traces hold request heads and so credentials.
         let logger = SimpleLogger::new()
             .with_utc_timestamps()
             .with_level(level.min(LevelFilter::Warn))
             .with_module_level(env!("CARGO_PKG_NAME"), level);
+        log::set_max_level(logger.max_level());
         // Fails only if there is a logger already, and then that one serves.
-        let _ = logger.init();
+        let _ = log::set_boxed_logger(Box::new(Formatter::new(format, logger)));
         if level == LevelFilter::Off {
             return Logger::default();
         }
-        let running = Running::start().inspect_err(|error| log::warn!("log relay failed to start error=\"{error}\""));
+        let running = Running::start().inspect_err(|error| log::warn!(error:%; "log relay failed to start"));
         let logger = Logger(Arc::new(Mutex::new(running.ok())));
         let at_panic = logger.clone();
         let print = std::panic::take_hook();

@@ -1,0 +1,444 @@
+//! What the gateway counts, for `/internal/metrics`. Plain integers, changed where things happen.
+
+use super::calls::{Ending, LaneName};
+use crate::callback::{Detail, Outcome, Reason};
+use crate::metrics::{Exposition, Histogram, seconds};
+use std::time::Duration;
+
+/// What became of a request for a stream; each has exactly one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ConnectResult {
+    Accepted,
+    Rejected,
+    Unavailable,
+    Timeout,
+    QueueTimeout,
+    ClientLeft,
+    NotConfigured,
+    TooManyStreams,
+    ShuttingDown,
+    Overflow,
+}
+
+impl ConnectResult {
+    const ALL: [(ConnectResult, &'static str); 10] = [
+        (ConnectResult::Accepted, "accepted"),
+        (ConnectResult::Rejected, "rejected"),
+        (ConnectResult::Unavailable, "unavailable"),
+        (ConnectResult::Timeout, "timeout"),
+        (ConnectResult::QueueTimeout, "queue_timeout"),
+        (ConnectResult::ClientLeft, "client_left"),
+        (ConnectResult::NotConfigured, "not_configured"),
+        (ConnectResult::TooManyStreams, "too_many_streams"),
+        (ConnectResult::ShuttingDown, "shutting_down"),
+        (ConnectResult::Overflow, "overflow"),
+    ];
+}
+
+/// What became of a send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SendResult {
+    Ok,
+    Buffered,
+    Invalid,
+    NotFound,
+    Failed,
+}
+
+impl SendResult {
+    const ALL: [(SendResult, &'static str); 5] = [
+        (SendResult::Ok, "ok"),
+        (SendResult::Buffered, "buffered"),
+        (SendResult::Invalid, "invalid"),
+        (SendResult::NotFound, "not_found"),
+        (SendResult::Failed, "failed"),
+    ];
+}
+
+/// Why a request was refused before it came to a stream or a send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    Malformed,
+    HeadTooLarge,
+    BodyTooLarge,
+    Timeout,
+    Version,
+    TransferCoding,
+    NotFound,
+    Method,
+    Unauthorized,
+    Origin,
+    MediaType,
+    Expectation,
+    Parameter,
+    ShuttingDown,
+}
+
+impl Refusal {
+    const ALL: [(Refusal, &'static str); 14] = [
+        (Refusal::Malformed, "malformed"),
+        (Refusal::HeadTooLarge, "head_too_large"),
+        (Refusal::BodyTooLarge, "body_too_large"),
+        (Refusal::Timeout, "timeout"),
+        (Refusal::Version, "version"),
+        (Refusal::TransferCoding, "transfer_coding"),
+        (Refusal::NotFound, "not_found"),
+        (Refusal::Method, "method"),
+        (Refusal::Unauthorized, "unauthorized"),
+        (Refusal::Origin, "origin"),
+        (Refusal::MediaType, "media_type"),
+        (Refusal::Expectation, "expectation"),
+        (Refusal::Parameter, "parameter"),
+        (Refusal::ShuttingDown, "shutting_down"),
+    ];
+}
+
+impl Refusal {
+    /// The status of the answer.
+    pub fn status(self) -> u16 {
+        match self {
+            Refusal::Malformed | Refusal::Parameter => 400,
+            Refusal::HeadTooLarge => 431,
+            Refusal::BodyTooLarge => 413,
+            Refusal::Timeout => 408,
+            Refusal::Version => 505,
+            Refusal::TransferCoding => 501,
+            Refusal::NotFound => 404,
+            Refusal::Method => 405,
+            Refusal::Unauthorized => 401,
+            Refusal::Origin => 403,
+            Refusal::MediaType => 415,
+            Refusal::Expectation => 417,
+            Refusal::ShuttingDown => 503,
+        }
+    }
+
+    /// The text of the `error` field; for some it is just the beginning of it.
+    pub fn message(self) -> &'static str {
+        match self {
+            Refusal::Malformed => "Bad request",
+            Refusal::HeadTooLarge => "Request header fields too large",
+            Refusal::BodyTooLarge => "Request body too large",
+            Refusal::Timeout => "Request timeout",
+            Refusal::Version => "HTTP version not supported",
+            Refusal::TransferCoding => "Transfer coding not implemented",
+            Refusal::NotFound => "Not found",
+            Refusal::Method => "Method not allowed",
+            Refusal::Unauthorized => "Unauthorized",
+            Refusal::Origin => "Requests from web pages are not allowed",
+            Refusal::MediaType => "Unsupported charset or content coding",
+            Refusal::Expectation => "Expectation failed",
+            Refusal::Parameter => "Invalid request",
+            Refusal::ShuttingDown => "Shutting down",
+        }
+    }
+}
+
+/// Why a callback failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CallFailure {
+    Status,
+    Unavailable,
+    Timeout,
+}
+
+impl CallFailure {
+    const ALL: [(CallFailure, &'static str); 3] =
+        [(CallFailure::Status, "status"), (CallFailure::Unavailable, "unavailable"), (CallFailure::Timeout, "timeout")];
+}
+
+const REASONS: [Reason; 3] = [Reason::ClientClosed, Reason::ServerClosed, Reason::Error];
+
+/// The details that go with a reason; `None` is "none".
+const DETAILS: [Option<Detail>; 8] = [
+    None,
+    Some(Detail::SlowConsumer),
+    Some(Detail::ClientTimeout),
+    Some(Detail::Shutdown),
+    Some(Detail::WriteFailed),
+    Some(Detail::ExcessInput),
+    Some(Detail::ConnectTimeout),
+    Some(Detail::ConnectBroken),
+];
+
+const ACTIONS: [(LaneName, &str); 2] = [(LaneName::Connects, "connect"), (LaneName::Disconnects, "disconnect")];
+
+/// From a backend on the same machine to the longest timeouts that people set.
+const CALLBACK_BOUNDS: [u64; 14] = [
+    1_000,
+    2_500,
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    u64::MAX,
+];
+
+/// A turn that serves a few events takes tens of microseconds; one above 10 ms is felt by everybody.
+const TURN_BOUNDS: [u64; 12] = [10, 25, 50, 100, 250, 500, 1_000, 2_500, 10_000, 50_000, 250_000, u64::MAX];
+
+/// What the operating system knows of the process; see [`crate::reactor::Net::process_figures`]. What cannot be
+/// had is left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ProcessFigures {
+    /// User and system time of all threads.
+    pub cpu: Option<Duration>,
+    pub resident_bytes: Option<u64>,
+    pub virtual_bytes: Option<u64>,
+    pub threads: Option<u64>,
+    pub descriptors: Option<u64>,
+    pub descriptors_max: Option<u64>,
+    /// Seconds since the Unix epoch.
+    pub started_at: Option<u64>,
+}
+
+/// The counters.
+pub(super) struct Stats {
+    /// Streams that are open, those still connecting not included.
+    pub streams_open: usize,
+    pub connections_accepted: u64,
+    pub events: u64,
+    pub event_bytes: u64,
+    pub heartbeats: u64,
+    connects: [u64; ConnectResult::ALL.len()],
+    sends: [u64; SendResult::ALL.len()],
+    refusals: [u64; Refusal::ALL.len()],
+    disconnects: [[u64; DETAILS.len()]; REASONS.len()],
+    call_failures: [[u64; CallFailure::ALL.len()]; ACTIONS.len()],
+    call_times: [Histogram<{ CALLBACK_BOUNDS.len() }>; ACTIONS.len()],
+    turns: Histogram<{ TURN_BOUNDS.len() }>,
+}
+
+/// What the counters do not tell: how things stand now.
+pub(super) struct Gauges {
+    pub ready: bool,
+    pub streams_connecting: usize,
+    pub streams_max: usize,
+    pub connections_open: usize,
+    /// In flight and waiting, by action.
+    pub calls: [(usize, usize); ACTIONS.len()],
+    pub pending_bytes: u64,
+    pub pending_bytes_largest: usize,
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        Stats {
+            streams_open: 0,
+            connections_accepted: 0,
+            events: 0,
+            event_bytes: 0,
+            heartbeats: 0,
+            connects: [0; _],
+            sends: [0; _],
+            refusals: [0; _],
+            disconnects: [[0; _]; _],
+            call_failures: [[0; _]; _],
+            call_times: [const { Histogram::new(&CALLBACK_BOUNDS) }; _],
+            turns: Histogram::new(&TURN_BOUNDS),
+        }
+    }
+}
+
+impl Stats {
+    pub fn connect(&mut self, result: ConnectResult) {
+        self.connects[result as usize] += 1;
+    }
+
+    /// Streams that had that result so far.
+    pub fn connects(&self, result: ConnectResult) -> u64 {
+        self.connects[result as usize]
+    }
+
+    pub fn send(&mut self, result: SendResult) {
+        self.sends[result as usize] += 1;
+    }
+
+    pub fn refuse(&mut self, refusal: Refusal) {
+        self.refusals[refusal as usize] += 1;
+    }
+
+    pub fn disconnect(&mut self, ending: Ending) {
+        let detail = DETAILS.iter().position(|detail| *detail == ending.detail).unwrap_or(0);
+        self.disconnects[ending.reason as usize][detail] += 1;
+    }
+
+    pub fn call_ended(&mut self, kind: LaneName, outcome: &Outcome, took: Duration) {
+        self.call_times[kind as usize].observe(took);
+        let failure = match (kind, outcome) {
+            (_, Outcome::Answered { status: 200..=299, .. }) => return,
+            // A rejection is an answer.
+            (LaneName::Connects, Outcome::Answered { .. }) => return,
+            (LaneName::Disconnects, Outcome::Answered { .. }) => CallFailure::Status,
+            (_, Outcome::Unavailable { .. }) => CallFailure::Unavailable,
+            (_, Outcome::TimedOut { .. }) => CallFailure::Timeout,
+        };
+        self.call_failures[kind as usize][failure as usize] += 1;
+    }
+
+    pub fn turn(&mut self, took: Duration) {
+        self.turns.observe(took);
+    }
+
+    /// Everything as text.
+    pub fn render(&self, gauges: &Gauges, process: &ProcessFigures) -> String {
+        let mut text = Exposition::default();
+        text.family("ssegateway_build_info", "gauge", "1, with the version as a label.");
+        text.sample("ssegateway_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+        text.gauge("ssegateway_ready", "Whether /readyz says so.", u8::from(gauges.ready));
+        self.render_streams(&mut text, gauges);
+        self.render_callbacks(&mut text, gauges);
+        self.render_connections(&mut text, gauges);
+        render_process(&mut text, process);
+        text.into_text()
+    }
+
+    fn render_streams(&self, text: &mut Exposition, gauges: &Gauges) {
+        text.gauge("ssegateway_streams_open", "Streams that are open now.", self.streams_open);
+        text.gauge(
+            "ssegateway_streams_connecting",
+            "Clients that wait for the backend's decision now.",
+            gauges.streams_connecting,
+        );
+        text.gauge(
+            "ssegateway_streams_max",
+            "Most streams there may be, connecting ones included.",
+            gauges.streams_max,
+        );
+        let name = "ssegateway_connects_total";
+        text.family(name, "counter", "Requests for a stream, by what became of them.");
+        for (result, label) in ConnectResult::ALL {
+            text.sample(name, &[("result", label)], self.connects[result as usize]);
+        }
+        let name = "ssegateway_disconnects_total";
+        text.family(name, "counter", "Ends of accepted streams, by the reason and detail told to the backend.");
+        for reason in REASONS {
+            for (detail, count) in DETAILS.iter().zip(self.disconnects[reason as usize]) {
+                // Each combination that can be, from the start; the others never come.
+                if count > 0 || goes_with(reason, *detail) {
+                    let detail = detail.map_or("none", Detail::as_str);
+                    text.sample(name, &[("reason", reason.as_str()), ("detail", detail)], count);
+                }
+            }
+        }
+        let slow: u64 = self.disconnects[Reason::Error as usize][1..=2].iter().sum();
+        text.counter(
+            "ssegateway_slow_readers_dropped_total",
+            "Streams ended because their client did not keep up (slow_consumer and client_timeout).",
+            slow,
+        );
+        text.counter("ssegateway_events_sent_total", "Events written to streams.", self.events);
+        text.counter("ssegateway_event_bytes_sent_total", "Bytes of those events' frames.", self.event_bytes);
+        text.counter("ssegateway_heartbeats_sent_total", "Heartbeats written to streams.", self.heartbeats);
+        text.gauge(
+            "ssegateway_pending_bytes",
+            "Bytes that wait for slow clients now, or for the backend's decision.",
+            gauges.pending_bytes,
+        );
+        text.gauge(
+            "ssegateway_pending_bytes_largest",
+            "Of those, the bytes of the client that has most.",
+            gauges.pending_bytes_largest,
+        );
+        let name = "ssegateway_sends_total";
+        text.family(name, "counter", "Sends by the backend, by what became of them.");
+        for (result, label) in SendResult::ALL {
+            text.sample(name, &[("result", label)], self.sends[result as usize]);
+        }
+    }
+
+    fn render_callbacks(&self, text: &mut Exposition, gauges: &Gauges) {
+        let name = "ssegateway_callback_duration_seconds";
+        text.family(name, "histogram", "Time from the start of a callback to its outcome.");
+        for (kind, action) in ACTIONS {
+            text.histogram(name, &[("action", action)], &self.call_times[kind as usize]);
+        }
+        let name = "ssegateway_callback_failures_total";
+        text.family(name, "counter", "Callbacks that got no usable answer; a rejected connect got one.");
+        for (kind, action) in ACTIONS {
+            for (failure, label) in CallFailure::ALL {
+                if (kind, failure) != (LaneName::Connects, CallFailure::Status) {
+                    let count = self.call_failures[kind as usize][failure as usize];
+                    text.sample(name, &[("action", action), ("reason", label)], count);
+                }
+            }
+        }
+        let name = "ssegateway_callbacks_in_flight";
+        text.family(name, "gauge", "Callbacks being made now.");
+        for ((_, action), (in_flight, _)) in ACTIONS.iter().zip(gauges.calls) {
+            text.sample(name, &[("action", action)], in_flight);
+        }
+        let name = "ssegateway_callbacks_waiting";
+        text.family(name, "gauge", "Callbacks that wait for a free worker now.");
+        for ((_, action), (_, waiting)) in ACTIONS.iter().zip(gauges.calls) {
+            text.sample(name, &[("action", action)], waiting);
+        }
+    }
+
+    fn render_connections(&self, text: &mut Exposition, gauges: &Gauges) {
+        text.counter(
+            "ssegateway_connections_accepted_total",
+            "Connections accepted on both ports.",
+            self.connections_accepted,
+        );
+        text.gauge("ssegateway_connections_open", "Connections that are open now.", gauges.connections_open);
+        let name = "ssegateway_requests_refused_total";
+        text.family(name, "counter", "Requests refused before they came to a stream or a send.");
+        for (refusal, label) in Refusal::ALL {
+            text.sample(name, &[("reason", label)], self.refusals[refusal as usize]);
+        }
+        let name = "ssegateway_loop_turn_seconds";
+        text.family(name, "histogram", "Time of one turn of the event loop, waiting not included.");
+        text.histogram(name, &[], &self.turns);
+    }
+}
+
+fn goes_with(reason: Reason, detail: Option<Detail>) -> bool {
+    match (reason, detail) {
+        (Reason::ClientClosed | Reason::ServerClosed, None) | (Reason::ServerClosed, Some(Detail::Shutdown)) => true,
+        (Reason::Error, Some(detail)) => detail != Detail::Shutdown,
+        (Reason::ClientClosed | Reason::ServerClosed, Some(_)) | (Reason::Error, None) => false,
+    }
+}
+
+/// The names that every client library of Prometheus uses.
+fn render_process(text: &mut Exposition, process: &ProcessFigures) {
+    if let Some(cpu) = process.cpu {
+        text.counter("process_cpu_seconds_total", "User and system time.", seconds(cpu));
+    }
+    let gauges = [
+        ("process_resident_memory_bytes", "Resident memory.", process.resident_bytes),
+        ("process_virtual_memory_bytes", "Virtual memory.", process.virtual_bytes),
+        ("process_threads", "Threads.", process.threads),
+        ("process_open_fds", "Open descriptors.", process.descriptors),
+        ("process_max_fds", "Most open descriptors there may be.", process.descriptors_max),
+        ("process_start_time_seconds", "When the process started, in seconds since 1970.", process.started_at),
+    ];
+    for (name, help, value) in gauges {
+        if let Some(value) = value {
+            text.gauge(name, help, value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_stand_at_their_index() {
+        assert!(ConnectResult::ALL.iter().enumerate().all(|(index, (result, _))| *result as usize == index));
+        assert!(SendResult::ALL.iter().enumerate().all(|(index, (result, _))| *result as usize == index));
+        assert!(Refusal::ALL.iter().enumerate().all(|(index, (refusal, _))| *refusal as usize == index));
+        assert!(CallFailure::ALL.iter().enumerate().all(|(index, (failure, _))| *failure as usize == index));
+        assert!(REASONS.iter().enumerate().all(|(index, reason)| *reason as usize == index));
+        assert!(ACTIONS.iter().enumerate().all(|(index, (kind, _))| *kind as usize == index));
+    }
+}

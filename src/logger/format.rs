@@ -1,0 +1,199 @@
+//! What a log line looks like: a message and its fields, as text or as JSON.
+//!
+//! The text is simple_logger's, with the fields behind the message as `key=value`. JSON is one object a line:
+//! `ts`, `level`, `msg`, then the fields.
+
+use crate::escape::Escaped;
+use crate::sys;
+use log::kv::{Key, Value, VisitSource};
+use log::{Level, Log, Metadata, Record};
+use serde_json::Value as Json;
+use simple_logger::SimpleLogger;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use time::OffsetDateTime;
+
+/// How lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// The longest text of one field, so that the relay need not cut the line, which would break the object.
+const VALUE_BYTES_MAX: usize = 1024;
+/// What a line may hold in all, its closing brace included.
+const LINE_BYTES_MAX: usize = sys::PIPE_CHUNK - 8;
+
+/// simple_logger, with fields.
+pub struct Formatter {
+    format: LogFormat,
+    /// Decides what is logged in both formats, and writes the text.
+    inner: SimpleLogger,
+}
+
+impl Formatter {
+    pub fn new(format: LogFormat, inner: SimpleLogger) -> Formatter {
+        Formatter { format, inner }
+    }
+}
+
+impl Log for Formatter {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.inner.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        match self.format {
+            LogFormat::Text => {
+                let line = text(record);
+                self.inner.log(&record.to_builder().args(format_args!("{line}")).build());
+            }
+            LogFormat::Json => {
+                let mut line = json(record, OffsetDateTime::now_utc());
+                line.push('\n');
+                // Nobody is left to be told if it fails.
+                let _ = io::stderr().write_all(line.as_bytes());
+            }
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// The message and its fields.
+fn text(record: &Record<'_>) -> String {
+    struct Fields(String);
+
+    impl<'kvs> VisitSource<'kvs> for Fields {
+        fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
+            let value = Escaped(&value.to_string()).to_string();
+            let plain = !value.is_empty() && !value.contains([' ', '"']);
+            // Writing to a String cannot fail.
+            let _ = match plain {
+                true => write!(self.0, " {key}={value}"),
+                false => write!(self.0, " {key}=\"{}\"", value.replace('"', "\\\"")),
+            };
+            Ok(())
+        }
+    }
+
+    let mut fields = Fields(record.args().to_string());
+    // The visitor never fails.
+    let _ = record.key_values().visit(&mut fields);
+    fields.0
+}
+
+/// One object without a line end.
+fn json(record: &Record<'_>, now: OffsetDateTime) -> String {
+    struct Fields(String);
+
+    impl Fields {
+        fn push(&mut self, key: &str, value: &Json) {
+            let field = format!(",{}:{value}", Json::from(key));
+            if self.0.len() + field.len() < LINE_BYTES_MAX {
+                self.0.push_str(&field);
+            }
+        }
+    }
+
+    impl<'kvs> VisitSource<'kvs> for Fields {
+        fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
+            let value = match (value.to_bool(), value.to_u64(), value.to_i64()) {
+                (Some(truth), _, _) => Json::from(truth),
+                (None, Some(number), _) => Json::from(number),
+                (None, None, Some(number)) => Json::from(number),
+                (None, None, None) => Json::from(clipped(&value.to_string())),
+            };
+            self.push(key.as_str(), &value);
+            Ok(())
+        }
+    }
+
+    let level = match record.level() {
+        Level::Error => "error",
+        Level::Warn => "warn",
+        Level::Info => "info",
+        Level::Debug => "debug",
+        Level::Trace => "trace",
+    };
+    let mut fields = Fields(format!(r#"{{"ts":"{}","level":"{level}""#, timestamp(now)));
+    fields.push("msg", &Json::from(clipped(&record.args().to_string())));
+    // The visitor never fails.
+    let _ = record.key_values().visit(&mut fields);
+    fields.0 + "}"
+}
+
+/// RFC 3339 in UTC, to the millisecond.
+fn timestamp(now: OffsetDateTime) -> String {
+    let (year, month, day) = now.to_calendar_date();
+    let (hour, minute, second, milli) = now.to_hms_milli();
+    format!("{year:04}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z", u8::from(month))
+}
+
+/// The beginning of `text` that takes no more than [`VALUE_BYTES_MAX`] bytes as JSON.
+fn clipped(text: &str) -> String {
+    let mut bytes = 0;
+    for (at, character) in text.char_indices() {
+        bytes += match character {
+            '"' | '\\' => 2,
+            '\0'..='\u{1f}' => 6,
+            other => other.len_utf8(),
+        };
+        if bytes > VALUE_BYTES_MAX {
+            return format!("{}...", &text[..at]);
+        }
+    }
+    text.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use log::kv::Source;
+    use serde_json::Map;
+
+    fn record<'a>(args: std::fmt::Arguments<'a>, fields: &'a dyn Source) -> Record<'a> {
+        Record::builder().level(Level::Warn).target("t").args(args).key_values(fields).build()
+    }
+
+    #[test]
+    fn text_has_its_fields_behind_the_message() {
+        let fields = [("token", Value::from("t-1")), ("status", 503.into()), ("error", "a \"b\"\n".into())];
+        let line = text(&record(format_args!("connect failed"), &fields));
+        assert_eq!(line, r#"connect failed token=t-1 status=503 error="a \"b\"\n""#);
+        assert_eq!(text(&record(format_args!("m"), &[("url", "")])), r#"m url="""#);
+    }
+
+    #[test]
+    fn json_is_one_object_with_typed_fields() {
+        let fields: [(&str, Value<'_>); 4] = [
+            ("token", "t-1".into()),
+            ("status", 503.into()),
+            ("clean", true.into()),
+            ("url", "/\"\\\u{2028}\r\n".into()),
+        ];
+        let now = OffsetDateTime::from_unix_timestamp(1_795_688_528).unwrap();
+        let line = json(&record(format_args!("stream {}", "closed"), &fields), now);
+        assert_eq!(
+            line,
+            "{\"ts\":\"2026-11-26T10:22:08.000Z\",\"level\":\"warn\",\"msg\":\"stream closed\",\"token\":\"t-1\",\
+             \"status\":503,\"clean\":true,\"url\":\"/\\\"\\\\\u{2028}\\r\\n\"}"
+        );
+    }
+
+    #[test]
+    fn json_stays_an_object_however_long_its_parts_are() {
+        for letter in ["x", "\"", "\0", "\u{1f600}"] {
+            let long = letter.repeat(5_000);
+            let fields = [("a", &long), ("b", &long), ("c", &long), ("d", &long), ("e", &long)];
+            let line = json(&record(format_args!("{long}"), &fields), OffsetDateTime::UNIX_EPOCH);
+            assert!(line.len() < sys::PIPE_CHUNK, "{}", line.len());
+            let object: Map<String, Json> = serde_json::from_str(&line).unwrap();
+            assert!(object["a"].as_str().unwrap().ends_with("..."));
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What is counted, and how it is shown: the text format of Prometheus
+//! (<https://prometheus.io/docs/instrumenting/exposition_formats/>, version 0.0.4).
+//!
+//! Counting is an addition to a plain integer of the loop's own; text is made only when somebody asks.
+//! What is counted stands where it happens, in [`crate::gateway`].
+
+use std::fmt::{Display, Write};
+use std::time::Duration;
+
+/// The media type of the text.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Durations in `N` buckets, the last of which is open.
+#[derive(Clone, Debug)]
+pub struct Histogram<const N: usize> {
+    /// Upper bounds of the closed buckets, inclusive, in microseconds and rising; the last is not looked at.
+    bounds: &'static [u64; N],
+    counts: [u64; N],
+    sum: Duration,
+}
+
+impl<const N: usize> Histogram<N> {
+    /// An empty one. The last of `bounds` stands for infinity.
+    pub const fn new(bounds: &'static [u64; N]) -> Histogram<N> {
+        Histogram { bounds, counts: [0; N], sum: Duration::ZERO }
+    }
+
+    /// Counts one duration.
+    pub fn observe(&mut self, duration: Duration) {
+        let micros = u64::try_from(duration.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
+        let bucket = self.bounds[..N - 1].iter().position(|bound| micros <= *bound).unwrap_or(N - 1);
+        self.counts[bucket] += 1;
+        self.sum = self.sum.saturating_add(duration);
+    }
+}
+
+/// The text, family by family.
+#[derive(Debug, Default)]
+pub struct Exposition(String);
+
+impl Exposition {
+    /// The text so far.
+    pub fn into_text(self) -> String {
+        self.0
+    }
+
+    /// One value without labels, as a family of its own.
+    pub fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+        self.family(name, "gauge", help);
+        self.sample(name, &[], value);
+    }
+
+    /// One counter without labels, as a family of its own.
+    pub fn counter(&mut self, name: &str, help: &str, value: impl Display) {
+        self.family(name, "counter", help);
+        self.sample(name, &[], value);
+    }
+
+    /// Opens a family; its samples follow.
+    pub fn family(&mut self, name: &str, kind: &str, help: &str) {
+        self.push(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+    }
+
+    /// One sample of the open family. Label values are ours: nothing in them needs an escape.
+    pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        self.0.push_str(name);
+        self.labels(labels, None);
+        self.push(format_args!(" {value}\n"));
+    }
+
+    /// One histogram of the open family, in seconds.
+    pub fn histogram<const N: usize>(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram<N>) {
+        let mut count = 0;
+        for (index, bucket) in histogram.counts.iter().enumerate() {
+            count += bucket;
+            let bound = match histogram.bounds.get(index) {
+                Some(micros) if index + 1 < N => seconds(Duration::from_micros(*micros)),
+                Some(_) | None => "+Inf".to_owned(),
+            };
+            self.push(format_args!("{name}_bucket"));
+            self.labels(labels, Some(&bound));
+            self.push(format_args!(" {count}\n"));
+        }
+        self.push(format_args!("{name}_sum"));
+        self.labels(labels, None);
+        self.push(format_args!(" {}\n{name}_count", seconds(histogram.sum)));
+        self.labels(labels, None);
+        self.push(format_args!(" {count}\n"));
+    }
+
+    fn labels(&mut self, labels: &[(&str, &str)], bound: Option<&str>) {
+        let mut separator = '{';
+        for (name, value) in labels.iter().copied().chain(bound.map(|bound| ("le", bound))) {
+            self.push(format_args!("{separator}{name}=\"{value}\""));
+            separator = ',';
+        }
+        if separator == ',' {
+            self.0.push('}');
+        }
+    }
+
+    fn push(&mut self, text: std::fmt::Arguments<'_>) {
+        // Writing to a String cannot fail.
+        let _ = self.0.write_fmt(text);
+    }
+}
+
+/// Seconds as a decimal number, exact to the microsecond.
+pub fn seconds(duration: Duration) -> String {
+    let text = format!("{}.{:06}", duration.as_secs(), duration.subsec_micros());
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_read_as_the_format_demands() {
+        let mut text = Exposition::default();
+        text.gauge("a", "Help.", 1);
+        text.family("b_total", "counter", "More help.");
+        text.sample("b_total", &[("x", "1"), ("y", "z")], 2_u64);
+        assert_eq!(
+            text.into_text(),
+            "# HELP a Help.\n# TYPE a gauge\na 1\n\
+             # HELP b_total More help.\n# TYPE b_total counter\nb_total{x=\"1\",y=\"z\"} 2\n"
+        );
+    }
+
+    #[test]
+    fn buckets_are_cumulative_and_their_bounds_inclusive() {
+        let mut histogram = Histogram::new(&[1_000, 2_500_000, u64::MAX]);
+        for micros in [0, 1_000, 1_001, 2_500_000, 2_500_001] {
+            histogram.observe(Duration::from_micros(micros));
+        }
+        histogram.observe(Duration::from_nanos(1_000_001));
+        let mut text = Exposition::default();
+        text.histogram("h", &[("a", "b")], &histogram);
+        assert_eq!(
+            text.into_text(),
+            "h_bucket{a=\"b\",le=\"0.001\"} 2\nh_bucket{a=\"b\",le=\"2.5\"} 5\nh_bucket{a=\"b\",le=\"+Inf\"} 6\n\
+             h_sum{a=\"b\"} 5.003002\nh_count{a=\"b\"} 6\n"
+        );
+    }
+
+    #[test]
+    fn seconds_are_exact_and_short() {
+        for (micros, text) in [(0, "0"), (1, "0.000001"), (10_000_000, "10"), (1_050_000, "1.05")] {
+            assert_eq!(seconds(Duration::from_micros(micros)), text);
+        }
+    }
+}

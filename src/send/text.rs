@@ -1,0 +1,65 @@
+//! A string of a body, left as it stands there until it is written.
+
+use crate::json::{self, Piece};
+use crate::sse::Frame;
+use std::borrow::Cow;
+use std::fmt::{self, Debug, Formatter};
+
+/// Text that may still have the escapes of a JSON string in it. Resolving them while a frame is written
+/// saves a copy and an allocation: most data is JSON within JSON, and full of quotes.
+#[derive(Clone)]
+pub struct Text<'a> {
+    /// The inside of a JSON string if `escaped`, otherwise the text itself.
+    inner: Cow<'a, str>,
+    escaped: bool,
+}
+
+impl<'a> Text<'a> {
+    /// From the inside of a JSON string.
+    pub(crate) fn from_json(inner: &'a str) -> Text<'a> {
+        Text { inner: Cow::Borrowed(inner), escaped: memchr::memchr(b'\\', inner.as_bytes()).is_some() }
+    }
+
+    /// The text, borrowed if it has no escapes; lone surrogates become U+FFFD.
+    pub fn resolved(&self) -> Cow<'_, str> {
+        if self.escaped { Cow::Owned(json::unescape(&self.inner)) } else { Cow::Borrowed(&self.inner) }
+    }
+
+    /// The same text with a string of its own.
+    pub fn into_owned(self) -> Text<'static> {
+        Text { inner: Cow::Owned(self.inner.into_owned()), escaped: self.escaped }
+    }
+
+    /// Appends the text to a frame's data.
+    pub(crate) fn write(&self, frame: &mut Frame<'_>) {
+        if !self.escaped {
+            return frame.push(&self.inner);
+        }
+        json::pieces(&self.inner, |piece| match piece {
+            // JSON does not let control characters stand for themselves.
+            Piece::Run(run) => frame.push_unbroken(run),
+            Piece::Character(character) => frame.push_character(character),
+        });
+    }
+}
+
+impl<'a, T: Into<Cow<'a, str>>> From<T> for Text<'a> {
+    fn from(text: T) -> Text<'a> {
+        Text { inner: text.into(), escaped: false }
+    }
+}
+
+/// However it is spelled.
+impl PartialEq for Text<'_> {
+    fn eq(&self, other: &Text<'_>) -> bool {
+        self.resolved() == other.resolved()
+    }
+}
+
+impl Eq for Text<'_> {}
+
+impl Debug for Text<'_> {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        self.resolved().fmt(out)
+    }
+}

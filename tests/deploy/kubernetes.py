@@ -1,0 +1,34 @@
+"""Validates the Kubernetes manifest against the schemas of several releases; fields they do not know are refused."""
+import pathlib, sys
+import kubernetes_validate, yaml
+
+MANIFEST = pathlib.Path(__file__).resolve().parent.parent.parent / "examples/deploy/kubernetes.yaml"
+RELEASES = ["1.29.0", "1.33.0", "1.37.0"]  # the first with sidecar containers, the first where they are stable, a recent one
+
+
+def errors(text, release):
+    found = []
+    for resource in yaml.safe_load_all(text):
+        try:
+            kubernetes_validate.validate(resource, release, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            found.append(f"{resource['kind']}: {'.'.join(map(str, error.path))}: {error.message[:200]}")
+    return found
+
+
+text = MANIFEST.read_text()
+# What must not pass: a field that does not exist, one at the wrong place, a value of the wrong type.
+wrong = [
+    ("      terminationGracePeriodSeconds", "      terminationGraceSeconds"),
+    ("          readinessProbe:", "          readynessProbe:"),
+    ("            capabilities:", "            restartPolicy: Always\n            capabilities:"),
+    ("replicas: 2", 'replicas: "2"'),
+    ("policyTypes: [Ingress]", "policyTypes: Ingress"),
+]
+for release in RELEASES:
+    if found := errors(text, release):
+        sys.exit(f"kubernetes {release}: {found}")
+    for good, bad in wrong:
+        assert text.count(good) == 1, good
+        assert errors(text.replace(good, bad), release), f"kubernetes {release} takes {bad!r}"
+    print(f"kubernetes: the manifest fits the schemas of {release}, and {len(wrong)} mistakes in it are found")

@@ -1,0 +1,73 @@
+//! The deployment files and what the README shows of them. That they work is tested by `make test-deploy`.
+
+use ssegateway::config::variables::TABLE;
+use std::fs;
+use std::path::Path;
+
+const UNIT: &str = "examples/deploy/ssegateway.service";
+const KUBERNETES: &str = "examples/deploy/kubernetes.yaml";
+const PROMETHEUS: &str = "examples/deploy/prometheus.yml";
+const COMPOSE: &str = "compose.yaml";
+
+/// The default of `SHUTDOWN_TIMEOUT_SECONDS`.
+const DRAIN_SECONDS: u64 = 10;
+
+/// Variables of others, and what else is written like one.
+const NOT_OURS: [&str; 5] = ["AF_INET", "AF_INET6", "AF_UNIX", "GATEWAY_URL", "POD_IP"];
+
+fn read(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).expect(name)
+}
+
+/// The fenced blocks under a heading of the README.
+fn shown(heading: &str) -> Vec<String> {
+    let readme = read("README.md");
+    let (_, section) = readme.split_once(&format!("\n### {heading}\n")).expect(heading);
+    let section = section.split("\n###").next().unwrap_or_default();
+    let blocks = section.split("```").skip(1).step_by(2);
+    blocks.map(|block| block.split_once('\n').expect("a language").1.to_owned()).collect()
+}
+
+#[test]
+fn the_readme_shows_the_files_themselves() {
+    for (heading, file) in [("systemd", UNIT), ("Kubernetes, as a sidecar", KUBERNETES), ("Monitoring", PROMETHEUS)] {
+        let (blocks, file) = (shown(heading), read(file));
+        assert!(!blocks.is_empty(), "nothing is shown under {heading}");
+        for block in blocks {
+            assert!(file.contains(&block), "{heading} shows what is not in the file:\n{block}");
+        }
+    }
+}
+
+#[test]
+fn every_variable_exists() {
+    for name in [UNIT, KUBERNETES, COMPOSE] {
+        let text = read(name);
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let variables: Vec<&str> =
+            words.filter(|word| word.contains('_') && !word.contains(|c: char| c.is_ascii_lowercase())).collect();
+        assert!(variables.contains(&"CALLBACK_URL"), "{name}: {variables:?}");
+        for variable in variables {
+            let known = TABLE.iter().any(|row| row.name == variable) || NOT_OURS.contains(&variable);
+            assert!(known, "{name} has {variable}, which means nothing");
+        }
+    }
+}
+
+/// The number behind `name`, whatever stands between them.
+fn number(text: &str, name: &str) -> u64 {
+    let (_, rest) = text.split_once(name).unwrap_or_else(|| panic!("no {name}"));
+    let digits = rest.trim_start_matches(|c: char| !c.is_ascii_digit());
+    digits.split(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok()).expect("a number")
+}
+
+#[test]
+fn nobody_is_killed_while_streams_end() {
+    let unit = read(UNIT);
+    assert!(number(&unit, "\nTimeoutStopSec=") > DRAIN_SECONDS && !unit.contains("Environment=SHUTDOWN"), "{unit}");
+    assert!(number(&read(COMPOSE), "stop_grace_period: ") > DRAIN_SECONDS);
+    let pod = read(KUBERNETES);
+    let end = number(&pod, "SHUTDOWN_DELAY_SECONDS, value") + number(&pod, "SHUTDOWN_TIMEOUT_SECONDS, value");
+    // The application's own end comes behind it.
+    assert!(number(&pod, "\n      terminationGracePeriodSeconds: ") >= end + 10, "{end}");
+}

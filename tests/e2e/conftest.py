@@ -1,0 +1,90 @@
+import os
+import pathlib
+
+import chromium
+import proxies
+import pytest
+from programs import Program
+from website import Site
+
+pytest_plugins = ["ssegateway.pytest_plugin"]
+
+
+@pytest.fixture(scope="session")
+def installed():
+    """The directory into which `run` has installed the packages from npm; screenshots go there, too."""
+    return pathlib.Path(os.environ["E2E_DIR"])
+
+
+@pytest.fixture(scope="session")
+def site(installed):
+    site = Site(installed)
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def ssegateway_environment():
+    return {"CORS_ORIGINS": "*"}  # the pages come from the site, which is another origin
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    browser = chromium.start(tmp_path_factory.mktemp("chromium"))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Opens a tab with the given page; it is closed when the test ends, and what it saw shown if the test failed."""
+    pages = []
+
+    def open_page(url):
+        pages.append(chromium.Page(browser, url))
+        return pages[-1]
+
+    yield open_page
+    for page in pages:
+        print(page.log())
+        page.close()
+
+
+@pytest.fixture
+def page(open_page, site):
+    return open_page(f"{site.origin}/page.html")
+
+
+@pytest.fixture
+def start():
+    """Starts a program; it is ended with the test, and its output shown if the test failed."""
+    programs = []
+
+    def start(*command, **options):
+        programs.append(Program(*command, **options))
+        return programs[-1]
+
+    yield start
+    for program in programs:
+        with program:
+            pass
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory):
+    return proxies.make_certificate(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def start_proxy(tmp_path, certificates, ssegateway, site):
+    """Starts a proxy by name, in front of the gateway and the site; `changes` of its file: old text to new."""
+    running = []
+
+    def start_proxy(name, changes={}):
+        gateway = ssegateway.environment["PORT"]
+        running.append(proxies.Proxy(name, tmp_path, certificates, gateway, site.port, changes))
+        return running[-1]
+
+    yield start_proxy
+    for proxy in running:
+        proxy.close()

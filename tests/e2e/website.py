@@ -1,0 +1,48 @@
+"""The web site of the tests: the pages in pages/, and the packages that npm has installed."""
+
+import http.server
+import mimetypes
+import pathlib
+import threading
+
+PAGES = pathlib.Path(__file__).parent / "pages"
+
+
+class Site:
+    """Serves the pages; `127.0.0.1` and `localhost` are two origins of it."""
+
+    def __init__(self, packages):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                root = packages if self.path.startswith("/node_modules/") else PAGES
+                file = root / self.path.partition("?")[0].lstrip("/")
+                # Packages made for bundlers leave the ending of their own modules to the bundler.
+                file = file if file.suffix else file.with_suffix(".js")
+                found = file.is_file()
+                body = file.read_bytes() if found else b"no such page"
+                self.send_response(200 if found else 404)
+                self.send_header("Content-Type", mimetypes.guess_type(file.name)[0] or "text/plain")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def do_POST(self):
+                """Behind the proxies this is the application: it has no such path."""
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.send_error(404)
+
+            def log_message(self, *_):
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, args=[0.01], daemon=True).start()
+        self.port = self._server.server_port
+        self.origin = f"http://127.0.0.1:{self.port}"
+        self.other_origin = f"http://localhost:{self.port}"
+
+    def close(self):
+        self._server.shutdown()
+        self._server.server_close()

@@ -1,0 +1,22 @@
+"""What the README shows as a part of a file stands in that file, which other tests run."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+# An invisible line before a block: <!-- from examples/flask_app.py -->
+EXCERPTS = re.findall(r"^<!-- from (\S+) -->\n```\w+\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("path, text", EXCERPTS, ids=[path for path, _ in EXCERPTS])
+def test_an_excerpt_is_one(path: str, text: str) -> None:
+    assert text in (ROOT / path).read_text()
+
+
+def test_no_excerpt_is_overlooked() -> None:
+    shown = {path for path, _ in EXCERPTS}
+    assert shown >= {f"examples/{name}.py" for name in ("flask_app", "django_app", "fastapi_app", "test_flask_app")}
+    assert len(EXCERPTS) == README.count("<!-- from ")

@@ -1,0 +1,160 @@
+//! `GET /internal/metrics`: what is counted, as a scraper reads it (contract, section 9).
+
+mod common;
+
+use common::{Answer, Backend, Client, Gateway, Response, assert_error, eventually, get, post};
+use std::collections::HashMap;
+
+/// One scrape: every sample by its name and labels, as they stand in the text.
+fn scrape(gateway: &Gateway) -> HashMap<String, f64> {
+    let response = Client::open(gateway.internal_port(), get("/internal/metrics")).response();
+    assert_eq!(response.status, 200, "{response:?}");
+    samples(&response)
+}
+
+fn samples(response: &Response) -> HashMap<String, f64> {
+    let mut samples = HashMap::new();
+    let mut family = String::new();
+    for line in response.text().lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            family = rest.split(' ').next().expect("a name").to_owned();
+        } else if !line.starts_with("# HELP ") {
+            let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no value in {line:?}"));
+            assert!(name.starts_with(&family), "{line:?} in the family {family}");
+            let earlier = samples.insert(name.to_owned(), value.parse().unwrap_or_else(|_| panic!("{line:?}")));
+            assert_eq!(earlier, None, "{name} twice");
+        }
+    }
+    samples
+}
+
+/// Scrapes until a sample has that value.
+fn await_sample(gateway: &Gateway, name: &str, value: f64) -> HashMap<String, f64> {
+    let mut last = HashMap::new();
+    eventually(name, || {
+        last = scrape(gateway);
+        last.get(name) == Some(&value)
+    });
+    last
+}
+
+#[test]
+fn the_answer_is_the_text_format_and_the_last_one() {
+    let gateway = Gateway::builder().start();
+    let response = gateway.request(get("/internal/metrics") + &get("/healthz"));
+    assert_eq!(response.status, 200);
+    assert_eq!(response.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    assert!(response.closes());
+    let samples = samples(&response);
+    assert_eq!(samples["ssegateway_ready"], 0.0, "there is no CALLBACK_URL");
+    assert_eq!(samples[&format!("ssegateway_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"))], 1.0);
+    for name in [
+        "process_cpu_seconds_total",
+        "process_resident_memory_bytes",
+        "process_virtual_memory_bytes",
+        "process_open_fds",
+        "process_max_fds",
+        "process_start_time_seconds",
+    ] {
+        assert!(samples.contains_key(name), "{name} is missing");
+    }
+}
+
+#[test]
+fn a_streams_life_is_counted() {
+    let backend = Backend::accepting();
+    let gateway = Gateway::for_backend(&backend).set("HEARTBEAT_INTERVAL_SECONDS", 1).start();
+    let (mut stream, token) = gateway.open_with(&backend, "/x");
+    assert_eq!(gateway.event(&token, "four").status, 200);
+    assert_eq!(stream.frame(), "data: four\n\n");
+    gateway.event("nobody", "x");
+    gateway.send("{}");
+    let samples = await_sample(&gateway, "ssegateway_heartbeats_sent_total", 1.0);
+    assert_eq!(samples["ssegateway_ready"], 1.0);
+    assert_eq!(samples["ssegateway_streams_open"], 1.0);
+    assert_eq!(samples["ssegateway_streams_connecting"], 0.0);
+    assert_eq!(samples[r#"ssegateway_connects_total{result="accepted"}"#], 1.0);
+    assert_eq!(samples["ssegateway_events_sent_total"], 1.0);
+    assert_eq!(samples["ssegateway_event_bytes_sent_total"], "data: four\n\n".len() as f64);
+    assert_eq!(samples[r#"ssegateway_sends_total{result="ok"}"#], 1.0);
+    assert_eq!(samples[r#"ssegateway_sends_total{result="not_found"}"#], 1.0);
+    assert_eq!(samples[r#"ssegateway_sends_total{result="invalid"}"#], 1.0);
+    assert_eq!(samples[r#"ssegateway_callback_duration_seconds_count{action="connect"}"#], 1.0);
+    assert_eq!(samples[r#"ssegateway_callback_duration_seconds_bucket{action="connect",le="+Inf"}"#], 1.0);
+    assert!(samples["ssegateway_loop_turn_seconds_count"] > 1.0);
+    assert!(samples["ssegateway_connections_accepted_total"] >= 4.0);
+
+    drop(stream);
+    backend.disconnect(&token);
+    let name = r#"ssegateway_callback_duration_seconds_count{action="disconnect"}"#;
+    let samples = await_sample(&gateway, name, 1.0);
+    assert_eq!(samples["ssegateway_streams_open"], 0.0);
+    assert_eq!(samples[r#"ssegateway_disconnects_total{reason="client_closed",detail="none"}"#], 1.0);
+    assert_eq!(samples[r#"ssegateway_disconnects_total{reason="server_closed",detail="none"}"#], 0.0);
+}
+
+#[test]
+fn each_failed_connect_has_its_result() {
+    for (answer, result) in [(Answer::status(403), "rejected"), (Answer::raw("garbage"), "unavailable")] {
+        let backend = Backend::connecting(answer);
+        let gateway = Gateway::start(&backend);
+        gateway.get("/x");
+        let samples = scrape(&gateway);
+        assert_eq!(samples[&format!("ssegateway_connects_total{{result=\"{result}\"}}")], 1.0);
+        let failed = samples[r#"ssegateway_callback_failures_total{action="connect",reason="unavailable"}"#];
+        assert_eq!(failed, f64::from(u8::from(result == "unavailable")));
+    }
+    let gateway = Gateway::builder().start();
+    gateway.get("/x");
+    assert_eq!(scrape(&gateway)[r#"ssegateway_connects_total{result="not_configured"}"#], 1.0);
+}
+
+#[test]
+fn refused_requests_are_counted_by_why() {
+    let gateway = Gateway::builder().start();
+    gateway.request("nonsense\r\n\r\n");
+    gateway.get("/internal/nowhere");
+    gateway.request(post("/x", ""));
+    let samples = scrape(&gateway);
+    for why in ["malformed", "not_found", "method"] {
+        assert_eq!(samples[&format!("ssegateway_requests_refused_total{{reason=\"{why}\"}}")], 1.0, "{why}");
+    }
+}
+
+#[test]
+fn a_client_that_does_not_read_shows_in_what_is_pending_and_then_as_dropped() {
+    let backend = Backend::accepting();
+    let gateway = Gateway::for_backend(&backend).set("MAX_PENDING_BYTES", 100_000).start();
+    let client = Client::open(gateway.port, get("/x"));
+    let token = backend.connect("/x").token().to_owned();
+    let data = "x".repeat(50_000);
+    // The kernel buffers some megabytes first.
+    eventually("bytes are pending", || {
+        assert_eq!(gateway.event(&token, &data).status, 200);
+        scrape(&gateway)["ssegateway_pending_bytes"] > 0.0
+    });
+    let samples = scrape(&gateway);
+    assert_eq!(samples["ssegateway_pending_bytes"], samples["ssegateway_pending_bytes_largest"]);
+    eventually("the stream is dropped", || gateway.event(&token, &data).status == 500);
+    let samples = scrape(&gateway);
+    assert_eq!(samples["ssegateway_slow_readers_dropped_total"], 1.0);
+    assert_eq!(samples[r#"ssegateway_disconnects_total{reason="error",detail="slow_consumer"}"#], 1.0);
+    assert_eq!(samples["ssegateway_pending_bytes"], 0.0);
+    assert_eq!(samples["ssegateway_pending_bytes_largest"], 0.0);
+    drop(client);
+}
+
+#[test]
+fn it_is_as_internal_as_sends_are() {
+    let gateway = Gateway::builder().internal_port().set("INTERNAL_TOKEN", "t").start();
+    assert_error(&gateway.get("/internal/metrics"), 404);
+    assert_error(&Client::open(gateway.internal_port(), get("/internal/metrics")).response(), 401);
+    let request = get("/internal/metrics").replacen("\r\n\r\n", "\r\nAuthorization: Bearer t\r\n\r\n", 1);
+    let response = Client::open(gateway.internal_port(), request).response();
+    assert_eq!(samples(&response)[r#"ssegateway_requests_refused_total{reason="unauthorized"}"#], 1.0);
+    let put = get("/internal/metrics").replacen("GET", "PUT", 1);
+    let put = put.replacen("\r\n\r\n", "\r\nAuthorization: Bearer t\r\n\r\n", 1);
+    let response = Client::open(gateway.internal_port(), put).response();
+    assert_error(&response, 405);
+    assert_eq!(response.header("allow"), Some("GET, OPTIONS"));
+}
