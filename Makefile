@@ -13,7 +13,7 @@ CORE = time table timer buffer escape json http/* sse/* send/* callback/* gatewa
 MUTATED = $(or $(FILE:%=--file %),$(CORE:%=--file 'src/%.rs'))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-e2e test-python test-deploy faults soak lint doc static wheel sim planted mutants bench bench-parts bench-instructions bench-scale fuzz
+.PHONY: help demo run test test-e2e test-python test-deploy faults soak lint doc static wheel sim planted mutants bench bench-parts bench-instructions bench-scale bench-syscalls fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
