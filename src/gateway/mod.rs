@@ -572,7 +572,7 @@ impl Gateway {
                 State::Connecting(_) | State::Streaming(_) => {
                     assert!(named, "a stream without its token");
                     streams += 1;
-                    open += usize::from(matches!(connection.state, State::Streaming(_)));
+                    open += u64::from(matches!(connection.state, State::Streaming(_)));
                 }
                 State::Reading(reading) => {
                     assert!(!named, "a token for what is no stream");
