@@ -5,6 +5,7 @@
 //! then the event loop is woken.
 
 mod client;
+mod plain;
 mod resolver;
 #[cfg(test)]
 mod tests;
