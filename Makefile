@@ -13,7 +13,7 @@ CORE = time table timer buffer escape json http/* sse/* send/* callback/* gatewa
 MUTATED = $(or $(FILE:%=--file %),$(CORE:%=--file 'src/%.rs'))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-e2e test-python test-deploy faults soak lint doc static wheel sim planted mutants bench bench-parts bench-instructions bench-scale fuzz
+.PHONY: help demo run test test-e2e test-python test-deploy faults soak lint doc static wheel sim planted mutants bench bench-parts bench-instructions bench-scale bench-syscalls fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,14 +97,17 @@ mutants: ## Mutates the core and says what no test notices; needs cargo-mutants.
 	mkdir -p $(TARGET_DIR)
 	SIM_SEEDS=$(or $(SEEDS),300) SIM_FAILURES=1 cargo mutants --config .ci/mutants.toml --output $(TARGET_DIR) $(MUTATED)
 
-fuzz: ## Fuzz one target: TARGET=request TIME=600 (seconds); needs cargo-fuzz
-	fuzz/run $(TARGET) $(or $(TIME),60)
-
 # The load is built in a profile that is quick to build; what is measured is the release binary.
+LOOPBACK = BENCH_SERVER=$(or $(SERVER),$(TARGET_DIR)/release/ssegateway) BENCH_RUNS=$(RUNS) BENCH_FULL=$(FULL) BENCH_ONLY=$(ONLY) \
+	cargo bench --quiet --profile proof --bench loopback
+
 bench: ## What the release binary costs, over loopback, in about a minute: RUNS=3 FULL=1 ONLY=sending SERVER=path
 	$(if $(SERVER),,cargo build --release --bin ssegateway)
-	BENCH_SERVER=$(or $(SERVER),$(TARGET_DIR)/release/ssegateway) BENCH_RUNS=$(RUNS) BENCH_FULL=$(FULL) BENCH_ONLY=$(ONLY) \
-		cargo bench --quiet --profile proof --bench loopback
+	$(LOOPBACK)
+
+bench-syscalls: ## System calls per event; needs strace
+	$(if $(SERVER),,cargo build --release --bin ssegateway)
+	$(LOOPBACK) -- system-calls
 
 bench-parts: ## Parts of the gateway by themselves, timed
 	cargo bench --quiet --bench parts
@@ -114,3 +117,6 @@ bench-instructions: ## The same in instructions, which repeat from run to run; n
 
 bench-scale: ## A thousand to a million simulated streams: memory, times, the longest turns
 	cargo bench --quiet --bench scale
+
+fuzz: ## Fuzz one target: TARGET=request TIME=600 (seconds); needs cargo-fuzz
+	fuzz/run $(TARGET) $(or $(TIME),60)

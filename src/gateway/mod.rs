@@ -18,7 +18,7 @@ mod settings;
 mod stats;
 mod streams;
 
-pub use routes::{Cors, Listener};
+pub use routes::{Cors, Listener, Peer};
 pub use settings::{ConnectFailure, Settings};
 pub use stats::ProcessFigures;
 
@@ -188,12 +188,12 @@ impl Gateway {
 
     /// A client connected. `token` is a fresh random one, used if the connection becomes a stream.
     /// `None`: no more connections are taken.
-    pub fn accept(&mut self, now: Millis, listener: Listener, token: Uuid) -> Option<ConnId> {
+    pub fn accept(&mut self, now: Millis, listener: Listener, peer: Peer, token: Uuid) -> Option<ConnId> {
         if self.is_draining() {
             return None;
         }
         self.stats.connections_accepted += 1;
-        let id = self.connections.insert(Connection::new(now, listener, token));
+        let id = self.connections.insert(Connection::new(now, listener, peer, token));
         self.reschedule(now, id);
         Some(id)
     }
@@ -574,7 +574,7 @@ impl Gateway {
                 State::Connecting(_) | State::Streaming(_) => {
                     assert!(named, "a stream without its token");
                     streams += 1;
-                    open += usize::from(matches!(connection.state, State::Streaming(_)));
+                    open += u64::from(matches!(connection.state, State::Streaming(_)));
                 }
                 State::Reading(reading) => {
                     assert!(!named, "a token for what is no stream");
@@ -592,5 +592,35 @@ impl Gateway {
         assert_eq!(open, self.stats.streams_open, "open streams are miscounted");
         assert_eq!(pending, self.backlog.bytes(), "bytes that wait are miscounted");
         assert!(self.calls.in_flight() <= self.settings.callback_concurrency.max(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use std::hash::BuildHasher;
+
+    #[test]
+    fn tokens_spread_over_the_table() {
+        let hasher = BuildHasherDefault::<TokenHasher>::default();
+        let token = |n: u128| Uuid::from_u128(n.wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835));
+        let hashes: Vec<u64> = (1..=1000).map(|n| hasher.hash_one(token(n))).collect();
+        let distinct = |bits: fn(&u64) -> u64| hashes.iter().map(bits).collect::<HashSet<u64>>().len();
+        // std takes the place from the low bits and tells neighbours apart by the seven high ones. A thousand balls
+        // thrown into 4096 bins lie in some 890 of them.
+        assert!(distinct(|hash| hash % 4096) > 850);
+        assert_eq!(distinct(|hash| hash >> 57), 128);
+    }
+
+    #[test]
+    fn jitter_fills_a_fifth_to_either_side() {
+        let mut gateway = Gateway::new(Settings::default(), Millis::ZERO, 1);
+        let delays: Vec<u32> = (0..10_000).map(|_| gateway.jittered(1000)).collect();
+        assert_eq!((delays.iter().min(), delays.iter().max()), (Some(&800), Some(&1200)));
+        let mean = delays.iter().sum::<u32>() / 10_000;
+        assert!((990..=1010).contains(&mean), "{mean}");
+        assert_eq!(gateway.jittered(0), 0);
+        assert_eq!(gateway.jittered(4), 4);
     }
 }

@@ -115,7 +115,7 @@ impl Gateway {
                 return None;
             }
         };
-        match routes::route(&head, connection.listener, &self.settings) {
+        match routes::route(&head, connection.listener, connection.peer, &self.settings) {
             Route::Stream(grant) => {
                 self.connect(now, id, &head, grant);
                 Some(head.bytes)

@@ -12,7 +12,7 @@ mod net;
 
 pub use net::{Event, Net};
 
-use crate::gateway::{Action, ConnId, Fault, Finished, Gateway, How, Listener};
+use crate::gateway::{Action, ConnId, Fault, Finished, Gateway, How, Listener, Peer};
 use crate::time::Millis;
 use log::{debug, warn};
 use std::collections::VecDeque;
@@ -387,7 +387,7 @@ impl<N: Net> Reactor<N> {
                 return;
             }
             match self.net.accept(listener) {
-                Ok(socket) => self.admit(listener, socket),
+                Ok((socket, peer)) => self.admit(listener, peer, socket),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let gate = self.gate(listener);
                     gate.waiting = false;
@@ -411,9 +411,9 @@ impl<N: Net> Reactor<N> {
         }
     }
 
-    fn admit(&mut self, listener: Listener, mut socket: N::Socket) {
+    fn admit(&mut self, listener: Listener, peer: Peer, mut socket: N::Socket) {
         let token = self.net.draw_token();
-        let Some(id) = self.gateway.accept(self.now, listener, token) else {
+        let Some(id) = self.gateway.accept(self.now, listener, peer, token) else {
             self.net.close(socket);
             return;
         };

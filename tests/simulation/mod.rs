@@ -18,7 +18,7 @@ mod trace;
 mod world;
 mod writes;
 
-use oracle::{Oracle, millis};
+use oracle::{MANY_STREAMS, Oracle, millis};
 use ssegateway::gateway::{Finished, Gateway};
 use ssegateway::reactor::Reactor;
 use ssegateway::time::Millis;
@@ -70,6 +70,9 @@ pub fn run(seed: u64, aloud: bool) -> Summary {
         assert_eq!(tables, (0, 0, 0), "connections, streams and calls are left");
         assert!(world.kernel.open.is_empty(), "sockets are left open");
         check_disconnects(&world.oracle);
+    }
+    if finished.is_none() {
+        assert!(world.oracle.streams_peak < MANY_STREAMS, "the memory of many streams is kept");
     }
     Summary {
         hash: world.trace.hash(),
