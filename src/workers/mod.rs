@@ -236,7 +236,7 @@ impl Shared {
         state.threads -= 1;
         let stranded = if state.threads == 0 { std::mem::take(&mut state.queue) } else { VecDeque::new() };
         drop(state);
-        log::warn!(error:%, calls_failed = stranded.len(); "callback thread failed to start");
+        log::warn!(error = error.to_string(), calls_failed = stranded.len(); "callback thread failed to start");
         for call in stranded {
             self.complete(&call, Outcome::Unavailable { written: false });
         }
