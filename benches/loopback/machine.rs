@@ -39,5 +39,6 @@ pub fn describe(program: &Path, cores: Option<(usize, usize)>) -> String {
     };
     let version = Command::new(program).arg("--version").output().map(|output| output.stdout).unwrap_or_default();
     let version = String::from_utf8_lossy(&version);
-    format!("{}, {processors} x {model}, Linux {}, {pinned}", version.trim(), kernel.trim())
+    let version = version.lines().next().unwrap_or_default();
+    format!("{version}, {processors} x {model}, Linux {}, {pinned}", kernel.trim())
 }

@@ -104,6 +104,6 @@ fn run(signals: Signals) -> Result<bool, Box<dyn Error>> {
         text += "\n![Latency at 2,000 events a second](latency.svg)\n";
     }
     fs::write(directory.join("report.md"), text)?;
-    println!("{}: report.md, latency.svg", directory.display());
+    println!("This is also in {}.", directory.join("report.md").display());
     Ok(report.is_clean())
 }
