@@ -276,6 +276,15 @@ pub fn write_at_once(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
+/// Whether a socket is open with nothing to read. Takes nothing out of it and never blocks.
+pub fn is_quiet(fd: BorrowedFd<'_>) -> bool {
+    let mut byte = 0_u8;
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: the pointer is to a live byte, and the length is 1.
+    let read = unsafe { libc::recv(fd.as_raw_fd(), (&raw mut byte).cast::<c_void>(), 1, flags) };
+    read < 0 && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
+}
+
 /// What a pipe that polls as writable takes without blocking (PIPE_BUF, pipe(7)).
 pub const PIPE_CHUNK: usize = libc::PIPE_BUF;
 
@@ -377,6 +386,25 @@ mod tests {
         drop(reader);
         assert!(wait(None, Some(writer.as_fd()), None).unwrap().output);
         assert_eq!(write_at_once(writer.as_fd(), b"z").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn a_quiet_socket_is_told_from_others() {
+        let ends: [fn(TcpStream); 2] = [drop, |far| abort_on_close(far.as_fd()).unwrap()];
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        for end in ends {
+            let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (mut far, _) = listener.accept().unwrap();
+            assert!(is_quiet(near.as_fd()));
+            far.write_all(b"x").unwrap();
+            wait(Some(near.as_fd()), None, None).unwrap();
+            assert!(!is_quiet(near.as_fd()));
+            (&near).read_exact(&mut [0]).unwrap();
+            assert!(is_quiet(near.as_fd()));
+            end(far);
+            wait(Some(near.as_fd()), None, None).unwrap();
+            assert!(!is_quiet(near.as_fd()));
+        }
     }
 
     #[test]

@@ -7,7 +7,6 @@ use crate::escape::Escaped;
 use crate::sys;
 use log::kv::{Key, Value, VisitSource};
 use log::{Level, Log, Metadata, Record};
-use serde_json::Value as Json;
 use simple_logger::SimpleLogger;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -92,8 +91,9 @@ fn json(record: &Record<'_>, now: OffsetDateTime) -> String {
     struct Fields(String);
 
     impl Fields {
-        fn push(&mut self, key: &str, value: &Json) {
-            let field = format!(",{}:{value}", Json::from(key));
+        /// `value` is JSON.
+        fn push(&mut self, key: &str, value: &str) {
+            let field = format!(",{}:{value}", quoted(key));
             if self.0.len() + field.len() < LINE_BYTES_MAX {
                 self.0.push_str(&field);
             }
@@ -102,13 +102,9 @@ fn json(record: &Record<'_>, now: OffsetDateTime) -> String {
 
     impl<'kvs> VisitSource<'kvs> for Fields {
         fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
-            let value = match (value.to_bool(), value.to_u64(), value.to_i64()) {
-                (Some(truth), _, _) => Json::from(truth),
-                (None, Some(number), _) => Json::from(number),
-                (None, None, Some(number)) => Json::from(number),
-                (None, None, None) => Json::from(clipped(&value.to_string())),
-            };
-            self.push(key.as_str(), &value);
+            let text = value.to_string();
+            let is_text = value.to_bool().is_none() && value.to_u64().is_none() && value.to_i64().is_none();
+            self.push(key.as_str(), &if is_text { quoted(&text) } else { text });
             Ok(())
         }
     }
@@ -121,7 +117,7 @@ fn json(record: &Record<'_>, now: OffsetDateTime) -> String {
         Level::Trace => "trace",
     };
     let mut fields = Fields(format!(r#"{{"ts":"{}","level":"{level}""#, timestamp(now)));
-    fields.push("msg", &Json::from(clipped(&record.args().to_string())));
+    fields.push("msg", &quoted(&record.args().to_string()));
     // The visitor never fails.
     let _ = record.key_values().visit(&mut fields);
     fields.0 + "}"
@@ -134,20 +130,23 @@ fn timestamp(now: OffsetDateTime) -> String {
     format!("{year:04}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z", u8::from(month))
 }
 
-/// The beginning of `text` that takes no more than [`VALUE_BYTES_MAX`] bytes as JSON.
-fn clipped(text: &str) -> String {
+/// `text` as a JSON string, or as much of its beginning as takes no more than [`VALUE_BYTES_MAX`] bytes.
+fn quoted(text: &str) -> String {
     let mut bytes = 0;
-    for (at, character) in text.char_indices() {
+    let mut too_long = text.char_indices().skip_while(|(_, character)| {
         bytes += match character {
             '"' | '\\' => 2,
             '\0'..='\u{1f}' => 6,
             other => other.len_utf8(),
         };
-        if bytes > VALUE_BYTES_MAX {
-            return format!("{}...", &text[..at]);
-        }
-    }
-    text.to_owned()
+        bytes <= VALUE_BYTES_MAX
+    });
+    let json = match too_long.next() {
+        Some((at, _)) => serde_json::to_string(&format!("{}...", &text[..at])),
+        None => serde_json::to_string(text),
+    };
+    // Text always has a JSON form.
+    json.unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -155,6 +154,7 @@ mod tests {
     use super::*;
     use log::kv::Source;
     use serde_json::Map;
+    use serde_json::Value as Json;
 
     fn record<'a>(args: std::fmt::Arguments<'a>, fields: &'a dyn Source) -> Record<'a> {
         Record::builder().level(Level::Warn).target("t").args(args).key_values(fields).build()
