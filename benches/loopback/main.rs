@@ -27,7 +27,7 @@ use ssegateway::limits::Limits;
 use ssegateway::sys::{self, Signals};
 use std::error::Error;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Descriptors beside those of the streams: the backends' connections, epoll, files.
@@ -96,8 +96,7 @@ fn run(signals: Signals) -> Result<bool, Box<dyn Error>> {
     let table = report.table();
     println!("\n{table}");
 
-    // Beside the binaries of this build.
-    let directory = machine::target_directory()?.join("bench");
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
     fs::create_dir_all(&directory)?;
     let mut text = format!("{setup}\n\n{table}");
     if bench.latency.total() > 0 {
@@ -105,6 +104,6 @@ fn run(signals: Signals) -> Result<bool, Box<dyn Error>> {
         text += "\n![Latency at 2,000 events a second](latency.svg)\n";
     }
     fs::write(directory.join("report.md"), text)?;
-    println!("{}: report.md, latency.svg", directory.display());
+    println!("This is also in {}.", directory.join("report.md").display());
     Ok(report.is_clean())
 }
