@@ -166,11 +166,11 @@ impl Oracle {
         if let Some(stream) = &mut it.stream {
             let excess = it.read > EXCESS_MAX;
             let cut = matches!(stream.cause, Some((Reason::Error, _)));
-            assert!(stream.phase == Phase::Over, "a stream closed for no reason ({how:?})");
+            assert!(stream.phase == Phase::Over, "a stream closed for no reason: {how:?}");
             assert!(cut || excess || it.shut_at.is_some(), "closed before its time");
             return;
         }
         let idle = it.started_at.is_none() && now >= it.progress_at + millis(self.settings.keepalive_timeout);
-        assert!(idle || it.closing, "closed for no reason ({how:?})");
+        assert!(idle || it.closing, "closed for no reason: {how:?}");
     }
 }
