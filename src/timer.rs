@@ -190,6 +190,7 @@ mod tests {
         for due in [0, 1, 15, 16, 17, 1000, 32_767, 32_768, 32_769, 100_000] {
             let mut timer = Timer::new(at(0));
             timer.insert(at(due), key);
+            assert!(!timer.is_empty());
             let mut now = 0;
             let fired = loop {
                 if timer.pop(at(now)).is_some() {
