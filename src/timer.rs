@@ -229,6 +229,24 @@ mod tests {
     }
 
     #[test]
+    fn shrinking_gives_up_memory_once_three_quarters_have_gone() {
+        let key = keys(1)[0];
+        let mut timer = Timer::new(at(0));
+        for n in 0..1000 {
+            timer.insert(at(n * TICK_MS), key);
+        }
+        for _ in 0..749 {
+            assert!(timer.pop(at(1_000_000)).is_some());
+        }
+        timer.shrink();
+        assert!(timer.nodes.capacity() >= 1000);
+        assert!(timer.pop(at(1_000_000)).is_some());
+        timer.shrink();
+        assert!(timer.nodes.capacity() < 500);
+        assert_eq!(std::iter::from_fn(|| timer.pop(at(1_000_000))).count(), 250);
+    }
+
+    #[test]
     fn agrees_with_a_sorted_list() {
         let mut state = 0x9E37_79B9_7F4A_7C15_u64;
         let mut random = move |below: u64| {
