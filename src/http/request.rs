@@ -544,4 +544,21 @@ mod tests {
         with(fields(HEADERS_MAX).as_bytes(), |head| assert_eq!(head.headers.len(), HEADERS_MAX));
         assert_eq!(error(fields(HEADERS_MAX + 1).as_bytes()), HeadError::TooLarge);
     }
+
+    #[test]
+    fn a_few_empty_lines_may_come_first() {
+        let behind = |count: usize| format!("{}GET / HTTP/1.1\r\nHost: h\r\n\r\n", "\r\n".repeat(count));
+        with(behind(8).as_bytes(), |head| assert_eq!(head.bytes, behind(8).len()));
+        malformed(behind(9).as_bytes());
+        malformed("\r\n".repeat(9).as_bytes());
+        malformed(b"\r\n\nGET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        malformed(b"\r\n\rGET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    }
+
+    #[test]
+    fn another_version_is_judged_once_its_line_is_there() {
+        let line = b"GET / HTTP/2.0";
+        assert!(parse(&mut storage(), line, line.len() + 1).expect("no end yet").is_none());
+        assert_eq!(parse(&mut storage(), line, line.len()).expect_err("cannot fit"), HeadError::TooLarge);
+    }
 }
