@@ -449,6 +449,7 @@ mod tests {
         malformed(b"GET / HTTP/1.1\nHost: h\r\n\r\n");
         malformed(b"GET / HTTP/1.1\r\nHost: h\n\r\n");
         malformed(b"GET / HTTP/1.1\r\nHost: h\r\n\n");
+        malformed(b"GET / HTTP/1.1\nHost: h\n\r\n");
         malformed(b"\nGET / HTTP/1.1\r\nHost: h\r\n\r\n");
         malformed(b"\rGET / HTTP/1.1\r\nHost: h\r\n\r\n");
         malformed(b"GET / HTTP/1.1\r\nHost: h\rX: y\r\n\r\n");
