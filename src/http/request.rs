@@ -572,9 +572,8 @@ mod tests {
             assert_eq!((head.origin, head.content_type), (Some(&b"https://a"[..]), Some(&b"a/b"[..])));
             assert!(!head.is_coded);
         });
-        let coded = |fields: &str| {
-            with(format!("POST / HTTP/1.1\r\nHost: h\r\n{fields}\r\n").as_bytes(), |head| head.is_coded)
-        };
+        let coded =
+            |fields: &str| with(format!("POST / HTTP/1.1\r\nHost: h\r\n{fields}\r\n").as_bytes(), |head| head.is_coded);
         assert!(!coded("Content-Encoding: identity\r\n"));
         assert!(coded("content-encoding: gzip\r\nContent-Encoding: Identity\r\n"));
         assert!(coded("Content-Encoding: identity, br\r\n"));
