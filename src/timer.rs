@@ -228,21 +228,16 @@ mod tests {
     }
 
     #[test]
-    fn shrinking_gives_up_memory_once_three_quarters_have_gone() {
-        let key = keys(1)[0];
+    fn shrinking_gives_up_the_memory_of_what_is_not_kept() {
+        let keys = keys(2);
         let mut timer = Timer::new(at(0));
         for n in 0..1000 {
-            timer.insert(at(n * TICK_MS), key);
+            timer.insert(at(n * TICK_MS), keys[usize::from(n % 4 == 0)]);
         }
-        for _ in 0..749 {
-            assert!(timer.pop(at(1_000_000)).is_some());
-        }
-        timer.shrink();
-        assert!(timer.nodes.capacity() >= 1000);
-        assert!(timer.pop(at(1_000_000)).is_some());
-        timer.shrink();
-        assert!(timer.nodes.capacity() < 500);
-        assert_eq!(std::iter::from_fn(|| timer.pop(at(1_000_000))).count(), 250);
+        timer.shrink(|key, _| key == keys[1]);
+        assert_eq!(timer.nodes.capacity(), 250);
+        assert_eq!(timer.len(), 250);
+        assert_eq!(std::iter::from_fn(|| timer.pop(at(1_000_000))).filter(|(key, _)| *key == keys[1]).count(), 250);
     }
 
     #[test]
