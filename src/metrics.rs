@@ -34,7 +34,8 @@ impl<const N: usize> Histogram<N> {
     }
 }
 
-/// The text, family by family.
+/// The text, family by family. Rarely made, so what it is made with stands in the program once and not at every
+/// place that calls it.
 #[derive(Debug, Default)]
 pub struct Exposition(String);
 
@@ -45,29 +46,34 @@ impl Exposition {
     }
 
     /// One value without labels, as a family of its own.
+    #[inline(never)]
     pub fn gauge(&mut self, name: &str, help: &str, value: u64) {
         self.family(name, "gauge", help);
         self.sample(name, &[], value);
     }
 
     /// One counter without labels, as a family of its own.
+    #[inline(never)]
     pub fn counter(&mut self, name: &str, help: &str, value: u64) {
         self.family(name, "counter", help);
         self.sample(name, &[], value);
     }
 
     /// One counter of time without labels, in seconds.
+    #[inline(never)]
     pub fn time_counter(&mut self, name: &str, help: &str, time: Duration) {
         self.family(name, "counter", help);
         self.push(format_args!("{name} {}\n", seconds(time)));
     }
 
     /// Opens a family; its samples follow.
+    #[inline(never)]
     pub fn family(&mut self, name: &str, kind: &str, help: &str) {
         self.push(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
     }
 
     /// One sample of the open family. Label values are ours: nothing in them needs an escape.
+    #[inline(never)]
     pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
         self.0.push_str(name);
         self.labels(labels, None);
@@ -79,6 +85,7 @@ impl Exposition {
         self.buckets(name, labels, histogram.bounds, &histogram.counts, histogram.sum);
     }
 
+    #[inline(never)]
     fn buckets(&mut self, name: &str, labels: &[(&str, &str)], bounds: &[u64], counts: &[u64], sum: Duration) {
         let mut count = 0;
         for (index, (bound, bucket)) in bounds.iter().zip(counts).enumerate() {
@@ -96,6 +103,7 @@ impl Exposition {
         self.push(format_args!(" {count}\n"));
     }
 
+    #[inline(never)]
     fn labels(&mut self, labels: &[(&str, &str)], bound: Option<&str>) {
         let mut separator = '{';
         for (name, value) in labels.iter().copied().chain(bound.map(|bound| ("le", bound))) {
@@ -107,6 +115,7 @@ impl Exposition {
         }
     }
 
+    #[inline(never)]
     fn push(&mut self, text: std::fmt::Arguments<'_>) {
         // Writing to a String cannot fail.
         let _ = self.0.write_fmt(text);

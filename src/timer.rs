@@ -189,6 +189,7 @@ mod tests {
         for due in [0, 1, 15, 16, 17, 1000, 32_767, 32_768, 32_769, 100_000] {
             let mut timer = Timer::new(at(0));
             timer.insert(at(due), key);
+            assert!(!timer.is_empty());
             let mut now = 0;
             let fired = loop {
                 if timer.pop(at(now)).is_some() {
@@ -224,6 +225,19 @@ mod tests {
         assert_eq!(timer.pop(at(112)), Some((keys[1], at(101))));
         timer.insert(at(50), keys[1]);
         assert_eq!(timer.pop(at(127)), Some((keys[1], at(50))), "the past fires with the current tick");
+    }
+
+    #[test]
+    fn shrinking_gives_up_the_memory_of_what_is_not_kept() {
+        let keys = keys(2);
+        let mut timer = Timer::new(at(0));
+        for n in 0..1000 {
+            timer.insert(at(n * TICK_MS), keys[usize::from(n % 4 == 0)]);
+        }
+        timer.shrink(|key, _| key == keys[1]);
+        assert_eq!(timer.nodes.capacity(), 250);
+        assert_eq!(timer.len(), 250);
+        assert_eq!(std::iter::from_fn(|| timer.pop(at(1_000_000))).filter(|(key, _)| *key == keys[1]).count(), 250);
     }
 
     #[test]

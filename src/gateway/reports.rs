@@ -77,6 +77,7 @@ impl Gateway {
 
     /// Answers a request for the metrics, with what the gateway cannot know by itself. The answer is the last
     /// one on its connection.
+    #[cold]
     pub fn report(&mut self, now: Millis, id: ConnId, process: &ProcessFigures) {
         if !self.is_reporting(id) {
             return;

@@ -2,10 +2,13 @@
 //!
 //! The text is simple_logger's, with the fields behind the message as `key=value`. JSON is one object a line:
 //! `ts`, `level`, `msg`, then the fields.
+//!
+//! A field is a string, an integer or a boolean. Whatever else can be displayed is made a string where it is logged:
+//! to display any value there may be takes the code for floating-point numbers, 16 kB that nothing else here needs.
 
 use crate::escape::Escaped;
 use crate::sys;
-use log::kv::{Key, Value, VisitSource};
+use log::kv::{Key, Value, VisitSource, VisitValue};
 use log::{Level, Log, Metadata, Record};
 use simple_logger::SimpleLogger;
 use std::fmt::Write as _;
@@ -63,13 +66,68 @@ impl Log for Formatter {
     fn flush(&self) {}
 }
 
+/// The value of a field.
+enum Field {
+    Text(String),
+    Unsigned(u64),
+    Signed(i64),
+    Truth(bool),
+}
+
+impl Field {
+    fn of(value: &Value<'_>) -> Field {
+        struct Found(Field);
+
+        impl<'v> VisitValue<'v> for Found {
+            fn visit_any(&mut self, _value: Value<'_>) -> Result<(), log::kv::Error> {
+                debug_assert!(false, "a field that is no string, integer or boolean");
+                Ok(())
+            }
+
+            fn visit_str(&mut self, text: &str) -> Result<(), log::kv::Error> {
+                self.0 = Field::Text(text.to_owned());
+                Ok(())
+            }
+
+            fn visit_u64(&mut self, number: u64) -> Result<(), log::kv::Error> {
+                self.0 = Field::Unsigned(number);
+                Ok(())
+            }
+
+            fn visit_i64(&mut self, number: i64) -> Result<(), log::kv::Error> {
+                self.0 = Field::Signed(number);
+                Ok(())
+            }
+
+            fn visit_bool(&mut self, truth: bool) -> Result<(), log::kv::Error> {
+                self.0 = Field::Truth(truth);
+                Ok(())
+            }
+        }
+
+        let mut found = Found(Field::Text(String::new()));
+        // The visitor never fails.
+        let _ = value.visit(&mut found);
+        found.0
+    }
+
+    fn text(self) -> String {
+        match self {
+            Field::Text(text) => text,
+            Field::Unsigned(number) => number.to_string(),
+            Field::Signed(number) => number.to_string(),
+            Field::Truth(truth) => truth.to_string(),
+        }
+    }
+}
+
 /// The message and its fields.
 fn text(record: &Record<'_>) -> String {
     struct Fields(String);
 
     impl<'kvs> VisitSource<'kvs> for Fields {
         fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
-            let value = Escaped(&value.to_string()).to_string();
+            let value = Escaped(&Field::of(&value).text()).to_string();
             let plain = !value.is_empty() && !value.contains([' ', '"']);
             // Writing to a String cannot fail.
             let _ = match plain {
@@ -102,9 +160,11 @@ fn json(record: &Record<'_>, now: OffsetDateTime) -> String {
 
     impl<'kvs> VisitSource<'kvs> for Fields {
         fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
-            let text = value.to_string();
-            let is_text = value.to_bool().is_none() && value.to_u64().is_none() && value.to_i64().is_none();
-            self.push(key.as_str(), &if is_text { quoted(&text) } else { text });
+            let json = match Field::of(&value) {
+                Field::Text(text) => quoted(&text),
+                plain @ (Field::Unsigned(_) | Field::Signed(_) | Field::Truth(_)) => plain.text(),
+            };
+            self.push(key.as_str(), &json);
             Ok(())
         }
     }

@@ -143,7 +143,7 @@ impl Client {
             Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => "is the backend running there?",
             _ => "none",
         };
-        log::warn!(token:% = call.token, callback = self.callback, written, error:%, hint; "{name} callback failed");
+        log::warn!(token = call.token.to_string(), callback = self.callback, written, error = error.to_string(), hint; "{name} callback failed");
         let timed_out = match error {
             Error::Timeout(_) => true,
             // The kernel gave up on the connection before we did.

@@ -267,7 +267,7 @@ impl Oracle {
                     assert!(stream.expected.is_empty(), "client {n}: asleep with an event unsent");
                 }
                 (Some(What::Broken), _) | (None, _) => {}
-                (Some(what), _) => panic!("client {n}: asleep with no answer to {what:?}"),
+                (Some(what), _) => panic!("client {n}: asleep with no answer to a request: {what:?}"),
             }
             assert!(!it.ended, "client {n}: asleep with a connection that its client has ended");
             let over = it.stream.as_ref().is_some_and(|stream| stream.phase == Phase::Over);
