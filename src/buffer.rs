@@ -45,6 +45,11 @@ impl Pool {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
+
+    /// Gives up the spare buffers.
+    pub fn shrink(&mut self) {
+        *self = Pool::default();
+    }
 }
 
 /// Bytes on their way to one peer.
@@ -142,6 +147,10 @@ mod tests {
         buffer.consume(5, &mut pool);
         assert_eq!(buffer.capacity(), 0);
         assert_eq!(pool.bytes(), 1024);
+        pool.shrink();
+        assert_eq!(pool.bytes(), 0);
+        buffer.appendable(&mut pool).extend_from_slice(b"frame");
+        buffer.consume(5, &mut pool);
         let mut other = Buffer::default();
         assert!(other.appendable(&mut pool).is_empty());
         assert_eq!(pool.bytes(), 0);

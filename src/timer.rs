@@ -116,22 +116,21 @@ impl Timer {
         self.next_tick().map(|tick| Millis::from_millis(tick.saturating_mul(TICK_MS)))
     }
 
-    /// Gives up the memory of entries that have gone, if that is most of it.
-    pub fn shrink(&mut self) {
-        if self.len * 4 > self.nodes.len() {
-            return;
-        }
-        let mut entries = Vec::with_capacity(self.len);
+    /// Drops the entries that are not to be kept, and the memory that the others do not need.
+    pub fn shrink(&mut self, keep: impl Fn(Key, Millis) -> bool) {
+        let mut entries = Vec::new();
         for head in self.heads.iter_mut() {
             let mut index = std::mem::replace(head, NONE);
             while index != NONE {
                 let Node { due, key, next } = self.nodes[index as usize];
-                entries.push((due, key));
+                if keep(key, due) {
+                    entries.push((due, key));
+                }
                 index = next;
             }
         }
         self.occupied = [0; WORDS];
-        self.nodes = Vec::with_capacity(self.len);
+        self.nodes = Vec::with_capacity(entries.len());
         self.free = NONE;
         self.len = 0;
         for (due, key) in entries {
@@ -266,7 +265,9 @@ mod tests {
                 timer.insert(due, key);
                 list.push((due, key));
             } else if random(50) == 0 {
-                timer.shrink();
+                let dropped = keys[random(64) as usize];
+                timer.shrink(|key, _| key != dropped);
+                list.retain(|(_, key)| *key != dropped);
             } else {
                 now += [0, 1, 7, 16, 400, 50_000][random(6) as usize];
                 let mut fired: Vec<(Millis, Key)> =

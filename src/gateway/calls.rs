@@ -115,8 +115,9 @@ impl Calls {
     }
 
     /// In flight and waiting: connects, then disconnects.
-    pub fn counts(&self) -> [(usize, usize); 2] {
-        [&self.connects, &self.disconnects].map(|lane| (lane.in_flight, lane.waiting.len() - lane.withdrawn))
+    pub fn counts(&self) -> [(u64, u64); 2] {
+        [&self.connects, &self.disconnects]
+            .map(|lane| (lane.in_flight as u64, (lane.waiting.len() - lane.withdrawn) as u64))
     }
 
     pub fn queue_connect(&mut self, pending: PendingConnect) -> CallId {

@@ -376,7 +376,9 @@ impl Gateway {
         self.connections.shrink();
         self.tokens.shrink_to_fit();
         self.calls.shrink();
-        self.timer.shrink();
+        let connections = &self.connections;
+        self.timer.shrink(|id, due| connections.get(id).is_some_and(|connection| connection.scheduled == due));
+        self.pool.shrink();
         self.dirty.shrink_to_fit();
         self.actions.shrink_to_fit();
         self.scratch = String::new();
@@ -572,7 +574,7 @@ impl Gateway {
                 State::Connecting(_) | State::Streaming(_) => {
                     assert!(named, "a stream without its token");
                     streams += 1;
-                    open += usize::from(matches!(connection.state, State::Streaming(_)));
+                    open += u64::from(matches!(connection.state, State::Streaming(_)));
                 }
                 State::Reading(reading) => {
                     assert!(!named, "a token for what is no stream");

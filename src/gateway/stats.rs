@@ -2,7 +2,7 @@
 
 use super::calls::{Ending, LaneName};
 use crate::callback::{Detail, Outcome, Reason};
-use crate::metrics::{Exposition, Histogram, seconds};
+use crate::metrics::{Exposition, Histogram};
 use std::time::Duration;
 
 /// What became of a request for a stream; each has exactly one.
@@ -206,7 +206,7 @@ pub struct ProcessFigures {
 /// The counters.
 pub(super) struct Stats {
     /// Streams that are open, those still connecting not included.
-    pub streams_open: usize,
+    pub streams_open: u64,
     pub connections_accepted: u64,
     pub events: u64,
     pub event_bytes: u64,
@@ -223,13 +223,13 @@ pub(super) struct Stats {
 /// What the counters do not tell: how things stand now.
 pub(super) struct Gauges {
     pub ready: bool,
-    pub streams_connecting: usize,
-    pub streams_max: usize,
-    pub connections_open: usize,
+    pub streams_connecting: u64,
+    pub streams_max: u64,
+    pub connections_open: u64,
     /// In flight and waiting, by action.
-    pub calls: [(usize, usize); ACTIONS.len()],
+    pub calls: [(u64, u64); ACTIONS.len()],
     pub pending_bytes: u64,
-    pub pending_bytes_largest: usize,
+    pub pending_bytes_largest: u64,
 }
 
 impl Default for Stats {
@@ -296,7 +296,7 @@ impl Stats {
         let mut text = Exposition::default();
         text.family("ssegateway_build_info", "gauge", "1, with the version as a label.");
         text.sample("ssegateway_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
-        text.gauge("ssegateway_ready", "Whether /readyz says so.", u8::from(gauges.ready));
+        text.gauge("ssegateway_ready", "Whether /readyz says so.", u64::from(gauges.ready));
         self.render_streams(&mut text, gauges);
         self.render_callbacks(&mut text, gauges);
         self.render_connections(&mut text, gauges);
@@ -415,7 +415,7 @@ fn goes_with(reason: Reason, detail: Option<Detail>) -> bool {
 /// The names that every client library of Prometheus uses.
 fn render_process(text: &mut Exposition, process: &ProcessFigures) {
     if let Some(cpu) = process.cpu {
-        text.counter("process_cpu_seconds_total", "User and system time.", seconds(cpu));
+        text.time_counter("process_cpu_seconds_total", "User and system time.", cpu);
     }
     let gauges = [
         ("process_resident_memory_bytes", "Resident memory.", process.resident_bytes),

@@ -282,7 +282,7 @@ impl<N: Net> Reactor<N> {
             Err(error) if error.kind() == ErrorKind::WouldBlock => link.readable = false,
             Err(error) if error.kind() == ErrorKind::Interrupted => self.enqueue(id),
             Err(error) => {
-                debug!(error:%; "read failed");
+                debug!(error = error.to_string(); "read failed");
                 self.gateway.fail(self.now, id, read_fault(&error));
             }
         }
@@ -312,7 +312,7 @@ impl<N: Net> Reactor<N> {
                 if let Some(link) = link_mut(&mut self.links, id)
                     && let Err(error) = self.net.shutdown_write(&mut link.socket)
                 {
-                    debug!(error:%; "shutdown failed");
+                    debug!(error = error.to_string(); "shutdown failed");
                     self.gateway.fail(self.now, id, Fault::WriteFailed);
                 }
             }
@@ -359,7 +359,7 @@ impl<N: Net> Reactor<N> {
                 self.enqueue(id);
             }
             Err(error) => {
-                debug!(error:%; "write failed");
+                debug!(error = error.to_string(); "write failed");
                 let fault = if is_vanished(&error) { Fault::TimedOut } else { Fault::WriteFailed };
                 self.gateway.fail(self.now, id, fault);
             }
@@ -401,12 +401,12 @@ impl<N: Net> Reactor<N> {
                     gate.paused_until = Some(until);
                     if !gate.exhausted {
                         gate.exhausted = true;
-                        warn!(error:%; "accepting paused");
+                        warn!(error = error.to_string(); "accepting paused");
                     }
                     return;
                 }
                 // The client has gone again, or the call was interrupted.
-                Err(error) => debug!(error:%; "accept failed"),
+                Err(error) => debug!(error = error.to_string(); "accept failed"),
             }
         }
     }
@@ -418,7 +418,7 @@ impl<N: Net> Reactor<N> {
             return;
         };
         if let Err(error) = self.net.register(&mut socket, id) {
-            warn!(error:%; "registering a connection failed");
+            warn!(error = error.to_string(); "registering a connection failed");
             self.net.close(socket);
             self.gateway.fail(self.now, id, Fault::Reset);
             self.carry_out();
