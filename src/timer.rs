@@ -228,21 +228,17 @@ mod tests {
     }
 
     #[test]
-    fn shrinking_gives_up_memory_once_three_quarters_have_gone() {
-        let key = keys(1)[0];
+    fn shrinking_keeps_what_is_wanted_and_gives_up_the_rest() {
+        let keys = keys(2);
         let mut timer = Timer::new(at(0));
         for n in 0..1000 {
-            timer.insert(at(n * TICK_MS), key);
+            timer.insert(at(n * TICK_MS), keys[usize::from(n >= 10)]);
         }
-        for _ in 0..749 {
-            assert!(timer.pop(at(1_000_000)).is_some());
-        }
-        timer.shrink();
-        assert!(timer.nodes.capacity() >= 1000);
-        assert!(timer.pop(at(1_000_000)).is_some());
-        timer.shrink();
-        assert!(timer.nodes.capacity() < 500);
-        assert_eq!(std::iter::from_fn(|| timer.pop(at(1_000_000))).count(), 250);
+        timer.shrink(|key, _| key == keys[0]);
+        assert_eq!(timer.len(), 10);
+        assert!(timer.nodes.capacity() < 100);
+        let due: Vec<u64> = std::iter::from_fn(|| timer.pop(at(1_000_000))).map(|(_, due)| due.as_millis()).collect();
+        assert_eq!(due, Vec::from_iter((0..10).map(|n| n * TICK_MS)));
     }
 
     #[test]
