@@ -12,7 +12,7 @@ mod world;
 use common::allocator::{self, Counting};
 use common::text::count;
 use std::process::Command;
-use world::{HEARTBEAT_MS, Turns, World};
+use world::{Turns, World};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
