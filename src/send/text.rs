@@ -87,4 +87,10 @@ mod tests {
             assert_eq!(frame(Text::from_json(&text)), frame(resolved.into()), "{text}");
         }
     }
+
+    #[test]
+    fn texts_are_equal_however_they_are_spelled() {
+        assert_eq!(Text::from_json("a\\u000a"), Text::from("a\n"));
+        assert_ne!(Text::from_json("a\\u000a"), Text::from("a\\u000a"));
+    }
 }
