@@ -129,7 +129,7 @@ impl PooledConnector {
         let start = Instant::now();
         let addresses = self.resolver.resolve(*details.timeout.after).map_err(|error| match error {
             ResolveError::TimedOut => Error::Timeout(Timeout::Resolve),
-            ResolveError::Failed(text) => Error::Io(io::Error::other(text)),
+            ResolveError::Failed(text) => Error::Io(io::Error::new(io::ErrorKind::NotFound, text)),
         })?;
         let mut addrs = details.resolver.empty();
         for address in addresses {
