@@ -49,6 +49,8 @@ pub struct Exchange {
     pub progress_at: u64,
     /// What the gateway holds for the client. Exact, as every write tells.
     pub backlog: usize,
+    /// What the last write was offered and did not take; there may have been more.
+    pub left_over: usize,
     /// Bytes of the chunk that this batch of input fills.
     pub chunk: usize,
     pub chunk_input: u64,
@@ -91,6 +93,7 @@ impl Default for Exchange {
             started_at: None,
             progress_at: 0,
             backlog: 0,
+            left_over: 0,
             chunk: 0,
             chunk_input: 0,
             refused: false,

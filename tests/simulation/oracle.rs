@@ -17,6 +17,8 @@ use std::rc::Rc;
 pub const OFFER_MAX: usize = 64 * 1024;
 /// A connection that was shut down is closed after this, whatever its peer does.
 pub const LINGER: u64 = 1000;
+/// Bytes of answers that wait for a client before no more of its requests are read.
+pub const ANSWERS_MAX: usize = 64 * 1024;
 /// When so many streams have gone their memory is given back.
 pub const MANY_STREAMS: usize = 64;
 /// What a client may send behind the last answer before that is given up.

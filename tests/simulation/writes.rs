@@ -47,6 +47,7 @@ impl Oracle {
         if it.backlog == 0 || taken > 0 {
             it.progress_at = now;
         }
+        it.left_over = offered.len() - taken;
         it.backlog = match offered.len() {
             OFFER_MAX.. => it.backlog.saturating_sub(taken).max(1),
             offered => offered - taken,
