@@ -68,6 +68,8 @@ pub struct Exchange {
     pub ended: bool,
     /// A call failed: nothing works any more.
     pub failed: bool,
+    /// An error that is due for a request that was begun and will not be read to its end.
+    pub refusal_owed: Option<u16>,
     /// No more requests are read.
     pub closing: bool,
     /// The request timed out.
@@ -103,6 +105,7 @@ impl Default for Exchange {
             written_whole: true,
             ended: false,
             failed: false,
+            refusal_owed: None,
             closing: false,
             late: false,
             concluded: false,
@@ -133,6 +136,12 @@ impl Exchange {
     pub fn excess(&self) -> u64 {
         let is_request = |request: &&Request| !matches!(request.what, What::Broken);
         self.read - self.requests[..self.arrived].iter().rev().find(is_request).map_or(0, |last| last.end)
+    }
+
+    /// No more requests are read; if one was begun, its client is told.
+    pub fn refuse_rest(&mut self, status: u16) {
+        self.closing = true;
+        self.refusal_owed = (self.excess() > 0).then_some(status);
     }
 
     /// Whether a request that was read whole still has no answer.
