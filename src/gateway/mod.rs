@@ -624,7 +624,7 @@ mod tests {
     #[test]
     fn tokens_spread_over_the_table() {
         let hasher = BuildHasherDefault::<TokenHasher>::default();
-        let token = |n: u128| Uuid::from_u128(n.wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835));
+        let token = |n: u128| n.wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
         let hashes: Vec<u64> = (1..=1000).map(|n| hasher.hash_one(token(n))).collect();
         let distinct = |bits: fn(&u64) -> u64| hashes.iter().map(bits).collect::<HashSet<u64>>().len();
         // std takes the place from the low bits and tells neighbours apart by the seven high ones. A thousand balls

@@ -58,7 +58,11 @@ pub fn run(seed: u64, aloud: bool) -> Summary {
         reactor.gateway().assert_invariants();
         reactor.net().oracle.turn_ends();
         let finished = reactor.gateway().finished();
-        check_drain(&reactor.net().oracle, finished);
+        let gateway = reactor.gateway();
+        let tables = (gateway.connections(), gateway.streams(), gateway.calls());
+        let world = reactor.net();
+        check_tables(world, tables);
+        check_drain(&world.oracle, finished, tables == (0, 0, 0));
         if finished.is_some() || reactor.net().finished {
             break finished;
         }
@@ -83,13 +87,23 @@ pub fn run(seed: u64, aloud: bool) -> Summary {
     }
 }
 
+/// The gateway's count of connections, streams and calls is the world's.
+fn check_tables(world: &World, (connections, streams, calls): (usize, usize, usize)) {
+    assert_eq!(connections, world.kernel.open.len(), "connections and sockets differ");
+    assert_eq!(streams, world.oracle.streams(), "another number of streams");
+    assert!(calls >= world.oracle.flying.iter().sum(), "callbacks in flight that are not counted");
+}
+
 /// The drain ends when it is done, or when its time is over, and not before.
-fn check_drain(oracle: &Oracle, finished: Option<Finished>) {
+fn check_drain(oracle: &Oracle, finished: Option<Finished>, at_rest: bool) {
     let over = oracle.drained_at.map(|at| at + millis(oracle.settings.shutdown_timeout));
     match finished {
         Some(Finished::Clean) => assert!(oracle.is_draining(), "finished before the drain"),
         Some(Finished::TimedOut) => assert!(over.is_some_and(|over| over <= oracle.now), "gave up before its time"),
-        None => assert!(over.is_none_or(|over| oracle.now <= over + 500), "the drain does not end"),
+        None => {
+            assert!(over.is_none_or(|over| oracle.now <= over + 500), "the drain does not end");
+            assert!(!oracle.is_draining() || !at_rest, "the drain is over, and does not end");
+        }
     }
 }
 

@@ -17,6 +17,8 @@ use std::rc::Rc;
 pub const OFFER_MAX: usize = 64 * 1024;
 /// A connection that was shut down is closed after this, whatever its peer does.
 pub const LINGER: u64 = 1000;
+/// Bytes of answers that wait for a client before no more of its requests are read.
+pub const ANSWERS_MAX: usize = 64 * 1024;
 /// When so many streams have gone their memory is given back.
 pub const MANY_STREAMS: usize = 64;
 /// What a client may send behind the last answer before that is given up.
@@ -143,7 +145,7 @@ impl Oracle {
             let stalled = self.is_stalled(n);
             let it = &mut self.exchanges[n];
             if it.is_reading() && it.started_at.is_some_and(|at| due(at + millis(self.settings.request_timeout), now)) {
-                it.closing = true;
+                it.refuse_rest(408);
                 it.late = true;
             }
             let Some(stream) = &mut it.stream else { continue };
@@ -181,10 +183,10 @@ impl Oracle {
         for n in self.open.clone() {
             let now = self.now;
             let it = &mut self.exchanges[n];
-            let Some(stream) = &mut it.stream else {
-                it.closing = true;
-                continue;
-            };
+            if it.is_reading() {
+                it.refuse_rest(503);
+            }
+            let Some(stream) = &mut it.stream else { continue };
             if it.failed && it.written_at == now {
                 stream.or_else = Some((Reason::ServerClosed, Some(Detail::Shutdown)));
             }

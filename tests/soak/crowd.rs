@@ -147,11 +147,12 @@ impl Crowd {
         }
     }
 
-    /// This process was stopped for a while: what did not happen meanwhile is nobody's fault.
+    /// This process was stopped for a while: what did not happen meanwhile is nobody's fault, and happens later.
     fn forgive(&mut self, stopped: Duration) {
         println!("the crowd stood still for {stopped:?}");
         for visitor in self.slots.iter_mut().flatten() {
             visitor.since += stopped;
+            visitor.leaves_at += stopped;
         }
     }
 
