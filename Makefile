@@ -4,16 +4,18 @@
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 
-# Static, and its relocations packed (70 kB less), which a static glibc understands from 2.36 on.
+# Static, without the index for unwinding (24 kB; panics abort), and with its relocations packed (70 kB), which a static
+# glibc understands from 2.36 on.
 PACKED = $(shell getconf GNU_LIBC_VERSION 2>/dev/null | awk -F '[ .]' '$$2 > 2 || $$3 >= 36 { print "-C link-arg=-Wl,-z,pack-relative-relocs" }')
-STATIC = RUSTFLAGS='-C target-feature=+crt-static $(PACKED)' cargo build --release --bin ssegateway --target $(HOST)
+STATIC = RUSTFLAGS='-C target-feature=+crt-static -C link-arg=-Wl,--no-eh-frame-hdr $(PACKED)' cargo build --release --bin ssegateway --target $(HOST)
 
-# What `make mutants` mutates.
+# What `make mutants` mutates, and which tests over sockets judge what the quick ones (.ci/mutants.toml) leave alive.
 CORE = time table timer buffer escape json http/* sse/* send/* callback/* gateway/* reactor/mod
-MUTATED = $(or $(FILE:%=--file %),$(CORE:%=--file 'src/%.rs'))
+MUTATE = cargo mutants --config .ci/mutants.toml --output $(TARGET_DIR) $(or $(FILE:%=--file %),$(CORE:%=--file 'src/%.rs'))
+SOCKETS = $(filter-out simulation core rooms python_example tls,$(patsubst tests/%.rs,%,$(wildcard tests/*.rs)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-e2e test-python test-deploy faults soak lint doc static wheel sim planted mutants bench bench-parts bench-instructions bench-scale fuzz
+.PHONY: help demo run test test-e2e test-python test-deploy faults soak lint doc static wheel sim planted mutants bench bench-parts bench-instructions bench-scale bench-syscalls fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -93,18 +95,22 @@ sim: ## The simulation: SEEDS=1000 for many runs, SEED=42 to replay one
 planted: ## Plants bugs, one at a time, and says which check of the simulation catches each: SEEDS=1000
 	@tests/simulation/planted/run $(or $(SEEDS),1000)
 
-mutants: ## Mutates the core and says what no test notices; needs cargo-mutants. FILE=src/timer.rs for one file
+mutants: ## Mutates the core and says what no test notices; needs cargo-mutants, and hours. FILE=src/timer.rs for one file
 	mkdir -p $(TARGET_DIR)
-	SIM_SEEDS=$(or $(SEEDS),300) SIM_FAILURES=1 cargo mutants --config .ci/mutants.toml --output $(TARGET_DIR) $(MUTATED)
-
-fuzz: ## Fuzz one target: TARGET=request TIME=600 (seconds); needs cargo-fuzz
-	fuzz/run $(TARGET) $(or $(TIME),60)
+	-SIM_SEEDS=300 SIM_FAILURES=1 $(MUTATE)
+	SIM_SEEDS=3000 SIM_FAILURES=1 $(MUTATE) --iterate $(SOCKETS:%=--cargo-arg --test=%)
 
 # The load is built in a profile that is quick to build; what is measured is the release binary.
+LOOPBACK = BENCH_SERVER=$(or $(SERVER),$(TARGET_DIR)/release/ssegateway) BENCH_RUNS=$(RUNS) BENCH_FULL=$(FULL) BENCH_ONLY=$(ONLY) \
+	cargo bench --quiet --profile proof --bench loopback
+
 bench: ## What the release binary costs, over loopback, in about a minute: RUNS=3 FULL=1 ONLY=sending SERVER=path
 	$(if $(SERVER),,cargo build --release --bin ssegateway)
-	BENCH_SERVER=$(or $(SERVER),$(TARGET_DIR)/release/ssegateway) BENCH_RUNS=$(RUNS) BENCH_FULL=$(FULL) BENCH_ONLY=$(ONLY) \
-		cargo bench --quiet --profile proof --bench loopback
+	$(LOOPBACK)
+
+bench-syscalls: ## System calls per event; needs strace
+	$(if $(SERVER),,cargo build --release --bin ssegateway)
+	$(LOOPBACK) -- system-calls
 
 bench-parts: ## Parts of the gateway by themselves, timed
 	cargo bench --quiet --bench parts
@@ -114,3 +120,6 @@ bench-instructions: ## The same in instructions, which repeat from run to run; n
 
 bench-scale: ## A thousand to a million simulated streams: memory, times, the longest turns
 	cargo bench --quiet --bench scale
+
+fuzz: ## Fuzz one target: TARGET=request TIME=600 (seconds); needs cargo-fuzz
+	fuzz/run $(TARGET) $(or $(TIME),60)

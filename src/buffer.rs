@@ -45,6 +45,11 @@ impl Pool {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
+
+    /// Gives up the spare buffers.
+    pub fn shrink(&mut self) {
+        *self = Pool::default();
+    }
 }
 
 /// Bytes on their way to one peer.
@@ -122,6 +127,19 @@ mod tests {
     }
 
     #[test]
+    fn what_was_sent_does_not_pile_up_in_front_of_a_backlog() {
+        let mut pool = Pool::default();
+        let mut buffer = Buffer::default();
+        buffer.appendable(&mut pool).resize(20_000, 0);
+        for round in 0..1000_u32 {
+            buffer.appendable(&mut pool).extend([round as u8; 1000]);
+            buffer.consume(1000, &mut pool);
+            assert_eq!(buffer.len(), 20_000);
+            assert!(buffer.capacity() >= 20_000 && buffer.capacity() < 100_000, "{}", buffer.capacity());
+        }
+    }
+
+    #[test]
     fn a_drained_buffer_goes_back_and_is_handed_out_again() {
         let mut pool = Pool::default();
         let mut buffer = Buffer::default();
@@ -129,6 +147,10 @@ mod tests {
         buffer.consume(5, &mut pool);
         assert_eq!(buffer.capacity(), 0);
         assert_eq!(pool.bytes(), 1024);
+        pool.shrink();
+        assert_eq!(pool.bytes(), 0);
+        buffer.appendable(&mut pool).extend_from_slice(b"frame");
+        buffer.consume(5, &mut pool);
         let mut other = Buffer::default();
         assert!(other.appendable(&mut pool).is_empty());
         assert_eq!(pool.bytes(), 0);
@@ -138,7 +160,9 @@ mod tests {
     #[test]
     fn the_pool_keeps_neither_large_buffers_nor_many() {
         let mut pool = Pool::default();
+        pool.give(Vec::new());
         pool.give(Vec::with_capacity(POOLED_BUFFER_BYTES_MAX + 1));
+        assert!(pool.spare.is_empty());
         assert_eq!(pool.bytes(), 0);
         for _ in 0..100 {
             pool.give(Vec::with_capacity(POOLED_BUFFER_BYTES_MAX));

@@ -355,6 +355,14 @@ mod tests {
     }
 
     #[test]
+    fn an_escape_is_found_however_far_away_it_stands() {
+        for distance in 0..100 {
+            let run = "x".repeat(distance);
+            assert_eq!(string(&format!("{run}\\n{run}\\t")), format!("{run}\n{run}\t"));
+        }
+    }
+
+    #[test]
     fn each_lone_surrogate_is_one_replacement_character() {
         assert_eq!(string("\\ud800"), "\u{fffd}");
         assert_eq!(string("a\\udc00b"), "a\u{fffd}b");
@@ -362,6 +370,7 @@ mod tests {
         assert_eq!(string("\\udc00\\ud800"), "\u{fffd}\u{fffd}");
         assert_eq!(string("\\ud83d\\ud83d\\ude00"), "\u{fffd}\u{1f600}");
         assert_eq!(string("\\ud83d\\ude00\\ude00"), "\u{1f600}\u{fffd}");
+        assert_eq!(string("\\udc00\\udc00"), "\u{fffd}\u{fffd}");
         assert_eq!(string("\\ud83d\\n"), "\u{fffd}\n");
         assert_eq!(string("\\ud83d\\u0041"), "\u{fffd}A");
         assert_eq!(string("\\ud83dude00"), "\u{fffd}ude00");

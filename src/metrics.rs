@@ -4,7 +4,7 @@
 //! Counting is an addition to a plain integer of the loop's own; text is made only when somebody asks.
 //! What is counted stands where it happens, in [`crate::gateway`].
 
-use std::fmt::{Display, Write};
+use std::fmt::Write;
 use std::time::Duration;
 
 /// The media type of the text.
@@ -34,7 +34,8 @@ impl<const N: usize> Histogram<N> {
     }
 }
 
-/// The text, family by family.
+/// The text, family by family. Rarely made, so what it is made with stands in the program once and not at every
+/// place that calls it.
 #[derive(Debug, Default)]
 pub struct Exposition(String);
 
@@ -45,24 +46,35 @@ impl Exposition {
     }
 
     /// One value without labels, as a family of its own.
-    pub fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+    #[inline(never)]
+    pub fn gauge(&mut self, name: &str, help: &str, value: u64) {
         self.family(name, "gauge", help);
         self.sample(name, &[], value);
     }
 
     /// One counter without labels, as a family of its own.
-    pub fn counter(&mut self, name: &str, help: &str, value: impl Display) {
+    #[inline(never)]
+    pub fn counter(&mut self, name: &str, help: &str, value: u64) {
         self.family(name, "counter", help);
         self.sample(name, &[], value);
     }
 
+    /// One counter of time without labels, in seconds.
+    #[inline(never)]
+    pub fn time_counter(&mut self, name: &str, help: &str, time: Duration) {
+        self.family(name, "counter", help);
+        self.push(format_args!("{name} {}\n", seconds(time)));
+    }
+
     /// Opens a family; its samples follow.
+    #[inline(never)]
     pub fn family(&mut self, name: &str, kind: &str, help: &str) {
         self.push(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
     }
 
     /// One sample of the open family. Label values are ours: nothing in them needs an escape.
-    pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+    #[inline(never)]
+    pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
         self.0.push_str(name);
         self.labels(labels, None);
         self.push(format_args!(" {value}\n"));
@@ -70,24 +82,28 @@ impl Exposition {
 
     /// One histogram of the open family, in seconds.
     pub fn histogram<const N: usize>(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram<N>) {
+        self.buckets(name, labels, histogram.bounds, &histogram.counts, histogram.sum);
+    }
+
+    #[inline(never)]
+    fn buckets(&mut self, name: &str, labels: &[(&str, &str)], bounds: &[u64], counts: &[u64], sum: Duration) {
         let mut count = 0;
-        for (index, bucket) in histogram.counts.iter().enumerate() {
+        for (index, (bound, bucket)) in bounds.iter().zip(counts).enumerate() {
             count += bucket;
-            let bound = match histogram.bounds.get(index) {
-                Some(micros) if index + 1 < N => seconds(Duration::from_micros(*micros)),
-                Some(_) | None => "+Inf".to_owned(),
-            };
+            let is_last = index + 1 == bounds.len();
+            let bound = if is_last { "+Inf".to_owned() } else { seconds(Duration::from_micros(*bound)) };
             self.push(format_args!("{name}_bucket"));
             self.labels(labels, Some(&bound));
             self.push(format_args!(" {count}\n"));
         }
         self.push(format_args!("{name}_sum"));
         self.labels(labels, None);
-        self.push(format_args!(" {}\n{name}_count", seconds(histogram.sum)));
+        self.push(format_args!(" {}\n{name}_count", seconds(sum)));
         self.labels(labels, None);
         self.push(format_args!(" {count}\n"));
     }
 
+    #[inline(never)]
     fn labels(&mut self, labels: &[(&str, &str)], bound: Option<&str>) {
         let mut separator = '{';
         for (name, value) in labels.iter().copied().chain(bound.map(|bound| ("le", bound))) {
@@ -99,6 +115,7 @@ impl Exposition {
         }
     }
 
+    #[inline(never)]
     fn push(&mut self, text: std::fmt::Arguments<'_>) {
         // Writing to a String cannot fail.
         let _ = self.0.write_fmt(text);
@@ -106,7 +123,7 @@ impl Exposition {
 }
 
 /// Seconds as a decimal number, exact to the microsecond.
-pub fn seconds(duration: Duration) -> String {
+fn seconds(duration: Duration) -> String {
     let text = format!("{}.{:06}", duration.as_secs(), duration.subsec_micros());
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
@@ -120,7 +137,7 @@ mod tests {
         let mut text = Exposition::default();
         text.gauge("a", "Help.", 1);
         text.family("b_total", "counter", "More help.");
-        text.sample("b_total", &[("x", "1"), ("y", "z")], 2_u64);
+        text.sample("b_total", &[("x", "1"), ("y", "z")], 2);
         assert_eq!(
             text.into_text(),
             "# HELP a Help.\n# TYPE a gauge\na 1\n\

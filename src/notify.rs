@@ -43,7 +43,7 @@ impl Manager {
     pub fn tell(&self, news: News) {
         let Some(name) = &self.0 else { return };
         if let Err(error) = send(name, news.text()) {
-            log::error!(socket:? = name, error:%; "cannot tell the service manager {}", news.text());
+            log::error!(socket = name.to_string_lossy().as_ref(), error = error.to_string(); "cannot tell the service manager {}", news.text());
         }
     }
 }

@@ -151,11 +151,6 @@ impl<T> Table<T> {
     pub fn slots(&self) -> usize {
         self.slots.len()
     }
-
-    /// The keys of all values, in the order of their slots, to visit them while the table changes.
-    pub fn keys(&self) -> Vec<Key> {
-        self.iter().map(|(key, _)| key).collect()
-    }
 }
 
 #[cfg(test)]
@@ -166,7 +161,9 @@ mod tests {
     fn a_key_finds_its_value_until_it_is_removed() {
         let mut table = Table::default();
         let key = table.insert("a");
+        assert!(!table.is_empty());
         assert_eq!(table.get(key), Some(&"a"));
+        assert_eq!(table.get_mut(key), Some(&mut "a"));
         assert_eq!(table.remove(key), Some("a"));
         assert_eq!(table.get(key), None);
         assert_eq!(table.remove(key), None);
@@ -184,6 +181,10 @@ mod tests {
         assert_eq!(table.get_mut(old), None);
         assert_eq!(table.remove(old), None);
         assert_eq!(table.get(new), Some(&"new"));
+        let again = Key::from_parts(new.slot(), new.generation());
+        assert_eq!(table.get(again), Some(&"new"));
+        table.remove(new);
+        assert_eq!(table.insert("newer").generation(), 2);
     }
 
     #[test]
@@ -193,7 +194,9 @@ mod tests {
         table.remove(keys[1]);
         table.remove(keys[3]);
         assert_eq!(table.iter().map(|(_, n)| *n).collect::<Vec<_>>(), [0, 2, 4]);
-        assert_eq!(table.keys(), [keys[0], keys[2], keys[4]]);
+        assert_eq!(table.iter_slots(1..4).map(|(key, _)| key).collect::<Vec<_>>(), [keys[2]]);
+        assert_eq!(table.iter_slots(4..usize::MAX).count(), 1);
+        assert_eq!(table.iter_slots(5..9).count(), 0);
         assert_eq!(table.len(), 3);
     }
 
@@ -204,7 +207,9 @@ mod tests {
         for n in [0, 3, 4] {
             table.remove(keys[n]);
         }
+        assert_eq!(table.slots(), 5);
         table.shrink();
+        assert_eq!(table.slots(), 3);
         assert_eq!(table.iter().map(|(_, n)| *n).collect::<Vec<_>>(), [1, 2]);
         let new: Vec<Key> = (5..8).map(|n| table.insert(n)).collect();
         assert_eq!(new.iter().map(|key| key.slot()).collect::<Vec<_>>(), [0, 3, 4]);

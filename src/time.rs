@@ -53,6 +53,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn time_is_counted_in_whole_milliseconds_and_saturates() {
+        let at = Millis::from_millis(5);
+        assert_eq!(at.after(Duration::from_micros(1_999)), Millis::from_millis(6));
+        assert_eq!(at.after(Duration::MAX), Millis::NEVER);
+        assert_eq!(Millis::from_millis(12).since(at), 7);
+        assert_eq!(at.since(Millis::from_millis(12)), 0);
+    }
+
+    #[test]
     fn moments_are_written_as_rfc_3339_demands() {
         for (seconds, text) in [
             (0, "1970-01-01T00:00:00Z"),

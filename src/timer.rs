@@ -116,22 +116,21 @@ impl Timer {
         self.next_tick().map(|tick| Millis::from_millis(tick.saturating_mul(TICK_MS)))
     }
 
-    /// Gives up the memory of entries that have gone, if that is most of it.
-    pub fn shrink(&mut self) {
-        if self.len * 4 > self.nodes.len() {
-            return;
-        }
-        let mut entries = Vec::with_capacity(self.len);
+    /// Drops the entries that are not to be kept, and the memory that the others do not need.
+    pub fn shrink(&mut self, keep: impl Fn(Key, Millis) -> bool) {
+        let mut entries = Vec::new();
         for head in self.heads.iter_mut() {
             let mut index = std::mem::replace(head, NONE);
             while index != NONE {
                 let Node { due, key, next } = self.nodes[index as usize];
-                entries.push((due, key));
+                if keep(key, due) {
+                    entries.push((due, key));
+                }
                 index = next;
             }
         }
         self.occupied = [0; WORDS];
-        self.nodes = Vec::with_capacity(self.len);
+        self.nodes = Vec::with_capacity(entries.len());
         self.free = NONE;
         self.len = 0;
         for (due, key) in entries {
@@ -190,6 +189,7 @@ mod tests {
         for due in [0, 1, 15, 16, 17, 1000, 32_767, 32_768, 32_769, 100_000] {
             let mut timer = Timer::new(at(0));
             timer.insert(at(due), key);
+            assert!(!timer.is_empty());
             let mut now = 0;
             let fired = loop {
                 if timer.pop(at(now)).is_some() {
@@ -228,6 +228,20 @@ mod tests {
     }
 
     #[test]
+    fn shrinking_keeps_what_is_wanted_and_gives_up_the_rest() {
+        let keys = keys(2);
+        let mut timer = Timer::new(at(0));
+        for n in 0..1000 {
+            timer.insert(at(n * TICK_MS), keys[usize::from(n >= 10)]);
+        }
+        timer.shrink(|key, _| key == keys[0]);
+        assert_eq!(timer.len(), 10);
+        assert!(timer.nodes.capacity() < 100);
+        let due: Vec<u64> = std::iter::from_fn(|| timer.pop(at(1_000_000))).map(|(_, due)| due.as_millis()).collect();
+        assert_eq!(due, Vec::from_iter((0..10).map(|n| n * TICK_MS)));
+    }
+
+    #[test]
     fn agrees_with_a_sorted_list() {
         let mut state = 0x9E37_79B9_7F4A_7C15_u64;
         let mut random = move |below: u64| {
@@ -247,7 +261,9 @@ mod tests {
                 timer.insert(due, key);
                 list.push((due, key));
             } else if random(50) == 0 {
-                timer.shrink();
+                let dropped = keys[random(64) as usize];
+                timer.shrink(|key, _| key != dropped);
+                list.retain(|(_, key)| *key != dropped);
             } else {
                 now += [0, 1, 7, 16, 400, 50_000][random(6) as usize];
                 let mut fired: Vec<(Millis, Key)> =

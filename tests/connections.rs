@@ -138,6 +138,21 @@ fn what_a_slow_client_is_owed_is_shown() {
 }
 
 #[test]
+fn nobody_lists_tokens_through_a_proxy_just_because_nothing_guards_them() {
+    let backend = Backend::accepting();
+    let gateway = Gateway::start(&backend);
+    for field in ["X-Forwarded-For: 192.0.2.1", "Forwarded: for=192.0.2.1", "Via: 1.1 proxy"] {
+        let request = get("/internal/connections").replacen("\r\n\r\n", &format!("\r\n{field}\r\n\r\n"), 1);
+        let response = gateway.request(request);
+        assert_error(&response, 403);
+        assert!(response.text().contains("INTERNAL_TOKEN"), "{response:?}");
+    }
+    let gateway = Gateway::for_backend(&backend).internal_port().start();
+    let request = get("/internal/connections").replacen("\r\n\r\n", "\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n", 1);
+    assert_eq!(Client::open(gateway.internal_port(), request).response().status, 200);
+}
+
+#[test]
 fn bad_parameters_are_named() {
     let gateway = Gateway::builder().start();
     for (query, name) in [("limit=0", "limit"), ("limit=x", "limit"), ("limit=-1", "limit"), ("after=x", "after")] {

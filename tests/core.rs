@@ -1,6 +1,6 @@
 //! The pure core, driven by hand: what no client can bring about at will over sockets.
 
-use ssegateway::gateway::{Action, Gateway, How, Listener, Settings};
+use ssegateway::gateway::{Action, Finished, Gateway, How, Listener, Peer, Settings};
 use ssegateway::time::Millis;
 use std::time::Duration;
 use uuid::Uuid;
@@ -12,7 +12,7 @@ fn a_client_that_has_not_read_its_answer_yet_is_not_idle() {
     let at = Millis::from_millis;
     let settings = Settings { keepalive_timeout: Duration::from_secs(1), ..Settings::default() };
     let mut gateway = Gateway::new(settings, at(0), 0);
-    let id = gateway.accept(at(0), Listener::Public, Uuid::nil()).expect("a connection");
+    let id = gateway.accept(at(0), Listener::Public, Peer::Loopback, Uuid::nil()).expect("a connection");
     gateway.receive(at(0), id, b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
     assert_eq!(gateway.next_dirty(), Some(id));
     gateway.flushed(at(0), id, 10);
@@ -25,4 +25,69 @@ fn a_client_that_has_not_read_its_answer_yet_is_not_idle() {
     assert_eq!(gateway.next_action(), None);
     gateway.expire(at(7_100));
     assert_eq!(gateway.next_action(), Some(Action::Close(id, How::Graceful)));
+}
+
+/// The status of the answer to a GET for the list of streams.
+fn listing(settings: Settings, listener: Listener, peer: Peer) -> String {
+    let mut gateway = Gateway::new(settings, Millis::ZERO, 0);
+    let id = gateway.accept(Millis::ZERO, listener, peer, Uuid::nil()).expect("a connection");
+    let request = b"GET /internal/connections HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer t\r\n\r\n";
+    gateway.receive(Millis::ZERO, id, request);
+    String::from_utf8_lossy(&gateway.unsent(id)[9..12]).into_owned()
+}
+
+#[test]
+fn tokens_are_listed_to_other_hosts_only_where_something_guards_them() {
+    let open = Settings::default;
+    let port = || Settings { internal_listener: true, ..Settings::default() };
+    let token = || Settings { internal_token: Some("t".to_owned()), ..Settings::default() };
+    assert_eq!(listing(open(), Listener::Public, Peer::Loopback), "200");
+    assert_eq!(listing(open(), Listener::Public, Peer::Remote), "403");
+    assert_eq!(listing(port(), Listener::Internal, Peer::Remote), "200");
+    assert_eq!(listing(token(), Listener::Public, Peer::Remote), "200");
+}
+
+/// More than one turn may deal with.
+const CROWD: u128 = 3000;
+
+/// A gateway with a crowd of idle connections.
+fn crowded() -> Gateway {
+    let mut gateway = Gateway::new(Settings::default(), Millis::ZERO, 0);
+    for n in 0..CROWD {
+        let token = Uuid::from_u128(n);
+        gateway.accept(Millis::ZERO, Listener::Public, Peer::Remote, token).expect("a connection");
+    }
+    gateway
+}
+
+/// Connections that are closed at once after each call of `expire`, until nothing is due any more.
+fn closed_per_turn(gateway: &mut Gateway, now: Millis) -> Vec<usize> {
+    let mut turns = Vec::new();
+    loop {
+        let actions = std::iter::from_fn(|| gateway.next_action());
+        turns.push(actions.filter(|action| matches!(action, Action::Close(..))).count());
+        if gateway.next_deadline().is_none_or(|due| due > now) {
+            return turns;
+        }
+        gateway.expire(now);
+    }
+}
+
+#[test]
+fn a_crowd_that_times_out_at_once_does_not_take_one_long_turn() {
+    let mut gateway = crowded();
+    let late = Millis::from_millis(60_000);
+    let turns = closed_per_turn(&mut gateway, late);
+    assert!(turns.len() > 2 && turns.iter().all(|closed| *closed <= 1024), "{turns:?}");
+    assert_eq!(gateway.connections(), 0);
+}
+
+#[test]
+fn a_crowd_is_drained_over_several_turns() {
+    let mut gateway = crowded();
+    gateway.shut_down(Millis::ZERO);
+    let turns = closed_per_turn(&mut gateway, Millis::ZERO);
+    assert!(turns.len() > 2 && turns.iter().all(|closed| *closed <= 1024), "{turns:?}");
+    assert_eq!(gateway.connections(), 0);
+    assert_eq!(gateway.finished(), Some(Finished::Clean));
 }

@@ -2,7 +2,7 @@
 
 use super::requests;
 use ssegateway::callback::Outcome;
-use ssegateway::gateway::{Action, ConnId, Gateway, Listener, Settings};
+use ssegateway::gateway::{Action, ConnId, Gateway, Listener, Peer, Settings};
 use ssegateway::time::Millis;
 use uuid::Uuid;
 
@@ -30,7 +30,8 @@ impl Streams {
             open(&mut gateway, now, token(n as u128));
         }
         assert_eq!(gateway.streams(), count);
-        let backend = gateway.accept(now, Listener::Public, token(count as u128)).expect("it takes connections");
+        let backend =
+            gateway.accept(now, Listener::Public, Peer::Remote, token(count as u128)).expect("it takes connections");
         Streams { gateway, backend, now }
     }
 
@@ -59,7 +60,7 @@ impl Streams {
 /// A client connects and the backend accepts.
 fn open(gateway: &mut Gateway, now: Millis, token: Uuid) -> (ConnId, usize) {
     let get = requests::browser_get("/events/tenant-7/stream/12345", "events.example.com");
-    let id = gateway.accept(now, Listener::Public, token).expect("it takes connections");
+    let id = gateway.accept(now, Listener::Public, Peer::Remote, token).expect("it takes connections");
     gateway.receive(now, id, &get);
     make_calls(gateway, now);
     (id, write_all(gateway, now))

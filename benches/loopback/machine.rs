@@ -1,8 +1,7 @@
 //! The machine the benchmark runs on.
 
 use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Keeps this process, and the threads that it starts from now on, on one core; returns the gateway's core and this
@@ -40,12 +39,6 @@ pub fn describe(program: &Path, cores: Option<(usize, usize)>) -> String {
     };
     let version = Command::new(program).arg("--version").output().map(|output| output.stdout).unwrap_or_default();
     let version = String::from_utf8_lossy(&version);
-    format!("{}, {processors} x {model}, Linux {}, {pinned}", version.trim(), kernel.trim())
-}
-
-/// The build directory that this program lies in.
-pub fn target_directory() -> io::Result<PathBuf> {
-    let program = std::env::current_exe()?;
-    // target/PROFILE/deps/PROGRAM
-    program.ancestors().nth(3).map(Path::to_owned).ok_or_else(|| io::Error::other("this program lies in no directory"))
+    let version = version.lines().next().unwrap_or_default();
+    format!("{version}, {processors} x {model}, Linux {}, {pinned}", kernel.trim())
 }

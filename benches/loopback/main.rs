@@ -27,7 +27,7 @@ use ssegateway::limits::Limits;
 use ssegateway::sys::{self, Signals};
 use std::error::Error;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Descriptors beside those of the streams: the backends' connections, epoll, files.
@@ -75,13 +75,13 @@ fn run(signals: Signals) -> Result<bool, Box<dyn Error>> {
     let setup = machine::describe(&bench.program, cores);
     println!("{setup}\n");
 
-    if only.as_deref() == Some("system-calls") {
+    if std::env::args().nth(1).as_deref() == Some("system-calls") {
         println!("{}", rows::system_calls(&mut bench)?);
         return Ok(true);
     }
     let parts: Vec<_> = PARTS.iter().filter(|(name, _)| only.as_deref().is_none_or(|only| only == *name)).collect();
     if parts.is_empty() {
-        return Err("ONLY is one of sending, holding, connecting, system-calls".into());
+        return Err("ONLY is one of sending, holding, connecting".into());
     }
     let mut all = Vec::new();
     for number in 1..=runs {
@@ -96,8 +96,7 @@ fn run(signals: Signals) -> Result<bool, Box<dyn Error>> {
     let table = report.table();
     println!("\n{table}");
 
-    // Beside the binaries of this build.
-    let directory = machine::target_directory()?.join("bench");
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
     fs::create_dir_all(&directory)?;
     let mut text = format!("{setup}\n\n{table}");
     if bench.latency.total() > 0 {
@@ -105,6 +104,6 @@ fn run(signals: Signals) -> Result<bool, Box<dyn Error>> {
         text += "\n![Latency at 2,000 events a second](latency.svg)\n";
     }
     fs::write(directory.join("report.md"), text)?;
-    println!("{}: report.md, latency.svg", directory.display());
+    println!("This is also in {}.", directory.join("report.md").display());
     Ok(report.is_clean())
 }

@@ -16,8 +16,8 @@ pub enum Unit {
 impl Unit {
     fn show(self, value: f64) -> String {
         match self {
-            Unit::Micro if value.abs() < 100.0 => format!("{value:.1} µs"),
-            Unit::Micro => format!("{value:.0} µs"),
+            Unit::Micro if value < 100.0 => format!("{value:.1} µs"),
+            Unit::Micro => time(Duration::from_secs_f64(value / 1e6)),
             Unit::Seconds => format!("{value:.2} s"),
             Unit::Kibibytes => format!("{value:.2} KiB"),
             Unit::Mebibytes => mebibytes(value),

@@ -269,7 +269,8 @@ fn storm(bench: &Bench, delay: Duration, rows: &mut Vec<Row>) -> io::Result<()> 
     let (last, missing) = stage.leave()?;
     let processor = micro(stage.server.processor_time()?.saturating_sub(before)) / clients as f64;
     let faults = Faults { lost: missing, doubled: stage.doubled_callbacks(), reordered: 0 };
-    let beside = format!("CPU per disconnect {processor:.0} µs");
+    let least = time(delay * (clients / AT_ONCE) as u32);
+    let beside = format!("CPU per disconnect {processor:.0} µs; {AT_ONCE} at a time take {least} at least");
     let name = "then all leave: the last disconnect callback after";
     rows.push(Row::new(name, last.as_secs_f64(), Unit::Seconds).beside(beside).faults(faults));
     Ok(())

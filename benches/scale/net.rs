@@ -2,7 +2,7 @@
 //! measured is the gateway and the loop alone.
 
 use ssegateway::callback::{Call, Completion, Outcome};
-use ssegateway::gateway::{ConnId, Listener, ProcessFigures};
+use ssegateway::gateway::{ConnId, Listener, Peer, ProcessFigures};
 use ssegateway::reactor::{Event, Net};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -83,12 +83,12 @@ impl Net for Memory {
         Ok(())
     }
 
-    fn accept(&mut self, _listener: Listener) -> io::Result<Socket> {
+    fn accept(&mut self, _listener: Listener) -> io::Result<(Socket, Peer)> {
         if self.backlog == 0 {
             return Err(ErrorKind::WouldBlock.into());
         }
         self.backlog -= 1;
-        Ok(Socket(self.ids.len() as u32))
+        Ok((Socket(self.ids.len() as u32), Peer::Remote))
     }
 
     fn register(&mut self, _socket: &mut Socket, id: ConnId) -> io::Result<()> {

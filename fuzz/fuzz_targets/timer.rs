@@ -29,7 +29,10 @@ enum Operation {
     },
     /// Sleeps until the wheel wants to be looked at.
     Sleep,
-    Shrink,
+    /// Drops entries by the low bit of their slot.
+    Shrink {
+        keep: [bool; 2],
+    },
 }
 
 impl<'a> Arbitrary<'a> for Operation {
@@ -47,7 +50,7 @@ impl<'a> Arbitrary<'a> for Operation {
             5 => Operation::Advance { by },
             6 => Operation::AdvanceAndTake { by, at_most: input.int_in_range(0..=3)? },
             7 => Operation::Sleep,
-            _ => Operation::Shrink,
+            _ => Operation::Shrink { keep: input.arbitrary()? },
         })
     }
 }
@@ -86,7 +89,7 @@ fuzz_target!(|operations: Vec<Operation>| {
                 }
             }
             Operation::Sleep => twin.sleep(),
-            Operation::Shrink => twin.wheel.shrink(),
+            Operation::Shrink { keep } => twin.shrink(keep),
         }
         twin.check();
     }
@@ -101,6 +104,12 @@ impl Twin {
         let key = self.table.insert(());
         self.wheel.insert(due, key);
         self.list.push(Entry { key, due, since: self.now });
+    }
+
+    fn shrink(&mut self, keep: [bool; 2]) {
+        let keeps = |key: Key| keep[key.slot() as usize % 2];
+        self.wheel.shrink(|key, _| keeps(key));
+        self.list.retain(|entry| keeps(entry.key));
     }
 
     fn take(&mut self) -> bool {

@@ -115,8 +115,9 @@ impl Calls {
     }
 
     /// In flight and waiting: connects, then disconnects.
-    pub fn counts(&self) -> [(usize, usize); 2] {
-        [&self.connects, &self.disconnects].map(|lane| (lane.in_flight, lane.waiting.len() - lane.withdrawn))
+    pub fn counts(&self) -> [(u64, u64); 2] {
+        [&self.connects, &self.disconnects]
+            .map(|lane| (lane.in_flight as u64, (lane.waiting.len() - lane.withdrawn) as u64))
     }
 
     pub fn queue_connect(&mut self, pending: PendingConnect) -> CallId {
@@ -272,5 +273,29 @@ mod tests {
                 2 * limit
             );
         }
+    }
+
+    #[test]
+    fn withdrawn_connects_are_passed_over_and_do_not_pile_up() {
+        let mut calls = Calls::new(2);
+        let left = Ending { reason: Reason::ClientClosed, detail: None };
+        let connect = |calls: &mut Calls, slot| {
+            let owner = Ok(Key::from_parts(slot, 0));
+            calls.queue_connect(PendingConnect { token: Uuid::nil(), request: Arc::from("{}"), owner })
+        };
+        let start = |calls: &mut Calls| calls.start_next(Millis::ZERO).and_then(|(_, owner)| owner);
+        let first = connect(&mut calls, 0);
+        assert_eq!(start(&mut calls), Some(Key::from_parts(0, 0)));
+        for slot in 1..10_000 {
+            let id = connect(&mut calls, slot);
+            calls.abandon(id, left);
+            assert!(calls.connects.waiting.len() <= WITHDRAWN_MAX + 1);
+            assert_eq!(calls.len(), 1, "the one in flight");
+        }
+        connect(&mut calls, 10_000);
+        assert!(start(&mut calls).is_none(), "one worker is kept for disconnects");
+        assert!(calls.finish(Millis::ZERO, first).is_some());
+        assert_eq!(start(&mut calls), Some(Key::from_parts(10_000, 0)));
+        assert_eq!((calls.connects.waiting.len(), calls.connects.withdrawn), (0, 0));
     }
 }

@@ -1,7 +1,7 @@
 //! One connection: its state, its output, its deadline.
 
 use super::requests::Manner;
-use super::routes::{Listener, Reply};
+use super::routes::{Listener, Peer, Reply};
 use crate::buffer::{Buffer, Pool};
 use crate::callback::CallId;
 use crate::http::body::Chunked;
@@ -16,6 +16,7 @@ pub(super) struct Connection {
     /// Names the stream, if the connection becomes one; drawn beforehand as the core has no randomness.
     pub token: Uuid,
     pub listener: Listener,
+    pub peer: Peer,
     /// In the list of connections with fresh output.
     pub dirty: bool,
     /// In the list of connections whose output waits for the peer.
@@ -136,13 +137,14 @@ const CHUNK_SIZE_ROOM: &[u8] = b"00\r\n";
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 impl Connection {
-    pub fn new(now: Millis, listener: Listener, token: Uuid) -> Connection {
+    pub fn new(now: Millis, listener: Listener, peer: Peer, token: Uuid) -> Connection {
         Connection {
             // The first request is timed from here, not from its first byte.
             state: State::Reading(Reading { started: Some(now), ..Reading::default() }),
             out: Buffer::default(),
             token,
             listener,
+            peer,
             dirty: false,
             backlogged: false,
             pending: 0,

@@ -106,6 +106,9 @@ impl Gateway {
                 Refusal::Unauthorized => "INTERNAL_TOKEN is set: send Authorization: Bearer, and the token",
                 Refusal::Origin => "web pages may not use /internal/: let the backend do it",
                 Refusal::MediaType => "a send is JSON in UTF-8, not compressed",
+                Refusal::Open => {
+                    "other hosts, and proxies, get the list only where INTERNAL_PORT or INTERNAL_TOKEN is set"
+                }
                 Refusal::Malformed
                 | Refusal::HeadTooLarge
                 | Refusal::BodyTooLarge

@@ -18,7 +18,7 @@ mod settings;
 mod stats;
 mod streams;
 
-pub use routes::{Cors, Listener};
+pub use routes::{Cors, Listener, Peer};
 pub use settings::{ConnectFailure, Settings};
 pub use stats::ProcessFigures;
 
@@ -95,9 +95,15 @@ enum Stage {
     },
     Draining {
         give_up_at: Millis,
+        /// The slot that the drain has come to; `None`: it has been everywhere.
+        next: Option<usize>,
     },
     GivenUp,
 }
+
+/// Timers that fire, and connections that the drain ends, in one turn: their output is flushed before the others'
+/// buffers are filled, and nobody waits for a million of them.
+const TURN_CONNECTIONS: usize = 1024;
 
 /// How long a peer may take to close after the last response.
 const LINGER: Duration = Duration::from_secs(1);
@@ -188,12 +194,12 @@ impl Gateway {
 
     /// A client connected. `token` is a fresh random one, used if the connection becomes a stream.
     /// `None`: no more connections are taken.
-    pub fn accept(&mut self, now: Millis, listener: Listener, token: Uuid) -> Option<ConnId> {
+    pub fn accept(&mut self, now: Millis, listener: Listener, peer: Peer, token: Uuid) -> Option<ConnId> {
         if self.is_draining() {
             return None;
         }
         self.stats.connections_accepted += 1;
-        let id = self.connections.insert(Connection::new(now, listener, token));
+        let id = self.connections.insert(Connection::new(now, listener, peer, token));
         self.reschedule(now, id);
         Some(id)
     }
@@ -280,14 +286,16 @@ impl Gateway {
         })
     }
 
-    /// Time has passed: does everything that is due.
+    /// Time has passed: does what is due, or as much of it as one turn may take.
     pub fn expire(&mut self, now: Millis) {
         match self.stage {
             Stage::Leaving { drain_at } if drain_at <= now => self.drain(now),
-            Stage::Draining { give_up_at } if give_up_at <= now => self.stage = Stage::GivenUp,
+            Stage::Draining { give_up_at, .. } if give_up_at <= now => self.stage = Stage::GivenUp,
+            Stage::Draining { next: Some(slot), .. } => self.drain_from(now, slot),
             Stage::Serving | Stage::Leaving { .. } | Stage::Draining { .. } | Stage::GivenUp => {}
         }
-        while let Some((id, due)) = self.timer.pop(now) {
+        for _ in 0..TURN_CONNECTIONS {
+            let Some((id, due)) = self.timer.pop(now) else { break };
             let Some(connection) = self.connections.get_mut(id) else { continue };
             if connection.scheduled != due {
                 continue;
@@ -306,7 +314,8 @@ impl Gateway {
         let stage = match self.stage {
             Stage::Serving | Stage::GivenUp => None,
             Stage::Leaving { drain_at } => Some(drain_at),
-            Stage::Draining { give_up_at } => Some(give_up_at),
+            Stage::Draining { next: Some(_), .. } => Some(Millis::ZERO),
+            Stage::Draining { give_up_at, next: None } => Some(give_up_at),
         };
         match (stage, self.timer.next_due()) {
             (Some(a), Some(b)) => Some(a.min(b)),
@@ -376,7 +385,9 @@ impl Gateway {
         self.connections.shrink();
         self.tokens.shrink_to_fit();
         self.calls.shrink();
-        self.timer.shrink();
+        let connections = &self.connections;
+        self.timer.shrink(|id, due| connections.get(id).is_some_and(|connection| connection.scheduled == due));
+        self.pool.shrink();
         self.dirty.shrink_to_fit();
         self.actions.shrink_to_fit();
         self.scratch = String::new();
@@ -395,9 +406,20 @@ impl Gateway {
 
     /// Ends everything in an orderly way.
     fn drain(&mut self, now: Millis) {
-        self.stage = Stage::Draining { give_up_at: now.after(self.settings.shutdown_timeout) };
+        let give_up_at = now.after(self.settings.shutdown_timeout);
+        self.stage = Stage::Draining { give_up_at, next: Some(0) };
         self.actions.push_back(Action::StopAccepting);
-        for id in self.connections.keys() {
+        self.drain_from(now, 0);
+    }
+
+    /// Ends the connections in the slots from `first` on, as many as one turn may take. New ones do not come.
+    fn drain_from(&mut self, now: Millis, first: usize) {
+        let end = first + TURN_CONNECTIONS;
+        let ids: Vec<ConnId> = self.connections.iter_slots(first..end).map(|(id, _)| id).collect();
+        if let Stage::Draining { next, .. } = &mut self.stage {
+            *next = (end < self.connections.slots()).then_some(end);
+        }
+        for id in ids {
             let Some(connection) = self.connections.get(id) else { continue };
             match &connection.state {
                 State::Reading(reading) if !reading.inbox.is_empty() || reading.body.is_some() => {
@@ -572,7 +594,7 @@ impl Gateway {
                 State::Connecting(_) | State::Streaming(_) => {
                     assert!(named, "a stream without its token");
                     streams += 1;
-                    open += usize::from(matches!(connection.state, State::Streaming(_)));
+                    open += u64::from(matches!(connection.state, State::Streaming(_)));
                 }
                 State::Reading(reading) => {
                     assert!(!named, "a token for what is no stream");
@@ -590,5 +612,35 @@ impl Gateway {
         assert_eq!(open, self.stats.streams_open, "open streams are miscounted");
         assert_eq!(pending, self.backlog.bytes(), "bytes that wait are miscounted");
         assert!(self.calls.in_flight() <= self.settings.callback_concurrency.max(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use std::hash::BuildHasher;
+
+    #[test]
+    fn tokens_spread_over_the_table() {
+        let hasher = BuildHasherDefault::<TokenHasher>::default();
+        let token = |n: u128| n.wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
+        let hashes: Vec<u64> = (1..=1000).map(|n| hasher.hash_one(token(n))).collect();
+        let distinct = |bits: fn(&u64) -> u64| hashes.iter().map(bits).collect::<HashSet<u64>>().len();
+        // std takes the place from the low bits and tells neighbours apart by the seven high ones. A thousand balls
+        // thrown into 4096 bins lie in some 890 of them.
+        assert!(distinct(|hash| hash % 4096) > 850);
+        assert_eq!(distinct(|hash| hash >> 57), 128);
+    }
+
+    #[test]
+    fn jitter_fills_a_fifth_to_either_side() {
+        let mut gateway = Gateway::new(Settings::default(), Millis::ZERO, 1);
+        let delays: Vec<u32> = (0..10_000).map(|_| gateway.jittered(1000)).collect();
+        assert_eq!((delays.iter().min(), delays.iter().max()), (Some(&800), Some(&1200)));
+        let mean = delays.iter().sum::<u32>() / 10_000;
+        assert!((990..=1010).contains(&mean), "{mean}");
+        assert_eq!(gateway.jittered(0), 0);
+        assert_eq!(gateway.jittered(4), 4);
     }
 }

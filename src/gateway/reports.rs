@@ -77,18 +77,19 @@ impl Gateway {
 
     /// Answers a request for the metrics, with what the gateway cannot know by itself. The answer is the last
     /// one on its connection.
+    #[cold]
     pub fn report(&mut self, now: Millis, id: ConnId, process: &ProcessFigures) {
         if !self.is_reporting(id) {
             return;
         }
         let gauges = Gauges {
             ready: self.settings.callback_configured && !self.is_leaving(),
-            streams_connecting: self.tokens.len() - self.stats.streams_open,
-            streams_max: self.settings.streams_max,
-            connections_open: self.connections.len(),
+            streams_connecting: self.tokens.len() as u64 - self.stats.streams_open,
+            streams_max: self.settings.streams_max as u64,
+            connections_open: self.connections.len() as u64,
             calls: self.calls.counts(),
             pending_bytes: self.backlog.bytes(),
-            pending_bytes_largest: self.sweep_backlog() as usize,
+            pending_bytes_largest: self.sweep_backlog().into(),
         };
         let text = self.stats.render(&gauges, process);
         let date = self.date;

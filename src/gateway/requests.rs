@@ -116,8 +116,8 @@ impl Gateway {
                 return None;
             }
         };
-        let listener = connection.listener;
-        match routes::route(&head, listener, &self.settings) {
+        let (listener, peer) = (connection.listener, connection.peer);
+        match routes::route(&head, listener, peer, &self.settings) {
             Route::Stream(grant) => {
                 self.connect(now, id, &head, grant);
                 Some(head.bytes)

@@ -14,6 +14,15 @@ pub enum Listener {
     Internal,
 }
 
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// This machine, by a loopback address.
+    Loopback,
+    /// Anywhere else.
+    Remote,
+}
+
 /// Which web pages may read streams.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cors {
@@ -75,13 +84,13 @@ const ALLOW_REPORT: &str = "GET, OPTIONS";
 const ALLOW_ALL: &str = "GET, HEAD, POST, OPTIONS";
 
 /// Decides on a request.
-pub(super) fn route(head: &Head<'_, '_>, listener: Listener, settings: &Settings) -> Route {
+pub(super) fn route(head: &Head<'_, '_>, listener: Listener, peer: Peer, settings: &Settings) -> Route {
     let path = head.path();
     if head.target == "*" {
         return Route::Answer(Reply::Options(ALLOW_ALL, Grant::Off));
     }
     if path.starts_with("/internal/") {
-        return internal(head, path, listener, settings);
+        return internal(head, path, listener, peer, settings);
     }
     match path {
         "/healthz" | "/healthz/" => probe(head, Reply::Healthz),
@@ -113,7 +122,7 @@ fn stream(head: &Head<'_, '_>, settings: &Settings) -> Route {
     }
 }
 
-fn internal(head: &Head<'_, '_>, path: &str, listener: Listener, settings: &Settings) -> Route {
+fn internal(head: &Head<'_, '_>, path: &str, listener: Listener, peer: Peer, settings: &Settings) -> Route {
     if settings.internal_listener && listener == Listener::Public {
         return Route::Answer(Reply::Refused(Refusal::NotFound, Grant::Off));
     }
@@ -129,6 +138,9 @@ fn internal(head: &Head<'_, '_>, path: &str, listener: Listener, settings: &Sett
     match path {
         "/internal/send" => {}
         "/internal/metrics" => return report(head, Reply::Metrics),
+        "/internal/connections" if !may_list(head, peer, settings) => {
+            return Route::Answer(Reply::Refused(Refusal::Open, Grant::Off));
+        }
         "/internal/connections" => {
             return report(head, page(head).map_or_else(Reply::BadParameter, Reply::Connections));
         }
@@ -150,6 +162,14 @@ fn report(head: &Head<'_, '_>, reply: Reply) -> Route {
         "GET" => reply,
         _ => Reply::MethodNotAllowed(ALLOW_REPORT, Grant::Off),
     })
+}
+
+/// Tokens are the right to send, so nobody may list them just because `/internal/*` was left open to the world: then
+/// only this machine may, and not through a proxy that says that it forwards for others.
+fn may_list(head: &Head<'_, '_>, peer: Peer, settings: &Settings) -> bool {
+    let guarded = settings.internal_listener || settings.internal_token.is_some();
+    let forwarded = || ["forwarded", "x-forwarded-for", "via"].iter().any(|name| head.header(name).is_some());
+    guarded || (peer == Peer::Loopback && !forwarded())
 }
 
 /// The page that the query asks for. Errors: what is wrong with it.

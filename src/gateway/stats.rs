@@ -2,7 +2,7 @@
 
 use super::calls::{Ending, LaneName};
 use crate::callback::{Detail, Outcome, Reason};
-use crate::metrics::{Exposition, Histogram, seconds};
+use crate::metrics::{Exposition, Histogram};
 use std::time::Duration;
 
 /// What became of a request for a stream; each has exactly one.
@@ -71,11 +71,13 @@ pub(super) enum Refusal {
     MediaType,
     Expectation,
     Parameter,
+    /// The list of tokens, which nothing guards here.
+    Open,
     ShuttingDown,
 }
 
 impl Refusal {
-    const ALL: [(Refusal, &'static str); 14] = [
+    const ALL: [(Refusal, &'static str); 15] = [
         (Refusal::Malformed, "malformed"),
         (Refusal::HeadTooLarge, "head_too_large"),
         (Refusal::BodyTooLarge, "body_too_large"),
@@ -89,6 +91,7 @@ impl Refusal {
         (Refusal::MediaType, "media_type"),
         (Refusal::Expectation, "expectation"),
         (Refusal::Parameter, "parameter"),
+        (Refusal::Open, "open"),
         (Refusal::ShuttingDown, "shutting_down"),
     ];
 }
@@ -106,7 +109,7 @@ impl Refusal {
             Refusal::NotFound => 404,
             Refusal::Method => 405,
             Refusal::Unauthorized => 401,
-            Refusal::Origin => 403,
+            Refusal::Origin | Refusal::Open => 403,
             Refusal::MediaType => 415,
             Refusal::Expectation => 417,
             Refusal::ShuttingDown => 503,
@@ -129,6 +132,7 @@ impl Refusal {
             Refusal::MediaType => "Unsupported charset or content coding",
             Refusal::Expectation => "Expectation failed",
             Refusal::Parameter => "Invalid request",
+            Refusal::Open => "Set INTERNAL_PORT or INTERNAL_TOKEN to list tokens from another host",
             Refusal::ShuttingDown => "Shutting down",
         }
     }
@@ -202,7 +206,7 @@ pub struct ProcessFigures {
 /// The counters.
 pub(super) struct Stats {
     /// Streams that are open, those still connecting not included.
-    pub streams_open: usize,
+    pub streams_open: u64,
     pub connections_accepted: u64,
     pub events: u64,
     pub event_bytes: u64,
@@ -219,13 +223,13 @@ pub(super) struct Stats {
 /// What the counters do not tell: how things stand now.
 pub(super) struct Gauges {
     pub ready: bool,
-    pub streams_connecting: usize,
-    pub streams_max: usize,
-    pub connections_open: usize,
+    pub streams_connecting: u64,
+    pub streams_max: u64,
+    pub connections_open: u64,
     /// In flight and waiting, by action.
-    pub calls: [(usize, usize); ACTIONS.len()],
+    pub calls: [(u64, u64); ACTIONS.len()],
     pub pending_bytes: u64,
-    pub pending_bytes_largest: usize,
+    pub pending_bytes_largest: u64,
 }
 
 impl Default for Stats {
@@ -292,7 +296,7 @@ impl Stats {
         let mut text = Exposition::default();
         text.family("ssegateway_build_info", "gauge", "1, with the version as a label.");
         text.sample("ssegateway_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
-        text.gauge("ssegateway_ready", "Whether /readyz says so.", u8::from(gauges.ready));
+        text.gauge("ssegateway_ready", "Whether /readyz says so.", u64::from(gauges.ready));
         self.render_streams(&mut text, gauges);
         self.render_callbacks(&mut text, gauges);
         self.render_connections(&mut text, gauges);
@@ -411,7 +415,7 @@ fn goes_with(reason: Reason, detail: Option<Detail>) -> bool {
 /// The names that every client library of Prometheus uses.
 fn render_process(text: &mut Exposition, process: &ProcessFigures) {
     if let Some(cpu) = process.cpu {
-        text.counter("process_cpu_seconds_total", "User and system time.", seconds(cpu));
+        text.time_counter("process_cpu_seconds_total", "User and system time.", cpu);
     }
     let gauges = [
         ("process_resident_memory_bytes", "Resident memory.", process.resident_bytes),

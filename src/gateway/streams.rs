@@ -173,8 +173,8 @@ impl Gateway {
             }
             Outcome::Answered { status, passed, body: _ } => {
                 match self.rejection_hint(status) {
-                    Some(hint) => warn!(token:%, status, hint; "connect rejected"),
-                    None => debug!(token:%, status; "connect rejected"),
+                    Some(hint) => warn!(token = token.to_string(), status, hint; "connect rejected"),
+                    None => debug!(token = token.to_string(), status; "connect rejected"),
                 }
                 if let Ok(id) = owner {
                     self.reject(now, id, status, &passed);
@@ -273,15 +273,15 @@ impl Gateway {
         let (held, held_events, held_close) = (std::mem::take(held), *held_events, *held_close);
         self.stats.connect(ConnectResult::Accepted);
         self.stats.streams_open += 1;
-        info!(token:%, url:% = self.shown_url(&request); "stream opened");
+        info!(token = token.to_string(), url = self.shown_url(&request).as_ref(); "stream opened");
         self.write_stream_head(now, id, chunked, &grant, request, input);
         let delay = self.settings.reconnect_delay_ms.map(|delay| self.jittered(delay));
         let answer = callback::read_answer(body.unwrap_or_default());
         if body.is_none() {
-            warn!(token:%, why = "late, cut short or too long"; "connect answer's body ignored");
+            warn!(token = token.to_string(), why = "late, cut short or too long"; "connect answer's body ignored");
         }
         for ignored in &answer.ignored {
-            warn!(token:%, why:% = ignored; "connect answer partly ignored");
+            warn!(token = token.to_string(), why = ignored.as_ref(); "connect answer partly ignored");
         }
         if let Some(delay) = delay {
             self.write_frames(now, id, |out| sse::write_retry(out, delay));
@@ -484,7 +484,7 @@ impl Gateway {
     /// The caller starts the calls.
     fn queue_disconnect(&mut self, token: Uuid, request: Arc<str>, ending: Ending) {
         let detail = ending.detail.map_or("none", Detail::as_str);
-        info!(token:%, reason = ending.reason.as_str(), detail; "stream closed");
+        info!(token = token.to_string(), reason = ending.reason.as_str(), detail; "stream closed");
         self.stats.disconnect(ending);
         self.calls.queue_disconnect(PendingDisconnect { token, request, ending });
     }
@@ -496,11 +496,11 @@ fn disconnect_answered(disconnect: &PendingDisconnect, outcome: &Outcome) {
         Outcome::Answered { status: 200..=299, passed: _, body } => {
             let answer = callback::read_answer(body.as_deref().unwrap_or_default());
             if answer.event.is_some() || answer.close {
-                warn!(token:%; "disconnect answer asks for an event or a close: the stream is gone");
+                warn!(token = token.to_string(); "disconnect answer asks for an event or a close: the stream is gone");
             }
         }
         Outcome::Answered { status, passed: _, body: _ } => {
-            warn!(token:%, status; "disconnect callback failed");
+            warn!(token = token.to_string(), status; "disconnect callback failed");
         }
         // Who made the call has said why.
         Outcome::Unavailable { .. } | Outcome::TimedOut { .. } => {}

@@ -208,4 +208,17 @@ mod tests {
         assert_eq!(decode(format!("1;{}\r\n", "x".repeat(300)).as_bytes()), Err(BadChunk));
         assert_eq!(decode(format!("0\r\n{}\r\n", "x: y\r\n".repeat(5000)).as_bytes()), Err(BadChunk));
     }
+
+    #[test]
+    fn limits_are_exact() {
+        let extension = |bytes: u32| format!("1;{}\r\nx", "e".repeat(bytes as usize));
+        let blanks = |count: u32| format!("1{};\r\nx", " ".repeat(count as usize));
+        let trailers = |bytes: u32| format!("0\r\na:\r\nb:{}\r\n\r\n", "v".repeat(bytes as usize - 4));
+        assert!(decode(extension(256).as_bytes()).is_ok());
+        assert_eq!(decode(extension(257).as_bytes()), Err(BadChunk));
+        assert!(decode(blanks(256).as_bytes()).is_ok());
+        assert_eq!(decode(blanks(257).as_bytes()), Err(BadChunk));
+        assert!(decode(trailers(8192).as_bytes()).is_ok_and(|(_, _, done)| done));
+        assert_eq!(decode(trailers(8193).as_bytes()), Err(BadChunk));
+    }
 }

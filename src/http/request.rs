@@ -439,6 +439,8 @@ mod tests {
         malformed(b"GET / http/1.1\r\nHost: h\r\n\r\n");
         malformed(b"GET / HTTP/1.10\r\nHost: h\r\n\r\n");
         malformed(b"GET / HTTP/2\r\nHost: h\r\n\r\n");
+        malformed(b"GET / HTTP/x.0\r\nHost: h\r\n\r\n");
+        malformed(b"GET / HTTP/2.x\r\nHost: h\r\n\r\n");
         for version in ["0.9", "1.2", "2.0", "9.9"] {
             assert_eq!(error(format!("GET / HTTP/{version}\r\nHost: h\r\n\r\n").as_bytes()), HeadError::Version);
         }
@@ -449,6 +451,7 @@ mod tests {
         malformed(b"GET / HTTP/1.1\nHost: h\r\n\r\n");
         malformed(b"GET / HTTP/1.1\r\nHost: h\n\r\n");
         malformed(b"GET / HTTP/1.1\r\nHost: h\r\n\n");
+        malformed(b"GET / HTTP/1.1\nHost: h\n\r\n");
         malformed(b"\nGET / HTTP/1.1\r\nHost: h\r\n\r\n");
         malformed(b"\rGET / HTTP/1.1\r\nHost: h\r\n\r\n");
         malformed(b"GET / HTTP/1.1\r\nHost: h\rX: y\r\n\r\n");
@@ -543,5 +546,46 @@ mod tests {
         let fields = |count: usize| format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "a: b\r\n".repeat(count - 1));
         with(fields(HEADERS_MAX).as_bytes(), |head| assert_eq!(head.headers.len(), HEADERS_MAX));
         assert_eq!(error(fields(HEADERS_MAX + 1).as_bytes()), HeadError::TooLarge);
+    }
+
+    #[test]
+    fn a_few_empty_lines_may_come_first() {
+        let behind = |count: usize| format!("{}GET / HTTP/1.1\r\nHost: h\r\n\r\n", "\r\n".repeat(count));
+        with(behind(8).as_bytes(), |head| assert_eq!(head.bytes, behind(8).len()));
+        malformed(behind(9).as_bytes());
+        malformed("\r\n".repeat(9).as_bytes());
+        malformed(b"\r\n\nGET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        malformed(b"\r\n\rGET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    }
+
+    #[test]
+    fn another_version_is_judged_once_its_line_is_there() {
+        let line = b"GET / HTTP/2.0";
+        assert!(parse(&mut storage(), line, line.len() + 1).expect("no end yet").is_none());
+        assert_eq!(parse(&mut storage(), line, line.len()).expect_err("cannot fit"), HeadError::TooLarge);
+    }
+
+    #[test]
+    fn reads_the_fields_that_guard_sends() {
+        let text = "POST / HTTP/1.1\r\nHost: h\r\nOrigin: https://a\r\nOrigin: null\r\nContent-Type: a/b\r\n\r\n";
+        with(text.as_bytes(), |head| {
+            assert_eq!((head.origin, head.content_type), (Some(&b"https://a"[..]), Some(&b"a/b"[..])));
+            assert!(!head.is_coded);
+        });
+        let coded =
+            |fields: &str| with(format!("POST / HTTP/1.1\r\nHost: h\r\n{fields}\r\n").as_bytes(), |head| head.is_coded);
+        assert!(!coded("Content-Encoding: identity\r\n"));
+        assert!(coded("content-encoding: gzip\r\nContent-Encoding: Identity\r\n"));
+        assert!(coded("Content-Encoding: identity, br\r\n"));
+    }
+
+    #[test]
+    fn fields_as_long_as_those_that_count_mean_nothing() {
+        let fields = "From: a/b\r\nAccept: x\r\nUser-Agent: close\r\nX-Request-Id: x\r\nAccept-Charset: x\r\n\
+                      X-Forwarded-Host: gzip\r\nIf-Modified-Since: x\r\n";
+        with(format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n").as_bytes(), |head| {
+            assert_eq!((head.framing, head.expect, head.keep_alive), (Framing::Empty, Expect::Nothing, true));
+            assert_eq!((head.origin, head.content_type, head.is_coded), (None, None, false));
+        });
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! The text is simple_logger's, with the fields behind the message as `key=value`. JSON is one object a line:
 //! `ts`, `level`, `msg`, then the fields.
+//!
+//! A field is a string, an integer or a boolean. Whatever else can be displayed is made a string where it is logged:
+//! to display any value there may be takes the code for floating-point numbers, 16 kB that nothing else here needs.
 
 use crate::escape::Escaped;
 use crate::sys;
-use log::kv::{Key, Value, VisitSource};
+use log::kv::{Key, Value, VisitSource, VisitValue};
 use log::{Level, Log, Metadata, Record};
-use serde_json::Value as Json;
 use simple_logger::SimpleLogger;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -64,13 +66,68 @@ impl Log for Formatter {
     fn flush(&self) {}
 }
 
+/// The value of a field.
+enum Field {
+    Text(String),
+    Unsigned(u64),
+    Signed(i64),
+    Truth(bool),
+}
+
+impl Field {
+    fn of(value: &Value<'_>) -> Field {
+        struct Found(Field);
+
+        impl<'v> VisitValue<'v> for Found {
+            fn visit_any(&mut self, _value: Value<'_>) -> Result<(), log::kv::Error> {
+                debug_assert!(false, "a field that is no string, integer or boolean");
+                Ok(())
+            }
+
+            fn visit_str(&mut self, text: &str) -> Result<(), log::kv::Error> {
+                self.0 = Field::Text(text.to_owned());
+                Ok(())
+            }
+
+            fn visit_u64(&mut self, number: u64) -> Result<(), log::kv::Error> {
+                self.0 = Field::Unsigned(number);
+                Ok(())
+            }
+
+            fn visit_i64(&mut self, number: i64) -> Result<(), log::kv::Error> {
+                self.0 = Field::Signed(number);
+                Ok(())
+            }
+
+            fn visit_bool(&mut self, truth: bool) -> Result<(), log::kv::Error> {
+                self.0 = Field::Truth(truth);
+                Ok(())
+            }
+        }
+
+        let mut found = Found(Field::Text(String::new()));
+        // The visitor never fails.
+        let _ = value.visit(&mut found);
+        found.0
+    }
+
+    fn text(self) -> String {
+        match self {
+            Field::Text(text) => text,
+            Field::Unsigned(number) => number.to_string(),
+            Field::Signed(number) => number.to_string(),
+            Field::Truth(truth) => truth.to_string(),
+        }
+    }
+}
+
 /// The message and its fields.
 fn text(record: &Record<'_>) -> String {
     struct Fields(String);
 
     impl<'kvs> VisitSource<'kvs> for Fields {
         fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
-            let value = Escaped(&value.to_string()).to_string();
+            let value = Escaped(&Field::of(&value).text()).to_string();
             let plain = !value.is_empty() && !value.contains([' ', '"']);
             // Writing to a String cannot fail.
             let _ = match plain {
@@ -92,8 +149,9 @@ fn json(record: &Record<'_>, now: OffsetDateTime) -> String {
     struct Fields(String);
 
     impl Fields {
-        fn push(&mut self, key: &str, value: &Json) {
-            let field = format!(",{}:{value}", Json::from(key));
+        /// `value` is JSON.
+        fn push(&mut self, key: &str, value: &str) {
+            let field = format!(",{}:{value}", quoted(key));
             if self.0.len() + field.len() < LINE_BYTES_MAX {
                 self.0.push_str(&field);
             }
@@ -102,13 +160,11 @@ fn json(record: &Record<'_>, now: OffsetDateTime) -> String {
 
     impl<'kvs> VisitSource<'kvs> for Fields {
         fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
-            let value = match (value.to_bool(), value.to_u64(), value.to_i64()) {
-                (Some(truth), _, _) => Json::from(truth),
-                (None, Some(number), _) => Json::from(number),
-                (None, None, Some(number)) => Json::from(number),
-                (None, None, None) => Json::from(clipped(&value.to_string())),
+            let json = match Field::of(&value) {
+                Field::Text(text) => quoted(&text),
+                plain @ (Field::Unsigned(_) | Field::Signed(_) | Field::Truth(_)) => plain.text(),
             };
-            self.push(key.as_str(), &value);
+            self.push(key.as_str(), &json);
             Ok(())
         }
     }
@@ -121,7 +177,7 @@ fn json(record: &Record<'_>, now: OffsetDateTime) -> String {
         Level::Trace => "trace",
     };
     let mut fields = Fields(format!(r#"{{"ts":"{}","level":"{level}""#, timestamp(now)));
-    fields.push("msg", &Json::from(clipped(&record.args().to_string())));
+    fields.push("msg", &quoted(&record.args().to_string()));
     // The visitor never fails.
     let _ = record.key_values().visit(&mut fields);
     fields.0 + "}"
@@ -134,20 +190,23 @@ fn timestamp(now: OffsetDateTime) -> String {
     format!("{year:04}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z", u8::from(month))
 }
 
-/// The beginning of `text` that takes no more than [`VALUE_BYTES_MAX`] bytes as JSON.
-fn clipped(text: &str) -> String {
+/// `text` as a JSON string, or as much of its beginning as takes no more than [`VALUE_BYTES_MAX`] bytes.
+fn quoted(text: &str) -> String {
     let mut bytes = 0;
-    for (at, character) in text.char_indices() {
+    let mut too_long = text.char_indices().skip_while(|(_, character)| {
         bytes += match character {
             '"' | '\\' => 2,
             '\0'..='\u{1f}' => 6,
             other => other.len_utf8(),
         };
-        if bytes > VALUE_BYTES_MAX {
-            return format!("{}...", &text[..at]);
-        }
-    }
-    text.to_owned()
+        bytes <= VALUE_BYTES_MAX
+    });
+    let json = match too_long.next() {
+        Some((at, _)) => serde_json::to_string(&format!("{}...", &text[..at])),
+        None => serde_json::to_string(text),
+    };
+    // Text always has a JSON form.
+    json.unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -155,6 +214,7 @@ mod tests {
     use super::*;
     use log::kv::Source;
     use serde_json::Map;
+    use serde_json::Value as Json;
 
     fn record<'a>(args: std::fmt::Arguments<'a>, fields: &'a dyn Source) -> Record<'a> {
         Record::builder().level(Level::Warn).target("t").args(args).key_values(fields).build()

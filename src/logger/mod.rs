@@ -51,7 +51,8 @@ impl Logger {
         if level == LevelFilter::Off {
             return Logger::default();
         }
-        let running = Running::start().inspect_err(|error| log::warn!(error:%; "log relay failed to start"));
+        let running =
+            Running::start().inspect_err(|error| log::warn!(error = error.to_string(); "log relay failed to start"));
         let logger = Logger(Arc::new(Mutex::new(running.ok())));
         let at_panic = logger.clone();
         let print = std::panic::take_hook();

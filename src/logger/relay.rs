@@ -122,6 +122,10 @@ impl Relay {
         match sys::write_at_once(output, chunk) {
             Ok(written) => {
                 self.pending.drain(..written);
+                if self.pending.is_empty() && self.pending.capacity() > SCRATCH_BYTES {
+                    // A burst is over.
+                    self.pending = Vec::new();
+                }
                 if self.dropped > 0 && self.pending.len() <= PENDING_BYTES_MAX / 2 {
                     let lines = mem::take(&mut self.dropped);
                     self.pending.extend_from_slice(format!("{lines} log lines dropped\n").as_bytes());

@@ -2,7 +2,7 @@
 
 use super::net::{Event, Net};
 use crate::callback::{Call, Completion};
-use crate::gateway::{ConnId, Listener, ProcessFigures};
+use crate::gateway::{ConnId, Listener, Peer, ProcessFigures};
 use crate::process;
 use crate::sys::{self, Signals};
 use crate::table::Key;
@@ -159,13 +159,14 @@ impl Net for MioNet {
         Ok(())
     }
 
-    fn accept(&mut self, listener: Listener) -> io::Result<TcpStream> {
+    fn accept(&mut self, listener: Listener) -> io::Result<(TcpStream, Peer)> {
         let listener = match listener {
             Listener::Public => &self.public,
             Listener::Internal => &self.internal,
         };
-        let (socket, _) = listener.as_ref().ok_or(io::ErrorKind::WouldBlock)?.accept()?;
-        Ok(socket)
+        let (socket, address) = listener.as_ref().ok_or(io::ErrorKind::WouldBlock)?.accept()?;
+        let peer = if address.ip().to_canonical().is_loopback() { Peer::Loopback } else { Peer::Remote };
+        Ok((socket, peer))
     }
 
     fn register(&mut self, socket: &mut TcpStream, id: ConnId) -> io::Result<()> {

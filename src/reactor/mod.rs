@@ -12,7 +12,7 @@ mod net;
 
 pub use net::{Event, Net};
 
-use crate::gateway::{Action, ConnId, Fault, Finished, Gateway, How, Listener};
+use crate::gateway::{Action, ConnId, Fault, Finished, Gateway, How, Listener, Peer};
 use crate::time::Millis;
 use log::{debug, warn};
 use std::collections::VecDeque;
@@ -282,7 +282,7 @@ impl<N: Net> Reactor<N> {
             Err(error) if error.kind() == ErrorKind::WouldBlock => link.readable = false,
             Err(error) if error.kind() == ErrorKind::Interrupted => self.enqueue(id),
             Err(error) => {
-                debug!(error:%; "read failed");
+                debug!(error = error.to_string(); "read failed");
                 self.gateway.fail(self.now, id, read_fault(&error));
             }
         }
@@ -312,7 +312,7 @@ impl<N: Net> Reactor<N> {
                 if let Some(link) = link_mut(&mut self.links, id)
                     && let Err(error) = self.net.shutdown_write(&mut link.socket)
                 {
-                    debug!(error:%; "shutdown failed");
+                    debug!(error = error.to_string(); "shutdown failed");
                     self.gateway.fail(self.now, id, Fault::WriteFailed);
                 }
             }
@@ -359,7 +359,7 @@ impl<N: Net> Reactor<N> {
                 self.enqueue(id);
             }
             Err(error) => {
-                debug!(error:%; "write failed");
+                debug!(error = error.to_string(); "write failed");
                 let fault = if is_vanished(&error) { Fault::TimedOut } else { Fault::WriteFailed };
                 self.gateway.fail(self.now, id, fault);
             }
@@ -387,7 +387,7 @@ impl<N: Net> Reactor<N> {
                 return;
             }
             match self.net.accept(listener) {
-                Ok(socket) => self.admit(listener, socket),
+                Ok((socket, peer)) => self.admit(listener, peer, socket),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let gate = self.gate(listener);
                     gate.waiting = false;
@@ -401,24 +401,24 @@ impl<N: Net> Reactor<N> {
                     gate.paused_until = Some(until);
                     if !gate.exhausted {
                         gate.exhausted = true;
-                        warn!(error:%; "accepting paused");
+                        warn!(error = error.to_string(); "accepting paused");
                     }
                     return;
                 }
                 // The client has gone again, or the call was interrupted.
-                Err(error) => debug!(error:%; "accept failed"),
+                Err(error) => debug!(error = error.to_string(); "accept failed"),
             }
         }
     }
 
-    fn admit(&mut self, listener: Listener, mut socket: N::Socket) {
+    fn admit(&mut self, listener: Listener, peer: Peer, mut socket: N::Socket) {
         let token = self.net.draw_token();
-        let Some(id) = self.gateway.accept(self.now, listener, token) else {
+        let Some(id) = self.gateway.accept(self.now, listener, peer, token) else {
             self.net.close(socket);
             return;
         };
         if let Err(error) = self.net.register(&mut socket, id) {
-            warn!(error:%; "registering a connection failed");
+            warn!(error = error.to_string(); "registering a connection failed");
             self.net.close(socket);
             self.gateway.fail(self.now, id, Fault::Reset);
             self.carry_out();

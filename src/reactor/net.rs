@@ -4,7 +4,7 @@
 //! wake-up that was the only one and got lost. Here the loop itself runs in the simulation.
 
 use crate::callback::{Call, Completion};
-use crate::gateway::{ConnId, Listener, ProcessFigures};
+use crate::gateway::{ConnId, Listener, Peer, ProcessFigures};
 use std::io;
 use std::time::Duration;
 use uuid::Uuid;
@@ -36,7 +36,7 @@ pub trait Net {
     /// Waits until something happens, at most for `timeout` (`None`: for ever), and appends what did.
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()>;
     /// accept(2); the new socket has the options that a stream needs.
-    fn accept(&mut self, listener: Listener) -> io::Result<Self::Socket>;
+    fn accept(&mut self, listener: Listener) -> io::Result<(Self::Socket, Peer)>;
     /// Asks for events of `socket` under the name `id`.
     fn register(&mut self, socket: &mut Self::Socket, id: ConnId) -> io::Result<()>;
     fn read(&mut self, socket: &mut Self::Socket, buffer: &mut [u8]) -> io::Result<usize>;

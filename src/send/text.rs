@@ -63,3 +63,34 @@ impl Debug for Text<'_> {
         self.resolved().fmt(out)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::send::EventFields;
+
+    fn frame(data: Text<'_>) -> Vec<u8> {
+        let mut out = Vec::new();
+        EventFields { name: None, id: None, retry: None, data }.write(&mut out);
+        out
+    }
+
+    #[test]
+    fn a_frame_is_the_same_whether_escapes_are_resolved_before_or_while_it_is_written() {
+        let letters = ["", "a", "\\n", "\\r", "\\\"", "\\u000a", "\\u000D", "\\ud83d\\ude00", "\u{e9}"];
+        let mut texts = vec![String::new()];
+        for _ in 0..4 {
+            texts = texts.iter().flat_map(|text| letters.map(|letter| format!("{text}{letter}"))).collect();
+        }
+        for text in texts {
+            let resolved = json::unescape(&text);
+            assert_eq!(frame(Text::from_json(&text)), frame(resolved.into()), "{text}");
+        }
+    }
+
+    #[test]
+    fn texts_are_equal_however_they_are_spelled() {
+        assert_eq!(Text::from_json("a\\u000a"), Text::from("a\n"));
+        assert_ne!(Text::from_json("a\\u000a"), Text::from("a\\u000a"));
+    }
+}

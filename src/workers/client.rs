@@ -78,9 +78,9 @@ impl Client {
         Ok(Client { agent, uri, callback, authorization, instance, timeout, idle })
     }
 
-    /// Makes `call` and passes what came of it to `report`, exactly once and as soon as it is known;
-    /// may tidy up for a moment after that.
-    pub fn run(&self, call: &Call, report: impl FnOnce(Outcome)) {
+    /// Makes `call`. What came of it may be known before the answer has been read to its end: then there
+    /// is a rest, to be read when the outcome has been told.
+    pub fn run(&self, call: &Call) -> (Outcome, Option<Rest>) {
         let start = Instant::now();
         Attempt::begin(false);
         let first = self.send(call, None);
@@ -95,10 +95,10 @@ impl Client {
             Ok(_) | Err(_) => (first, false),
         };
         match result {
-            Ok(response) => self.answered(response, report),
+            Ok(response) => answered(response),
             Err(error) => {
                 let written = written_before || Attempt::current().written;
-                report(self.failed(call, &error, written));
+                (self.failed(call, &error, written), None)
             }
         }
     }
@@ -135,27 +135,13 @@ impl Client {
         Ok(response)
     }
 
-    fn answered(&self, response: Response<Body>, report: impl FnOnce(Outcome)) {
-        let status = response.status();
-        if status.is_success() {
-            let body = read_body(response.into_body(), BODY_BYTES_MAX);
-            report(Outcome::Answered { status: status.as_u16(), passed: Vec::new(), body });
-        } else {
-            let passed = passed_headers(response.headers());
-            report(Outcome::Answered { status: status.as_u16(), passed, body: None });
-            Attempt::read_until(Instant::now() + DRAIN_TIME_MAX);
-            // Read to its end the connection can serve again; otherwise it is closed.
-            let _ = read_body(response.into_body(), DRAIN_BYTES_MAX);
-        }
-    }
-
     fn failed(&self, call: &Call, error: &Error, written: bool) -> Outcome {
         let name = match call.kind {
             CallKind::Connect => "connect",
             CallKind::Disconnect { .. } => "disconnect",
         };
         let hint = self.hint(error, written);
-        log::warn!(token:% = call.token, callback = self.callback, written, error:%, hint; "{name} callback failed");
+        log::warn!(token = call.token.to_string(), callback = self.callback, written, error = error.to_string(), hint; "{name} callback failed");
         let timed_out = match error {
             Error::Timeout(_) => true,
             // The kernel gave up on the connection before we did.
@@ -199,6 +185,28 @@ impl Client {
 fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     host.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// The body of an answer that is decided already.
+pub struct Rest(Body);
+
+impl Rest {
+    /// Reads it: only then can the connection serve again.
+    pub fn read(self) {
+        Attempt::read_until(Instant::now() + DRAIN_TIME_MAX);
+        let _ = read_body(self.0, DRAIN_BYTES_MAX);
+    }
+}
+
+fn answered(response: Response<Body>) -> (Outcome, Option<Rest>) {
+    let status = response.status();
+    if status.is_success() {
+        let body = read_body(response.into_body(), BODY_BYTES_MAX);
+        return (Outcome::Answered { status: status.as_u16(), passed: Vec::new(), body }, None);
+    }
+    let passed = passed_headers(response.headers());
+    let outcome = Outcome::Answered { status: status.as_u16(), passed, body: None };
+    (outcome, Some(Rest(response.into_body())))
 }
 
 /// The whole body, if it comes in time and is no longer than `bytes_max`.

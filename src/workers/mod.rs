@@ -5,26 +5,30 @@
 //! then the event loop is woken.
 
 mod client;
+mod plain;
 mod resolver;
 #[cfg(test)]
 mod tests;
 mod transport;
 
 use crate::callback::{Call, Completion, Outcome};
+use crate::sys;
 use client::Client;
 use resolver::Lookup;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 /// A thread that had nothing to do for so long ends: longer than its connection is kept alive, shorter than
 /// the reactor waits before it gives memory back.
 const THREAD_IDLE_TIME: Duration = Duration::from_secs(3);
-/// A TLS handshake is what needs most: 50 KiB in a release build, 150 KiB unoptimised.
-const THREAD_STACK_BYTES: usize = 256 * 1024;
+/// A TLS handshake is what needs most: 50 KiB in a release build, 150 KiB unoptimised. But glibc keeps the
+/// stacks of threads that have ended, each with some pages that they had touched, up to 40 MiB of address
+/// space: 20 stacks of this size and not 160 of 256 KiB.
+const THREAD_STACK_BYTES: usize = 2 * 1024 * 1024;
 
 /// Wakes the event loop, from any thread.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
@@ -54,18 +58,33 @@ struct Shared {
     stack_bytes: usize,
     idle_time: Duration,
     state: Mutex<State>,
-    work: Condvar,
 }
 
 #[derive(Default)]
 struct State {
+    /// Calls that found no thread idle.
     queue: VecDeque<Call>,
+    /// Threads that wait for a call. The one that came last is the next to work: its stack and its
+    /// connection are warm, and those that there is no work for get to end.
+    idle: Vec<Arc<Seat>>,
     /// Threads started and not ended.
     threads: usize,
-    /// Threads waiting for work, those included that were notified but have not woken up yet.
-    idle: usize,
     /// The pool was dropped.
     closed: bool,
+}
+
+/// Where a thread waits. A call is put before it and just this thread is woken, which then needs nothing
+/// that others hold.
+struct Seat {
+    thread: Thread,
+    call: Mutex<Option<Call>>,
+}
+
+/// What a thread does next.
+enum Next {
+    Run(Call),
+    Wait,
+    End,
 }
 
 impl Workers {
@@ -94,7 +113,6 @@ impl Workers {
             stack_bytes,
             idle_time,
             state: Mutex::default(),
-            work: Condvar::new(),
         })))
     }
 
@@ -103,27 +121,38 @@ impl Workers {
     /// at once, as unavailable.
     pub fn submit(&self, call: Call) {
         let mut state = self.0.lock();
-        state.queue.push_back(call);
-        let more_threads = state.queue.len() > state.idle && state.threads < self.0.threads_max;
-        if more_threads {
-            state.threads += 1;
+        if let Some(seat) = state.idle.pop() {
+            // Before the lock goes: who is not among the idle any more has its call.
+            *seat.lock() = Some(call);
+            drop(state);
+            return seat.thread.unpark();
         }
+        state.queue.push_back(call);
+        if state.threads == self.0.threads_max {
+            return;
+        }
+        state.threads += 1;
         drop(state);
-        self.0.work.notify_one();
-        if more_threads {
-            let shared = Arc::clone(&self.0);
-            let builder = thread::Builder::new().name("callback".to_owned()).stack_size(self.0.stack_bytes);
-            if let Err(error) = builder.spawn(move || shared.work()) {
-                self.0.not_started(&error);
-            }
+        let shared = Arc::clone(&self.0);
+        let builder = thread::Builder::new().name("callback".to_owned()).stack_size(self.0.stack_bytes);
+        let life = move || {
+            shared.work();
+            drop(shared);
+            sys::release_stack();
+        };
+        if let Err(error) = builder.spawn(life) {
+            self.0.not_started(&error);
         }
     }
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        self.0.lock().closed = true;
-        self.0.work.notify_all();
+        let mut state = self.0.lock();
+        state.closed = true;
+        for seat in &state.idle {
+            seat.thread.unpark();
+        }
     }
 }
 
@@ -134,8 +163,27 @@ impl Shared {
 
     /// A thread's life.
     fn work(&self) {
-        while let Some(call) = self.next_call() {
-            self.client.run(&call, |outcome| self.complete(&call, outcome));
+        let seat = Arc::new(Seat { thread: thread::current(), call: Mutex::default() });
+        let mut next = self.next(&seat);
+        loop {
+            let call = match next {
+                Next::Run(call) => call,
+                Next::Wait => match self.wait(&seat) {
+                    Some(call) => call,
+                    None => return,
+                },
+                Next::End => return,
+            };
+            let (outcome, rest) = self.client.run(&call);
+            if let Some(rest) = rest {
+                self.complete(&call, outcome);
+                rest.read();
+                next = self.next(&seat);
+            } else {
+                // In this order a call that follows from this one finds the thread that is free.
+                next = self.next(&seat);
+                self.complete(&call, outcome);
+            }
         }
     }
 
@@ -145,28 +193,39 @@ impl Shared {
         (self.wake)();
     }
 
-    /// Waits for a call; `None` tells the thread to end.
-    fn next_call(&self) -> Option<Call> {
-        let start = Instant::now();
+    /// Takes a queued call, or else a seat among the idle.
+    fn next(&self, seat: &Arc<Seat>) -> Next {
         let mut state = self.lock();
+        if let Some(call) = state.queue.pop_front() {
+            return Next::Run(call);
+        }
+        if state.closed {
+            state.threads -= 1;
+            return Next::End;
+        }
+        state.idle.push(Arc::clone(seat));
+        Next::Wait
+    }
+
+    /// Waits at the seat for a call; `None` tells the thread to end.
+    fn wait(&self, seat: &Arc<Seat>) -> Option<Call> {
+        let start = Instant::now();
         loop {
-            if let Some(call) = state.queue.pop_front() {
+            let left = self.idle_time.saturating_sub(start.elapsed());
+            // Woken also to close connections in time.
+            thread::park_timeout(left.min(transport::IDLE_TIME_MAX));
+            if let Some(call) = seat.lock().take() {
                 return Some(call);
             }
-            let left = self.idle_time.saturating_sub(start.elapsed());
-            if state.closed || left.is_zero() {
+            let now = Instant::now();
+            self.client.close_idle(now);
+            let mut state = self.lock();
+            if (state.closed || now.duration_since(start) >= self.idle_time)
+                && let Some(at) = state.idle.iter().position(|idle| Arc::ptr_eq(idle, seat))
+            {
+                state.idle.remove(at);
                 state.threads -= 1;
                 return None;
-            }
-            state.idle += 1;
-            // Woken also to close connections in time: the one this thread used last is the youngest.
-            let pause = left.min(transport::IDLE_TIME_MAX);
-            state = self.work.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0;
-            state.idle -= 1;
-            if state.queue.is_empty() {
-                drop(state);
-                self.client.close_idle(Instant::now());
-                state = self.lock();
             }
         }
     }
@@ -177,9 +236,15 @@ impl Shared {
         state.threads -= 1;
         let stranded = if state.threads == 0 { std::mem::take(&mut state.queue) } else { VecDeque::new() };
         drop(state);
-        log::warn!(error:%, calls_failed = stranded.len(); "callback thread failed to start");
+        log::warn!(error = error.to_string(), calls_failed = stranded.len(); "callback thread failed to start");
         for call in stranded {
             self.complete(&call, Outcome::Unavailable { written: false });
         }
+    }
+}
+
+impl Seat {
+    fn lock(&self) -> MutexGuard<'_, Option<Call>> {
+        self.call.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

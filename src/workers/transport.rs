@@ -5,6 +5,7 @@
 //! whether a request left the house. So ureq gets a pool of size zero and this connector below it.
 //! ureq runs a call on the caller's thread: what happened to it is noted in a thread-local.
 
+use super::plain::Plain;
 use super::resolver::{ResolveError, Resolver};
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -131,11 +132,14 @@ impl PooledConnector {
             ResolveError::TimedOut => Error::Timeout(Timeout::Resolve),
             ResolveError::Failed(text) => Error::Io(io::Error::new(io::ErrorKind::NotFound, text)),
         })?;
+        let left = details.timeout.after.saturating_sub(start.elapsed());
+        if !details.needs_tls() {
+            return Ok(Box::new(Plain::connect(&addresses, left)?));
+        }
         let mut addrs = details.resolver.empty();
         for address in addresses {
             addrs.push(address);
         }
-        let left = details.timeout.after.saturating_sub(start.elapsed());
         let details = ConnectionDetails {
             uri: details.uri,
             addrs,

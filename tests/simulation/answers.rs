@@ -11,7 +11,6 @@ const RETRY_DEFAULT: u32 = 3000;
 impl Oracle {
     /// A complete response with a length.
     pub fn answered(&mut self, n: usize, answer: &Answer) {
-        let draining = self.is_draining();
         let it = &mut self.exchanges[n];
         let status = answer.status;
         let body = std::str::from_utf8(&answer.body).expect("text");
@@ -20,10 +19,10 @@ impl Oracle {
         it.concluded = answer.close;
         let Some(request) = request else {
             // Nothing was asked, or not to its end.
-            let timely = match status {
-                408 => it.late,
-                503 => draining && body.contains("Shutting down"),
-                _ => it.requests.get(it.answered - 1).is_some_and(|next| matches!(next.what, What::Broken)),
+            let timely = match (status, it.refusal_owed.take()) {
+                (408, owed) => owed == Some(408),
+                (503, owed) => owed == Some(503) && body.contains("Shutting down"),
+                (_, _) => it.requests.get(it.answered - 1).is_some_and(|next| matches!(next.what, What::Broken)),
             };
             assert!(timely, "an answer to nothing, or before its time: {status} {body}");
             assert!(answer.close, "an error in the input does not end the connection");

@@ -1,7 +1,7 @@
 //! The oracle's side of reading: what has come whole, and so what is owed for it.
 
 use super::exchange::What;
-use super::oracle::{EXCESS_MAX, Oracle, millis};
+use super::oracle::{ANSWERS_MAX, EXCESS_MAX, Oracle, millis};
 use super::stream::{Expected, Phase, Stream, Verdict};
 use ssegateway::callback::{Detail, Reason};
 use std::io::ErrorKind;
@@ -28,7 +28,11 @@ impl Oracle {
                 }
                 return;
             }
-            Ok(count) => count as u64,
+            Ok(count) => {
+                let pipelines = it.is_reading() && it.left_over >= ANSWERS_MAX;
+                assert!(!pipelines, "more requests read although the answers to others wait");
+                count as u64
+            }
             Err(ErrorKind::WouldBlock | ErrorKind::Interrupted) => return,
             Err(error) => {
                 it.failed = true;

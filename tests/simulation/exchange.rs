@@ -49,6 +49,8 @@ pub struct Exchange {
     pub progress_at: u64,
     /// What the gateway holds for the client. Exact, as every write tells.
     pub backlog: usize,
+    /// What the last write was offered and did not take; there may have been more.
+    pub left_over: usize,
     /// Bytes of the chunk that this batch of input fills.
     pub chunk: usize,
     pub chunk_input: u64,
@@ -66,6 +68,8 @@ pub struct Exchange {
     pub ended: bool,
     /// A call failed: nothing works any more.
     pub failed: bool,
+    /// An error that is due for a request that was begun and will not be read to its end.
+    pub refusal_owed: Option<u16>,
     /// No more requests are read.
     pub closing: bool,
     /// The request timed out.
@@ -91,6 +95,7 @@ impl Default for Exchange {
             started_at: None,
             progress_at: 0,
             backlog: 0,
+            left_over: 0,
             chunk: 0,
             chunk_input: 0,
             refused: false,
@@ -100,6 +105,7 @@ impl Default for Exchange {
             written_whole: true,
             ended: false,
             failed: false,
+            refusal_owed: None,
             closing: false,
             late: false,
             concluded: false,
@@ -130,6 +136,12 @@ impl Exchange {
     pub fn excess(&self) -> u64 {
         let is_request = |request: &&Request| !matches!(request.what, What::Broken);
         self.read - self.requests[..self.arrived].iter().rev().find(is_request).map_or(0, |last| last.end)
+    }
+
+    /// No more requests are read; if one was begun, its client is told.
+    pub fn refuse_rest(&mut self, status: u16) {
+        self.closing = true;
+        self.refusal_owed = (self.excess() > 0).then_some(status);
     }
 
     /// Whether a request that was read whole still has no answer.

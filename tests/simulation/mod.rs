@@ -18,7 +18,7 @@ mod trace;
 mod world;
 mod writes;
 
-use oracle::{Oracle, millis};
+use oracle::{MANY_STREAMS, Oracle, millis};
 use ssegateway::gateway::{Finished, Gateway};
 use ssegateway::reactor::Reactor;
 use ssegateway::time::Millis;
@@ -58,7 +58,11 @@ pub fn run(seed: u64, aloud: bool) -> Summary {
         reactor.gateway().assert_invariants();
         reactor.net().oracle.turn_ends();
         let finished = reactor.gateway().finished();
-        check_drain(&reactor.net().oracle, finished);
+        let gateway = reactor.gateway();
+        let tables = (gateway.connections(), gateway.streams(), gateway.calls());
+        let world = reactor.net();
+        check_tables(world, tables);
+        check_drain(&world.oracle, finished, tables == (0, 0, 0));
         if finished.is_some() || reactor.net().finished {
             break finished;
         }
@@ -71,6 +75,9 @@ pub fn run(seed: u64, aloud: bool) -> Summary {
         assert!(world.kernel.open.is_empty(), "sockets are left open");
         check_disconnects(&world.oracle);
     }
+    if finished.is_none() {
+        assert!(world.oracle.streams_peak < MANY_STREAMS, "the memory of many streams is kept");
+    }
     Summary {
         hash: world.trace.hash(),
         steps: world.trace.steps(),
@@ -80,13 +87,23 @@ pub fn run(seed: u64, aloud: bool) -> Summary {
     }
 }
 
+/// The gateway's count of connections, streams and calls is the world's.
+fn check_tables(world: &World, (connections, streams, calls): (usize, usize, usize)) {
+    assert_eq!(connections, world.kernel.open.len(), "connections and sockets differ");
+    assert_eq!(streams, world.oracle.streams(), "another number of streams");
+    assert!(calls >= world.oracle.flying.iter().sum(), "callbacks in flight that are not counted");
+}
+
 /// The drain ends when it is done, or when its time is over, and not before.
-fn check_drain(oracle: &Oracle, finished: Option<Finished>) {
+fn check_drain(oracle: &Oracle, finished: Option<Finished>, at_rest: bool) {
     let over = oracle.drained_at.map(|at| at + millis(oracle.settings.shutdown_timeout));
     match finished {
         Some(Finished::Clean) => assert!(oracle.is_draining(), "finished before the drain"),
         Some(Finished::TimedOut) => assert!(over.is_some_and(|over| over <= oracle.now), "gave up before its time"),
-        None => assert!(over.is_none_or(|over| oracle.now <= over + 500), "the drain does not end"),
+        None => {
+            assert!(over.is_none_or(|over| oracle.now <= over + 500), "the drain does not end");
+            assert!(!oracle.is_draining() || !at_rest, "the drain is over, and does not end");
+        }
     }
 }
 

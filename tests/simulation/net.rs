@@ -5,7 +5,7 @@ use super::kernel::Edges;
 use super::oracle::unix_seconds;
 use super::world::World;
 use ssegateway::callback::{Call, Completion};
-use ssegateway::gateway::{ConnId, How, Listener, ProcessFigures};
+use ssegateway::gateway::{ConnId, How, Listener, Peer, ProcessFigures};
 use ssegateway::reactor::{Event, Net};
 use ssegateway::timer::TICK_MS;
 use std::io::{self, ErrorKind};
@@ -168,7 +168,7 @@ impl Net for World {
         Ok(())
     }
 
-    fn accept(&mut self, listener: Listener) -> io::Result<Handle> {
+    fn accept(&mut self, listener: Listener) -> io::Result<(Handle, Peer)> {
         self.oracle.timers_run();
         if self.strikes(Fault::Interrupted) {
             self.worked = true;
@@ -192,7 +192,7 @@ impl Net for World {
         }
         self.trace.note(self.clock, "accept", &[("client", n as u64)]);
         self.backend.token_for = n;
-        Ok(Handle(n))
+        Ok((Handle(n), Peer::Loopback))
     }
 
     fn register(&mut self, socket: &mut Handle, id: ConnId) -> io::Result<()> {
@@ -309,11 +309,14 @@ impl Net for World {
         Some(completion)
     }
 
+    fn release_memory(&mut self) {
+        self.trace.note(self.clock, "memory is given back", &[]);
+        self.oracle.memory_released();
+    }
+
     fn process_figures(&mut self) -> ProcessFigures {
         ProcessFigures::default()
     }
-
-    fn release_memory(&mut self) {}
 }
 
 impl World {

@@ -17,6 +17,10 @@ use std::rc::Rc;
 pub const OFFER_MAX: usize = 64 * 1024;
 /// A connection that was shut down is closed after this, whatever its peer does.
 pub const LINGER: u64 = 1000;
+/// Bytes of answers that wait for a client before no more of its requests are read.
+pub const ANSWERS_MAX: usize = 64 * 1024;
+/// When so many streams have gone their memory is given back.
+pub const MANY_STREAMS: usize = 64;
 /// What a client may send behind the last answer before that is given up.
 pub const LINGER_BYTES: u64 = 64 * 1024;
 /// What may be sent behind a stream's GET.
@@ -55,6 +59,8 @@ pub struct Oracle {
     pub in_turn: bool,
     /// Every exchange before this one is over, callbacks included.
     pub settled: usize,
+    /// Most streams at once since memory was last given back.
+    pub streams_peak: usize,
     pub frames: u64,
     pub heartbeats: u64,
 }
@@ -86,6 +92,7 @@ impl Oracle {
             open: Vec::new(),
             in_turn: false,
             settled: 0,
+            streams_peak: 0,
             frames: 0,
             heartbeats: 0,
         }
@@ -138,7 +145,7 @@ impl Oracle {
             let stalled = self.is_stalled(n);
             let it = &mut self.exchanges[n];
             if it.is_reading() && it.started_at.is_some_and(|at| due(at + millis(self.settings.request_timeout), now)) {
-                it.closing = true;
+                it.refuse_rest(408);
                 it.late = true;
             }
             let Some(stream) = &mut it.stream else { continue };
@@ -176,10 +183,10 @@ impl Oracle {
         for n in self.open.clone() {
             let now = self.now;
             let it = &mut self.exchanges[n];
-            let Some(stream) = &mut it.stream else {
-                it.closing = true;
-                continue;
-            };
+            if it.is_reading() {
+                it.refuse_rest(503);
+            }
+            let Some(stream) = &mut it.stream else { continue };
             if it.failed && it.written_at == now {
                 stream.or_else = Some((Reason::ServerClosed, Some(Detail::Shutdown)));
             }
@@ -203,6 +210,7 @@ impl Oracle {
     /// A turn ends: nobody may have been left waiting.
     pub fn turn_ends(&mut self) {
         self.timers_run();
+        self.streams_peak = self.streams_peak.max(self.streams());
         let now = self.now;
         while self.exchanges.get(self.settled).is_some_and(Exchange::is_settled) {
             self.settled += 1;
@@ -221,6 +229,14 @@ impl Oracle {
                 assert!(!idle, "client {n}: an idle connection was not closed");
             }
         }
+    }
+
+    /// Memory is given back: that takes its time, and is for when many have left.
+    pub fn memory_released(&mut self) {
+        let streams = self.streams();
+        assert!(self.streams_peak >= MANY_STREAMS, "memory given back behind a few streams");
+        assert!(streams <= self.streams_peak / 2, "memory given back before half of the streams have gone");
+        self.streams_peak = streams;
     }
 
     /// The most that the gateway may hold for one client: what a stream may pile up, and what the last
@@ -253,7 +269,7 @@ impl Oracle {
                     assert!(stream.expected.is_empty(), "client {n}: asleep with an event unsent");
                 }
                 (Some(What::Broken), _) | (None, _) => {}
-                (Some(what), _) => panic!("client {n}: asleep with no answer to {what:?}"),
+                (Some(what), _) => panic!("client {n}: asleep with no answer to a request: {what:?}"),
             }
             assert!(!it.ended, "client {n}: asleep with a connection that its client has ended");
             let over = it.stream.as_ref().is_some_and(|stream| stream.phase == Phase::Over);

@@ -17,7 +17,10 @@ impl Oracle {
             let it = &oracle.exchanges[n];
             it.written_input == oracle.input && it.written_whole
         };
-        if again(self) {
+        // Without the backend's word only the time can have made it answer a stream's GET.
+        let it = &self.exchanges[n];
+        let undecided = it.stream.as_ref().is_some_and(|stream| stream.phase == Phase::Connecting);
+        if again(self) || (undecided && it.backlog == 0 && it.answered + 1 == it.arrived) {
             self.timers_run();
         }
         assert!(!again(self), "two writes for one input: the second {}", offered.escape_ascii());
@@ -44,6 +47,7 @@ impl Oracle {
         if it.backlog == 0 || taken > 0 {
             it.progress_at = now;
         }
+        it.left_over = offered.len() - taken;
         it.backlog = match offered.len() {
             OFFER_MAX.. => it.backlog.saturating_sub(taken).max(1),
             offered => offered - taken,
@@ -115,8 +119,7 @@ impl Oracle {
         match part {
             Part::Interim => true,
             Part::Answer(answer) if it.answered >= it.arrived => match answer.status {
-                408 => it.late,
-                503 => self.is_draining(),
+                408 | 503 => it.refusal_owed.is_some(),
                 _ => true,
             },
             // The last request may be a stream's; those before it were answered when they came.
@@ -132,7 +135,7 @@ impl Oracle {
     pub fn shut(&mut self, n: usize) {
         let it = &mut self.exchanges[n];
         assert!(it.responses.is_between(), "shut down within a response");
-        assert!(it.backlog == 0 && !it.owes_answer(), "shut down with something unsaid");
+        assert!(it.backlog == 0 && !it.owes_answer() && it.refusal_owed.is_none(), "shut down with something unsaid");
         assert!(it.shut_at.is_none(), "shut down twice");
         if let Some(stream) = &it.stream {
             assert!(stream.expected.is_empty() && (!stream.headed || !stream.chunked || stream.complete), "cut off");
@@ -154,7 +157,7 @@ impl Oracle {
         it.closed = true;
         let flooded = it.excess() > if it.stream.is_some() { EXCESS_MAX } else { LINGER_BYTES };
         let cut = it.stream.as_ref().is_some_and(|stream| stream.was_cut());
-        let owes = it.backlog > 0 || it.owes_answer();
+        let owes = it.backlog > 0 || it.owes_answer() || it.refusal_owed.is_some();
         assert!(!owes || it.failed || stalled || flooded || cut, "closed with something unsaid");
         let lingered = it.shut_at.is_some_and(|at| now >= at + LINGER) || (it.shut_at.is_some() && it.ended);
         if it.ended || it.failed || stalled || draining || lingered || it.late {
@@ -163,11 +166,11 @@ impl Oracle {
         if let Some(stream) = &mut it.stream {
             let excess = it.read > EXCESS_MAX;
             let cut = matches!(stream.cause, Some((Reason::Error, _)));
-            assert!(stream.phase == Phase::Over, "a stream closed for no reason ({how:?})");
+            assert!(stream.phase == Phase::Over, "a stream closed for no reason: {how:?}");
             assert!(cut || excess || it.shut_at.is_some(), "closed before its time");
             return;
         }
         let idle = it.started_at.is_none() && now >= it.progress_at + millis(self.settings.keepalive_timeout);
-        assert!(idle || it.closing, "closed for no reason ({how:?})");
+        assert!(idle || it.closing, "closed for no reason: {how:?}");
     }
 }

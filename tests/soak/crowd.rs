@@ -21,6 +21,8 @@ const OPENS_PER_TICK: usize = 10;
 const TICK: Duration = Duration::from_millis(10);
 /// Between two looks at everybody.
 const ROUND: Duration = Duration::from_millis(100);
+/// Longer pauses between two looks are not the crowd's doing.
+const STANDSTILL: Duration = Duration::from_secs(2);
 /// Anything that must happen happens by then; nothing here takes longer than the gateway's own timeouts.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Readers that stop, at a time.
@@ -131,13 +133,26 @@ impl Crowd {
                 self.open_some();
             }
             if !self.draining {
-                if self.looked_at.elapsed() >= ROUND {
+                let passed = self.looked_at.elapsed();
+                if passed >= ROUND {
                     self.looked_at = Instant::now();
+                    if passed > STANDSTILL {
+                        self.forgive(passed);
+                    }
                     self.look_after_all();
                 }
                 self.senders.iter_mut().for_each(Sender::flush);
                 self.replace_senders();
             }
+        }
+    }
+
+    /// This process was stopped for a while: what did not happen meanwhile is nobody's fault, and happens later.
+    fn forgive(&mut self, stopped: Duration) {
+        println!("the crowd stood still for {stopped:?}");
+        for visitor in self.slots.iter_mut().flatten() {
+            visitor.since += stopped;
+            visitor.leaves_at += stopped;
         }
     }
 

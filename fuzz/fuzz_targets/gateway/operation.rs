@@ -94,6 +94,8 @@ pub enum Request {
     Options,
     Unknown,
     PutOnStream,
+    Metrics,
+    Connections { limit: u8 },
     Refused { which: u8 },
 }
 
@@ -160,6 +162,8 @@ fn settings(input: &mut Unstructured<'_>) -> Result<Settings> {
         client_timeout: Duration::from_secs(30),
         shutdown_delay: seconds(bit(times, 3), 0, 3),
         shutdown_timeout: Duration::from_secs(10),
+        instance: "fuzzed".to_owned(),
+        log_query: bit(times, 4),
     })
 }
 
@@ -225,7 +229,11 @@ fn request(input: &mut Unstructured<'_>) -> Result<Request> {
         12 => Request::Options,
         13 => Request::Unknown,
         14 => Request::PutOnStream,
-        _ => Request::Refused { which: input.arbitrary()? },
+        _ => match input.arbitrary()? {
+            which @ 0..200 => Request::Refused { which },
+            200..220 => Request::Metrics,
+            more => Request::Connections { limit: more % 3 + 1 },
+        },
     })
 }
 

@@ -67,12 +67,13 @@ pub fn read(mut bytes: &[u8]) -> Responses<'_> {
             }
             Some(length) => length.parse().expect("a length in digits"),
         };
-        // The answer to HEAD has a length and no body; every body is a JSON object.
-        let body_follows = length > 0 && (after.first() == Some(&b'{') || (after.is_empty() && close));
+        let is_json = head.get("content-type") == Some("application/json");
+        // The answer to HEAD has a length and no body; every body is a JSON object, or the metrics.
+        let body_follows = length > 0 && (!is_json || after.first() == Some(&b'{') || (after.is_empty() && close));
         let Some(body) = after.get(..if body_follows { length } else { 0 }) else {
             return Responses { whole, rest: bytes };
         };
-        if body_follows {
+        if body_follows && is_json {
             serde_json::from_slice::<serde_json::Value>(body).expect("a body is JSON");
         }
         whole.push(Response { status: head.status, close, body: Body::Whole(body) });

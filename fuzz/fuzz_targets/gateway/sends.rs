@@ -96,8 +96,10 @@ pub enum Expected {
     Any,
 }
 
-/// A request that is no send, and its answer on the public and on the internal listener.
-pub fn request(request: &Request, number: u32, internal: bool) -> (Vec<u8>, Expected) {
+/// A request that is no send, and its answer on the public and on the internal listener; `reports`: that one has
+/// `/internal/*`.
+pub fn request(request: &Request, number: u32, internal: bool, reports: bool) -> (Vec<u8>, Expected) {
+    let report = Expected::Status(if reports { 200 } else { 404 });
     let stream = |status| if internal { Expected::Status(404) } else { Expected::Status(status) };
     let (text, expected) = match request {
         Request::Stream { http_1_1: true, body: 0 } => {
@@ -125,6 +127,10 @@ pub fn request(request: &Request, number: u32, internal: bool) -> (Vec<u8>, Expe
             "PUT /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n".to_owned(),
             stream(405),
         ),
+        Request::Metrics => ("GET /internal/metrics HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), report),
+        Request::Connections { limit } => {
+            (format!("GET /internal/connections?limit={limit} HTTP/1.1\r\nHost: h\r\n\r\n"), report)
+        }
         Request::Refused { which } => {
             let (text, status) = match which % 8 {
                 0 => ("GET / HTTP/1.1\r\n\r\n", 400),

@@ -7,7 +7,7 @@ use crate::responses::{self, Body};
 use crate::sends::{self, Expected};
 use serde_json::Value;
 use ssegateway::callback::{Call, CallId, CallKind, Reason};
-use ssegateway::gateway::{Action, ConnId, Fault, Finished, Gateway, Listener, Settings};
+use ssegateway::gateway::{Action, ConnId, Fault, Finished, Gateway, Listener, Peer, ProcessFigures, Settings};
 use ssegateway::time::Millis;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -202,7 +202,7 @@ impl World {
         let number = (at as u128 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
         let token = uuid::Builder::from_random_bytes(number.to_be_bytes()).into_uuid();
         let listener = if internal { Listener::Internal } else { Listener::Public };
-        let id = self.gateway.accept(Millis::from_millis(self.now), listener, token);
+        let id = self.gateway.accept(Millis::from_millis(self.now), listener, Peer::Loopback, token);
         assert_eq!(id.is_none(), self.stopped_accepting);
         let id = id?;
         let mut client = Client::new(id, token, internal, self.now);
@@ -228,7 +228,8 @@ impl World {
             return;
         }
         let client = &mut self.clients[at];
-        let (bytes, expected) = sends::request(request, number, client.internal);
+        let reports = client.internal || !self.settings.internal_listener;
+        let (bytes, expected) = sends::request(request, number, client.internal, reports);
         client.outbox.extend_from_slice(&bytes);
         client.requests.push(expected);
     }
@@ -497,6 +498,7 @@ impl World {
     fn act(&mut self, action: Action) {
         match action {
             Action::Call(call) => self.call(call),
+            Action::Report(id) => self.gateway.report(Millis::from_millis(self.now), id, &ProcessFigures::default()),
             Action::ShutdownWrite(id) => {
                 assert!(self.gateway.unsent(id).is_empty(), "the end before the last bytes");
                 if let Some(at) = self.places.get(&id) {

@@ -1,0 +1,33 @@
+//! The phrases of status lines, against another list of them: a backend may reject a client with any status from 300 on.
+
+use ssegateway::http::response::{self, Date, Grant, Response};
+use ureq::http::StatusCode;
+
+#[test]
+fn every_registered_status_has_its_phrase() {
+    for status in [200, 204].into_iter().chain(300..600) {
+        let mut out = Vec::new();
+        let response = Response {
+            status,
+            content_type: "application/json",
+            body: b"",
+            fields: &[],
+            grant: &Grant::Off,
+            close: true,
+            head_only: false,
+        };
+        response::write(&mut out, &Date::new(0), &response);
+        let text = String::from_utf8(out).expect("ASCII");
+        let phrase = text.lines().next().and_then(|line| line.strip_prefix(&format!("HTTP/1.1 {status} ")));
+        let registered = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+        let expected = match status {
+            // Renamed by RFC 9110.
+            413 => "Content Too Large",
+            422 => "Unprocessable Content",
+            // Obsolete.
+            305 | 510 => "",
+            _ => registered.unwrap_or_default(),
+        };
+        assert_eq!(phrase, Some(expected));
+    }
+}
