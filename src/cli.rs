@@ -46,7 +46,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
 
 fn unknown(argument: &OsString) -> String {
     // Debug keeps it on one line, whatever it is.
-    format!("unknown argument {argument:?}; try --help")
+    format!("unknown argument {argument:?}: the environment configures everything, see --help")
 }
 
 /// The text of `--version`.
@@ -100,7 +100,10 @@ pub fn warnings(config: &Config, warnings: &[Warning], limits: &Limits) -> Vec<S
         && !limits.fits(config.max_streams)
     {
         let possible = limits.streams_max;
-        lines.push(format!("MAX_STREAMS=\"{wanted}\": more than the descriptor limit allows; using {possible}"));
+        let raise = "ulimit -n, LimitNOFILE, --ulimit nofile";
+        lines.push(format!(
+            "MAX_STREAMS=\"{wanted}\": more than the descriptor limit ({raise}) allows; using {possible}"
+        ));
     }
     lines
 }
@@ -131,7 +134,10 @@ mod tests {
     fn anything_else_is_named() {
         for arguments in [&["run"][..], &["check", "run"], &["healthcheck", "run"], &["healthcheck", "--ready", "run"]]
         {
-            assert_eq!(parsed(arguments), Err("unknown argument \"run\"; try --help".to_owned()));
+            assert_eq!(
+                parsed(arguments),
+                Err("unknown argument \"run\": the environment configures everything, see --help".to_owned())
+            );
         }
         assert_eq!(parsed(&["a\nb"]).unwrap_err().lines().count(), 1);
     }
@@ -147,6 +153,8 @@ mod tests {
         }
         assert!(shown.contains("MAX_STREAMS=763\n") && shown.contains("PORT=3000\n"), "{shown}");
         let lines = warnings(&config, &found, &limits);
-        assert_eq!(lines, ["MAX_STREAMS=\"5000\": more than the descriptor limit allows; using 763"]);
+        let raise = "ulimit -n, LimitNOFILE, --ulimit nofile";
+        let line = format!("MAX_STREAMS=\"5000\": more than the descriptor limit ({raise}) allows; using 763");
+        assert_eq!(lines, [line]);
     }
 }

@@ -39,6 +39,15 @@
 //!
 //! No allocation, one read and one write per connection and batch.
 //!
+//! # Where the time goes
+//!
+//! `docs/performance.md` has the figures and the commands that give them. In short: an event that is sent request by
+//! request costs one read, two writes and an eighth of an epoll_wait, and nine tenths of its CPU are the kernel's;
+//! of 16 pipelined ones each costs one write and a sixteenth of the rest. What is ours is the head and the JSON of
+//! the send, half and half; finding the stream, framing and the answer are small beside them. Nothing per event
+//! allocates, locks, reads a clock or formats a log line, and what is counted for the metrics is added to plain
+//! integers. A connect costs ten times an event: its callback takes a thread's two wake-ups and an HTTP client.
+//!
 //! # Why the seams are where they are
 //!
 //! The core is pure so that every handler runs to its end and a fuzzer can call it. The loop stands on a

@@ -11,7 +11,6 @@ const TICKS_PER_SECOND: u64 = 100;
 
 /// The figures now, for a process that started at `started_at`.
 pub fn figures(started_at: SystemTime) -> ProcessFigures {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let status = read("/proc/self/status");
     ProcessFigures {
         cpu: cpu(&read("/proc/self/stat")),
@@ -19,9 +18,7 @@ pub fn figures(started_at: SystemTime) -> ProcessFigures {
         virtual_bytes: field(&status, "VmSize:").map(|kib| kib * 1024),
         threads: field(&status, "Threads:"),
         descriptors: descriptors(),
-        descriptors_max: read("/proc/self/limits")
-            .lines()
-            .find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse().ok()),
+        descriptors_max: field(&read("/proc/self/limits"), "Max open files"),
         started_at: started_at.duration_since(SystemTime::UNIX_EPOCH).ok().map(|time| time.as_secs()),
     }
 }
@@ -34,9 +31,14 @@ fn cpu(stat: &str) -> Option<Duration> {
     Some(Duration::from_millis(ticks * (1000 / TICKS_PER_SECOND)))
 }
 
-/// The number behind that name in `/proc/self/status`.
-fn field(status: &str, name: &str) -> Option<u64> {
-    status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+/// The number behind that name at the start of a line.
+#[inline(never)]
+fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
 }
 
 /// From Linux 6.2 on the directory's size is the number of descriptors; before, they must be counted.

@@ -1,6 +1,6 @@
 //! From a configuration to a running gateway: what can fail at the start fails here, with one line.
 
-use crate::config::{CallbackUrl, Config};
+use crate::config::{CallbackUrl, Config, Variable};
 use crate::gateway::{Finished, Gateway, Settings};
 use crate::limits::Limits;
 use crate::notify::{Manager, News};
@@ -27,13 +27,14 @@ pub struct Listeners {
 impl Listeners {
     /// Opens them. Errors: one line naming the address and what is wrong with it.
     pub fn open(config: &Config) -> Result<Listeners, String> {
-        let public = listen(config.public_socket())?;
-        let internal = config.internal_socket().map(listen).transpose()?;
+        let public = listen(config.public_socket(), Variable::Port)?;
+        let internal = config.internal_socket().map(|socket| listen(socket, Variable::InternalPort)).transpose()?;
         Ok(Listeners { public, internal })
     }
 }
 
-fn listen(address: SocketAddr) -> Result<TcpListener, String> {
+/// `variable` is the one that names the port.
+fn listen(address: SocketAddr, variable: Variable) -> Result<TcpListener, String> {
     let opened = match sys::listen(address, BACKLOG) {
         Err(error) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && lacks_ipv6(&error) => {
             sys::listen(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()), BACKLOG)
@@ -41,11 +42,14 @@ fn listen(address: SocketAddr) -> Result<TcpListener, String> {
         result => result,
     };
     opened.map_err(|error| {
+        let name = variable.name();
         let hint = match error.kind() {
-            ErrorKind::AddrInUse => "; another process has that port: choose another one, or stop it",
-            ErrorKind::PermissionDenied => "; ports below 1024 need a privilege (CAP_NET_BIND_SERVICE)",
-            ErrorKind::AddrNotAvailable => "; no interface of this machine has that address",
-            _ => "",
+            ErrorKind::AddrInUse => format!("; another process has that port: stop it, or choose another by {name}"),
+            ErrorKind::PermissionDenied => {
+                format!("; ports below 1024 need CAP_NET_BIND_SERVICE: choose another by {name}, or grant it")
+            }
+            ErrorKind::AddrNotAvailable => "; no interface of this machine has that address".to_owned(),
+            _ => String::new(),
         };
         format!("cannot listen on {address}: {error}{hint}")
     })
@@ -168,7 +172,7 @@ mod tests {
             assert!(lacks_ipv6(&io::Error::from_raw_os_error(code)));
         }
         assert!(!lacks_ipv6(&io::Error::from_raw_os_error(libc::EADDRINUSE)));
-        let anywhere = listen((Ipv6Addr::UNSPECIFIED, 0).into()).unwrap();
+        let anywhere = listen((Ipv6Addr::UNSPECIFIED, 0).into(), Variable::Port).unwrap();
         TcpStream::connect((Ipv4Addr::LOCALHOST, anywhere.local_addr().unwrap().port())).unwrap();
     }
 }

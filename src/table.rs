@@ -151,11 +151,6 @@ impl<T> Table<T> {
     pub fn slots(&self) -> usize {
         self.slots.len()
     }
-
-    /// The keys of all values, in the order of their slots, to visit them while the table changes.
-    pub fn keys(&self) -> Vec<Key> {
-        self.iter().map(|(key, _)| key).collect()
-    }
 }
 
 #[cfg(test)]
@@ -199,7 +194,9 @@ mod tests {
         table.remove(keys[1]);
         table.remove(keys[3]);
         assert_eq!(table.iter().map(|(_, n)| *n).collect::<Vec<_>>(), [0, 2, 4]);
-        assert_eq!(table.keys(), [keys[0], keys[2], keys[4]]);
+        assert_eq!(table.iter_slots(1..4).map(|(key, _)| key).collect::<Vec<_>>(), [keys[2]]);
+        assert_eq!(table.iter_slots(4..usize::MAX).count(), 1);
+        assert_eq!(table.iter_slots(5..9).count(), 0);
         assert_eq!(table.len(), 3);
     }
 

@@ -1,6 +1,6 @@
 //! The pure core, driven by hand: what no client can bring about at will over sockets.
 
-use ssegateway::gateway::{Action, Gateway, How, Listener, Peer, Settings};
+use ssegateway::gateway::{Action, Finished, Gateway, How, Listener, Peer, Settings};
 use ssegateway::time::Millis;
 use std::time::Duration;
 use uuid::Uuid;
@@ -45,4 +45,49 @@ fn tokens_are_listed_to_other_hosts_only_where_something_guards_them() {
     assert_eq!(listing(open(), Listener::Public, Peer::Remote), "403");
     assert_eq!(listing(port(), Listener::Internal, Peer::Remote), "200");
     assert_eq!(listing(token(), Listener::Public, Peer::Remote), "200");
+}
+
+/// More than one turn may deal with.
+const CROWD: u128 = 3000;
+
+/// A gateway with a crowd of idle connections.
+fn crowded() -> Gateway {
+    let mut gateway = Gateway::new(Settings::default(), Millis::ZERO, 0);
+    for n in 0..CROWD {
+        let token = Uuid::from_u128(n);
+        gateway.accept(Millis::ZERO, Listener::Public, Peer::Remote, token).expect("a connection");
+    }
+    gateway
+}
+
+/// Connections that are closed at once after each call of `expire`, until nothing is due any more.
+fn closed_per_turn(gateway: &mut Gateway, now: Millis) -> Vec<usize> {
+    let mut turns = Vec::new();
+    loop {
+        let actions = std::iter::from_fn(|| gateway.next_action());
+        turns.push(actions.filter(|action| matches!(action, Action::Close(..))).count());
+        if gateway.next_deadline().is_none_or(|due| due > now) {
+            return turns;
+        }
+        gateway.expire(now);
+    }
+}
+
+#[test]
+fn a_crowd_that_times_out_at_once_does_not_take_one_long_turn() {
+    let mut gateway = crowded();
+    let late = Millis::from_millis(60_000);
+    let turns = closed_per_turn(&mut gateway, late);
+    assert!(turns.len() > 2 && turns.iter().all(|closed| *closed <= 1024), "{turns:?}");
+    assert_eq!(gateway.connections(), 0);
+}
+
+#[test]
+fn a_crowd_is_drained_over_several_turns() {
+    let mut gateway = crowded();
+    gateway.shut_down(Millis::ZERO);
+    let turns = closed_per_turn(&mut gateway, Millis::ZERO);
+    assert!(turns.len() > 2 && turns.iter().all(|closed| *closed <= 1024), "{turns:?}");
+    assert_eq!(gateway.connections(), 0);
+    assert_eq!(gateway.finished(), Some(Finished::Clean));
 }

@@ -1,6 +1,6 @@
-//! The deployment files and what the README shows of them. That they work is tested by `make test-deploy`.
+//! The deployment files, and what the README shows of them. That they work is tested by `make test-deploy`.
 
-use ssegateway::config::variables::TABLE;
+use ssegateway::config::variables::{Fallback, TABLE};
 use std::fs;
 use std::path::Path;
 
@@ -23,7 +23,7 @@ fn read(name: &str) -> String {
 fn shown(heading: &str) -> Vec<String> {
     let readme = read("README.md");
     let (_, section) = readme.split_once(&format!("\n### {heading}\n")).expect(heading);
-    let section = section.split("\n###").next().unwrap_or_default();
+    let section = section.split("\n##").next().unwrap_or_default();
     let blocks = section.split("```").skip(1).step_by(2);
     blocks.map(|block| block.split_once('\n').expect("a language").1.to_owned()).collect()
 }
@@ -50,6 +50,20 @@ fn every_variable_exists() {
         for variable in variables {
             let known = TABLE.iter().any(|row| row.name == variable) || NOT_OURS.contains(&variable);
             assert!(known, "{name} has {variable}, which means nothing");
+        }
+    }
+}
+
+#[test]
+fn every_variable_is_in_both_tables_with_its_default() {
+    for name in ["README.md", "docs/protocol.md"] {
+        let text = read(name);
+        for row in TABLE {
+            let start = match row.default {
+                Fallback::Text(default) => format!("\n| `{}` | `{default}`", row.name),
+                Fallback::Computed(_) => format!("\n| `{}` | ", row.name),
+            };
+            assert!(text.contains(&start), "{name} has no {start}");
         }
     }
 }

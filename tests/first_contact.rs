@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Answer, Backend, Client, Gateway, free_port, get, run};
+use common::{Answer, Backend, Client, Gateway, free_port, get, post, run};
 use std::net::TcpListener;
 
 #[test]
@@ -38,9 +38,27 @@ fn a_taken_port_is_named_with_a_way_out() {
     let output = run(&[], &[("PORT", &port), ("LISTEN_ADDRESS", "127.0.0.1")]);
     assert_eq!(output.code, Some(1));
     assert_eq!(output.stderr.lines().count(), 1, "{output:?}");
-    for part in [port.as_str(), "in use", "choose another"] {
+    for part in [port.as_str(), "in use", "choose another by PORT"] {
         assert!(output.stderr.contains(part), "{output:?}");
     }
+    let free = free_port().to_string();
+    let variables = [("PORT", free.as_str()), ("INTERNAL_PORT", &port), ("LISTEN_ADDRESS", "127.0.0.1")];
+    let output = run(&[], &variables);
+    assert!(output.stderr.contains("choose another by INTERNAL_PORT"), "{output:?}");
+}
+
+#[test]
+fn what_is_no_url_is_shown_one() {
+    let output = run(&[], &[("CALLBACK_URL", "localhost:8000/callback")]);
+    assert_eq!(output.code, Some(2));
+    assert!(output.stderr.contains("like http://127.0.0.1:8000/callback"), "{output:?}");
+}
+
+#[test]
+fn an_argument_is_answered_with_where_to_look() {
+    let output = run(&["--port", "3000"], &[]);
+    assert_eq!(output.code, Some(2));
+    assert!(output.stderr.contains("environment") && output.stderr.contains("--help"), "{output:?}");
 }
 
 #[test]
@@ -48,12 +66,34 @@ fn a_backend_that_is_down_is_named() {
     let port = free_port();
     let gateway = Gateway::builder().set("CALLBACK_URL", format!("http://127.0.0.1:{port}/callback")).start();
     gateway.get("/x");
-    let line = gateway.log_line(&["WARN", "connect callback failed", "refused"]);
+    let line = gateway.log_line(&["WARN", "connect callback failed", "refused", "container"]);
     assert!(line.contains(&format!("http://127.0.0.1:{port}/callback")), "{line}");
 }
 
 #[test]
-fn the_first_rejection_comes_with_a_hint_and_only_the_first() {
+fn a_host_that_is_not_found_is_named() {
+    // No name server needs to be asked to know that no such name exists.
+    let gateway = Gateway::builder().set("CALLBACK_URL", "http://no..name:8000/callback").start();
+    assert_eq!(gateway.get("/x").status, 503);
+    gateway.log_line(&["WARN", "http://no..name:8000/callback", "check the host name in CALLBACK_URL"]);
+}
+
+#[test]
+fn a_backend_that_gives_no_answer_comes_with_a_hint() {
+    for (answer, hint) in [
+        (Answer::silence(), "no answer within CALLBACK_TIMEOUT_SECONDS"),
+        (Answer::close(), "its own log"),
+        (Answer::raw("220 mail.example ESMTP\r\n"), "does not speak HTTP"),
+    ] {
+        let backend = Backend::connecting(answer);
+        let gateway = Gateway::for_backend(&backend).set("CALLBACK_TIMEOUT_SECONDS", 1).start();
+        gateway.get("/x");
+        gateway.log_line(&["WARN", "connect callback failed", hint]);
+    }
+}
+
+#[test]
+fn rejections_come_with_a_hint_each_of_them_once() {
     for (status, hint) in [(404, "path"), (403, "CSRF"), (301, "redirects"), (400, "JSON"), (500, "its own log")] {
         let backend = Backend::connecting(Answer::status(status));
         let mut gateway = Gateway::start(&backend);
@@ -86,4 +126,84 @@ fn a_page_of_another_origin_without_cors_is_pointed_out_once() {
     gateway.log_line(&["WARN", "origin=https://app.example", "CORS_ORIGINS"]);
     gateway.drain();
     assert_eq!(gateway.log().matches("CORS_ORIGINS").count(), 1, "{}", gateway.log());
+}
+
+#[test]
+fn one_mended_slip_does_not_hide_the_next() {
+    let backend = Backend::new(|call| Answer::status(if call.url() == "/first" { 404 } else { 403 }));
+    let gateway = Gateway::start(&backend);
+    gateway.get("/first");
+    gateway.get("/second");
+    gateway.log_line(&["connect rejected", "path of CALLBACK_URL"]);
+    gateway.log_line(&["connect rejected", "CSRF"]);
+}
+
+/// A backend may never look at the answers that its sends get.
+#[test]
+fn a_send_that_is_refused_is_pointed_out_once() {
+    let backend = Backend::accepting();
+    let mut gateway = Gateway::start(&backend);
+    let (_stream, token) = gateway.open_with(&backend, "/x");
+    let cases = [
+        (r#"{"token":"T","event":{"data":{"EUR":3}}}"#, 400, "json.dumps"),
+        (r#"{"token":"T","event":"hello"}"#, 400, "an event is an object"),
+        (r#"{"event":{"data":"hello"}}"#, 400, "connect callback"),
+        ("token=T&data=hello", 400, "json="),
+        (r#"{"token":"T","data":"hello"}"#, 200, "data belongs into event"),
+        (r#"{"token":"T","close":"true"}"#, 400, "close must be a boolean"),
+    ];
+    for (body, status, hint) in cases {
+        for _ in 0..2 {
+            assert_eq!(gateway.send(&body.replace('T', &token)).status, status, "{body}");
+        }
+        gateway.log_line(&["WARN", "a send ", hint]);
+    }
+    // These are no slips.
+    assert_eq!(gateway.send(&format!(r#"{{"token":"{token}"}}"#)).status, 200);
+    assert_eq!(gateway.close(&token).status, 200);
+    assert_eq!(gateway.event(&token, "to nobody").status, 404);
+    gateway.drain();
+    assert_eq!(gateway.log().matches("WARN").count(), cases.len(), "{}", gateway.log());
+}
+
+#[test]
+fn a_request_at_the_wrong_door_is_pointed_out_once() {
+    let backend = Backend::accepting();
+    let mut gateway = Gateway::for_backend(&backend).internal_port().set("INTERNAL_TOKEN", "secret").start();
+    let with_token = |request: String| request.replacen("\r\n\r\n", "\r\nAuthorization: Bearer secret\r\n\r\n", 1);
+    let with_origin = |request: String| request.replacen("\r\n\r\n", "\r\nOrigin: http://a.example\r\n\r\n", 1);
+    let (public, internal) = (gateway.port, gateway.internal_port());
+    let cases = [
+        (public, post("/internal/send", "{}"), 404, "INTERNAL_PORT is set"),
+        (public, post("/send", "{}"), 405, "a stream is opened by GET"),
+        (internal, get("/news"), 404, "streams are served on PORT"),
+        (internal, post("/internal/send", "{}"), 401, "INTERNAL_TOKEN is set"),
+        (internal, with_origin(post("/internal/send", "{}")), 403, "let the backend do it"),
+        (internal, with_token(post("/internal/sned", "{}")), 404, "there are /internal/send"),
+        (internal, with_token(get("/internal/send")), 405, "a send is a POST"),
+    ];
+    for (port, request, status, hint) in &cases {
+        for _ in 0..2 {
+            assert_eq!(Client::open(*port, request).response().status, *status, "{request}");
+        }
+        gateway.log_line(&["WARN", "a request was refused", hint]);
+    }
+    gateway.drain();
+    assert_eq!(gateway.log().matches("WARN").count(), cases.len(), "{}", gateway.log());
+}
+
+#[test]
+fn https_to_the_gateway_is_pointed_out() {
+    let gateway = Gateway::builder().start();
+    assert_eq!(gateway.request(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03").status, 400);
+    gateway.log_line(&["WARN", "a client speaks TLS", "http://"]);
+}
+
+#[test]
+fn one_stream_too_many_is_pointed_out() {
+    let backend = Backend::accepting();
+    let gateway = Gateway::for_backend(&backend).set("MAX_STREAMS", 1).start();
+    let (_stream, _) = gateway.open_with(&backend, "/x");
+    assert_eq!(gateway.get("/y").status, 503);
+    gateway.log_line(&["WARN", "too many", "streams_max=1", "raise MAX_STREAMS"]);
 }

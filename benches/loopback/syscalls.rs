@@ -1,6 +1,6 @@
 //! System calls of the gateway, counted by strace.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -66,14 +66,16 @@ pub fn table(columns: &[(usize, u64, BTreeMap<String, u64>)]) -> String {
         table += &if *depth == 1 { " | request by request".to_owned() } else { format!(" | {depth} pipelined") };
     }
     table += &format!(" |\n|---{}|\n", "|---:".repeat(columns.len()));
-    let names: std::collections::BTreeSet<&String> = columns.iter().flat_map(|(.., calls)| calls.keys()).collect();
+    let names: BTreeSet<&String> = columns.iter().flat_map(|(.., calls)| calls.keys()).collect();
     for name in names {
-        table += &format!("| {name}");
-        for (_, events, calls) in columns {
-            let each = calls.get(name).copied().unwrap_or(0) as f64 / (*events).max(1) as f64;
-            table += &format!(" | {each:.3}");
+        let each = columns
+            .iter()
+            .map(|(_, events, calls)| calls.get(name).copied().unwrap_or(0) as f64 / (*events).max(1) as f64);
+        // The rest are a few calls for the whole run.
+        if each.clone().any(|each| each >= 0.001) {
+            let cells: String = each.map(|each| format!(" | {each:.3}")).collect();
+            table += &format!("| {name}{cells} |\n");
         }
-        table += " |\n";
     }
     table
 }

@@ -12,7 +12,7 @@ mod world;
 use common::allocator::{self, Counting};
 use common::text::count;
 use std::process::Command;
-use world::{HEARTBEAT_MS, Turns, World};
+use world::{Turns, World};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -96,15 +96,15 @@ fn measure(streams: usize) {
     let drain = world.take_turns();
     let drain_bytes = allocator::bytes_at_peak() - before;
 
-    row("longest turn: connecting, ms", longest(connects));
-    row("sending", longest(sends));
-    row("heartbeats, evenly spread", longest(ticks));
-    row(&format!("all heartbeats at once, after a standstill of {} s", HEARTBEAT_MS / 1000), longest(standstill));
-    row("all leave at once", longest(leaving));
-    row("memory is given back", longest(release));
-    row("shutdown", longest(drain));
-    row("memory taken meanwhile, kB: standstill", standstill_bytes / 1000);
-    row("shutdown", drain_bytes / 1000);
+    row("longest turn, ms: connecting", longest(connects));
+    row("longest turn, ms: sending", longest(sends));
+    row("longest turn, ms: heartbeats, evenly spread", longest(ticks));
+    row("longest turn, ms: all heartbeats at once, after a standstill", longest(standstill));
+    row("longest turn, ms: all leave at once", longest(leaving));
+    row("longest turn, ms: memory is given back", longest(release));
+    row("longest turn, ms: shutdown", longest(drain));
+    row("memory for a while, kB: all heartbeats at once", standstill_bytes / 1000);
+    row("memory for a while, kB: shutdown", drain_bytes / 1000);
 }
 
 fn row(name: &str, value: impl Cell) {

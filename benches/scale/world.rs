@@ -9,7 +9,7 @@ use ssegateway::timer::TICK_MS;
 use std::time::Duration;
 
 /// The default of `HEARTBEAT_INTERVAL_SECONDS`.
-pub const HEARTBEAT_MS: u64 = 15_000;
+const HEARTBEAT_MS: u64 = 15_000;
 
 /// Sends that one read brings.
 const DEPTH: usize = 16;

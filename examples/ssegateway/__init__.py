@@ -21,6 +21,10 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 __all__ = ["Callback", "Connection", "Gateway", "GatewayError"]
 
 
+# A stream had ended, or ends now since its client is too slow. Another 404 comes from the wrong port or path.
+ENDED = {(404, b'{"error":"Token not found"}'), (500, b'{"error":"Write failed: connection closed"}')}
+
+
 class GatewayError(Exception):
     """The gateway cannot be reached, or refuses a request and says why."""
 
@@ -111,7 +115,7 @@ class BaseGateway:
         return json.dumps(message).encode()
 
     def _is_open(self, status: int, body: bytes) -> bool:
-        if status in (404, 500):  # it had ended, or ends now since the client is too slow
+        if (status, body) in ENDED:
             return False
         self._expect_ok(status, body)
         return True

@@ -86,9 +86,9 @@ fn all_problems_are_reported_at_once() {
         ("CONNECT_FAILURE", "maybe"),
     ]);
     let want = [
-        r#"CALLBACK_URL="backend:8000": must be an absolute http or https URL"#,
+        r#"CALLBACK_URL="backend:8000": must be an absolute http or https URL, like http://127.0.0.1:8000/callback"#,
         r#"PORT="0": must be an integer from 1 to 65535"#,
-        r#"LISTEN_ADDRESS="localhost": must be an IP address"#,
+        r#"LISTEN_ADDRESS="localhost": must be an IP address, like 127.0.0.1"#,
         r#"CALLBACK_TIMEOUT_SECONDS="0": must be an integer from 1 to 31536000"#,
         r#"CONNECT_FAILURE="maybe": must be status or retry"#,
         r#"MAX_HEADER_BYTES="10": must be an integer from 256 to 1073741824"#,

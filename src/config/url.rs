@@ -20,7 +20,7 @@ pub struct CallbackUrl {
 impl CallbackUrl {
     /// Reads the value of `CALLBACK_URL`; an error is a phrase that says what is allowed.
     pub fn parse(text: &str) -> Result<CallbackUrl, &'static str> {
-        const SHAPE: &str = "must be an absolute http or https URL";
+        const SHAPE: &str = "must be an absolute http or https URL, like http://127.0.0.1:8000/callback";
         if let Some(wrong) = text.bytes().find(|byte| !byte.is_ascii_graphic()) {
             return Err(if wrong.is_ascii() {
                 "must not contain spaces or control characters"

@@ -19,7 +19,7 @@ pub fn address(text: &str) -> Result<IpAddr, String> {
         Some(inside) => inside.parse::<Ipv6Addr>().map(IpAddr::V6),
         None => text.parse::<IpAddr>(),
     };
-    parsed.map_err(|_| "must be an IP address".to_owned())
+    parsed.map_err(|_| "must be an IP address, like 127.0.0.1".to_owned())
 }
 
 /// A token that fits into `Authorization: Bearer`.

@@ -195,12 +195,15 @@ impl Connection {
         let size = out.len() - start - CHUNK_SIZE_ROOM.len();
         let mut digits = [0; 16];
         let digits = hexadecimal(size, &mut digits);
-        let room = start..start + CHUNK_SIZE_ROOM.len() - 2;
-        if digits.len() == room.len() {
-            out[room].copy_from_slice(digits);
-        } else {
-            out.splice(room, digits.iter().copied());
+        // The room was a guess; what follows moves if it was wrong.
+        let room = CHUNK_SIZE_ROOM.len() - 2;
+        let end = out.len();
+        out.resize(end + digits.len().saturating_sub(room), 0);
+        if digits.len() != room {
+            out.copy_within(start + room..end, start + digits.len());
         }
+        out.truncate(end + digits.len() - room);
+        out[start..start + digits.len()].copy_from_slice(digits);
         out.extend_from_slice(b"\r\n");
     }
 

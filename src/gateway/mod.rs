@@ -95,9 +95,15 @@ enum Stage {
     },
     Draining {
         give_up_at: Millis,
+        /// The slot that the drain has come to; `None`: it has been everywhere.
+        next: Option<usize>,
     },
     GivenUp,
 }
+
+/// Timers that fire, and connections that the drain ends, in one turn: their output is flushed before the others'
+/// buffers are filled, and nobody waits for a million of them.
+const TURN_CONNECTIONS: usize = 1024;
 
 /// How long a peer may take to close after the last response.
 const LINGER: Duration = Duration::from_secs(1);
@@ -280,14 +286,16 @@ impl Gateway {
         })
     }
 
-    /// Time has passed: does everything that is due.
+    /// Time has passed: does what is due, or as much of it as one turn may take.
     pub fn expire(&mut self, now: Millis) {
         match self.stage {
             Stage::Leaving { drain_at } if drain_at <= now => self.drain(now),
-            Stage::Draining { give_up_at } if give_up_at <= now => self.stage = Stage::GivenUp,
+            Stage::Draining { give_up_at, .. } if give_up_at <= now => self.stage = Stage::GivenUp,
+            Stage::Draining { next: Some(slot), .. } => self.drain_from(now, slot),
             Stage::Serving | Stage::Leaving { .. } | Stage::Draining { .. } | Stage::GivenUp => {}
         }
-        while let Some((id, due)) = self.timer.pop(now) {
+        for _ in 0..TURN_CONNECTIONS {
+            let Some((id, due)) = self.timer.pop(now) else { break };
             let Some(connection) = self.connections.get_mut(id) else { continue };
             if connection.scheduled != due {
                 continue;
@@ -306,7 +314,8 @@ impl Gateway {
         let stage = match self.stage {
             Stage::Serving | Stage::GivenUp => None,
             Stage::Leaving { drain_at } => Some(drain_at),
-            Stage::Draining { give_up_at } => Some(give_up_at),
+            Stage::Draining { next: Some(_), .. } => Some(Millis::ZERO),
+            Stage::Draining { give_up_at, next: None } => Some(give_up_at),
         };
         match (stage, self.timer.next_due()) {
             (Some(a), Some(b)) => Some(a.min(b)),
@@ -397,9 +406,20 @@ impl Gateway {
 
     /// Ends everything in an orderly way.
     fn drain(&mut self, now: Millis) {
-        self.stage = Stage::Draining { give_up_at: now.after(self.settings.shutdown_timeout) };
+        let give_up_at = now.after(self.settings.shutdown_timeout);
+        self.stage = Stage::Draining { give_up_at, next: Some(0) };
         self.actions.push_back(Action::StopAccepting);
-        for id in self.connections.keys() {
+        self.drain_from(now, 0);
+    }
+
+    /// Ends the connections in the slots from `first` on, as many as one turn may take. New ones do not come.
+    fn drain_from(&mut self, now: Millis, first: usize) {
+        let end = first + TURN_CONNECTIONS;
+        let ids: Vec<ConnId> = self.connections.iter_slots(first..end).map(|(id, _)| id).collect();
+        if let Stage::Draining { next, .. } = &mut self.stage {
+            *next = (end < self.connections.slots()).then_some(end);
+        }
+        for id in ids {
             let Some(connection) = self.connections.get(id) else { continue };
             match &connection.state {
                 State::Reading(reading) if !reading.inbox.is_empty() || reading.body.is_some() => {

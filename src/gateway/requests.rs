@@ -111,17 +111,22 @@ impl Gateway {
         let head = match request::parse(&mut storage, input, self.settings.head_bytes_max) {
             Ok(head) => head?,
             Err(error) => {
+                self.hint_at_tls(input);
                 self.refuse_head(now, id, error);
                 return None;
             }
         };
-        match routes::route(&head, connection.listener, connection.peer, &self.settings) {
+        let (listener, peer) = (connection.listener, connection.peer);
+        match routes::route(&head, listener, peer, &self.settings) {
             Route::Stream(grant) => {
                 self.connect(now, id, &head, grant);
                 Some(head.bytes)
             }
             Route::Send => self.start_body(now, id, &head, Purpose::Send, &input[head.bytes..]),
-            Route::Answer(reply) => self.start_body(now, id, &head, Purpose::Answer(reply), &input[head.bytes..]),
+            Route::Answer(reply) => {
+                self.hint_at_refusal(&head, listener, &reply);
+                self.start_body(now, id, &head, Purpose::Answer(reply), &input[head.bytes..])
+            }
         }
     }
 
@@ -256,7 +261,10 @@ impl Gateway {
             }
             SendAnswer::Ok => self.respond(now, id, 200, DELIVERED, &[], &Grant::Off, manner),
             SendAnswer::Buffered => self.respond(now, id, 200, br#"{"status":"buffered"}"#, &[], &Grant::Off, manner),
-            SendAnswer::Invalid(error) => self.respond_error(now, id, 400, error.message(), &[], &Grant::Off, manner),
+            SendAnswer::Invalid(error) => {
+                self.hint_at_invalid_send(error);
+                self.respond_error(now, id, 400, error.message(), &[], &Grant::Off, manner);
+            }
             SendAnswer::NotFound => self.respond_error(now, id, 404, "Token not found", &[], &Grant::Off, manner),
             SendAnswer::Failed => {
                 self.respond_error(now, id, 500, "Write failed: connection closed", &[], &Grant::Off, manner);

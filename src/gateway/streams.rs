@@ -97,6 +97,7 @@ impl Gateway {
             return self.fail_connect(now, id, chunked, &grant, Failure::ShuttingDown);
         }
         if self.is_full() {
+            self.hint_at_streams_max();
             return self.fail_connect(now, id, chunked, &grant, Failure::TooManyStreams);
         }
         let Some(connection) = self.connections.get_mut(id) else { return };
@@ -347,6 +348,9 @@ impl Gateway {
             Ok(command) => command,
             Err(error) => return SendAnswer::Invalid(error),
         };
+        if command.event.is_none() && !command.close {
+            self.hint_at_missing_event(body);
+        }
         let Some(id) = parse_token(&command.token).and_then(|token| self.tokens.get(&token).copied()) else {
             return SendAnswer::NotFound;
         };

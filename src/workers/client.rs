@@ -3,7 +3,8 @@
 use super::resolver::{Lookup, Resolver};
 use super::transport::{Attempt, Idle, PooledConnector};
 use crate::callback::{Call, CallKind, Outcome, PassedHeader};
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -139,19 +140,51 @@ impl Client {
             CallKind::Connect => "connect",
             CallKind::Disconnect { .. } => "disconnect",
         };
-        let hint = match error {
-            Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => "is the backend running there?",
-            _ => "none",
-        };
+        let hint = self.hint(error, written);
         log::warn!(token = call.token.to_string(), callback = self.callback, written, error = error.to_string(), hint; "{name} callback failed");
         let timed_out = match error {
             Error::Timeout(_) => true,
             // The kernel gave up on the connection before we did.
-            Error::Io(error) => error.kind() == io::ErrorKind::TimedOut,
+            Error::Io(error) => error.kind() == ErrorKind::TimedOut,
             _ => false,
         };
         if timed_out { Outcome::TimedOut { written } } else { Outcome::Unavailable { written } }
     }
+
+    /// Where to look first.
+    fn hint(&self, error: &Error, written: bool) -> &'static str {
+        match error {
+            Error::Timeout(_) if written => {
+                "no answer within CALLBACK_TIMEOUT_SECONDS: is one of the backend's workers free, and what does it wait for?"
+            }
+            Error::Timeout(_) => {
+                "no connection within CALLBACK_TIMEOUT_SECONDS: is that the right address, and no firewall between?"
+            }
+            error if is_disconnect(error) => "the backend broke off: its own log may say why; or does it want https?",
+            Error::Protocol(_) => "what listens there does not speak HTTP/1.1: check host and port of CALLBACK_URL",
+            Error::Io(error) => match error.kind() {
+                ErrorKind::ConnectionRefused if is_loopback(self.uri.host().unwrap_or_default()) => {
+                    "is the backend running there? within a container, that address is the container itself"
+                }
+                ErrorKind::ConnectionRefused => {
+                    "is the backend running there, and does it listen on more than 127.0.0.1?"
+                }
+                ErrorKind::NotFound => "check the host name in CALLBACK_URL",
+                ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => "no network leads there from here",
+                // What rustls says to bytes that are not TLS and to certificates that nobody vouches for.
+                ErrorKind::InvalidData => {
+                    "https needs a backend that speaks TLS, with a certificate that the public can check"
+                }
+                _ => "none",
+            },
+            _ => "none",
+        }
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// The body of an answer that is decided already.
@@ -199,11 +232,11 @@ fn is_disconnect(error: &Error) -> bool {
     let Error::Io(error) = error else { return false };
     matches!(
         error.kind(),
-        io::ErrorKind::UnexpectedEof
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::BrokenPipe
-            | io::ErrorKind::NotConnected
+        ErrorKind::UnexpectedEof
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::BrokenPipe
+            | ErrorKind::NotConnected
     )
 }
 

@@ -130,7 +130,7 @@ impl PooledConnector {
         let start = Instant::now();
         let addresses = self.resolver.resolve(*details.timeout.after).map_err(|error| match error {
             ResolveError::TimedOut => Error::Timeout(Timeout::Resolve),
-            ResolveError::Failed(text) => Error::Io(io::Error::other(text)),
+            ResolveError::Failed(text) => Error::Io(io::Error::new(io::ErrorKind::NotFound, text)),
         })?;
         let left = details.timeout.after.saturating_sub(start.elapsed());
         if !details.needs_tls() {

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import select
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -97,6 +98,20 @@ def test_no_gateway_is_an_error_and_not_the_end_of_a_stream(ssegateway: LiveGate
     ssegateway.stop()
     with pytest.raises(GatewayError, match="no answer from the gateway at http://127.0.0.1:"):
         client.send(token, "x")
+
+
+@both
+def test_the_wrong_port_is_an_error_and_not_the_end_of_a_stream(connect: Connect) -> None:
+    with socket.socket() as port:
+        # Bound, so that nobody else is given the port; not listening, so that SO_REUSEADDR lets the gateway do that.
+        port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        port.bind(("127.0.0.1", 0))
+        with closing(LiveGateway({"INTERNAL_PORT": str(port.getsockname()[1])})) as gateway:
+            stream, token = open_stream(gateway)
+            with pytest.raises(GatewayError, match="404"):
+                connect(gateway.url).send(token, "to the port of the streams")
+            assert gateway.send(token, "to INTERNAL_PORT")
+            assert stream.event() == ("message", "to INTERNAL_PORT", "")
 
 
 @both
