@@ -73,7 +73,8 @@ pub struct Kernel {
     pub whole_state: bool,
 }
 
-fn index(listener: Listener) -> usize {
+/// The listener's place in what is kept for both.
+pub fn index(listener: Listener) -> usize {
     match listener {
         Listener::Public => 0,
         Listener::Internal => 1,

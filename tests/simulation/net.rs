@@ -1,9 +1,9 @@
 //! The seam: [`Net`] on the simulated world, with faults on the way and the oracle looking on.
 
 use super::faults::Fault;
-use super::kernel::Edges;
+use super::kernel::{Edges, index};
 use super::oracle::unix_seconds;
-use super::world::World;
+use super::world::{Knock, World};
 use ssegateway::callback::{Call, Completion};
 use ssegateway::gateway::{ConnId, How, Listener, Peer, ProcessFigures};
 use ssegateway::reactor::{Event, Net};
@@ -14,6 +14,9 @@ use uuid::Uuid;
 
 /// Turns in a row that may pass without waiting and without doing anything.
 const IDLE_TURNS_MAX: u32 = 50;
+
+/// How long nobody is accepted after accept(2) has failed for want of descriptors.
+const ACCEPT_PAUSE: u64 = 100;
 
 /// A socket as the loop holds it: the number of its client.
 pub struct Handle(usize);
@@ -45,11 +48,15 @@ impl World {
         }
         let edge = self.kernel.has_edges();
         assert!(edge || self.kernel.completions.is_empty(), "asleep with outcomes waiting");
-        let pause = self.exhausted_at.is_some_and(|at| at + 100 >= self.clock);
         for listener in [Listener::Public, Listener::Internal] {
+            let exhausted_at = self.knocks[index(listener)].exhausted_at;
+            let pause = exhausted_at.is_some_and(|at| at + ACCEPT_PAUSE >= self.clock);
             let waits = self.kernel.backlog(listener) > 0 && !self.kernel.has_accept_edge(listener);
             if waits && self.has_room(listener) {
-                assert!(pause && timeout.is_some_and(|timeout| timeout <= 100), "asleep with clients in the backlog");
+                assert!(
+                    pause && timeout.is_some_and(|timeout| timeout <= ACCEPT_PAUSE),
+                    "asleep with clients in the backlog"
+                );
             }
         }
     }
@@ -89,6 +96,7 @@ impl World {
         }
         for listener in [Listener::Public, Listener::Internal] {
             if self.kernel.take_accept_edge(listener) || self.strikes(Fault::SpuriousEdge) {
+                self.knocks[index(listener)].heard = true;
                 events.push(Event::Accept(listener));
             }
         }
@@ -174,11 +182,15 @@ impl Net for World {
             self.worked = true;
             return Err(interrupted());
         }
+        let Knock { heard, exhausted_at } = &mut self.knocks[index(listener)];
+        assert!(*heard, "an accept although nobody has knocked");
+        assert!(exhausted_at.is_none_or(|at| at + ACCEPT_PAUSE <= self.clock), "an accept during the pause");
         if self.kernel.backlog(listener) == 0 {
+            *heard = false;
             return Err(ErrorKind::WouldBlock.into());
         }
         if self.exhausted || self.kernel.open.len() >= self.kernel.descriptors {
-            self.exhausted_at = Some(self.clock);
+            *exhausted_at = Some(self.clock);
             let error = self.random.pick(&[libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM]);
             return Err(io::Error::from_raw_os_error(error));
         }
@@ -331,7 +343,7 @@ impl World {
         self.kernel.close(n, how);
         if let Some(id) = self.kernel.sockets[n].id {
             self.stale.push(id);
-            self.exhausted_at = None;
+            self.knocks.iter_mut().for_each(|knock| knock.exhausted_at = None);
         }
         self.after_write(n);
     }

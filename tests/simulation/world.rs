@@ -43,6 +43,15 @@ pub enum Item {
     Finish,
 }
 
+/// What the loop has been told of one listener.
+#[derive(Clone, Copy, Default)]
+pub struct Knock {
+    /// Clients wait, and accept(2) has not said since that they do not.
+    pub heard: bool,
+    /// When accept(2) failed for want of descriptors, unless one has become free since.
+    pub exhausted_at: Option<u64>,
+}
+
 pub struct World {
     pub random: Random,
     pub faults: Faults,
@@ -68,8 +77,8 @@ pub struct World {
     pub stale: Vec<ConnId>,
     /// No descriptors, whatever the count.
     pub exhausted: bool,
-    /// When accept(2) last failed for want of descriptors.
-    pub exhausted_at: Option<u64>,
+    /// What the loop knows of the two backlogs.
+    pub knocks: [Knock; 2],
     pub drains: bool,
     pub signalled: bool,
     pub finished: bool,
@@ -110,7 +119,7 @@ impl World {
             ids: HashSet::new(),
             stale: Vec::new(),
             exhausted: false,
-            exhausted_at: None,
+            knocks: [Knock::default(); 2],
             drains: random.chance(400),
             signalled: false,
             finished: false,

@@ -21,7 +21,7 @@ const OPENS_PER_TICK: usize = 10;
 const TICK: Duration = Duration::from_millis(10);
 /// Between two looks at everybody.
 const ROUND: Duration = Duration::from_millis(100);
-/// Longer pauses between two looks are not the crowd's doing.
+/// Longer pauses between two turns are not the crowd's doing.
 const STANDSTILL: Duration = Duration::from_secs(2);
 /// Anything that must happen happens by then; nothing here takes longer than the gateway's own timeouts.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -44,6 +44,7 @@ pub struct Crowd {
     rate: usize,
     /// Part of a send that is due.
     due: f64,
+    turned_at: Instant,
     ticked_at: Instant,
     looked_at: Instant,
     lazy: usize,
@@ -72,6 +73,7 @@ impl Crowd {
             lifetime,
             rate,
             due: 0.0,
+            turned_at: Instant::now(),
             ticked_at: Instant::now(),
             looked_at: Instant::now(),
             lazy: 0,
@@ -115,6 +117,10 @@ impl Crowd {
             Err(error) if error.kind() != ErrorKind::Interrupted => panic!("epoll: {error}"),
             Ok(()) | Err(_) => {}
         }
+        let passed = std::mem::replace(&mut self.turned_at, Instant::now()).elapsed();
+        if passed > STANDSTILL {
+            self.forgive(passed);
+        }
         self.hear_news();
         let tokens: Vec<usize> = self.events.iter().map(|event| event.token().0).collect();
         for token in tokens {
@@ -133,16 +139,12 @@ impl Crowd {
                 self.open_some();
             }
             if !self.draining {
-                let passed = self.looked_at.elapsed();
-                if passed >= ROUND {
+                if self.looked_at.elapsed() >= ROUND {
                     self.looked_at = Instant::now();
-                    if passed > STANDSTILL {
-                        self.forgive(passed);
-                    }
                     self.look_after_all();
                 }
                 self.senders.iter_mut().for_each(Sender::flush);
-                self.replace_senders();
+                self.replace_senders(SENDS_PER_CONNECTION);
             }
         }
     }
@@ -154,6 +156,8 @@ impl Crowd {
             visitor.since += stopped;
             visitor.leaves_at += stopped;
         }
+        // Connections on which nothing was sent for so long may have been closed.
+        self.replace_senders(0);
     }
 
     fn hear_news(&mut self) {
@@ -446,9 +450,10 @@ impl Crowd {
         }
     }
 
-    fn replace_senders(&mut self) {
+    /// Replaces the idle ones that have made so many sends.
+    fn replace_senders(&mut self, sends: usize) {
         for n in 0..self.senders.len() {
-            if self.senders[n].is_worn(SENDS_PER_CONNECTION) {
+            if self.senders[n].is_worn(sends) {
                 self.senders[n] = Sender::connect(self.port, self.poll.registry(), Token(self.slots.len() + n));
             }
         }
