@@ -52,8 +52,12 @@ impl Streams {
     /// Time passes. Returns how many bytes were written.
     pub fn pass(&mut self, milliseconds: u64) -> usize {
         self.now = Millis::from_millis(self.now.as_millis() + milliseconds);
-        self.gateway.expire(self.now);
-        write_all(&mut self.gateway, self.now)
+        let mut written = 0;
+        while self.gateway.next_deadline().is_some_and(|due| due <= self.now) {
+            self.gateway.expire(self.now);
+            written += write_all(&mut self.gateway, self.now);
+        }
+        written
     }
 }
 
