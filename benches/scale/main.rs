@@ -74,7 +74,7 @@ fn measure(streams: usize) {
     let beats = world.beat();
     let ticks = world.take_turns();
     row("CPU per heartbeat, ns", ticks.nanoseconds_each(beats));
-    row("heartbeats per tick of 16 ms", beats / ticks.count);
+    row("heartbeats per turn", beats / ticks.count);
 
     allocator::forget_peak();
     let before = allocator::bytes_in_use();
