@@ -138,10 +138,10 @@ impl Exchange {
         self.read - self.requests[..self.arrived].iter().rev().find(is_request).map_or(0, |last| last.end)
     }
 
-    /// No more requests are read; if one was begun, its client is told.
+    /// No more requests are read; if one was begun and its client has not ended its side, it is told.
     pub fn refuse_rest(&mut self, status: u16) {
         self.closing = true;
-        self.refusal_owed = (self.excess() > 0).then_some(status);
+        self.refusal_owed = (self.excess() > 0 && !self.ended).then_some(status);
     }
 
     /// Whether a request that was read whole still has no answer.
