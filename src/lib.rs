@@ -31,7 +31,7 @@
 //!    queue of ready connections and reads up to 64 KiB into the one scratch buffer.
 //! 2. [`gateway::Gateway::receive`] parses the request in place ([`http::request`]), routes it, and hands
 //!    the body to [`send::parse`], whose strings borrow from the scratch buffer.
-//! 3. The token is looked up, the frame appended to the stream's output by [`sse::write_event`] inside a
+//! 3. The token is looked up, the frame appended to the stream's output by [`send::EventFields::write`] inside a
 //!    chunk, and the stream marked dirty. The answer is appended to the backend's output, which is marked
 //!    dirty when its whole batch has been read.
 //! 4. The reactor takes [`gateway::Gateway::next_dirty`] until it is empty: one write per stream, then one for

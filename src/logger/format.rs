@@ -8,6 +8,7 @@
 
 use crate::escape::Escaped;
 use crate::sys;
+use crate::time::rfc3339;
 use log::kv::{Key, Value, VisitSource, VisitValue};
 use log::{Level, Log, Metadata, Record};
 use simple_logger::SimpleLogger;
@@ -185,9 +186,8 @@ fn json(record: &Record<'_>, now: OffsetDateTime) -> String {
 
 /// RFC 3339 in UTC, to the millisecond.
 fn timestamp(now: OffsetDateTime) -> String {
-    let (year, month, day) = now.to_calendar_date();
-    let (hour, minute, second, milli) = now.to_hms_milli();
-    format!("{year:04}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z", u8::from(month))
+    let seconds = rfc3339(u64::try_from(now.unix_timestamp()).unwrap_or(0));
+    format!("{}.{:03}Z", seconds.trim_end_matches('Z'), now.millisecond())
 }
 
 /// `text` as a JSON string, or as much of its beginning as takes no more than [`VALUE_BYTES_MAX`] bytes.
