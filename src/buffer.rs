@@ -14,30 +14,51 @@ const POOLED_BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// Sent bytes at the front are moved away only when they are at least this many and half of all.
 const COMPACT_BYTES_MIN: usize = 16 * 1024;
 
+/// What a connection borrows from the pool while it has output.
+pub struct Content {
+    /// What stands here already must not be touched, but for bytes that the caller appended itself since the
+    /// last [`Buffer::consume`].
+    pub bytes: Vec<u8>,
+    /// Where in `bytes` the caller has left something unfinished. It must not be sent before it is finished.
+    pub unfinished: Option<usize>,
+    /// How many of `bytes` have been sent.
+    start: usize,
+}
+
+impl Content {
+    fn with_capacity(capacity: usize) -> Box<Content> {
+        Box::new(Content { bytes: Vec::with_capacity(capacity), unfinished: None, start: 0 })
+    }
+}
+
 /// Spare buffers; the one given back last is handed out first, as its memory is warm.
 #[derive(Default)]
 pub struct Pool {
-    spare: Vec<Vec<u8>>,
+    // Boxed, so that an idle connection keeps the room of a pointer only.
+    #[allow(clippy::vec_box, reason = "the boxes are what is handed out")]
+    spare: Vec<Box<Content>>,
     bytes: usize,
 }
 
 impl Pool {
-    fn take(&mut self) -> Vec<u8> {
+    fn take(&mut self) -> Box<Content> {
         match self.spare.pop() {
-            Some(bytes) => {
-                self.bytes -= bytes.capacity();
-                bytes
+            Some(content) => {
+                self.bytes -= content.bytes.capacity();
+                content
             }
-            None => Vec::with_capacity(1024),
+            None => Content::with_capacity(1024),
         }
     }
 
-    fn give(&mut self, mut bytes: Vec<u8>) {
-        let capacity = bytes.capacity();
+    fn give(&mut self, mut content: Box<Content>) {
+        let capacity = content.bytes.capacity();
         if capacity > 0 && capacity <= POOLED_BUFFER_BYTES_MAX && self.bytes + capacity <= POOL_BYTES_MAX {
-            bytes.clear();
+            content.bytes.clear();
+            content.unfinished = None;
+            content.start = 0;
             self.bytes += capacity;
-            self.spare.push(bytes);
+            self.spare.push(content);
         }
     }
 
@@ -54,20 +75,16 @@ impl Pool {
 
 /// Bytes on their way to one peer.
 #[derive(Default)]
-pub struct Buffer {
-    bytes: Vec<u8>,
-    /// How many of `bytes` have been sent.
-    start: usize,
-}
+pub struct Buffer(Option<Box<Content>>);
 
 impl Buffer {
     /// What has not been sent yet.
     pub fn unsent(&self) -> &[u8] {
-        &self.bytes[self.start..]
+        self.0.as_ref().map_or(&[], |content| &content.bytes[content.start..])
     }
 
     pub fn len(&self) -> usize {
-        self.bytes.len() - self.start
+        self.unsent().len()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -76,34 +93,44 @@ impl Buffer {
 
     /// Bytes that this buffer keeps allocated.
     pub fn capacity(&self) -> usize {
-        self.bytes.capacity()
+        self.0.as_ref().map_or(0, |content| content.bytes.capacity())
     }
 
-    /// The vector to append to. What stands in it already must not be touched, but for bytes that
-    /// the caller appended itself since the last [`Buffer::consume`].
+    /// The vector to append to, under the rules of [`Content::bytes`].
     pub fn appendable(&mut self, pool: &mut Pool) -> &mut Vec<u8> {
-        if self.bytes.capacity() == 0 {
-            self.bytes = pool.take();
-        }
-        &mut self.bytes
+        &mut self.content(pool).bytes
+    }
+
+    /// What there is, taken from the pool if there was nothing.
+    pub fn content(&mut self, pool: &mut Pool) -> &mut Content {
+        self.0.get_or_insert_with(|| pool.take())
+    }
+
+    /// What there is to finish, and where in it that begins; from now on it counts as finished.
+    pub fn finish(&mut self) -> Option<(&mut Vec<u8>, usize)> {
+        let content = self.0.as_mut()?;
+        let start = content.unfinished.take()?;
+        Some((&mut content.bytes, start))
     }
 
     /// Forgets the first `count` unsent bytes: they were sent.
     pub fn consume(&mut self, count: usize, pool: &mut Pool) {
         debug_assert!(count <= self.len());
-        self.start = (self.start + count).min(self.bytes.len());
-        if self.start == self.bytes.len() {
+        let Some(content) = &mut self.0 else { return };
+        content.start = (content.start + count).min(content.bytes.len());
+        if content.start == content.bytes.len() {
             self.clear(pool);
-        } else if self.start >= COMPACT_BYTES_MIN && self.start * 2 >= self.bytes.len() {
-            self.bytes.drain(..self.start);
-            self.start = 0;
+        } else if content.start >= COMPACT_BYTES_MIN && content.start * 2 >= content.bytes.len() {
+            content.bytes.drain(..content.start);
+            content.start = 0;
         }
     }
 
     /// Forgets everything.
     pub fn clear(&mut self, pool: &mut Pool) {
-        self.start = 0;
-        pool.give(std::mem::take(&mut self.bytes));
+        if let Some(content) = self.0.take() {
+            pool.give(content);
+        }
     }
 }
 
@@ -160,12 +187,12 @@ mod tests {
     #[test]
     fn the_pool_keeps_neither_large_buffers_nor_many() {
         let mut pool = Pool::default();
-        pool.give(Vec::new());
-        pool.give(Vec::with_capacity(POOLED_BUFFER_BYTES_MAX + 1));
+        pool.give(Content::with_capacity(0));
+        pool.give(Content::with_capacity(POOLED_BUFFER_BYTES_MAX + 1));
         assert!(pool.spare.is_empty());
         assert_eq!(pool.bytes(), 0);
         for _ in 0..100 {
-            pool.give(Vec::with_capacity(POOLED_BUFFER_BYTES_MAX));
+            pool.give(Content::with_capacity(POOLED_BUFFER_BYTES_MAX));
         }
         assert_eq!(pool.bytes(), POOL_BYTES_MAX);
     }

@@ -100,8 +100,6 @@ pub(super) struct Streaming {
     /// Seconds since the Unix epoch.
     pub opened_at: u64,
     pub chunked: bool,
-    /// Where in the output the size of the unfinished chunk stands.
-    pub chunk: Option<usize>,
     pub input: Input,
 }
 
@@ -176,22 +174,17 @@ impl Connection {
         if self.out.is_empty() {
             self.progress_at = now;
         }
-        let out = self.out.appendable(pool);
-        if let State::Streaming(streaming) = &mut self.state
-            && streaming.chunked
-            && streaming.chunk.is_none()
-        {
-            streaming.chunk = Some(out.len());
-            out.extend_from_slice(CHUNK_SIZE_ROOM);
+        let content = self.out.content(pool);
+        if content.unfinished.is_none() && matches!(&self.state, State::Streaming(streaming) if streaming.chunked) {
+            content.unfinished = Some(content.bytes.len());
+            content.bytes.extend_from_slice(CHUNK_SIZE_ROOM);
         }
-        out
+        &mut content.bytes
     }
 
     /// Finishes the chunk that frames were appended to, if there is one.
-    pub fn seal(&mut self, pool: &mut Pool) {
-        let State::Streaming(streaming) = &mut self.state else { return };
-        let Some(start) = streaming.chunk.take() else { return };
-        let out = self.out.appendable(pool);
+    pub fn seal(&mut self) {
+        let Some((out, start)) = self.out.finish() else { return };
         let size = out.len() - start - CHUNK_SIZE_ROOM.len();
         let mut digits = [0; 16];
         let digits = hexadecimal(size, &mut digits);
@@ -209,7 +202,7 @@ impl Connection {
 
     /// Finishes the stream's body.
     pub fn end_body(&mut self, now: Millis, pool: &mut Pool) {
-        self.seal(pool);
+        self.seal();
         if matches!(&self.state, State::Streaming(streaming) if streaming.chunked) {
             self.output(now, pool).extend_from_slice(LAST_CHUNK);
         }

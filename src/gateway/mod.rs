@@ -247,7 +247,7 @@ impl Gateway {
     pub fn unsent(&mut self, id: ConnId) -> &[u8] {
         match self.connections.get_mut(id) {
             Some(connection) => {
-                connection.seal(&mut self.pool);
+                connection.seal();
                 connection.out.unsent()
             }
             None => &[],

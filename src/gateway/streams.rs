@@ -311,14 +311,8 @@ impl Gateway {
         let Some(out) = self.output(now, id) else { return };
         response::write_stream_head(out, &date, chunked, grant);
         if let Some(connection) = self.connections.get_mut(id) {
-            connection.state = State::Streaming(Streaming {
-                request,
-                heartbeat_at,
-                opened_at: date.unix_seconds(),
-                chunked,
-                chunk: None,
-                input,
-            });
+            connection.state =
+                State::Streaming(Streaming { request, heartbeat_at, opened_at: date.unix_seconds(), chunked, input });
         }
         self.mark_dirty(id);
     }
