@@ -1,11 +1,12 @@
 //! What a log line looks like: a message and its fields, as text or as JSON.
 //!
-//! The text is simple_logger's, with the fields behind the message as `key=value`. JSON is one object a line:
-//! `ts`, `level`, `msg`, then the fields.
+//! The text looks as simple_logger's does, with the fields behind the message as `key=value`. JSON is one object a
+//! line: `ts`, `level`, `msg`, then the fields.
 //!
 //! A field is a string, an integer or a boolean. Whatever else can be displayed is made a string where it is logged:
 //! to display any value there may be takes the code for floating-point numbers, 16 kB that nothing else here needs.
 
+use super::relay::Lines;
 use crate::escape::Escaped;
 use crate::sys;
 use crate::time::rfc3339;
@@ -14,6 +15,7 @@ use log::{Level, Log, Metadata, Record};
 use simple_logger::SimpleLogger;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::sync::Arc;
 use time::OffsetDateTime;
 
 /// How lines are written.
@@ -28,16 +30,20 @@ const VALUE_BYTES_MAX: usize = 1024;
 /// What a line may hold in all, its closing brace included.
 const LINE_BYTES_MAX: usize = sys::PIPE_CHUNK - 8;
 
-/// simple_logger, with fields.
+/// Text lines are seldom longer.
+const LINE_BYTES_USUAL: usize = 256;
+
+/// simple_logger, with fields, and with a shorter way than its own where there is a relay.
 pub struct Formatter {
     format: LogFormat,
-    /// Decides what is logged in both formats, and writes the text.
+    /// Decides what is logged in both formats, and prints the text where there is no relay.
     inner: SimpleLogger,
+    lines: Arc<Lines>,
 }
 
 impl Formatter {
-    pub fn new(format: LogFormat, inner: SimpleLogger) -> Formatter {
-        Formatter { format, inner }
+    pub fn new(format: LogFormat, inner: SimpleLogger, lines: Arc<Lines>) -> Formatter {
+        Formatter { format, inner, lines }
     }
 }
 
@@ -50,13 +56,20 @@ impl Log for Formatter {
         if !self.enabled(record.metadata()) {
             return;
         }
+        let now = OffsetDateTime::now_utc();
+        let mut line = match self.format {
+            LogFormat::Text => text_line(record, now),
+            LogFormat::Json => json(record, now),
+        };
+        if self.lines.push(&line) {
+            return;
+        }
         match self.format {
             LogFormat::Text => {
-                let line = text(record);
-                self.inner.log(&record.to_builder().args(format_args!("{line}")).build());
+                let text = text(record);
+                self.inner.log(&record.to_builder().args(format_args!("{text}")).build());
             }
             LogFormat::Json => {
-                let mut line = json(record, OffsetDateTime::now_utc());
                 line.push('\n');
                 // Nobody is left to be told if it fails.
                 let _ = io::stderr().write_all(line.as_bytes());
@@ -68,108 +81,108 @@ impl Log for Formatter {
 }
 
 /// The value of a field.
-enum Field {
-    Text(String),
+enum Field<'a> {
+    Text(&'a str),
     Unsigned(u64),
     Signed(i64),
     Truth(bool),
 }
 
-impl Field {
-    fn of(value: &Value<'_>) -> Field {
-        struct Found(Field);
+/// Calls `push` with each field of `record`.
+fn visit_fields(record: &Record<'_>, push: impl FnMut(&str, Field<'_>)) {
+    struct Fields<F>(F);
 
-        impl<'v> VisitValue<'v> for Found {
-            fn visit_any(&mut self, _value: Value<'_>) -> Result<(), log::kv::Error> {
-                debug_assert!(false, "a field that is no string, integer or boolean");
-                Ok(())
-            }
-
-            fn visit_str(&mut self, text: &str) -> Result<(), log::kv::Error> {
-                self.0 = Field::Text(text.to_owned());
-                Ok(())
-            }
-
-            fn visit_u64(&mut self, number: u64) -> Result<(), log::kv::Error> {
-                self.0 = Field::Unsigned(number);
-                Ok(())
-            }
-
-            fn visit_i64(&mut self, number: i64) -> Result<(), log::kv::Error> {
-                self.0 = Field::Signed(number);
-                Ok(())
-            }
-
-            fn visit_bool(&mut self, truth: bool) -> Result<(), log::kv::Error> {
-                self.0 = Field::Truth(truth);
-                Ok(())
-            }
-        }
-
-        let mut found = Found(Field::Text(String::new()));
-        // The visitor never fails.
-        let _ = value.visit(&mut found);
-        found.0
-    }
-
-    fn text(self) -> String {
-        match self {
-            Field::Text(text) => text,
-            Field::Unsigned(number) => number.to_string(),
-            Field::Signed(number) => number.to_string(),
-            Field::Truth(truth) => truth.to_string(),
+    impl<'kvs, F: FnMut(&str, Field<'_>)> VisitSource<'kvs> for Fields<F> {
+        fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
+            value.visit(Pair { key: key.as_str(), push: &mut self.0 })
         }
     }
+
+    struct Pair<'a, F> {
+        key: &'a str,
+        push: &'a mut F,
+    }
+
+    impl<'v, F: FnMut(&str, Field<'_>)> VisitValue<'v> for Pair<'_, F> {
+        fn visit_any(&mut self, _value: Value<'_>) -> Result<(), log::kv::Error> {
+            debug_assert!(false, "a field that is no string, integer or boolean");
+            Ok(())
+        }
+
+        fn visit_str(&mut self, text: &str) -> Result<(), log::kv::Error> {
+            (self.push)(self.key, Field::Text(text));
+            Ok(())
+        }
+
+        fn visit_u64(&mut self, number: u64) -> Result<(), log::kv::Error> {
+            (self.push)(self.key, Field::Unsigned(number));
+            Ok(())
+        }
+
+        fn visit_i64(&mut self, number: i64) -> Result<(), log::kv::Error> {
+            (self.push)(self.key, Field::Signed(number));
+            Ok(())
+        }
+
+        fn visit_bool(&mut self, truth: bool) -> Result<(), log::kv::Error> {
+            (self.push)(self.key, Field::Truth(truth));
+            Ok(())
+        }
+    }
+
+    // The visitors never fail.
+    let _ = record.key_values().visit(&mut Fields(push));
+}
+
+/// The message and its fields, as simple_logger would print them.
+fn text_line(record: &Record<'_>, now: OffsetDateTime) -> String {
+    let mut line = String::with_capacity(LINE_BYTES_USUAL);
+    // Writing to a String cannot fail.
+    let _ = write!(line, "{} {:<5} [{}] ", timestamp(now), record.level().as_str(), record.target());
+    push_text(&mut line, record);
+    line
 }
 
 /// The message and its fields.
 fn text(record: &Record<'_>) -> String {
-    struct Fields(String);
+    let mut text = String::new();
+    push_text(&mut text, record);
+    text
+}
 
-    impl<'kvs> VisitSource<'kvs> for Fields {
-        fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
-            let value = Escaped(&Field::of(&value).text()).to_string();
-            let plain = !value.is_empty() && !value.contains([' ', '"']);
-            // Writing to a String cannot fail.
-            let _ = match plain {
-                true => write!(self.0, " {key}={value}"),
-                false => write!(self.0, " {key}=\"{}\"", value.replace('"', "\\\"")),
-            };
-            Ok(())
-        }
+fn push_text(line: &mut String, record: &Record<'_>) {
+    // Writing to a String cannot fail.
+    let _ = line.write_fmt(*record.args());
+    visit_fields(record, |key, value| {
+        line.push(' ');
+        line.push_str(key);
+        line.push('=');
+        let _ = match value {
+            Field::Text(text) => return push_value(line, text),
+            Field::Unsigned(number) => write!(line, "{number}"),
+            Field::Signed(number) => write!(line, "{number}"),
+            Field::Truth(truth) => write!(line, "{truth}"),
+        };
+    });
+}
+
+/// Appends the text of a field, in quotes where it would not end with the next blank.
+fn push_value(line: &mut String, text: &str) {
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\') {
+        return line.push_str(text);
     }
-
-    let mut fields = Fields(record.args().to_string());
-    // The visitor never fails.
-    let _ = record.key_values().visit(&mut fields);
-    fields.0
+    let value = Escaped(text).to_string();
+    if value.is_empty() || value.contains([' ', '"']) {
+        line.push('"');
+        line.push_str(&value.replace('"', "\\\""));
+        line.push('"');
+    } else {
+        line.push_str(&value);
+    }
 }
 
 /// One object without a line end.
 fn json(record: &Record<'_>, now: OffsetDateTime) -> String {
-    struct Fields(String);
-
-    impl Fields {
-        /// `value` is JSON.
-        fn push(&mut self, key: &str, value: &str) {
-            let field = format!(",{}:{value}", quoted(key));
-            if self.0.len() + field.len() < LINE_BYTES_MAX {
-                self.0.push_str(&field);
-            }
-        }
-    }
-
-    impl<'kvs> VisitSource<'kvs> for Fields {
-        fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
-            let json = match Field::of(&value) {
-                Field::Text(text) => quoted(&text),
-                plain @ (Field::Unsigned(_) | Field::Signed(_) | Field::Truth(_)) => plain.text(),
-            };
-            self.push(key.as_str(), &json);
-            Ok(())
-        }
-    }
-
     let level = match record.level() {
         Level::Error => "error",
         Level::Warn => "warn",
@@ -177,11 +190,23 @@ fn json(record: &Record<'_>, now: OffsetDateTime) -> String {
         Level::Debug => "debug",
         Level::Trace => "trace",
     };
-    let mut fields = Fields(format!(r#"{{"ts":"{}","level":"{level}""#, timestamp(now)));
-    fields.push("msg", &quoted(&record.args().to_string()));
-    // The visitor never fails.
-    let _ = record.key_values().visit(&mut fields);
-    fields.0 + "}"
+    let mut object = format!(r#"{{"ts":"{}","level":"{level}""#, timestamp(now));
+    // `value` is JSON.
+    let mut push = |key: &str, value: &str| {
+        let field = format!(",{}:{value}", quoted(key));
+        if object.len() + field.len() < LINE_BYTES_MAX {
+            object.push_str(&field);
+        }
+    };
+    push("msg", &quoted(&record.args().to_string()));
+    visit_fields(record, |key, value| match value {
+        Field::Text(text) => push(key, &quoted(text)),
+        Field::Unsigned(number) => push(key, &number.to_string()),
+        Field::Signed(number) => push(key, &number.to_string()),
+        Field::Truth(truth) => push(key, &truth.to_string()),
+    });
+    object.push('}');
+    object
 }
 
 /// RFC 3339 in UTC, to the millisecond.
@@ -218,6 +243,13 @@ mod tests {
 
     fn record<'a>(args: std::fmt::Arguments<'a>, fields: &'a dyn Source) -> Record<'a> {
         Record::builder().level(Level::Warn).target("t").args(args).key_values(fields).build()
+    }
+
+    #[test]
+    fn text_looks_as_simple_logger_prints_it() {
+        let now = OffsetDateTime::from_unix_timestamp(1_795_688_528).unwrap();
+        let line = text_line(&record(format_args!("stream {}", "closed"), &[("reason", "error")]), now);
+        assert_eq!(line, "2026-11-26T10:22:08.000Z WARN  [t] stream closed reason=error");
     }
 
     #[test]

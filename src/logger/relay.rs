@@ -1,9 +1,10 @@
-//! From the private pipe to the real stderr: whole lines, never blocking.
+//! From memory and from the private pipe to the real stderr: whole lines, never blocking.
 
 use crate::sys;
-use std::io::{self, PipeReader, Read};
+use std::io::{self, PipeReader, Read, Write};
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,58 @@ const SCRATCH_BYTES: usize = 16 * 1024;
 const GATHERING_TIME: Duration = Duration::from_millis(2);
 const CUT: &[u8] = b"...\n";
 
+/// Lines that wait in memory for the relay to fetch them. To leave one there costs no system call, unless it is the
+/// first.
+#[derive(Debug, Default)]
+pub struct Lines(Mutex<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// There is a relay.
+    open: bool,
+    /// Each with its end.
+    bytes: Vec<u8>,
+    /// Lines that found no room in `bytes`.
+    dropped: u64,
+}
+
+impl Lines {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on a relay fetches them, woken through stderr.
+    pub fn open(&self) {
+        self.lock().open = true;
+    }
+
+    /// No more are taken; those that wait are still fetched.
+    pub fn close(&self) {
+        self.lock().open = false;
+    }
+
+    /// Leaves `line`, which comes without its end. `false`: there is no relay.
+    pub fn push(&self, line: &str) -> bool {
+        let mut waiting = self.lock();
+        if !waiting.open {
+            return false;
+        }
+        let first = waiting.bytes.is_empty() && waiting.dropped == 0;
+        if waiting.bytes.len() + line.len() < PENDING_BYTES_MAX {
+            waiting.bytes.extend_from_slice(line.as_bytes());
+            waiting.bytes.push(b'\n');
+        } else {
+            waiting.dropped += 1;
+        }
+        if first {
+            // Wakes the relay, which passes over empty lines. Within the lock, so that it never gets to the real
+            // stderr; it does not block, as the relay never stops reading.
+            let _ = io::stderr().write_all(b"\n");
+        }
+        true
+    }
+}
+
 /// Lines on their way.
 #[derive(Debug, Default)]
 pub struct Relay {
@@ -30,11 +83,13 @@ pub struct Relay {
     pending: Vec<u8>,
     /// Lines that found no room in `pending`.
     dropped: u64,
+    /// Where `lines` are fetched to.
+    fetched: Vec<u8>,
 }
 
 impl Relay {
-    /// Carries lines until `input` ends, then for at most `finish_time` more.
-    pub fn run(&mut self, mut input: PipeReader, output: BorrowedFd<'_>, finish_time: Duration) {
+    /// Carries `lines`, and what `input` brings, until that ends, then for at most `finish_time` more.
+    pub fn run(&mut self, lines: &Lines, mut input: PipeReader, output: BorrowedFd<'_>, finish_time: Duration) {
         let mut scratch = vec![0; SCRATCH_BYTES];
         let mut output = Some(output);
         let mut deadline: Option<Instant> = None;
@@ -55,9 +110,11 @@ impl Relay {
                         if bytes < SCRATCH_BYTES / 2 {
                             thread::sleep(GATHERING_TIME);
                         }
+                        self.fetch(lines);
                     }
                     Ok(0) | Err(_) => {
                         self.end_line();
+                        self.fetch(lines);
                         deadline = Some(Instant::now() + finish_time);
                     }
                 }
@@ -71,6 +128,23 @@ impl Relay {
             if output.is_none() {
                 self.pending = Vec::new();
             }
+        }
+    }
+
+    /// Takes what waits in memory.
+    fn fetch(&mut self, lines: &Lines) {
+        let mut bytes = mem::take(&mut self.fetched);
+        let mut waiting = lines.lock();
+        mem::swap(&mut waiting.bytes, &mut bytes);
+        self.dropped += mem::take(&mut waiting.dropped);
+        drop(waiting);
+        // A line that the pipe has brought half of is none of these.
+        let half = (mem::take(&mut self.line), mem::take(&mut self.cut));
+        self.feed(&bytes);
+        (self.line, self.cut) = half;
+        bytes.clear();
+        if bytes.capacity() <= SCRATCH_BYTES {
+            self.fetched = bytes;
         }
     }
 
@@ -160,7 +234,7 @@ mod tests {
         let (reader, output) = io::pipe().unwrap();
         let relay = thread::spawn(move || {
             let mut relay = Relay::default();
-            relay.run(input, output.as_fd(), finish_time);
+            relay.run(&Lines::default(), input, output.as_fd(), finish_time);
             relay.dropped
         });
         (writer, reader, relay)
@@ -249,6 +323,37 @@ mod tests {
         for at in 0..=text.len() {
             assert_eq!(lines_of(&[&text[..at], &text[at..]]), want);
         }
+    }
+
+    #[test]
+    fn lines_from_memory_come_whole_between_those_from_the_pipe() {
+        let lines = Lines::default();
+        assert!(!lines.push("nobody fetches this"));
+        lines.open();
+        assert!(lines.push("one") && lines.push("two"));
+        let mut relay = Relay::default();
+        relay.feed(b"first\nha");
+        relay.fetch(&lines);
+        relay.feed(b"lf\n");
+        lines.close();
+        assert!(!lines.push("too late"));
+        assert_eq!(relay.pending, b"first\none\ntwo\nhalf\n");
+    }
+
+    #[test]
+    fn lines_that_nobody_fetches_are_counted() {
+        let lines = Lines::default();
+        lines.open();
+        let line = "x".repeat(1023);
+        for _ in 0..1000 {
+            assert!(lines.push(&line));
+        }
+        let mut relay = Relay::default();
+        relay.fetch(&lines);
+        assert_eq!(relay.pending.len(), PENDING_BYTES_MAX);
+        assert_eq!(relay.dropped, 1000 - 128);
+        relay.fetch(&lines);
+        assert_eq!(relay.dropped, 1000 - 128);
     }
 
     #[test]
