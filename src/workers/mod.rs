@@ -22,9 +22,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-/// A thread that had nothing to do for so long ends: longer than its connection is kept alive, shorter than
-/// the reactor waits before it gives memory back.
-const THREAD_IDLE_TIME: Duration = Duration::from_secs(3);
+/// How long threads wait for another call before they end.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// Of one among others. A storm's threads are not needed for longer than it lasts.
+    usual: Duration,
+    /// Of the last one that waits: for the next call, and to close connections in time. Longer than those are kept
+    /// alive.
+    last: Duration,
+}
+
+const PATIENCE: Patience = Patience { usual: Duration::from_millis(500), last: Duration::from_secs(30) };
+
 /// A TLS handshake is what needs most: 50 KiB in a release build, 150 KiB unoptimised. But glibc keeps the
 /// stacks of threads that have ended, each with some pages that they had touched, up to 40 MiB of address
 /// space: 20 stacks of this size and not 160 of 256 KiB.
@@ -56,7 +65,7 @@ struct Shared {
     wake: Wake,
     threads_max: usize,
     stack_bytes: usize,
-    idle_time: Duration,
+    patience: Patience,
     state: Mutex<State>,
 }
 
@@ -91,7 +100,7 @@ impl Workers {
     /// Prepares the pool; no thread starts before there is work. Errors: a URL or header value that
     /// HTTP does not allow.
     pub fn start(settings: WorkerSettings, completions: Sender<Completion>, wake: Wake) -> io::Result<Workers> {
-        Workers::assemble(settings, completions, wake, resolver::system_lookup(), THREAD_STACK_BYTES, THREAD_IDLE_TIME)
+        Workers::assemble(settings, completions, wake, resolver::system_lookup(), THREAD_STACK_BYTES, PATIENCE)
     }
 
     /// As [`Workers::start`], with what tests like to choose.
@@ -101,7 +110,7 @@ impl Workers {
         wake: Wake,
         lookup: Lookup,
         stack_bytes: usize,
-        idle_time: Duration,
+        patience: Patience,
     ) -> io::Result<Workers> {
         let WorkerSettings { url, authorization, instance, timeout, threads_max } = settings;
         let client = Client::new(&url, authorization.as_deref(), &instance, timeout, lookup)?;
@@ -111,7 +120,7 @@ impl Workers {
             wake,
             threads_max: threads_max.max(1),
             stack_bytes,
-            idle_time,
+            patience,
             state: Mutex::default(),
         })))
     }
@@ -210,8 +219,9 @@ impl Shared {
     /// Waits at the seat for a call; `None` tells the thread to end.
     fn wait(&self, seat: &Arc<Seat>) -> Option<Call> {
         let start = Instant::now();
+        let mut patience = self.patience.usual;
         loop {
-            let left = self.idle_time.saturating_sub(start.elapsed());
+            let left = patience.saturating_sub(start.elapsed());
             // Woken also to close connections in time.
             thread::park_timeout(left.min(transport::IDLE_TIME_MAX));
             if let Some(call) = seat.lock().take() {
@@ -220,7 +230,8 @@ impl Shared {
             let now = Instant::now();
             self.client.close_idle(now);
             let mut state = self.lock();
-            if (state.closed || now.duration_since(start) >= self.idle_time)
+            patience = if state.idle.len() > 1 { self.patience.usual } else { self.patience.last };
+            if (state.closed || now.duration_since(start) >= patience)
                 && let Some(at) = state.idle.iter().position(|idle| Arc::ptr_eq(idle, seat))
             {
                 state.idle.remove(at);

@@ -7,7 +7,7 @@ mod pool;
 mod request;
 
 use super::resolver::{Lookup, system_lookup};
-use super::{THREAD_IDLE_TIME, THREAD_STACK_BYTES, WorkerSettings, Workers};
+use super::{PATIENCE, Patience, THREAD_STACK_BYTES, WorkerSettings, Workers};
 use crate::callback::{Call, CallKind, Completion, Detail, Outcome, PassedHeader, Reason};
 use crate::table::Key;
 use std::io::{self, Read, Write};
@@ -38,7 +38,7 @@ struct Options {
     authorization: Option<String>,
     lookup: Lookup,
     stack_bytes: usize,
-    idle_time: Duration,
+    patience: Patience,
 }
 
 impl Default for Options {
@@ -49,7 +49,7 @@ impl Default for Options {
             authorization: None,
             lookup: system_lookup(),
             stack_bytes: THREAD_STACK_BYTES,
-            idle_time: THREAD_IDLE_TIME,
+            patience: PATIENCE,
         }
     }
 }
@@ -69,7 +69,7 @@ impl Pool {
         let wake = Arc::new(move || {
             counted.fetch_add(1, Ordering::SeqCst);
         });
-        let workers = Workers::assemble(settings, sender, wake, options.lookup, options.stack_bytes, options.idle_time);
+        let workers = Workers::assemble(settings, sender, wake, options.lookup, options.stack_bytes, options.patience);
         Pool { workers: workers.unwrap(), completions, wakes }
     }
 

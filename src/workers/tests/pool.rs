@@ -67,14 +67,42 @@ fn no_more_calls_in_flight_than_threads() {
 #[test]
 fn idle_threads_end_and_new_ones_start() {
     let address = answering("HTTP/1.1 204 No Content\r\n\r\n");
-    let idle_time = Duration::from_millis(1);
-    let pool = Pool::new(&format!("http://{address}/"), Options { idle_time, ..Options::default() });
+    let moment = Duration::from_millis(1);
+    let patience = Patience { usual: moment, last: moment };
+    let pool = Pool::new(&format!("http://{address}/"), Options { patience, ..Options::default() });
     for _ in 0..3 {
         assert_eq!(pool.call(), answered(204, Some("")));
         while pool.threads() > 0 {
             thread::yield_now();
         }
     }
+}
+
+#[test]
+fn one_idle_thread_stays_for_the_next_call() {
+    let (address, script) = backend(|listener| {
+        // Four threads, since none is answered before all have asked.
+        let mut streams: Vec<TcpStream> = (0..4).map(|_| listener.accept().unwrap().0).collect();
+        for stream in &mut streams {
+            read_request(stream).unwrap();
+        }
+        for mut stream in streams {
+            stream.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").unwrap();
+        }
+    });
+    let patience = Patience { usual: Duration::from_millis(1), last: LONG };
+    let pool = Pool::new(&format!("http://{address}/"), Options { patience, ..Options::default() });
+    for number in 0..4 {
+        pool.workers.submit(call(number, None));
+    }
+    for _ in 0..4 {
+        assert_eq!(pool.next().outcome, answered(204, Some("")));
+    }
+    script.join().unwrap();
+    while pool.threads() > 1 {
+        thread::yield_now();
+    }
+    assert_eq!(pool.workers.0.lock().idle.len(), 1);
 }
 
 #[test]
