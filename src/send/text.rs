@@ -1,6 +1,6 @@
 //! A string of a body, left as it stands there until it is written.
 
-use crate::json::{self, Piece};
+use crate::json;
 use crate::sse::Frame;
 use std::borrow::Cow;
 use std::fmt::{self, Debug, Formatter};
@@ -35,11 +35,16 @@ impl<'a> Text<'a> {
         if !self.escaped {
             return frame.push(&self.inner);
         }
-        json::pieces(&self.inner, |piece| match piece {
+        let mut rest = &*self.inner;
+        while !rest.is_empty() {
             // JSON does not let control characters stand for themselves.
-            Piece::Run(run) => frame.push_unbroken(run),
-            Piece::Character(character) => frame.push_character(character),
-        });
+            rest = &rest[frame.push_unbroken(|out| json::copy_plain(rest, out))..];
+            if rest.starts_with('\\') {
+                let (character, length) = json::escaped_character(rest);
+                frame.push_character(character);
+                rest = &rest[length..];
+            }
+        }
     }
 }
 

@@ -93,11 +93,13 @@ impl<'o> Frame<'o> {
         self.out.extend_from_slice(rest);
     }
 
-    /// Appends text that has no line break.
-    pub fn push_unbroken(&mut self, text: &str) {
-        debug_assert!(memchr2(b'\r', b'\n', text.as_bytes()).is_none());
-        self.after_cr = false;
-        self.out.extend_from_slice(text.as_bytes());
+    /// Appends what `write` does, which has no line break.
+    pub fn push_unbroken<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        let start = self.out.len();
+        let result = write(self.out);
+        debug_assert!(memchr2(b'\r', b'\n', &self.out[start..]).is_none());
+        self.after_cr &= self.out.len() == start;
+        result
     }
 
     /// Appends one character.
