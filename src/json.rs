@@ -203,10 +203,10 @@ fn plain_bytes(word: [u8; WORD]) -> usize {
     found.trailing_zeros() as usize / 8
 }
 
-/// What the escape at the start of `inner` stands for, and its length; U+FFFD for a lone surrogate.
-pub(crate) fn escaped_character(inner: &str) -> (char, usize) {
-    let Some(escape) = inner.strip_prefix('\\') else { return (char::REPLACEMENT_CHARACTER, 0) };
-    let (character, length) = match escape.as_bytes().first() {
+/// What the escape stands for whose backslash `escape` follows, and how much of `escape` belongs to it; U+FFFD for a
+/// lone surrogate.
+pub(crate) fn escaped_character(escape: &str) -> (char, usize) {
+    match escape.as_bytes().first() {
         Some(b'n') => ('\n', 1),
         Some(b't') => ('\t', 1),
         Some(b'r') => ('\r', 1),
@@ -216,8 +216,7 @@ pub(crate) fn escaped_character(inner: &str) -> (char, usize) {
         Some(itself @ (b'"' | b'\\' | b'/')) => (char::from(*itself), 1),
         // Not JSON, so serde_json has turned it away; kept as it stands all the same.
         Some(_) | None => ('\\', 0),
-    };
-    (character, 1 + length)
+    }
 }
 
 /// A JSON string's inner text, its escapes resolved.
@@ -227,10 +226,10 @@ pub(crate) fn unescape(inner: &str) -> String {
     let mut rest = inner;
     while !rest.is_empty() {
         rest = &rest[copy_plain(rest, &mut out)..];
-        if rest.starts_with('\\') {
-            let (character, length) = escaped_character(rest);
+        if let Some(escape) = rest.strip_prefix('\\') {
+            let (character, length) = escaped_character(escape);
             out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
-            rest = &rest[length..];
+            rest = &escape[length..];
         }
     }
     // It is text, as it was before.

@@ -5,7 +5,7 @@
 //! carries whole lines from there to the real stderr as far as that takes them without blocking.
 //! What a slow reader leaves no room for is dropped and counted; a dead one is forgotten.
 //!
-//! Two writes for each line would be a sixth of what a stream costs to open. So our own lines do not go through the
+//! Two writes for each line would be a tenth of what a stream costs to open. So our own lines do not go through the
 //! pipe: they wait in memory, and the pipe only wakes the relay for the first of them.
 
 mod format;

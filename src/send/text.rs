@@ -39,10 +39,10 @@ impl<'a> Text<'a> {
         while !rest.is_empty() {
             // JSON does not let control characters stand for themselves.
             rest = &rest[frame.push_unbroken(|out| json::copy_plain(rest, out))..];
-            if rest.starts_with('\\') {
-                let (character, length) = json::escaped_character(rest);
+            if let Some(escape) = rest.strip_prefix('\\') {
+                let (character, length) = json::escaped_character(escape);
                 frame.push_character(character);
-                rest = &rest[length..];
+                rest = &escape[length..];
             }
         }
     }
