@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 const LINE_BYTES_MAX: usize = sys::PIPE_CHUNK;
 /// What waits for a slow reader. A burst of a thousand lines passes; more would only be stale.
 const PENDING_BYTES_MAX: usize = 128 * 1024;
-/// Read at once at most.
-const SCRATCH_BYTES: usize = 16 * 1024;
+/// Read from the pipe at once at most.
+const SCRATCH_BYTES: usize = 4 * 1024;
+/// Memory that is kept when a burst is over.
+const KEPT_BYTES_MAX: usize = 16 * 1024;
 /// How long to let lines gather, unless so many come that the pipe could fill up meanwhile: a thousand
 /// streams that open at once then cost a few wake-ups, not a thousand.
 const GATHERING_TIME: Duration = Duration::from_millis(2);
@@ -90,7 +92,7 @@ pub struct Relay {
 impl Relay {
     /// Carries `lines`, and what `input` brings, until that ends, then for at most `finish_time` more.
     pub fn run(&mut self, lines: &Lines, mut input: PipeReader, output: BorrowedFd<'_>, finish_time: Duration) {
-        let mut scratch = vec![0; SCRATCH_BYTES];
+        let mut scratch = [0; SCRATCH_BYTES];
         let mut output = Some(output);
         let mut deadline: Option<Instant> = None;
         loop {
@@ -143,7 +145,7 @@ impl Relay {
         self.feed(&bytes);
         (self.line, self.cut) = half;
         bytes.clear();
-        if bytes.capacity() <= SCRATCH_BYTES {
+        if bytes.capacity() <= KEPT_BYTES_MAX {
             self.fetched = bytes;
         }
     }
@@ -196,7 +198,7 @@ impl Relay {
         match sys::write_at_once(output, chunk) {
             Ok(written) => {
                 self.pending.drain(..written);
-                if self.pending.is_empty() && self.pending.capacity() > SCRATCH_BYTES {
+                if self.pending.is_empty() && self.pending.capacity() > KEPT_BYTES_MAX {
                     // A burst is over.
                     self.pending = Vec::new();
                 }

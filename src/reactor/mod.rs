@@ -21,6 +21,9 @@ use std::time::Duration;
 
 /// Read from and written to one connection per turn, so that one fast peer does not own the loop.
 const TURN_BYTES: usize = 64 * 1024;
+/// Where they are read to. More than is used, for then malloc(3) maps it by itself: what no read has filled yet, on a
+/// small gateway nearly all of it, takes no memory.
+const SCRATCH_BYTES: usize = 128 * 1024;
 /// Clients accepted per listener and turn.
 const TURN_ACCEPTS: usize = 64;
 /// Callbacks' outcomes taken per turn.
@@ -99,7 +102,7 @@ impl<N: Net> Reactor<N> {
             connections_max,
             completions_waiting: false,
             events: Vec::new(),
-            scratch: vec![0; TURN_BYTES].into_boxed_slice(),
+            scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             streams_peak: 0,
             release_at: None,
             now: Millis::ZERO.after(clock),
@@ -265,7 +268,7 @@ impl<N: Net> Reactor<N> {
         if !link.readable || !self.gateway.wants_input(id) {
             return;
         }
-        match self.net.read(&mut link.socket, &mut self.scratch) {
+        match self.net.read(&mut link.socket, &mut self.scratch[..TURN_BYTES]) {
             Ok(0) => {
                 link.readable = false;
                 self.gateway.receive_eof(self.now, id);
@@ -273,7 +276,7 @@ impl<N: Net> Reactor<N> {
             Ok(count) => {
                 // A short read empties the socket: the next byte brings an edge. But the end of
                 // input does not, once it has been announced.
-                link.readable = count == self.scratch.len() || link.read_closed;
+                link.readable = count == TURN_BYTES || link.read_closed;
                 if link.readable {
                     self.enqueue(id);
                 }
