@@ -72,9 +72,9 @@ impl Logger {
     /// start. Call before the process exits; the second call does nothing.
     pub fn finish(&self) {
         let Some(running) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        // Closing the pipe's two write ends, this one and stderr, is what tells the relay to end. A failure here
+        // leaves nothing to be done but to exit.
         running.lines.close();
-        // Replacing the pipe's only write end is what tells the relay to end. A failure here leaves
-        // nothing to be done but to exit.
         if sys::replace_stderr(running.stderr.as_fd()).is_ok() {
             // A little longer than the relay itself allows.
             let _ = running.ended.recv_timeout(FINISH_TIME * 5 / 4);
@@ -93,10 +93,9 @@ impl Running {
             Relay::default().run(&fetched, reader, output.as_fd(), FINISH_TIME);
             drop(alive);
         })?;
-        // From here on everything on descriptor 2 goes through the relay; `writer` itself is closed
-        // so that the duplicate is the only write end.
+        // From here on everything on descriptor 2 goes through the relay.
         sys::replace_stderr(writer.as_fd())?;
-        lines.open();
+        lines.open(writer);
         Ok(Running { lines, stderr, ended })
     }
 }

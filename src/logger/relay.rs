@@ -1,10 +1,10 @@
 //! From memory and from the private pipe to the real stderr: whole lines, never blocking.
 
 use crate::sys;
-use std::io::{self, PipeReader, Read, Write};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,8 +29,8 @@ pub struct Lines(Mutex<Waiting>);
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// There is a relay.
-    open: bool,
+    /// Wakes the relay, if there is one.
+    wake: Option<Arc<PipeWriter>>,
     /// Each with its end.
     bytes: Vec<u8>,
     /// Lines that found no room in `bytes`.
@@ -42,33 +42,32 @@ impl Lines {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on a relay fetches them, woken through stderr.
-    pub fn open(&self) {
-        self.lock().open = true;
+    /// From now on a relay fetches them that reads the other end of `wake`.
+    pub fn open(&self, wake: PipeWriter) {
+        self.lock().wake = Some(Arc::new(wake));
     }
 
     /// No more are taken; those that wait are still fetched.
     pub fn close(&self) {
-        self.lock().open = false;
+        self.lock().wake = None;
     }
 
     /// Leaves `line`, which comes without its end. `false`: there is no relay.
     pub fn push(&self, line: &str) -> bool {
         let mut waiting = self.lock();
-        if !waiting.open {
-            return false;
-        }
-        let first = waiting.bytes.is_empty() && waiting.dropped == 0;
+        let Some(wake) = &waiting.wake else { return false };
+        let wake = (waiting.bytes.is_empty() && waiting.dropped == 0).then(|| Arc::clone(wake));
         if waiting.bytes.len() + line.len() < PENDING_BYTES_MAX {
             waiting.bytes.extend_from_slice(line.as_bytes());
             waiting.bytes.push(b'\n');
         } else {
             waiting.dropped += 1;
         }
-        if first {
-            // Wakes the relay, which passes over empty lines. Within the lock, so that it never gets to the real
-            // stderr; it does not block, as the relay never stops reading.
-            let _ = io::stderr().write_all(b"\n");
+        // Should others have filled the pipe, the relay needs the lock before it reads on.
+        drop(waiting);
+        if let Some(wake) = wake {
+            // The relay passes over empty lines.
+            let _ = wake.as_ref().write_all(b"\n");
         }
         true
     }
@@ -225,7 +224,7 @@ impl Relay {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{BufRead, BufReader, PipeWriter, Write};
+    use std::io::{BufRead, BufReader};
     use std::thread::JoinHandle;
 
     const LONG: Duration = Duration::from_secs(60);
@@ -331,7 +330,8 @@ mod tests {
     fn lines_from_memory_come_whole_between_those_from_the_pipe() {
         let lines = Lines::default();
         assert!(!lines.push("nobody fetches this"));
-        lines.open();
+        let (_reader, wake) = io::pipe().unwrap();
+        lines.open(wake);
         assert!(lines.push("one") && lines.push("two"));
         let mut relay = Relay::default();
         relay.feed(b"first\nha");
@@ -345,7 +345,8 @@ mod tests {
     #[test]
     fn lines_that_nobody_fetches_are_counted() {
         let lines = Lines::default();
-        lines.open();
+        let (_reader, wake) = io::pipe().unwrap();
+        lines.open(wake);
         let line = "x".repeat(1023);
         for _ in 0..1000 {
             assert!(lines.push(&line));
