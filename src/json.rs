@@ -59,11 +59,6 @@ impl<'a> Value<'a> {
         self.0.strip_prefix('"')?.strip_suffix('"')
     }
 
-    /// A value that serde_json has read.
-    pub(crate) fn of(raw: &'a RawValue) -> Value<'a> {
-        Value(raw.get())
-    }
-
     /// The number, if it is mathematically an integer in 0..=2147483647, however it is spelled (`3000.0`,
     /// `3e3`, `-0`). Exact: nothing is rounded. `None` for any other number or type.
     pub(crate) fn as_u31(self) -> Option<u32> {

@@ -17,7 +17,20 @@ pub struct Text<'a> {
 impl<'a> Text<'a> {
     /// From the inside of a JSON string.
     pub(crate) fn from_json(inner: &'a str) -> Text<'a> {
-        Text { inner: Cow::Borrowed(inner), escaped: memchr::memchr(b'\\', inner.as_bytes()).is_some() }
+        Text::spelled(inner, memchr::memchr(b'\\', inner.as_bytes()).is_some())
+    }
+
+    /// From the inside of a JSON string that is known to have escapes or to have none.
+    pub(super) fn spelled(inner: &'a str, escaped: bool) -> Text<'a> {
+        Text { inner: Cow::Borrowed(inner), escaped }
+    }
+
+    /// The text, if it was read in place and has no escapes.
+    pub(super) fn plain(self) -> Option<&'a str> {
+        match self.inner {
+            Cow::Borrowed(text) if !self.escaped => Some(text),
+            Cow::Borrowed(_) | Cow::Owned(_) => None,
+        }
     }
 
     /// The text, borrowed if it has no escapes; lone surrogates become U+FFFD.
