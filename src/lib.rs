@@ -43,8 +43,8 @@
 //!
 //! `docs/performance.md` has the figures and the commands that give them. In short: an event that is sent request by
 //! request costs one read, two writes and an eighth of an epoll_wait, and nine tenths of its CPU are the kernel's;
-//! of 16 pipelined ones each costs one write and a sixteenth of the rest. What is ours is the head and the JSON of
-//! the send, half and half; finding the stream, framing and the answer are small beside them. Nothing per event
+//! of 16 pipelined ones each costs one write and a sixteenth of the rest. What is ours is mostly the head of the send
+//! and then its JSON; finding the stream, framing and the answer are small beside them. Nothing per event
 //! allocates, locks, reads a clock or formats a log line, and what is counted for the metrics is added to plain
 //! integers. A connect costs ten times an event: its callback takes a thread's two wake-ups and an HTTP client.
 //!
