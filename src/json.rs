@@ -1,10 +1,10 @@
 //! JSON as backends send it, read in place: an object's fields as slices of its text, and each slice as
 //! the one type its reader hopes for.
 //!
-//! serde_json decides what is JSON (but for the shortcut in `send`); the rest is done on text it has accepted. Typed deserialization could
-//! not judge it: it cannot tell `null` from an absent field, gives up on lone surrogates, and lets a number too
-//! large for an `f64` spoil its neighbours. Nesting of any depth costs no stack, because values nobody
-//! reads are skipped by a loop.
+//! serde_json decides what is JSON (but for the shortcut in `send`); the rest is done on text it has accepted. Typed
+//! deserialization could not judge it: it cannot tell `null` from an absent field, gives up on lone surrogates, and
+//! lets a number too large for an `f64` spoil its neighbours. Nesting of any depth costs no stack, because values
+//! nobody reads are skipped by a loop.
 
 use memchr::memchr;
 use serde::de::{Deserializer as _, MapAccess, Visitor};
