@@ -160,41 +160,53 @@ pub(crate) fn copy_plain(inner: &str, out: &mut Vec<u8>) -> usize {
     out.resize(start + text.len() + WORD, 0);
     let to = &mut out[start..];
     let (mut read, mut written) = (0, 0);
-    loop {
-        let plain = match text[read..].first_chunk::<WORD>() {
-            Some(word) => {
-                to[written..written + WORD].copy_from_slice(word);
-                plain_bytes(*word)
-            }
-            None => {
-                let rest = &text[read..];
-                let plain = rest.iter().take_while(|byte| **byte != b'\\').count();
-                to[written..written + plain].copy_from_slice(&rest[..plain]);
-                plain
-            }
-        };
+    // The next byte stands for itself even if it is a backslash: another one was before it.
+    let mut literal = false;
+    while let Some(word) = text.get(read..read + WORD) {
+        to[written..written + WORD].copy_from_slice(word);
+        let plain = plain_bytes(word, literal);
         read += plain;
         written += plain;
-        match text[read..] {
-            [b'\\', itself @ (b'"' | b'\\' | b'/'), ..] => {
-                to[written] = itself;
-                read += 2;
-                written += 1;
+        literal = plain < WORD;
+        if literal {
+            if !stands_for_itself(text.get(read + 1)) {
+                literal = false;
+                break;
             }
-            [b'\\', ..] | [] => break,
-            _ => {}
+            read += 1;
         }
+    }
+    while let Some(byte) = text.get(read) {
+        if *byte == b'\\' && !literal {
+            if !stands_for_itself(text.get(read + 1)) {
+                break;
+            }
+            read += 1;
+            literal = true;
+            continue;
+        }
+        to[written] = *byte;
+        read += 1;
+        written += 1;
+        literal = false;
     }
     out.truncate(start + written);
     read
 }
 
-/// How many bytes of `word` stand before its first backslash.
-fn plain_bytes(word: [u8; WORD]) -> usize {
+/// Whether a backslash before `byte` says no more than that it is meant.
+fn stands_for_itself(byte: Option<&u8>) -> bool {
+    matches!(byte, Some(b'"' | b'\\' | b'/'))
+}
+
+/// How many bytes of `word` stand before its first backslash, not counting the first byte if that is `literal`.
+fn plain_bytes(word: &[u8], literal: bool) -> usize {
     const ONES: u64 = u64::MAX / 0xFF;
-    let backslashes_zero = u64::from_le_bytes(word) ^ (ONES * b'\\' as u64);
+    // A word has as many bytes as that.
+    let word = u64::from_le_bytes(word.try_into().unwrap_or_default());
+    let zero_for_backslash = (word ^ (ONES * u64::from(b'\\'))) | u64::from(literal);
     // The lowest bit that this sets belongs to the first byte that is zero (Mycroft, 1987).
-    let found = backslashes_zero.wrapping_sub(ONES) & !backslashes_zero & (ONES << 7);
+    let found = zero_for_backslash.wrapping_sub(ONES) & !zero_for_backslash & (ONES << 7);
     found.trailing_zeros() as usize / 8
 }
 

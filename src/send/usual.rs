@@ -98,24 +98,35 @@ impl<'a> Reader<'a> {
         if !self.take(b'"') {
             return None;
         }
-        let start = self.at;
+        let text = self.text.as_bytes();
+        let mut at = self.at;
         let mut escaped = false;
         loop {
-            self.at += unremarkable_bytes(self.rest());
-            match self.rest() {
-                [b'"', ..] => {
-                    let inner = self.text.get(start..self.at)?;
-                    self.at += 1;
+            while let Some(word) = text.get(at..at + WORD) {
+                let count = unremarkable_bytes(word);
+                at += count;
+                if count < WORD {
+                    break;
+                }
+            }
+            match text.get(at)? {
+                b'"' => {
+                    let inner = self.text.get(self.at..at)?;
+                    self.at = at + 1;
                     return Some(Text::spelled(inner, escaped));
                 }
-                [b'\\', b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', ..] => self.at += 2,
-                [b'\\', b'u', digits @ ..] if digits.len() >= 4 && digits[..4].iter().all(u8::is_ascii_hexdigit) => {
-                    self.at += 6;
+                b'\\' => {
+                    escaped = true;
+                    at += match text.get(at + 1)? {
+                        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => 2,
+                        b'u' if text.get(at + 2..at + 6)?.iter().all(u8::is_ascii_hexdigit) => 6,
+                        _ => return None,
+                    }
                 }
-                // A control character, what is no escape, or the end.
-                _ => return None,
+                control if *control < b' ' => return None,
+                // Less than a word is left.
+                _ => at += 1,
             }
-            escaped = true;
         }
     }
 
@@ -142,28 +153,19 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// How many bytes at the start of `text` are neither quotes nor backslashes nor control characters.
-fn unremarkable_bytes(text: &[u8]) -> usize {
+/// How many bytes of `word` stand before the first quote, backslash or control character.
+fn unremarkable_bytes(word: &[u8]) -> usize {
     const ONES: u64 = u64::MAX / 0xFF;
-    const HIGH_BITS: u64 = ONES << 7;
-    let mut words = text.chunks_exact(WORD);
-    let mut count = 0;
-    for word in &mut words {
-        // A chunk has the length of a word.
-        let word = u64::from_le_bytes(word.try_into().unwrap_or_default());
-        // In each of these the lowest high bit belongs to the first byte that is looked for (Mycroft, 1987).
-        let below_blank = word.wrapping_sub(ONES * u64::from(b' ')) & !word;
-        let [quotes, backslashes] = [b'"', b'\\'].map(|byte| {
-            let zero_where_equal = word ^ (ONES * u64::from(byte));
-            zero_where_equal.wrapping_sub(ONES) & !zero_where_equal
-        });
-        let found = (below_blank | quotes | backslashes) & HIGH_BITS;
-        if found != 0 {
-            return count + found.trailing_zeros() as usize / 8;
-        }
-        count += WORD;
-    }
-    count + words.remainder().iter().take_while(|byte| **byte >= b' ' && !matches!(**byte, b'"' | b'\\')).count()
+    // A word has as many bytes as that.
+    let word = u64::from_le_bytes(word.try_into().unwrap_or_default());
+    let below_blank = word.wrapping_sub(ONES * u64::from(b' ')) & !word;
+    let [quotes, backslashes] = [b'"', b'\\'].map(|byte| {
+        let zero_where_equal = word ^ (ONES * u64::from(byte));
+        zero_where_equal.wrapping_sub(ONES) & !zero_where_equal
+    });
+    // In each of these the lowest high bit belongs to the first byte that is looked for (Mycroft, 1987).
+    let found = (below_blank | quotes | backslashes) & (ONES << 7);
+    found.trailing_zeros() as usize / 8
 }
 
 #[cfg(test)]
