@@ -1,5 +1,7 @@
 //! The pure core, driven by hand: what no client can bring about at will over sockets.
 
+use serde_json::Value;
+use ssegateway::callback::Outcome;
 use ssegateway::gateway::{Action, Finished, Gateway, How, Listener, Peer, Settings};
 use ssegateway::time::Millis;
 use std::time::Duration;
@@ -45,6 +47,56 @@ fn tokens_are_listed_to_other_hosts_only_where_something_guards_them() {
     assert_eq!(listing(open(), Listener::Public, Peer::Remote), "403");
     assert_eq!(listing(port(), Listener::Internal, Peer::Remote), "200");
     assert_eq!(listing(token(), Listener::Public, Peer::Remote), "200");
+}
+
+/// Opens a stream, as far as the backend is concerned.
+fn open_stream(gateway: &mut Gateway, token: Uuid) {
+    let id = gateway.accept(Millis::ZERO, Listener::Public, Peer::Loopback, token).expect("a connection");
+    gateway.receive(Millis::ZERO, id, b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n");
+    let Some(Action::Call(call)) = gateway.next_action() else { panic!("no connect callback") };
+    gateway.answer(Millis::ZERO, call.id, Outcome::Answered { status: 200, passed: Vec::new(), body: None });
+}
+
+/// All pages of the list of streams, fetched over one connection.
+fn pages(gateway: &mut Gateway) -> Vec<Value> {
+    let id = gateway.accept(Millis::ZERO, Listener::Public, Peer::Loopback, Uuid::nil()).expect("a connection");
+    let mut pages: Vec<Value> = Vec::new();
+    let mut query = String::new();
+    loop {
+        let request = format!("GET /internal/connections{query} HTTP/1.1\r\nHost: h\r\n\r\n");
+        gateway.receive(Millis::ZERO, id, request.as_bytes());
+        let answer = gateway.unsent(id).to_vec();
+        gateway.flushed(Millis::ZERO, id, answer.len());
+        let body = answer.windows(4).position(|end| end == b"\r\n\r\n").expect("a head") + 4;
+        let page: Value = serde_json::from_slice(&answer[body..]).expect("JSON");
+        let next = page["next"].as_str().map(|next| format!("?after={next}"));
+        pages.push(page);
+        match next {
+            Some(next) => query = next,
+            None => return pages,
+        }
+    }
+}
+
+#[test]
+fn a_page_looks_at_so_many_slots_and_the_next_one_goes_on_behind_them() {
+    /// Most slots that one page looks at.
+    const PAGE_SLOTS: u128 = 64 * 1024;
+    let (first, last) = (Uuid::from_u128(u128::MAX), Uuid::from_u128(u128::MAX - 1));
+    for (idle, expected) in [(PAGE_SLOTS - 3, 1), (PAGE_SLOTS - 2, 2), (PAGE_SLOTS - 1, 2)] {
+        let mut gateway = Gateway::new(Settings::default(), Millis::ZERO, 0);
+        open_stream(&mut gateway, first);
+        for n in 0..idle {
+            gateway.accept(Millis::ZERO, Listener::Public, Peer::Loopback, Uuid::from_u128(n)).expect("a connection");
+        }
+        // With the one that lists them there are `idle + 3` connections.
+        open_stream(&mut gateway, last);
+        let pages = pages(&mut gateway);
+        let entries = pages.iter().flat_map(|page| page["connections"].as_array().expect("an array"));
+        let listed: Vec<_> = entries.map(|entry| entry["token"].as_str().expect("a token")).collect();
+        assert_eq!(listed, [first.to_string(), last.to_string()]);
+        assert_eq!(pages.len(), expected, "{idle} idle connections");
+    }
 }
 
 /// More than one turn may deal with.
