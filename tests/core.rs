@@ -29,6 +29,20 @@ fn a_client_that_has_not_read_its_answer_yet_is_not_idle() {
     assert_eq!(gateway.next_action(), Some(Action::Close(id, How::Graceful)));
 }
 
+#[test]
+fn a_client_that_reads_no_more_of_its_answer_is_reset_in_the_end() {
+    let at = Millis::from_millis;
+    let settings = Settings { client_timeout: Duration::from_secs(30), ..Settings::default() };
+    let mut gateway = Gateway::new(settings, at(0), 0);
+    let id = gateway.accept(at(0), Listener::Public, Peer::Loopback, Uuid::nil()).expect("a connection");
+    gateway.receive(at(0), id, b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
+    gateway.flushed(at(5_000), id, 10);
+    gateway.expire(at(34_900));
+    assert_eq!(gateway.next_action(), None);
+    gateway.expire(at(35_100));
+    assert_eq!(gateway.next_action(), Some(Action::Close(id, How::Abort)));
+}
+
 /// The status of the answer to a GET for the list of streams.
 fn listing(settings: Settings, listener: Listener, peer: Peer) -> String {
     let mut gateway = Gateway::new(settings, Millis::ZERO, 0);
