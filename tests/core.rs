@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use ssegateway::callback::Outcome;
-use ssegateway::gateway::{Action, Finished, Gateway, How, Listener, Peer, Settings};
+use ssegateway::gateway::{Action, ConnId, Fault, Finished, Gateway, How, Listener, Peer, Settings};
 use ssegateway::time::Millis;
 use std::time::Duration;
 use uuid::Uuid;
@@ -64,11 +64,44 @@ fn tokens_are_listed_to_other_hosts_only_where_something_guards_them() {
 }
 
 /// Opens a stream, as far as the backend is concerned.
-fn open_stream(gateway: &mut Gateway, token: Uuid) {
+fn open_stream(gateway: &mut Gateway, token: Uuid) -> ConnId {
     let id = gateway.accept(Millis::ZERO, Listener::Public, Peer::Loopback, token).expect("a connection");
     gateway.receive(Millis::ZERO, id, b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n");
     let Some(Action::Call(call)) = gateway.next_action() else { panic!("no connect callback") };
-    gateway.answer(Millis::ZERO, call.id, Outcome::Answered { status: 200, passed: Vec::new(), body: None });
+    gateway.answer(Millis::ZERO, call.id, accepted());
+    id
+}
+
+fn accepted() -> Outcome {
+    Outcome::Answered { status: 200, passed: Vec::new(), body: None }
+}
+
+#[test]
+fn no_stream_is_let_in_while_too_many_disconnects_wait() {
+    /// Disconnects that may wait where fewer streams than that are allowed.
+    const WAITING_MAX: u128 = 1024;
+    let settings = Settings { streams_max: 1, callback_concurrency: 2, ..Settings::default() };
+    let mut gateway = Gateway::new(settings, Millis::ZERO, 0);
+    // The first disconnect is being made, the others wait for it.
+    let mut calls = Vec::new();
+    for n in 0..=WAITING_MAX {
+        let id = open_stream(&mut gateway, Uuid::from_u128(n));
+        gateway.fail(Millis::ZERO, id, Fault::Reset);
+        calls.extend(std::iter::from_fn(|| gateway.next_action()).filter_map(|action| match action {
+            Action::Call(call) => Some(call.id),
+            _ => None,
+        }));
+    }
+    assert_eq!(calls.len(), 1);
+    let id = gateway.accept(Millis::ZERO, Listener::Public, Peer::Loopback, Uuid::nil()).expect("a connection");
+    gateway.receive(Millis::ZERO, id, b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n");
+    let answer = String::from_utf8_lossy(gateway.unsent(id)).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("Too many streams"), "{answer}");
+    assert_eq!(gateway.next_action(), None, "no callback");
+
+    gateway.answer(Millis::ZERO, calls[0], accepted());
+    assert!(matches!(gateway.next_action(), Some(Action::Call(_))), "the next disconnect");
+    open_stream(&mut gateway, Uuid::from_u128(WAITING_MAX + 1));
 }
 
 /// All pages of the list of streams, fetched over one connection.
