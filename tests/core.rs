@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use ssegateway::callback::Outcome;
-use ssegateway::gateway::{Action, ConnId, Fault, Finished, Gateway, How, Listener, Peer, Settings};
+use ssegateway::gateway::{Action, ConnId, Fault, Finished, Gateway, How, Listener, Peer, ProcessFigures, Settings};
 use ssegateway::time::Millis;
 use std::time::Duration;
 use uuid::Uuid;
@@ -102,6 +102,41 @@ fn no_stream_is_let_in_while_too_many_disconnects_wait() {
     gateway.answer(Millis::ZERO, calls[0], accepted());
     assert!(matches!(gateway.next_action(), Some(Action::Call(_))), "the next disconnect");
     open_stream(&mut gateway, Uuid::from_u128(WAITING_MAX + 1));
+}
+
+/// A sample of the metrics, by its name and labels.
+fn sample(gateway: &mut Gateway, now: Millis, name: &str) -> String {
+    let id = gateway.accept(now, Listener::Public, Peer::Loopback, Uuid::nil()).expect("a connection");
+    gateway.receive(now, id, b"GET /internal/metrics HTTP/1.1\r\nHost: h\r\n\r\n");
+    gateway.report(now, id, &ProcessFigures::default());
+    let text = String::from_utf8_lossy(gateway.unsent(id)).into_owned();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("no {name} in {text}")).to_owned()
+}
+
+#[test]
+fn a_connect_that_times_out_in_the_queue_is_told_from_one_that_was_made() {
+    let at = Millis::from_millis;
+    let settings = Settings { callback_concurrency: 2, ..Settings::default() };
+    let (callback_timeout, queue) = (settings.callback_timeout, settings.connect_queue);
+    let mut gateway = Gateway::new(settings, at(0), 0);
+    // One connect at a time: the other worker is kept for disconnects.
+    for n in 0..2 {
+        let token = Uuid::from_u128(n);
+        let id = gateway.accept(at(0), Listener::Public, Peer::Loopback, token).expect("a connection");
+        gateway.receive(at(0), id, b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n");
+    }
+    // The worker says nothing, not even that it gave up.
+    let late = at(0).after(callback_timeout * 2);
+    gateway.expire(late);
+    let timeouts = |gateway: &mut Gateway, now| {
+        ["timeout", "queue_timeout"]
+            .map(|result| sample(gateway, now, &format!("ssegateway_connects_total{{result=\"{result}\"}}")))
+    };
+    assert_eq!(timeouts(&mut gateway, late), ["1", "0"]);
+    let later = at(0).after(queue * 2);
+    gateway.expire(later);
+    assert_eq!(timeouts(&mut gateway, later), ["1", "1"]);
 }
 
 /// All pages of the list of streams, fetched over one connection.
