@@ -98,23 +98,31 @@ fn a_streams_life_is_counted() {
 
 #[test]
 fn what_waits_for_the_backend_is_shown() {
+    const WAITING: &str = r#"ssegateway_callbacks_waiting{action="connect"}"#;
     let gate = Gate::new();
     let backend = Backend::connecting(Answer::ok().after(&gate));
     let gateway = Gateway::for_backend(&backend).set("CALLBACK_CONCURRENCY", 1).start();
-    let clients = ["/first", "/second", "/third"].map(|target| Client::open(gateway.port, get(target)));
-    let first = backend.take("a connect", |call| call.action() == "connect");
-    assert_json(&gateway.event(first.token(), "x"), 200, BUFFERED);
-    let samples = await_sample(&gateway, "ssegateway_streams_connecting", 3.0);
+    let first = Client::open(gateway.port, get("/first"));
+    let token = backend.connect("/first").token().to_owned();
+    let second = Client::open(gateway.port, get("/second"));
+    await_sample(&gateway, WAITING, 1.0);
+    let third = Client::open(gateway.port, get("/third"));
+    await_sample(&gateway, WAITING, 2.0);
+    assert_json(&gateway.event(&token, "x"), 200, BUFFERED);
+    let samples = scrape(&gateway);
+    assert_eq!(samples["ssegateway_streams_connecting"], 3.0);
     assert_eq!(samples["ssegateway_streams_open"], 0.0);
     assert_eq!(samples["ssegateway_pending_bytes"], "data: x\n\n".len() as f64);
     assert_eq!(samples["ssegateway_pending_bytes_largest"], "data: x\n\n".len() as f64);
     assert_eq!(samples[r#"ssegateway_sends_total{result="buffered"}"#], 1.0);
     assert_eq!(samples[r#"ssegateway_callbacks_in_flight{action="connect"}"#], 1.0);
-    assert_eq!(samples[r#"ssegateway_callbacks_waiting{action="connect"}"#], 2.0);
     assert_eq!(samples[r#"ssegateway_callbacks_in_flight{action="disconnect"}"#], 0.0);
     assert_eq!(samples[r#"ssegateway_callbacks_waiting{action="disconnect"}"#], 0.0);
-    drop(clients);
+    drop(third);
+    let samples = await_sample(&gateway, "ssegateway_streams_connecting", 2.0);
+    assert_eq!(samples[WAITING], 1.0);
     gate.open();
+    drop((first, second));
 }
 
 #[test]
