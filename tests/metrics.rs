@@ -218,7 +218,7 @@ fn what_is_pending_is_the_sum_over_all_clients_and_the_most_of_one() {
         let token = backend.connect(target).token().to_owned();
         eventually("the kernel takes no more", || {
             assert_eq!(gateway.event(&token, &data).status, 200);
-            owed(&gateway)[&token] > factor * OWED
+            owed(&gateway).get(&token).is_some_and(|owed| *owed > factor * OWED)
         });
     }
     // The kernel still moves some of it, so the reports are compared until they speak of the same moment.
