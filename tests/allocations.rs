@@ -1,4 +1,5 @@
-//! In steady state no event and no heartbeat allocates: the protocol, under an allocator that counts.
+//! The protocol under an allocator that counts: in steady state no event and no heartbeat allocates, and a crowd leaves
+//! nothing behind.
 
 #[path = "../benches/common/mod.rs"]
 mod common;
@@ -6,6 +7,9 @@ mod common;
 use common::allocator::{self, Counting};
 use common::requests::{Payload, push_send};
 use common::streams::{Streams, token};
+use ssegateway::callback::Outcome;
+use ssegateway::gateway::{Action, Gateway, Listener, Peer, Settings};
+use ssegateway::time::Millis;
 use ssegateway::timer::TICK_MS;
 
 #[global_allocator]
@@ -60,4 +64,54 @@ fn an_event_with_escapes_in_its_data_allocates_nothing() {
 fn a_heartbeat_allocates_nothing() {
     let mut streams = Streams::open(STREAMS);
     assert_eq!(allocations(|| streams.pass(15_000 + TICK_MS)), 0);
+}
+
+/// Takes the callbacks that the gateway wants to make, and whatever else it wants.
+fn take_calls(gateway: &mut Gateway) -> Vec<Action> {
+    let calls = std::iter::from_fn(|| gateway.next_action()).filter(|action| matches!(action, Action::Call(_)));
+    calls.collect()
+}
+
+/// Accepts every connect and acknowledges every disconnect.
+fn answer(gateway: &mut Gateway, mut calls: Vec<Action>) {
+    while !calls.is_empty() {
+        for action in calls {
+            if let Action::Call(call) = action {
+                gateway.answer(
+                    Millis::ZERO,
+                    call.id,
+                    Outcome::Answered { status: 200, passed: Vec::new(), body: None },
+                );
+            }
+        }
+        calls = take_calls(gateway);
+    }
+}
+
+#[test]
+fn the_memory_of_a_crowd_is_given_back() {
+    const CROWD: usize = 10_000;
+    let settings = Settings { streams_max: CROWD, ..Settings::default() };
+    let mut gateway = Gateway::new(settings, Millis::ZERO, 0);
+    let before = allocator::bytes_in_use();
+    let open = |n| {
+        let id = gateway.accept(Millis::ZERO, Listener::Public, Peer::Remote, token(n)).expect("a connection");
+        gateway.receive(Millis::ZERO, id, b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n");
+        id
+    };
+    let ids: Vec<_> = (0..CROWD as u128).map(open).collect();
+    let connects = take_calls(&mut gateway);
+    answer(&mut gateway, connects);
+    assert_eq!(gateway.streams(), CROWD);
+    // All of them leave, and their disconnects wait for one another.
+    for id in ids {
+        gateway.receive_eof(Millis::ZERO, id);
+    }
+    let disconnects = take_calls(&mut gateway);
+    answer(&mut gateway, disconnects);
+    while gateway.next_dirty().is_some() {}
+    assert_eq!((gateway.connections(), gateway.calls()), (0, 0));
+    gateway.shrink();
+    let kept = allocator::bytes_in_use().wrapping_sub(before);
+    assert!(kept < 64 * 1024, "{kept} bytes of {CROWD} streams that are gone");
 }

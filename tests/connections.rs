@@ -87,6 +87,20 @@ fn pages_hold_every_stream_once() {
     assert_eq!(all_pages(&gateway, 1_000_000).0, known, "more than a page may have");
 }
 
+/// A page ends at some 1 MiB, whatever its limit.
+#[test]
+fn a_page_of_long_urls_ends_early() {
+    const URL_BYTES: usize = 15_000;
+    let backend = Backend::accepting();
+    let gateway = Gateway::start(&backend);
+    let fill = "x".repeat(URL_BYTES);
+    let clients: Vec<_> = (0..100).map(|n| gateway.open(&format!("/{n}{fill}"))).collect();
+    let (streams, pages) = all_pages(&gateway, 10_000);
+    assert_eq!((streams.len(), pages), (clients.len(), 2));
+    let first = page(&gateway, "?limit=10000").to_string().len();
+    assert!((1024 * 1024..1024 * 1024 + 2 * URL_BYTES).contains(&first), "{first} bytes");
+}
+
 #[test]
 fn who_stays_is_listed_while_others_come_and_go() {
     let backend = Backend::accepting();

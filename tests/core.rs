@@ -1,6 +1,8 @@
 //! The pure core, driven by hand: what no client can bring about at will over sockets.
 
-use ssegateway::gateway::{Action, Finished, Gateway, How, Listener, Peer, Settings};
+use serde_json::Value;
+use ssegateway::callback::Outcome;
+use ssegateway::gateway::{Action, ConnId, Fault, Finished, Gateway, How, Listener, Peer, ProcessFigures, Settings};
 use ssegateway::time::Millis;
 use std::time::Duration;
 use uuid::Uuid;
@@ -27,6 +29,20 @@ fn a_client_that_has_not_read_its_answer_yet_is_not_idle() {
     assert_eq!(gateway.next_action(), Some(Action::Close(id, How::Graceful)));
 }
 
+#[test]
+fn a_client_that_reads_no_more_of_its_answer_is_reset_in_the_end() {
+    let at = Millis::from_millis;
+    let settings = Settings { client_timeout: Duration::from_secs(30), ..Settings::default() };
+    let mut gateway = Gateway::new(settings, at(0), 0);
+    let id = gateway.accept(at(0), Listener::Public, Peer::Loopback, Uuid::nil()).expect("a connection");
+    gateway.receive(at(0), id, b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
+    gateway.flushed(at(5_000), id, 10);
+    gateway.expire(at(34_900));
+    assert_eq!(gateway.next_action(), None);
+    gateway.expire(at(35_100));
+    assert_eq!(gateway.next_action(), Some(Action::Close(id, How::Abort)));
+}
+
 /// The status of the answer to a GET for the list of streams.
 fn listing(settings: Settings, listener: Listener, peer: Peer) -> String {
     let mut gateway = Gateway::new(settings, Millis::ZERO, 0);
@@ -45,6 +61,124 @@ fn tokens_are_listed_to_other_hosts_only_where_something_guards_them() {
     assert_eq!(listing(open(), Listener::Public, Peer::Remote), "403");
     assert_eq!(listing(port(), Listener::Internal, Peer::Remote), "200");
     assert_eq!(listing(token(), Listener::Public, Peer::Remote), "200");
+}
+
+/// Opens a stream, as far as the backend is concerned.
+fn open_stream(gateway: &mut Gateway, token: Uuid) -> ConnId {
+    let id = gateway.accept(Millis::ZERO, Listener::Public, Peer::Loopback, token).expect("a connection");
+    gateway.receive(Millis::ZERO, id, b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n");
+    let Some(Action::Call(call)) = gateway.next_action() else { panic!("no connect callback") };
+    gateway.answer(Millis::ZERO, call.id, accepted());
+    id
+}
+
+fn accepted() -> Outcome {
+    Outcome::Answered { status: 200, passed: Vec::new(), body: None }
+}
+
+#[test]
+fn no_stream_is_let_in_while_too_many_disconnects_wait() {
+    /// Disconnects that may wait where fewer streams than that are allowed.
+    const WAITING_MAX: u128 = 1024;
+    let settings = Settings { streams_max: 1, callback_concurrency: 2, ..Settings::default() };
+    let mut gateway = Gateway::new(settings, Millis::ZERO, 0);
+    // The first disconnect is being made, the others wait for it.
+    let mut calls = Vec::new();
+    for n in 0..=WAITING_MAX {
+        let id = open_stream(&mut gateway, Uuid::from_u128(n));
+        gateway.fail(Millis::ZERO, id, Fault::Reset);
+        calls.extend(std::iter::from_fn(|| gateway.next_action()).filter_map(|action| match action {
+            Action::Call(call) => Some(call.id),
+            _ => None,
+        }));
+    }
+    assert_eq!(calls.len(), 1);
+    let id = gateway.accept(Millis::ZERO, Listener::Public, Peer::Loopback, Uuid::nil()).expect("a connection");
+    gateway.receive(Millis::ZERO, id, b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n");
+    let answer = String::from_utf8_lossy(gateway.unsent(id)).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("Too many streams"), "{answer}");
+    assert_eq!(gateway.next_action(), None, "no callback");
+
+    gateway.answer(Millis::ZERO, calls[0], accepted());
+    assert!(matches!(gateway.next_action(), Some(Action::Call(_))), "the next disconnect");
+    open_stream(&mut gateway, Uuid::from_u128(WAITING_MAX + 1));
+}
+
+/// A sample of the metrics, by its name and labels.
+fn sample(gateway: &mut Gateway, now: Millis, name: &str) -> String {
+    let id = gateway.accept(now, Listener::Public, Peer::Loopback, Uuid::nil()).expect("a connection");
+    gateway.receive(now, id, b"GET /internal/metrics HTTP/1.1\r\nHost: h\r\n\r\n");
+    gateway.report(now, id, &ProcessFigures::default());
+    let text = String::from_utf8_lossy(gateway.unsent(id)).into_owned();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("no {name} in {text}")).to_owned()
+}
+
+#[test]
+fn a_connect_that_times_out_in_the_queue_is_told_from_one_that_was_made() {
+    let at = Millis::from_millis;
+    let settings = Settings { callback_concurrency: 2, ..Settings::default() };
+    let (callback_timeout, queue) = (settings.callback_timeout, settings.connect_queue);
+    let mut gateway = Gateway::new(settings, at(0), 0);
+    // One connect at a time: the other worker is kept for disconnects.
+    for n in 0..2 {
+        let token = Uuid::from_u128(n);
+        let id = gateway.accept(at(0), Listener::Public, Peer::Loopback, token).expect("a connection");
+        gateway.receive(at(0), id, b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n");
+    }
+    // The worker says nothing, not even that it gave up.
+    let late = at(0).after(callback_timeout * 2);
+    gateway.expire(late);
+    let timeouts = |gateway: &mut Gateway, now| {
+        ["timeout", "queue_timeout"]
+            .map(|result| sample(gateway, now, &format!("ssegateway_connects_total{{result=\"{result}\"}}")))
+    };
+    assert_eq!(timeouts(&mut gateway, late), ["1", "0"]);
+    let later = at(0).after(queue * 2);
+    gateway.expire(later);
+    assert_eq!(timeouts(&mut gateway, later), ["1", "1"]);
+}
+
+/// All pages of the list of streams, fetched over one connection.
+fn pages(gateway: &mut Gateway) -> Vec<Value> {
+    let id = gateway.accept(Millis::ZERO, Listener::Public, Peer::Loopback, Uuid::nil()).expect("a connection");
+    let mut pages: Vec<Value> = Vec::new();
+    let mut query = String::new();
+    loop {
+        let request = format!("GET /internal/connections{query} HTTP/1.1\r\nHost: h\r\n\r\n");
+        gateway.receive(Millis::ZERO, id, request.as_bytes());
+        let answer = gateway.unsent(id).to_vec();
+        gateway.flushed(Millis::ZERO, id, answer.len());
+        let body = answer.windows(4).position(|end| end == b"\r\n\r\n").expect("a head") + 4;
+        let page: Value = serde_json::from_slice(&answer[body..]).expect("JSON");
+        let next = page["next"].as_str().map(|next| format!("?after={next}"));
+        pages.push(page);
+        match next {
+            Some(next) => query = next,
+            None => return pages,
+        }
+    }
+}
+
+#[test]
+fn a_page_looks_at_so_many_slots_and_the_next_one_goes_on_behind_them() {
+    /// Most slots that one page looks at.
+    const PAGE_SLOTS: u128 = 64 * 1024;
+    let (first, last) = (Uuid::from_u128(u128::MAX), Uuid::from_u128(u128::MAX - 1));
+    for (idle, expected) in [(PAGE_SLOTS - 3, 1), (PAGE_SLOTS - 2, 2), (PAGE_SLOTS - 1, 2)] {
+        let mut gateway = Gateway::new(Settings::default(), Millis::ZERO, 0);
+        open_stream(&mut gateway, first);
+        for n in 0..idle {
+            gateway.accept(Millis::ZERO, Listener::Public, Peer::Loopback, Uuid::from_u128(n)).expect("a connection");
+        }
+        // With the one that lists them there are `idle + 3` connections.
+        open_stream(&mut gateway, last);
+        let pages = pages(&mut gateway);
+        let entries = pages.iter().flat_map(|page| page["connections"].as_array().expect("an array"));
+        let listed: Vec<_> = entries.map(|entry| entry["token"].as_str().expect("a token")).collect();
+        assert_eq!(listed, [first.to_string(), last.to_string()]);
+        assert_eq!(pages.len(), expected, "{idle} idle connections");
+    }
 }
 
 /// More than one turn may deal with.

@@ -47,6 +47,7 @@ fn without_a_list_nothing_is_said() {
     assert_not_allowed(&stream_head(&gateway, LISTED));
     let response = preflight(&gateway, LISTED);
     assert_eq!(response.status, 204);
+    assert_eq!(response.header("allow"), Some("GET, OPTIONS"));
     assert_not_allowed(&response);
 }
 
@@ -107,6 +108,16 @@ fn preflights_are_answered_without_a_callback() {
     assert_eq!(response.header("access-control-allow-headers"), Some(headers));
     assert_eq!(response.header("access-control-max-age"), Some("86400"));
     assert_eq!(backend.history().len(), 0);
+}
+
+#[test]
+fn options_that_asks_for_no_method_is_no_preflight() {
+    let gateway = Gateway::builder().set("CORS_ORIGINS", LISTED).start();
+    let response = gateway.request(with_origin(&get("/x").replacen("GET", "OPTIONS", 1), LISTED));
+    assert_eq!(response.status, 204);
+    assert_eq!(response.header("allow"), Some("GET, OPTIONS"));
+    assert_eq!(response.header("access-control-allow-methods"), None);
+    assert_allowed(&response, LISTED);
 }
 
 #[test]

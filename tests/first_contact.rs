@@ -193,6 +193,13 @@ fn a_request_at_the_wrong_door_is_pointed_out_once() {
 }
 
 #[test]
+fn a_wrong_internal_path_is_told_the_right_ones() {
+    let gateway = Gateway::builder().start();
+    assert_eq!(gateway.request(post("/internal/sned", "{}")).status, 404);
+    gateway.log_line(&["WARN", "a request was refused", "there are /internal/send"]);
+}
+
+#[test]
 fn https_to_the_gateway_is_pointed_out() {
     let gateway = Gateway::builder().start();
     assert_eq!(gateway.request(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03").status, 400);

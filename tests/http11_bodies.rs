@@ -205,7 +205,7 @@ fn another_expectation_fails() {
     let mut client = Client::open(gateway.port, send_framed("Expect: 200-ok\r\nContent-Length: 2\r\n", "{}"));
     assert_error(&client.response(), 417);
     client.assert_closed();
-    for target in ["/healthz", "/x"] {
+    for target in ["/healthz", "/x", "/internal/metrics"] {
         let request = get(target).replacen("\r\n\r\n", "\r\nExpect: nonsense\r\n\r\n", 1);
         assert_error(&gateway.request(request), 417);
     }

@@ -34,6 +34,19 @@ fn connection_close_closes() {
 }
 
 #[test]
+fn a_delivered_send_says_that_it_is_the_last() {
+    let backend = Backend::accepting();
+    let gateway = Gateway::start(&backend);
+    let (_stream, token) = gateway.open_with(&backend, "/x");
+    let send = send_request(&format!(r#"{{"token":"{token}"}}"#));
+    let mut client = Client::open(gateway.port, send.replacen("\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1));
+    let response = client.response();
+    assert_eq!(response.status, 200);
+    assert!(response.closes(), "{response:?}");
+    client.assert_closed();
+}
+
+#[test]
 fn http_1_0_closes() {
     let gateway = Gateway::builder().start();
     let body = r#"{"token":"x"}"#;

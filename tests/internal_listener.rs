@@ -77,6 +77,8 @@ fn sends_need_the_token() {
             "Authorization: Bearer opensesam",
             "Authorization: Bearer opensesamee",
             "Authorization: Bearer Opensesame",
+            // Two characters changed places.
+            "Authorization: Bearer poensesame",
             "Authorization: Basic opensesame",
             "Authorization: opensesame",
             "Proxy-Authorization: Bearer opensesame",

@@ -2,7 +2,10 @@
 
 mod common;
 
-use common::{Answer, Backend, Client, Gateway, Response, assert_error, eventually, get, post};
+use common::{
+    Answer, BUFFERED, Backend, Client, Gate, Gateway, Response, assert_error, assert_json, eventually, get, post,
+};
+use serde_json::Value;
 use std::collections::HashMap;
 
 /// One scrape: every sample by its name and labels, as they stand in the text.
@@ -94,6 +97,56 @@ fn a_streams_life_is_counted() {
 }
 
 #[test]
+fn what_waits_for_the_backend_is_shown() {
+    const WAITING: &str = r#"ssegateway_callbacks_waiting{action="connect"}"#;
+    let gate = Gate::new();
+    let backend = Backend::connecting(Answer::ok().after(&gate));
+    let gateway = Gateway::for_backend(&backend).set("CALLBACK_CONCURRENCY", 1).start();
+    let first = Client::open(gateway.port, get("/first"));
+    let token = backend.connect("/first").token().to_owned();
+    let second = Client::open(gateway.port, get("/second"));
+    await_sample(&gateway, WAITING, 1.0);
+    let third = Client::open(gateway.port, get("/third"));
+    await_sample(&gateway, WAITING, 2.0);
+    assert_json(&gateway.event(&token, "x"), 200, BUFFERED);
+    let samples = scrape(&gateway);
+    assert_eq!(samples["ssegateway_streams_connecting"], 3.0);
+    assert_eq!(samples["ssegateway_streams_open"], 0.0);
+    assert_eq!(samples["ssegateway_pending_bytes"], "data: x\n\n".len() as f64);
+    assert_eq!(samples["ssegateway_pending_bytes_largest"], "data: x\n\n".len() as f64);
+    assert_eq!(samples[r#"ssegateway_sends_total{result="buffered"}"#], 1.0);
+    assert_eq!(samples[r#"ssegateway_callbacks_in_flight{action="connect"}"#], 1.0);
+    assert_eq!(samples[r#"ssegateway_callbacks_in_flight{action="disconnect"}"#], 0.0);
+    assert_eq!(samples[r#"ssegateway_callbacks_waiting{action="disconnect"}"#], 0.0);
+    drop(third);
+    let samples = await_sample(&gateway, "ssegateway_streams_connecting", 2.0);
+    assert_eq!(samples[WAITING], 1.0);
+    gate.open();
+    drop((first, second));
+}
+
+#[test]
+fn every_end_that_a_stream_can_have_is_there_from_the_start_and_no_other() {
+    let gateway = Gateway::builder().start();
+    let samples = scrape(&gateway);
+    let prefix = "ssegateway_disconnects_total";
+    let mut ends: Vec<&str> = samples.keys().filter_map(|name| name.strip_prefix(prefix)).collect();
+    ends.sort_unstable();
+    let expected = [
+        r#"{reason="client_closed",detail="none"}"#,
+        r#"{reason="error",detail="client_timeout"}"#,
+        r#"{reason="error",detail="connect_broken"}"#,
+        r#"{reason="error",detail="connect_timeout"}"#,
+        r#"{reason="error",detail="excess_input"}"#,
+        r#"{reason="error",detail="slow_consumer"}"#,
+        r#"{reason="error",detail="write_failed"}"#,
+        r#"{reason="server_closed",detail="none"}"#,
+        r#"{reason="server_closed",detail="shutdown"}"#,
+    ];
+    assert_eq!(ends, expected);
+}
+
+#[test]
 fn each_failed_connect_has_its_result() {
     for (answer, result) in [(Answer::status(403), "rejected"), (Answer::raw("garbage"), "unavailable")] {
         let backend = Backend::connecting(answer);
@@ -142,6 +195,44 @@ fn a_client_that_does_not_read_shows_in_what_is_pending_and_then_as_dropped() {
     assert_eq!(samples["ssegateway_pending_bytes"], 0.0);
     assert_eq!(samples["ssegateway_pending_bytes_largest"], 0.0);
     drop(client);
+}
+
+/// What each stream's client has yet to take, by token, as the other report says.
+fn owed(gateway: &Gateway) -> HashMap<String, f64> {
+    let page: Value = serde_json::from_slice(&gateway.get("/internal/connections").body).expect("JSON");
+    let entries = page["connections"].as_array().expect("an array").iter();
+    let token = |entry: &Value| entry["token"].as_str().expect("a token").to_owned();
+    entries.map(|entry| (token(entry), entry["pending_bytes"].as_f64().expect("a number"))).collect()
+}
+
+#[test]
+fn what_is_pending_is_the_sum_over_all_clients_and_the_most_of_one() {
+    /// More than the kernel has room for, should it take to a client's bytes once again.
+    const OWED: f64 = 10_000_000.0;
+    let backend = Backend::accepting();
+    let gateway = Gateway::for_backend(&backend).set("MAX_PENDING_BYTES", 100_000_000).start();
+    let data = "x".repeat(1_000_000);
+    let mut clients = Vec::new();
+    for (target, factor) in [("/one", 1.0), ("/two", 1.5)] {
+        clients.push(Client::open(gateway.port, get(target)));
+        let token = backend.connect(target).token().to_owned();
+        eventually("the kernel takes no more", || {
+            assert_eq!(gateway.event(&token, &data).status, 200);
+            owed(&gateway).get(&token).is_some_and(|owed| *owed > factor * OWED)
+        });
+    }
+    // The kernel still moves some of it, so the reports are compared until they speak of the same moment.
+    eventually("the reports agree", || {
+        let owed = owed(&gateway);
+        let (sum, most) = (owed.values().sum::<f64>(), owed.values().copied().fold(0.0, f64::max));
+        assert!(owed.len() == 2 && sum > most, "{owed:?}");
+        // Twice: to report it changes nothing.
+        [scrape(&gateway), scrape(&gateway)].iter().all(|samples| {
+            samples["ssegateway_pending_bytes"] == sum && samples["ssegateway_pending_bytes_largest"] == most
+        })
+    });
+    drop(clients);
+    eventually("nothing is pending", || scrape(&gateway)["ssegateway_pending_bytes"] == 0.0);
 }
 
 #[test]

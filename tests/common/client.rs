@@ -96,7 +96,14 @@ impl Client {
             return 0;
         }
         let mut scratch = vec![0; 256 * 1024];
-        match self.socket.read(&mut scratch) {
+        // A read with a timeout fails with EINTR when the tests were stopped and go on (signal(7)).
+        let read = loop {
+            match self.socket.read(&mut scratch) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        match read {
             Ok(0) => self.ended = true,
             Ok(count) => {
                 self.buffer.extend_from_slice(&scratch[..count]);

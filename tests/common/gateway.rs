@@ -264,7 +264,11 @@ impl Gateway {
             if let Some(line) = text.lines().find(|line| parts.iter().all(|part| line.contains(part))) {
                 return line.to_owned();
             }
-            let left = PATIENCE.checked_sub(start.elapsed()).unwrap_or_else(|| panic!("no {parts:?} in {text}"));
+            let Some(left) = PATIENCE.checked_sub(start.elapsed()) else {
+                // Not under the lock: the log is shown when the gateway is dropped.
+                drop(text);
+                panic!("no {parts:?} in the log");
+            };
             text = self.log.grew.wait_timeout(text, left.max(Duration::from_millis(1))).unwrap().0;
         }
     }
