@@ -411,6 +411,34 @@ mod tests {
     }
 
     #[test]
+    fn the_bytes_before_a_backslash_are_counted_whatever_stands_around_it() {
+        for behind in [b'a', b'[', b']', 0x80, 0xFF, b'\\'] {
+            for at in 0..WORD {
+                for byte in 0..=u8::MAX {
+                    let mut word = [b'a'; WORD];
+                    word[at..].fill(behind);
+                    word[at] = byte;
+                    for literal in [false, true] {
+                        let plain = |(n, byte): (usize, &u8)| *byte != b'\\' || (literal && n == 0);
+                        let expected = word.iter().enumerate().take_while(|at| plain(*at)).count();
+                        assert_eq!(plain_bytes(&word, literal), expected, "{word:?} {literal}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn json_within_json_is_copied_in_one_go() {
+        let quoted = "{\\\"path\\\":\\\"C:\\\\\\/\\\"}";
+        for inner in [quoted, &format!("{quoted}\\n{quoted}")] {
+            let mut out = b"before".to_vec();
+            assert_eq!(copy_plain(inner, &mut out), quoted.len());
+            assert_eq!(out, b"before{\"path\":\"C:\\/\"}");
+        }
+    }
+
+    #[test]
     fn an_escape_is_found_however_far_away_it_stands() {
         for distance in 0..100 {
             let run = "x".repeat(distance);

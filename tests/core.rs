@@ -225,3 +225,20 @@ fn a_crowd_is_drained_over_several_turns() {
     assert_eq!(gateway.connections(), 0);
     assert_eq!(gateway.finished(), Some(Finished::Clean));
 }
+
+#[test]
+fn a_drain_leaves_an_answer_time_to_be_read() {
+    let mut gateway = Gateway::new(Settings::default(), Millis::ZERO, 0);
+    let id = gateway.accept(Millis::ZERO, Listener::Public, Peer::Remote, Uuid::nil()).expect("a connection");
+    gateway.receive(Millis::ZERO, id, b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
+    gateway.flushed(Millis::ZERO, id, 10);
+    gateway.shut_down(Millis::ZERO);
+    gateway.expire(Millis::ZERO);
+    assert_eq!(gateway.next_action(), Some(Action::StopAccepting));
+    assert_eq!(gateway.next_action(), None);
+
+    let rest = gateway.unsent(id).len();
+    assert!(rest > 0);
+    gateway.flushed(Millis::ZERO, id, rest);
+    assert_eq!(gateway.next_action(), Some(Action::ShutdownWrite(id)));
+}

@@ -180,8 +180,27 @@ mod tests {
             r#"{"token":"t"}"#,
             r#"{"token":"t","event":{"name":"n","data":"{\"a\":1}\n\u00e9\ud83d\ude00"}}"#,
             r#" { "close" : true, "event" : {"data":"","id":"","retry":2147483647}, "token" : "t" } "#,
+            r#"{"token":"t","event":{"retry":0,"data":"a b"}}"#,
         ] {
             assert_eq!(Ok(parse(body).unwrap()), parse_carefully(body), "{body}");
+        }
+    }
+
+    #[test]
+    fn the_bytes_before_a_remarkable_one_are_counted_whatever_stands_around_it() {
+        let remarkable = |byte: &u8| *byte < b' ' || [b'"', b'\\'].contains(byte);
+        for before in [b'a', 0xFF] {
+            for behind in [b' ', b'a', b'!', b'\x7f', 0x80, 0xFF, b'"', b'\\', 0] {
+                for at in 0..WORD {
+                    for byte in 0..=u8::MAX {
+                        let mut word = [before; WORD];
+                        word[at..].fill(behind);
+                        word[at] = byte;
+                        let expected = word.iter().position(remarkable).unwrap_or(WORD);
+                        assert_eq!(unremarkable_bytes(&word), expected, "{word:?}");
+                    }
+                }
+            }
         }
     }
 
