@@ -36,8 +36,8 @@ const PATIENCE: Patience = Patience { usual: Duration::from_millis(500), last: D
 
 /// A TLS handshake is what needs most: 50 KiB in a release build, 150 KiB unoptimised. But glibc keeps the
 /// stacks of threads that have ended, each with some pages that they had touched, up to 40 MiB of address
-/// space: 20 stacks of this size and not 160 of 256 KiB.
-const THREAD_STACK_BYTES: usize = 2 * 1024 * 1024;
+/// space: 5 stacks of this size, which is the system's own, and not 160 of 256 KiB.
+const THREAD_STACK_BYTES: usize = 8 * 1024 * 1024;
 
 /// Wakes the event loop, from any thread.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
