@@ -143,7 +143,8 @@ impl<'de, const N: usize> Visitor<'de> for Fields<'_, N> {
 
 /// How much [`copy_plain`] does at once; the room for it is cleared each time.
 const COPY_BYTES: usize = 256;
-const WORD: usize = size_of::<u64>();
+/// Text is gone through by so many bytes.
+pub(crate) const WORD: usize = size_of::<u64>();
 
 /// Appends the beginning of a JSON string's inner text, up to an escape that is more than a backslash before the
 /// character it stands for; of a long text less. Returns how much of `inner` that was: none, if such an escape is
@@ -201,13 +202,29 @@ fn stands_for_itself(byte: Option<&u8>) -> bool {
 
 /// How many bytes of `word` stand before its first backslash, not counting the first byte if that is `literal`.
 fn plain_bytes(word: &[u8], literal: bool) -> usize {
-    const ONES: u64 = u64::MAX / 0xFF;
+    // A backslash is an even number, so that no odd one is looked for.
+    first_byte(equal_bytes(word_of(word) | u64::from(literal), b'\\'))
+}
+
+/// A one in each byte of a word.
+pub(crate) const ONES: u64 = u64::MAX / 0xFF;
+
+/// Eight bytes as a number, the first one lowest.
+pub(crate) fn word_of(bytes: &[u8]) -> u64 {
     // A word has as many bytes as that.
-    let word = u64::from_le_bytes(word.try_into().unwrap_or_default());
-    let zero_for_backslash = (word ^ (ONES * u64::from(b'\\'))) | u64::from(literal);
-    // The lowest bit that this sets belongs to the first byte that is zero (Mycroft, 1987).
-    let found = zero_for_backslash.wrapping_sub(ONES) & !zero_for_backslash & (ONES << 7);
-    found.trailing_zeros() as usize / 8
+    u64::from_le_bytes(bytes.try_into().unwrap_or_default())
+}
+
+/// Marks the bytes of `word` that are `byte` by their high bits. The lowest high bit that it sets is right, others may
+/// be too many (Mycroft, 1987).
+pub(crate) fn equal_bytes(word: u64, byte: u8) -> u64 {
+    let zero_where_equal = word ^ (ONES * u64::from(byte));
+    zero_where_equal.wrapping_sub(ONES) & !zero_where_equal
+}
+
+/// Which byte has the lowest of the high bits in `marks`; their number, if there is none.
+pub(crate) fn first_byte(marks: u64) -> usize {
+    (marks & (ONES << 7)).trailing_zeros() as usize / 8
 }
 
 /// What the escape stands for whose backslash `escape` follows, and how much of `escape` belongs to it; U+FFFD for a

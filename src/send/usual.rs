@@ -6,9 +6,8 @@
 //! times as long. Tests and a fuzzer hold it to what that one says.
 
 use super::{EventFields, SendCommand, Text};
+use crate::json::{ONES, WORD, equal_bytes, first_byte, word_of};
 use std::borrow::Cow;
-
-const WORD: usize = size_of::<u64>();
 
 /// Reads `text` if it is a good command spelled as backends usually spell it.
 pub(super) fn parse(text: &str) -> Option<SendCommand<'_>> {
@@ -155,17 +154,9 @@ impl<'a> Reader<'a> {
 
 /// How many bytes of `word` stand before the first quote, backslash or control character.
 fn unremarkable_bytes(word: &[u8]) -> usize {
-    const ONES: u64 = u64::MAX / 0xFF;
-    // A word has as many bytes as that.
-    let word = u64::from_le_bytes(word.try_into().unwrap_or_default());
+    let word = word_of(word);
     let below_blank = word.wrapping_sub(ONES * u64::from(b' ')) & !word;
-    let [quotes, backslashes] = [b'"', b'\\'].map(|byte| {
-        let zero_where_equal = word ^ (ONES * u64::from(byte));
-        zero_where_equal.wrapping_sub(ONES) & !zero_where_equal
-    });
-    // In each of these the lowest high bit belongs to the first byte that is looked for (Mycroft, 1987).
-    let found = (below_blank | quotes | backslashes) & (ONES << 7);
-    found.trailing_zeros() as usize / 8
+    first_byte(below_blank | equal_bytes(word, b'"') | equal_bytes(word, b'\\'))
 }
 
 #[cfg(test)]
