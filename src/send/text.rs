@@ -48,15 +48,10 @@ impl<'a> Text<'a> {
         if !self.escaped {
             return frame.push(&self.inner);
         }
-        let mut rest = &*self.inner;
-        while !rest.is_empty() {
-            // JSON does not let control characters stand for themselves.
-            rest = &rest[frame.push_unbroken(|out| json::copy_plain(rest, out))..];
-            if let Some(escape) = rest.strip_prefix('\\') {
-                let (character, length) = json::escaped_character(escape);
-                frame.push_character(character);
-                rest = &escape[length..];
-            }
+        let mut escaped = json::Escaped::new(&self.inner);
+        // JSON does not let control characters stand for themselves.
+        while let Some(character) = frame.push_unbroken(|out| escaped.copy_plain(out)) {
+            frame.push_character(character);
         }
     }
 }

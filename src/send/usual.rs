@@ -6,7 +6,7 @@
 //! times as long. Tests and a fuzzer hold it to what that one says.
 
 use super::{EventFields, SendCommand, Text};
-use crate::json::{ONES, WORD, equal_bytes, first_byte, word_of};
+use crate::json::{BLOCK, Block, Padding, WORD, escape_starts, unremarkable_bytes};
 use std::borrow::Cow;
 
 /// Reads `text` if it is a good command spelled as backends usually spell it.
@@ -99,34 +99,68 @@ impl<'a> Reader<'a> {
         }
         let text = self.text.as_bytes();
         let mut at = self.at;
-        let mut escaped = false;
-        loop {
-            while let Some(word) = text.get(at..at + WORD) {
-                let count = unremarkable_bytes(word);
-                at += count;
-                if count < WORD {
-                    break;
-                }
+        while let Some(word) = text.get(at..at + WORD) {
+            let count = unremarkable_bytes(word);
+            at += count;
+            if count < WORD {
+                break;
             }
+        }
+        loop {
             match text.get(at)? {
-                b'"' => {
-                    let inner = self.text.get(self.at..at)?;
-                    self.at = at + 1;
-                    return Some(Text::spelled(inner, escaped));
-                }
+                b'"' => return self.string_until(at, false),
                 b'\\' => {
-                    escaped = true;
-                    at += match text.get(at + 1)? {
-                        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => 2,
-                        b'u' if text.get(at + 2..at + 6)?.iter().all(u8::is_ascii_hexdigit) => 6,
-                        _ => return None,
-                    }
+                    let end = self.end_of_escaped(at)?;
+                    return self.string_until(end, true);
                 }
                 control if *control < b' ' => return None,
                 // Less than a word is left.
                 _ => at += 1,
             }
         }
+    }
+
+    /// Ends a string before the quote at `end`.
+    fn string_until(&mut self, end: usize, escaped: bool) -> Option<Text<'a>> {
+        let inner = self.text.get(self.at..end)?;
+        self.at = end + 1;
+        Some(Text::spelled(inner, escaped))
+    }
+
+    /// Where the quote is that ends a string whose first escape is at `at`. JSON within JSON has many, so this goes by
+    /// blocks.
+    fn end_of_escaped(&self, mut at: usize) -> Option<usize> {
+        let text = self.text.as_bytes();
+        while at < text.len() {
+            let mut padding = Padding::new();
+            let block = Block::of(&text[at..], &mut padding);
+            let (quotes, backslashes) = (block.places_of(b'"'), block.places_of(b'\\'));
+            let starts = escape_starts(backslashes);
+            let escaped = starts << 1;
+            let length = (quotes & !escaped).trailing_zeros() as usize;
+            if block.has_control(length) {
+                return None;
+            }
+            let mut others = escaped & !(quotes | backslashes);
+            while others != 0 {
+                let place = others.trailing_zeros() as usize;
+                if place >= length {
+                    break;
+                }
+                others &= others - 1;
+                match &text[at + place..] {
+                    [b'/' | b'b' | b'f' | b'n' | b'r' | b't', ..] => {}
+                    [b'u', unit @ ..] if unit.get(..4)?.iter().all(u8::is_ascii_hexdigit) => {}
+                    _ => return None,
+                }
+            }
+            if length < BLOCK {
+                return Some(at + length);
+            }
+            // An escape that would be cut off belongs to the next block.
+            at += BLOCK - (starts >> (BLOCK - 1)) as usize;
+        }
+        None
     }
 
     fn boolean(&mut self) -> Option<bool> {
@@ -152,13 +186,6 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// How many bytes of `word` stand before the first quote, backslash or control character.
-fn unremarkable_bytes(word: &[u8]) -> usize {
-    let word = word_of(word);
-    let below_blank = word.wrapping_sub(ONES * u64::from(b' ')) & !word;
-    first_byte(below_blank | equal_bytes(word, b'"') | equal_bytes(word, b'\\'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::{SendError, parse_carefully};
@@ -174,24 +201,6 @@ mod tests {
             r#"{"token":"t","event":{"retry":0,"data":"a b"}}"#,
         ] {
             assert_eq!(Ok(parse(body).unwrap()), parse_carefully(body), "{body}");
-        }
-    }
-
-    #[test]
-    fn the_bytes_before_a_remarkable_one_are_counted_whatever_stands_around_it() {
-        let remarkable = |byte: &u8| *byte < b' ' || [b'"', b'\\'].contains(byte);
-        for before in [b'a', 0xFF] {
-            for behind in [b' ', b'a', b'!', b'\x7f', 0x80, 0xFF, b'"', b'\\', 0] {
-                for at in 0..WORD {
-                    for byte in 0..=u8::MAX {
-                        let mut word = [before; WORD];
-                        word[at..].fill(behind);
-                        word[at] = byte;
-                        let expected = word.iter().position(remarkable).unwrap_or(WORD);
-                        assert_eq!(unremarkable_bytes(&word), expected, "{word:?}");
-                    }
-                }
-            }
         }
     }
 
@@ -256,6 +265,30 @@ mod tests {
                         assert_eq!(Ok(command), parse_carefully(&body), "{body}");
                     }
                 }
+            }
+        }
+    }
+
+    /// Of every length, so that escapes lie across the ends of blocks, and some of them bad.
+    #[test]
+    fn both_readers_agree_on_data_of_any_length() {
+        let good = ["a", "\\\"", "\\\\", "\\/", "\\n", "\\u00e9", "\\ud83d\\ude00", "\u{20ac}", "        "];
+        let bad = ["\\x", "\\u12g4", "\\u\u{e9}12", "\n", "\0", "\"", "\\"];
+        let mut state = 1_u32;
+        let mut random = move |below: usize| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 16) as usize % below
+        };
+        for length in 0..300 {
+            let mut letters: Vec<&str> = (0..length).map(|_| good[random(good.len())]).collect();
+            let body =
+                |letters: &[&str]| format!("{{\"event\":{{\"data\":\"{}\"}},\n\"token\":\"t\"}}", letters.concat());
+            let well = body(&letters);
+            assert_eq!(parse(&well).ok_or(SendError::InvalidJson), parse_carefully(&well), "{well}");
+            letters.insert(random(length + 1), bad[random(bad.len())]);
+            let ill = body(&letters);
+            if let Some(command) = parse(&ill) {
+                assert_eq!(Ok(command), parse_carefully(&ill), "{ill}");
             }
         }
     }

@@ -6,6 +6,12 @@
 //! lets a number too large for an `f64` spoil its neighbours. Nesting of any depth costs no stack, because values
 //! nobody reads are skipped by a loop.
 
+mod block;
+mod unescape;
+
+pub(crate) use block::{BLOCK, Block, Padding, WORD, escape_starts, unremarkable_bytes};
+pub(crate) use unescape::{Escaped, unescape};
+
 use memchr::memchr;
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -141,146 +147,6 @@ impl<'de, const N: usize> Visitor<'de> for Fields<'_, N> {
     }
 }
 
-/// How much [`copy_plain`] does at once; the room for it is cleared each time.
-const COPY_BYTES: usize = 256;
-/// Text is gone through by so many bytes.
-pub(crate) const WORD: usize = size_of::<u64>();
-
-/// Appends the beginning of a JSON string's inner text, up to an escape that is more than a backslash before the
-/// character it stands for; of a long text less. Returns how much of `inner` that was: none, if such an escape is
-/// what comes next, for [`escaped_character`] to read.
-///
-/// JSON within JSON has a backslash every few bytes, so this goes by words of eight bytes: all of one is copied, and
-/// what lies behind the next backslash overwritten.
-pub(crate) fn copy_plain(inner: &str, out: &mut Vec<u8>) -> usize {
-    let most = COPY_BYTES.min(inner.len());
-    // Not in the middle of a character, none of which has more than four bytes.
-    let end = (0..=most).rev().find(|end| inner.is_char_boundary(*end)).unwrap_or(0);
-    let text = &inner.as_bytes()[..end];
-    let start = out.len();
-    out.resize(start + text.len() + WORD, 0);
-    let to = &mut out[start..];
-    let (mut read, mut written) = (0, 0);
-    // The next byte stands for itself even if it is a backslash: another one was before it.
-    let mut literal = false;
-    while let Some(word) = text.get(read..read + WORD) {
-        to[written..written + WORD].copy_from_slice(word);
-        let plain = plain_bytes(word, literal);
-        read += plain;
-        written += plain;
-        literal = plain < WORD;
-        if literal {
-            if !stands_for_itself(text.get(read + 1)) {
-                literal = false;
-                break;
-            }
-            read += 1;
-        }
-    }
-    while let Some(byte) = text.get(read) {
-        if *byte == b'\\' && !literal {
-            if !stands_for_itself(text.get(read + 1)) {
-                break;
-            }
-            read += 1;
-            literal = true;
-            continue;
-        }
-        to[written] = *byte;
-        read += 1;
-        written += 1;
-        literal = false;
-    }
-    out.truncate(start + written);
-    read
-}
-
-/// Whether a backslash before `byte` says no more than that it is meant.
-fn stands_for_itself(byte: Option<&u8>) -> bool {
-    matches!(byte, Some(b'"' | b'\\' | b'/'))
-}
-
-/// How many bytes of `word` stand before its first backslash, not counting the first byte if that is `literal`.
-fn plain_bytes(word: &[u8], literal: bool) -> usize {
-    // A backslash is an even number, so that no odd one is looked for.
-    first_byte(equal_bytes(word_of(word) | u64::from(literal), b'\\'))
-}
-
-/// A one in each byte of a word.
-pub(crate) const ONES: u64 = u64::MAX / 0xFF;
-
-/// Eight bytes as a number, the first one lowest.
-pub(crate) fn word_of(bytes: &[u8]) -> u64 {
-    // A word has as many bytes as that.
-    u64::from_le_bytes(bytes.try_into().unwrap_or_default())
-}
-
-/// Marks the bytes of `word` that are `byte` by their high bits. The lowest high bit that it sets is right, others may
-/// be too many (Mycroft, 1987).
-pub(crate) fn equal_bytes(word: u64, byte: u8) -> u64 {
-    let zero_where_equal = word ^ (ONES * u64::from(byte));
-    zero_where_equal.wrapping_sub(ONES) & !zero_where_equal
-}
-
-/// Which byte has the lowest of the high bits in `marks`; their number, if there is none.
-pub(crate) fn first_byte(marks: u64) -> usize {
-    (marks & (ONES << 7)).trailing_zeros() as usize / 8
-}
-
-/// What the escape stands for whose backslash `escape` follows, and how much of `escape` belongs to it; U+FFFD for a
-/// lone surrogate.
-pub(crate) fn escaped_character(escape: &str) -> (char, usize) {
-    match escape.as_bytes().first() {
-        Some(b'n') => ('\n', 1),
-        Some(b't') => ('\t', 1),
-        Some(b'r') => ('\r', 1),
-        Some(b'b') => ('\u{8}', 1),
-        Some(b'f') => ('\u{c}', 1),
-        Some(b'u') => unescape_unicode(escape),
-        Some(itself @ (b'"' | b'\\' | b'/')) => (char::from(*itself), 1),
-        // Not JSON, so serde_json has turned it away; kept as it stands all the same.
-        Some(_) | None => ('\\', 0),
-    }
-}
-
-/// A JSON string's inner text, its escapes resolved.
-pub(crate) fn unescape(inner: &str) -> String {
-    // Every escape is at least as long as what it stands for.
-    let mut out = Vec::with_capacity(inner.len() + WORD);
-    let mut rest = inner;
-    while !rest.is_empty() {
-        rest = &rest[copy_plain(rest, &mut out)..];
-        if let Some(escape) = rest.strip_prefix('\\') {
-            let (character, length) = escaped_character(escape);
-            out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
-            rest = &escape[length..];
-        }
-    }
-    // It is text, as it was before.
-    String::from_utf8(out).unwrap_or_default()
-}
-
-/// The character of an escape that starts with `u`, and how much of `escape` it takes. A pair of
-/// surrogates is one character; a surrogate alone is U+FFFD.
-fn unescape_unicode(escape: &str) -> (char, usize) {
-    let Some(unit) = hex_unit(escape, 1) else { return (char::REPLACEMENT_CHARACTER, 1) };
-    if let Some(character) = char::from_u32(unit) {
-        return (character, 5);
-    }
-    // A low surrogate counts only behind a high one.
-    let low = if unit < 0xDC00 && escape.get(5..7) == Some("\\u") { hex_unit(escape, 7) } else { None };
-    if let Some(low @ 0xDC00..=0xDFFF) = low {
-        let code = 0x1_0000 + ((unit - 0xD800) << 10) + (low - 0xDC00);
-        return (char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER), 11);
-    }
-    (char::REPLACEMENT_CHARACTER, 5)
-}
-
-/// The UTF-16 code unit written as four hexadecimal digits at byte `at`.
-fn hex_unit(escape: &str, at: usize) -> Option<u32> {
-    u32::from_str_radix(escape.get(at..at + 4)?, 16).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -288,10 +154,6 @@ mod tests {
     /// The field `v` of the object, or a panic.
     fn value(text: &str) -> Value<'_> {
         object(text, &["v"]).and_then(|[value]| value).unwrap()
-    }
-
-    fn string(inner: &str) -> String {
-        value(&format!("{{\"v\":\"{inner}\"}}")).as_string().unwrap().into_owned()
     }
 
     fn number(spelling: &str) -> Option<u32> {
@@ -386,97 +248,6 @@ mod tests {
         let text = "{\"v\":\"gr\u{fc}n \u{1f600} \u{2028} \u{7f}\"}".to_string();
         let Some(Cow::Borrowed(inner)) = value(&text).as_string() else { panic!("copied") };
         assert_eq!(inner, "gr\u{fc}n \u{1f600} \u{2028} \u{7f}");
-    }
-
-    #[test]
-    fn escapes_are_resolved_as_serde_json_resolves_them() {
-        for inner in [
-            "",
-            "\\\"",
-            "\\\\",
-            "\\\\n",
-            "\\\\\\n",
-            "a\\/b",
-            "\\b\\f\\n\\r\\t",
-            "\\u0000",
-            "\\u00e9\\u00E9",
-            "\\uFFFF",
-            "\\ud83d\\ude00!",
-            "x\u{1f600}\\ud83d\\uDE00y\\n\u{e9}",
-            "\\\\u0041",
-            "\\uD7FF\\uE000",
-        ] {
-            let expected: String = serde_json::from_str(&format!("\"{inner}\"")).unwrap();
-            assert_eq!(string(inner), expected, "{inner}");
-        }
-    }
-
-    #[test]
-    fn text_of_any_length_and_letters_is_unescaped() {
-        let mut state = 1_u32;
-        let letters = ["a", "\\\"", "\\\\", "\\/", "\\n", "\\u00e9", "\u{e9}", "\u{20ac}", "\u{1f600}", "        "];
-        for length in 0..400 {
-            let inner: String = (0..length)
-                .map(|_| {
-                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                    letters[(state >> 16) as usize % letters.len()]
-                })
-                .collect();
-            let expected: String = serde_json::from_str(&format!("\"{inner}\"")).unwrap();
-            assert_eq!(unescape(&inner), expected, "{inner}");
-        }
-    }
-
-    #[test]
-    fn the_bytes_before_a_backslash_are_counted_whatever_stands_around_it() {
-        for behind in [b'a', b'[', b']', 0x80, 0xFF, b'\\'] {
-            for at in 0..WORD {
-                for byte in 0..=u8::MAX {
-                    let mut word = [b'a'; WORD];
-                    word[at..].fill(behind);
-                    word[at] = byte;
-                    for literal in [false, true] {
-                        let plain = |(n, byte): (usize, &u8)| *byte != b'\\' || (literal && n == 0);
-                        let expected = word.iter().enumerate().take_while(|at| plain(*at)).count();
-                        assert_eq!(plain_bytes(&word, literal), expected, "{word:?} {literal}");
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn json_within_json_is_copied_in_one_go() {
-        let quoted = "{\\\"path\\\":\\\"C:\\\\\\/\\\"}";
-        for inner in [quoted, &format!("{quoted}\\n{quoted}")] {
-            let mut out = b"before".to_vec();
-            assert_eq!(copy_plain(inner, &mut out), quoted.len());
-            assert_eq!(out, b"before{\"path\":\"C:\\/\"}");
-        }
-    }
-
-    #[test]
-    fn an_escape_is_found_however_far_away_it_stands() {
-        for distance in 0..100 {
-            let run = "x".repeat(distance);
-            assert_eq!(string(&format!("{run}\\n{run}\\t")), format!("{run}\n{run}\t"));
-        }
-    }
-
-    #[test]
-    fn each_lone_surrogate_is_one_replacement_character() {
-        assert_eq!(string("\\ud800"), "\u{fffd}");
-        assert_eq!(string("a\\udc00b"), "a\u{fffd}b");
-        assert_eq!(string("\\ud800\\ud800"), "\u{fffd}\u{fffd}");
-        assert_eq!(string("\\udc00\\ud800"), "\u{fffd}\u{fffd}");
-        assert_eq!(string("\\ud83d\\ud83d\\ude00"), "\u{fffd}\u{1f600}");
-        assert_eq!(string("\\ud83d\\ude00\\ude00"), "\u{1f600}\u{fffd}");
-        assert_eq!(string("\\udc00\\udc00"), "\u{fffd}\u{fffd}");
-        assert_eq!(string("\\ud83d\\n"), "\u{fffd}\n");
-        assert_eq!(string("\\ud83d\\u0041"), "\u{fffd}A");
-        assert_eq!(string("\\ud83dude00"), "\u{fffd}ude00");
-        assert_eq!(string("\\ud83d\\\\ude00"), "\u{fffd}\\ude00");
-        assert_eq!(string("\\ud83d\u{e9}"), "\u{fffd}\u{e9}");
     }
 
     #[test]
