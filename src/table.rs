@@ -127,6 +127,16 @@ impl<T> Table<T> {
         }
     }
 
+    /// The value in a slot, with its key.
+    pub fn in_slot(&self, slot: u32) -> Option<(Key, &T)> {
+        match self.slots.get(slot as usize) {
+            Some(Slot { generation, content: Content::Full(value) }) => {
+                Some((Key { slot, generation: *generation }, value))
+            }
+            _ => None,
+        }
+    }
+
     /// The value; `None` if `key` is stale.
     pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         match self.slots.get_mut(key.slot as usize) {

@@ -17,6 +17,7 @@ mod routes;
 mod settings;
 mod stats;
 mod streams;
+mod tokens;
 
 pub use routes::{Cors, Listener, Peer};
 pub use settings::{ConnectFailure, Settings};
@@ -34,9 +35,9 @@ use connection::{Connection, State};
 use hints::Hints;
 use reports::Backlog;
 use stats::{Refusal, Stats};
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::VecDeque;
 use std::time::Duration;
+use tokens::Tokens;
 use uuid::Uuid;
 
 /// Names a connection; stale once it is closed.
@@ -120,7 +121,7 @@ pub struct Gateway {
     settings: Settings,
     connections: Table<Connection>,
     /// The streams that can be sent to: those connecting and those open.
-    tokens: HashMap<u128, ConnId, BuildHasherDefault<TokenHasher>>,
+    tokens: Tokens,
     calls: Calls,
     timer: Timer,
     pool: Pool,
@@ -140,27 +141,6 @@ pub struct Gateway {
     stage: Stage,
 }
 
-/// Tokens are random already, and nobody but the gateway draws them: all that is left is to fold them.
-#[derive(Default)]
-struct TokenHasher(u64);
-
-impl Hasher for TokenHasher {
-    fn write_u128(&mut self, token: u128) {
-        self.0 = (token >> 64) as u64 ^ token as u64;
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        // Nothing but `u128` is hashed here; for anything else it would still be right, if slow.
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
 impl Gateway {
     /// A gateway at `now` without connections. `seed` feeds the jitter of `retry`.
     pub fn new(settings: Settings, now: Millis, seed: u64) -> Gateway {
@@ -168,7 +148,7 @@ impl Gateway {
             calls: Calls::new(settings.callback_concurrency),
             settings,
             connections: Table::default(),
-            tokens: HashMap::default(),
+            tokens: Tokens::default(),
             timer: Timer::new(now),
             pool: Pool::default(),
             dirty: VecDeque::new(),
@@ -383,7 +363,7 @@ impl Gateway {
     /// Many streams have gone: gives up memory that is not in use.
     pub fn shrink(&mut self) {
         self.connections.shrink();
-        self.tokens.shrink_to_fit();
+        self.tokens.shrink();
         self.calls.shrink();
         let connections = &self.connections;
         self.timer.shrink(|id, due| connections.get(id).is_some_and(|connection| connection.scheduled == due));
@@ -558,11 +538,11 @@ impl Gateway {
 
     /// The one door out: frees the slot. A stream has left before.
     fn release(&mut self, id: ConnId, how: How) {
+        debug_assert!(self.connections.get(id).is_none_or(|connection| {
+            matches!(connection.state, State::Reading(_) | State::Reporting | State::Closing(_))
+                || self.tokens.get(connection.token.as_u128(), &self.connections).is_none()
+        }));
         if let Some(mut connection) = self.connections.remove(id) {
-            debug_assert!(
-                matches!(connection.state, State::Reading(_) | State::Reporting | State::Closing(_))
-                    || !self.tokens.contains_key(&connection.token.as_u128())
-            );
             connection.out.clear(&mut self.pool);
             self.backlog.forget(&connection);
             self.actions.push_back(Action::Close(id, how));
@@ -589,7 +569,7 @@ impl Gateway {
         for (id, connection) in self.connections.iter() {
             pending += u64::from(connection.pending);
             assert!(connection.dirty || connection.pending as usize == connection.waiting_bytes(), "bytes not counted");
-            let named = self.tokens.get(&connection.token.as_u128()) == Some(&id);
+            let named = self.tokens.get(connection.token.as_u128(), &self.connections) == Some(id);
             match &connection.state {
                 State::Connecting(_) | State::Streaming(_) => {
                     assert!(named, "a stream without its token");
@@ -618,20 +598,6 @@ impl Gateway {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashSet;
-    use std::hash::BuildHasher;
-
-    #[test]
-    fn tokens_spread_over_the_table() {
-        let hasher = BuildHasherDefault::<TokenHasher>::default();
-        let token = |n: u128| n.wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
-        let hashes: Vec<u64> = (1..=1000).map(|n| hasher.hash_one(token(n))).collect();
-        let distinct = |bits: fn(&u64) -> u64| hashes.iter().map(bits).collect::<HashSet<u64>>().len();
-        // std takes the place from the low bits and tells neighbours apart by the seven high ones. A thousand balls
-        // thrown into 4096 bins lie in some 890 of them.
-        assert!(distinct(|hash| hash % 4096) > 850);
-        assert_eq!(distinct(|hash| hash >> 57), 128);
-    }
 
     #[test]
     fn jitter_fills_a_fifth_to_either_side() {

@@ -4,7 +4,7 @@ use super::calls::{Ending, LaneName, Pending, PendingConnect, PendingDisconnect}
 use super::connection::{Closing, Connecting, Input, State, Streaming};
 use super::requests::Manner;
 use super::stats::ConnectResult;
-use super::{Action, ConnId, ConnectFailure, Gateway, How};
+use super::{Action, ConnId, ConnectFailure, Gateway, How, tokens};
 use crate::callback::{self, CallId, Detail, Outcome, PassedHeader, Reason};
 use crate::http::request::{Framing, Head, Version};
 use crate::http::response::{self, Grant};
@@ -119,8 +119,8 @@ impl Gateway {
             answer_by: now.after(self.settings.connect_queue),
             input: Input { left: declared.saturating_add(INPUT_AFTER_GET_BYTES) },
         }));
-        let previous = self.tokens.insert(token.as_u128(), id);
-        debug_assert!(previous.is_none(), "122 random bits do not collide");
+        debug_assert!(self.tokens.get(token.as_u128(), &self.connections).is_none(), "122 random bits do not collide");
+        self.tokens.insert(token.as_u128(), id);
         self.start_calls(now);
     }
 
@@ -201,7 +201,7 @@ impl Gateway {
         let closing = State::Closing(Closing { shut: false, input: Input { left: INPUT_AFTER_GET_BYTES } });
         match std::mem::replace(&mut connection.state, closing) {
             State::Connecting(connecting) => {
-                self.tokens.remove(&connection.token.as_u128());
+                self.tokens.remove(connection.token.as_u128(), id);
                 Some(connecting)
             }
             other => {
@@ -345,7 +345,7 @@ impl Gateway {
         if command.event.is_none() && !command.close {
             self.hint_at_missing_event(body);
         }
-        let Some(id) = parse_token(&command.token).and_then(|token| self.tokens.get(&token).copied()) else {
+        let Some(id) = tokens::parse(&command.token).and_then(|token| self.tokens.get(token, &self.connections)) else {
             return SendAnswer::NotFound;
         };
         let Some(connection) = self.connections.get_mut(id) else { return SendAnswer::NotFound };
@@ -453,12 +453,12 @@ impl Gateway {
             State::Connecting(connecting) => {
                 let call = connecting.call;
                 self.stats.connect(ConnectResult::ClientLeft);
-                self.tokens.remove(&token.as_u128());
+                self.tokens.remove(token.as_u128(), id);
                 self.calls.abandon(call, ending);
             }
             State::Streaming(streaming) => {
                 let request = std::mem::replace(&mut streaming.request, "".into());
-                self.tokens.remove(&token.as_u128());
+                self.tokens.remove(token.as_u128(), id);
                 self.stats.streams_open -= 1;
                 self.queue_disconnect(token, request, ending);
             }
@@ -501,23 +501,6 @@ fn disconnect_answered(disconnect: &PendingDisconnect, outcome: &Outcome) {
     }
 }
 
-/// A token in the one form that the gateway gives out: lower-case, with hyphens.
-fn parse_token(text: &str) -> Option<u128> {
-    let bytes: &[u8; 36] = text.as_bytes().try_into().ok()?;
-    let mut token = 0_u128;
-    for (index, byte) in bytes.iter().enumerate() {
-        let digit = match (byte, index) {
-            (b'-', 8 | 13 | 18 | 23) => continue,
-            (_, 8 | 13 | 18 | 23) => return None,
-            (b'0'..=b'9', _) => byte - b'0',
-            (b'a'..=b'f', _) => byte - b'a' + 10,
-            (_, _) => return None,
-        };
-        token = token << 4 | u128::from(digit);
-    }
-    Some(token)
-}
-
 /// The URL within an encoded request, as the client sent it.
 fn url_of(request: &str) -> Cow<'_, str> {
     let escaped = escaped_url_of(request);
@@ -535,19 +518,6 @@ pub(super) fn escaped_url_of(request: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn takes_tokens_in_their_own_form_only() {
-        let token = Uuid::from_u128(0x0123_4567_89ab_4def_8123_4567_89ab_cdef);
-        assert_eq!(parse_token(&token.to_string()), Some(token.as_u128()));
-        assert_eq!(parse_token(&token.to_string().to_uppercase()), None);
-        assert_eq!(parse_token(&token.simple().to_string()), None);
-        assert_eq!(parse_token(&token.to_string().replace('-', "0")), None);
-        assert_eq!(parse_token("-12345670-9ab-4def-8123-456789abcdef"), None);
-        assert_eq!(parse_token(&token.to_string().replace('f', "g")), None);
-        assert_eq!(parse_token(&format!("{{{token}}}")), None);
-        assert_eq!(parse_token(""), None);
-    }
 
     #[test]
     fn finds_the_url_in_a_request() {
