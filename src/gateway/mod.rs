@@ -102,8 +102,11 @@ enum Stage {
     GivenUp,
 }
 
-/// Timers that fire, and connections that the drain ends, in one turn: their output is flushed before the others'
-/// buffers are filled, and nobody waits for a million of them.
+/// Timers that fire before their output is flushed: few enough that what was read and written for them is still in the
+/// cache then, and that few buffers serve them all.
+const FIRED_AT_ONCE: usize = 16;
+
+/// Connections that the drain ends in one turn: nobody waits for a million of them.
 const TURN_CONNECTIONS: usize = 1024;
 
 /// How long a peer may take to close after the last response.
@@ -266,16 +269,26 @@ impl Gateway {
         })
     }
 
-    /// Time has passed: does what is due, or as much of it as one turn may take.
-    pub fn expire(&mut self, now: Millis) {
+    /// Time has passed: does what is due, or as much of it as one turn may take. Of the timers only the first few fire:
+    /// `true` if there may be more, for [`Gateway::expire_more`].
+    pub fn expire(&mut self, now: Millis) -> bool {
         match self.stage {
             Stage::Leaving { drain_at } if drain_at <= now => self.drain(now),
             Stage::Draining { give_up_at, .. } if give_up_at <= now => self.stage = Stage::GivenUp,
             Stage::Draining { next: Some(slot), .. } => self.drain_from(now, slot),
             Stage::Serving | Stage::Leaving { .. } | Stage::Draining { .. } | Stage::GivenUp => {}
         }
-        for _ in 0..TURN_CONNECTIONS {
-            let Some((id, due)) = self.timer.pop(now) else { break };
+        self.expire_more(now)
+    }
+
+    /// The same for a few more timers, once everything is flushed.
+    pub fn expire_more(&mut self, now: Millis) -> bool {
+        let mut more = true;
+        for _ in 0..FIRED_AT_ONCE {
+            let Some((id, due)) = self.timer.pop(now) else {
+                more = false;
+                break;
+            };
             let Some(connection) = self.connections.get_mut(id) else { continue };
             if connection.scheduled != due {
                 continue;
@@ -287,6 +300,7 @@ impl Gateway {
             self.reschedule(now, id);
         }
         self.start_calls(now);
+        more
     }
 
     /// When to call [`Gateway::expire`] at the latest; `None`: not before something else happens.

@@ -28,6 +28,8 @@ const SCRATCH_BYTES: usize = 128 * 1024;
 const TURN_ACCEPTS: usize = 64;
 /// Callbacks' outcomes taken per turn.
 const TURN_COMPLETIONS: usize = 256;
+/// How often a few timers may fire in one turn: nobody waits for a million heartbeats.
+const TURN_EXPIRIES: usize = 64;
 /// How long to let the descriptors recover when there are none left, unless one is closed before.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections that only the internal listener may use, where there is one: sends get through when
@@ -177,8 +179,15 @@ impl<N: Net> Reactor<N> {
         }
         // After what has come already: a process that stood still for a while must not hold that
         // against peers who were in time.
-        self.gateway.expire(self.now);
+        let mut more = self.gateway.expire(self.now);
         self.carry_out();
+        for _ in 1..TURN_EXPIRIES {
+            if !more {
+                break;
+            }
+            more = self.gateway.expire_more(self.now);
+            self.carry_out();
+        }
         self.accept(Listener::Internal);
         self.accept(Listener::Public);
         self.release_memory();

@@ -448,8 +448,13 @@ impl World {
             // Whoever waits for something may be told that it has waited too long.
             client.may.have_failed |= client.opened_at.is_none() || client.room.is_some();
         }
-        self.gateway.expire(Millis::from_millis(self.now));
+        let now = Millis::from_millis(self.now);
+        let mut more = self.gateway.expire(now);
         self.settle();
+        while more {
+            more = self.gateway.expire_more(now);
+            self.settle();
+        }
         self.check();
         if let Some(next) = self.gateway.next_deadline() {
             assert!(next.as_millis() > self.now, "nothing is left to do, but the gateway does not sleep");
