@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 use libc::{c_int, c_void};
+use std::hint::black_box;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::net::{SocketAddr, TcpListener};
@@ -43,7 +44,7 @@ pub fn limit_heap_arenas() {
 /// Gives free heap pages back to the system; takes up to milliseconds on a large heap. For the quiet
 /// after a mass disconnect.
 pub fn release_heap() {
-    gather_cached_chunks();
+    empty_chunk_cache();
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: takes a plain integer and may be called at any time.
     unsafe {
@@ -52,19 +53,21 @@ pub fn release_heap() {
 }
 
 /// Every thread of glibc's keeps a few freed chunks of each small size for itself, and each of them pins the page it
-/// lies in: after a crowd, the last chunks of it all over the heap. This swaps them for neighbours.
-fn gather_cached_chunks() {
+/// lies in: after a crowd, the last chunks of it all over the heap. This takes them out and has each grow into the free
+/// memory behind it, to a size that nobody keeps.
+fn empty_chunk_cache() {
     /// glibc's defaults: seven chunks a size, sizes up to 1032 bytes in steps of 16.
     const CHUNKS_A_SIZE: usize = 7;
     const SIZE_MAX: usize = 1032;
+    let mut chunks: Vec<Vec<u8>> = Vec::with_capacity(SIZE_MAX / 16 * CHUNKS_A_SIZE);
     for size in (24..=SIZE_MAX).step_by(16) {
-        let chunk = |_| std::hint::black_box(Vec::<u8>::with_capacity(size));
-        let chunks = || -> Vec<Vec<u8>> { (0..CHUNKS_A_SIZE).map(chunk).collect() };
-        let scattered = chunks();
-        let neighbours = chunks();
-        // What is freed first is what the thread keeps.
-        drop(neighbours);
-        drop(scattered);
+        chunks.extend((0..CHUNKS_A_SIZE).map(|_| black_box(Vec::with_capacity(size))));
+    }
+    // They lie side by side here and there: the last one goes first, and leaves its place to the one before it.
+    chunks.sort_unstable_by_key(|chunk| chunk.as_ptr().addr());
+    while let Some(mut chunk) = chunks.pop() {
+        chunk.reserve_exact(SIZE_MAX + 1);
+        black_box(chunk);
     }
 }
 
