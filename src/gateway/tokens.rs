@@ -28,7 +28,7 @@ impl Entry {
 
 /// Tokens are random already, and nobody but the gateway draws them: some of their bits are as good as a hash.
 fn excerpt(token: u128) -> u32 {
-    // The last ones. In front of them are those that are the same in every UUID of this kind.
+    // The last ones: none of them tells the version or the variant (RFC 9562, section 5.4).
     token as u32
 }
 
@@ -45,15 +45,10 @@ impl Tokens {
     /// The connection that `token` names.
     pub(super) fn get(&self, token: u128, connections: &Table<Connection>) -> Option<ConnId> {
         let excerpt = excerpt(token);
-        let mut found = None;
-        self.0.find(spread(excerpt), |entry| {
-            found = match connections.in_slot(entry.slot) {
-                Some((id, connection)) if entry.excerpt == excerpt && connection.token.as_u128() == token => Some(id),
-                _ => None,
-            };
-            found.is_some()
-        });
-        found
+        let names = |connection: &Connection| connection.token.as_u128() == token;
+        let in_slot = |entry: &Entry| connections.in_slot(entry.slot).filter(|(_, connection)| names(connection));
+        let entry = self.0.find(spread(excerpt), |entry| entry.excerpt == excerpt && in_slot(entry).is_some())?;
+        in_slot(entry).map(|(id, _)| id)
     }
 
     /// Lets `token`, which names nothing yet, name the connection `id`, whose token it is.

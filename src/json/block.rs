@@ -104,15 +104,10 @@ pub(crate) fn escape_starts(backslashes: u64) -> u64 {
     alternating & backslashes
 }
 
-/// Eight bytes as a number, the first one lowest.
-pub(crate) fn word_of(bytes: &[u8]) -> u64 {
-    // A word has as many bytes as that.
-    u64::from_le_bytes(bytes.try_into().unwrap_or_default())
-}
-
-/// How many bytes of `word` stand before the first quote, backslash or control character.
+/// How many bytes of `word`, a [`WORD`] of them, stand before the first quote, backslash or control character.
 pub(crate) fn unremarkable_bytes(word: &[u8]) -> usize {
-    let word = word_of(word);
+    // Of any other length: no shortcut.
+    let word = u64::from_le_bytes(word.try_into().unwrap_or_default());
     let below_blank = word.wrapping_sub(ONES * u64::from(b' ')) & !word;
     let marks = below_blank | equal_bytes(word, b'"') | equal_bytes(word, b'\\');
     (marks & HIGH_BITS).trailing_zeros() as usize / 8
