@@ -46,9 +46,14 @@ struct Slot<T> {
     content: Content<T>,
 }
 
+/// Slots that stand in one piece of memory. A table grows by such pieces: no value ever moves, and no insertion takes as
+/// long as the table is large.
+const CHUNK_SLOTS: usize = 1024;
+
 /// Values of one type, each in a slot of its own.
 pub struct Table<T> {
-    slots: Vec<Slot<T>>,
+    /// All but the last are full of slots; none is empty.
+    chunks: Vec<Vec<Slot<T>>>,
     /// The head of the list of free slots: the one vacated last, as it is the likeliest to be cached.
     free: u32,
     len: usize,
@@ -58,7 +63,7 @@ pub struct Table<T> {
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Table { slots: Vec::new(), free: NO_SLOT, len: 0, generation: 0 }
+        Table { chunks: Vec::new(), free: NO_SLOT, len: 0, generation: 0 }
     }
 }
 
@@ -75,42 +80,70 @@ impl<T> Table<T> {
     /// Moves `value` in and names it.
     pub fn insert(&mut self, value: T) -> Key {
         self.len += 1;
-        if let Some(slot) = self.slots.get_mut(self.free as usize)
+        let vacated = self.free;
+        if let Some(slot) = self.slot_mut(vacated)
             && let Content::Free { next } = slot.content
         {
-            let key = Key { slot: self.free, generation: slot.generation };
-            self.free = next;
             slot.content = Content::Full(value);
+            let key = Key { slot: vacated, generation: slot.generation };
+            self.free = next;
             return key;
         }
-        let key = Key { slot: self.slots.len() as u32, generation: self.generation };
-        self.slots.push(Slot { generation: self.generation, content: Content::Full(value) });
+        let key = Key { slot: self.slots() as u32, generation: self.generation };
+        let slot = Slot { generation: self.generation, content: Content::Full(value) };
+        match self.chunks.last_mut() {
+            Some(chunk) if chunk.len() < CHUNK_SLOTS => chunk.push(slot),
+            _ => {
+                let mut chunk = Vec::with_capacity(CHUNK_SLOTS);
+                chunk.push(slot);
+                self.chunks.push(chunk);
+            }
+        }
         key
+    }
+
+    fn slot(&self, index: u32) -> Option<&Slot<T>> {
+        let index = index as usize;
+        self.chunks.get(index / CHUNK_SLOTS)?.get(index % CHUNK_SLOTS)
+    }
+
+    fn slot_mut(&mut self, index: u32) -> Option<&mut Slot<T>> {
+        let index = index as usize;
+        self.chunks.get_mut(index / CHUNK_SLOTS)?.get_mut(index % CHUNK_SLOTS)
     }
 
     /// Gives up the free slots at the end and the memory they take; keys stay as they are.
     pub fn shrink(&mut self) {
-        while let Some(Slot { generation, content: Content::Free { .. } }) = self.slots.last() {
-            // A slot that comes back must not answer to a key that it gave out before.
-            self.generation = self.generation.max(generation.wrapping_add(1));
-            self.slots.pop();
+        while let Some(chunk) = self.chunks.last_mut() {
+            while let Some(Slot { generation, content: Content::Free { .. } }) = chunk.last() {
+                // A slot that comes back must not answer to a key that it gave out before.
+                self.generation = self.generation.max(generation.wrapping_add(1));
+                chunk.pop();
+            }
+            if !chunk.is_empty() {
+                break;
+            }
+            self.chunks.pop();
         }
-        self.slots.shrink_to_fit();
+        self.chunks.shrink_to_fit();
         self.free = NO_SLOT;
-        for (index, slot) in self.slots.iter_mut().enumerate().rev() {
+        let mut index = self.slots() as u32;
+        for slot in self.chunks.iter_mut().flatten().rev() {
+            index -= 1;
             if let Content::Free { next } = &mut slot.content {
-                *next = std::mem::replace(&mut self.free, index as u32);
+                *next = std::mem::replace(&mut self.free, index);
             }
         }
     }
 
     /// Moves the value out; `None` if `key` is stale.
     pub fn remove(&mut self, key: Key) -> Option<T> {
-        let slot = self.slots.get_mut(key.slot as usize)?;
+        let next = self.free;
+        let slot = self.slot_mut(key.slot)?;
         if slot.generation != key.generation || matches!(slot.content, Content::Free { .. }) {
             return None;
         }
-        let Content::Full(value) = std::mem::replace(&mut slot.content, Content::Free { next: self.free }) else {
+        let Content::Full(value) = std::mem::replace(&mut slot.content, Content::Free { next }) else {
             return None;
         };
         slot.generation = slot.generation.wrapping_add(1);
@@ -121,7 +154,7 @@ impl<T> Table<T> {
 
     /// The value; `None` if `key` is stale.
     pub fn get(&self, key: Key) -> Option<&T> {
-        match self.slots.get(key.slot as usize) {
+        match self.slot(key.slot) {
             Some(Slot { generation, content: Content::Full(value) }) if *generation == key.generation => Some(value),
             _ => None,
         }
@@ -129,7 +162,7 @@ impl<T> Table<T> {
 
     /// The value in a slot, with its key.
     pub fn in_slot(&self, slot: u32) -> Option<(Key, &T)> {
-        match self.slots.get(slot as usize) {
+        match self.slot(slot) {
             Some(Slot { generation, content: Content::Full(value) }) => {
                 Some((Key { slot, generation: *generation }, value))
             }
@@ -139,7 +172,7 @@ impl<T> Table<T> {
 
     /// The value; `None` if `key` is stale.
     pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        match self.slots.get_mut(key.slot as usize) {
+        match self.slot_mut(key.slot) {
             Some(Slot { generation, content: Content::Full(value) }) if *generation == key.generation => Some(value),
             _ => None,
         }
@@ -147,22 +180,21 @@ impl<T> Table<T> {
 
     /// All values with their keys, in the order of their slots.
     pub fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
-        self.iter_slots(0..self.slots.len())
+        self.iter_slots(0..self.slots())
     }
 
     /// The values in those slots with their keys, in order; slots that do not exist are passed over.
     pub fn iter_slots(&self, slots: Range<usize>) -> impl Iterator<Item = (Key, &T)> {
-        let end = slots.end.min(self.slots.len());
-        let start = slots.start.min(end);
-        (start..end).zip(&self.slots[start..end]).filter_map(|(index, slot)| match &slot.content {
-            Content::Full(value) => Some((Key { slot: index as u32, generation: slot.generation }, value)),
-            Content::Free { .. } => None,
-        })
+        let end = slots.end.min(self.slots());
+        (slots.start..end).filter_map(|slot| self.in_slot(slot as u32))
     }
 
     /// How many slots there are, free ones included.
     pub fn slots(&self) -> usize {
-        self.slots.len()
+        match self.chunks.split_last() {
+            Some((last, full)) => full.len() * CHUNK_SLOTS + last.len(),
+            None => 0,
+        }
     }
 }
 
@@ -240,5 +272,28 @@ mod tests {
         assert_eq!(table.insert(7).slot(), 2);
         assert_eq!(table.insert(8).slot(), 0);
         assert_eq!(table.insert(9).slot(), 3);
+    }
+
+    #[test]
+    fn a_table_of_many_chunks_is_one_table() {
+        let mut table = Table::default();
+        let count = 3 * CHUNK_SLOTS + 1;
+        let keys: Vec<Key> = (0..count).map(|n| table.insert(n)).collect();
+        assert!(keys.iter().enumerate().all(|(n, key)| key.slot() as usize == n && table.get(*key) == Some(&n)));
+        assert_eq!((table.slots(), table.len(), table.iter().count()), (count, count, count));
+        let edge = CHUNK_SLOTS - 1..CHUNK_SLOTS + 1;
+        assert_eq!(table.iter_slots(edge).map(|(_, n)| *n).collect::<Vec<_>>(), [CHUNK_SLOTS - 1, CHUNK_SLOTS]);
+        for key in &keys[CHUNK_SLOTS..] {
+            table.remove(*key);
+        }
+        table.remove(keys[5]);
+        table.shrink();
+        assert_eq!(table.slots(), CHUNK_SLOTS);
+        assert_eq!(table.insert(7).slot(), 5);
+        let new = table.insert(8);
+        assert_eq!(new.slot() as usize, CHUNK_SLOTS);
+        assert_eq!((table.get(keys[CHUNK_SLOTS]), table.get(new)), (None, Some(&8)));
+        assert_eq!(table.in_slot(new.slot()), Some((new, &8)));
+        assert_eq!(table.in_slot(new.slot() + 1), None);
     }
 }
