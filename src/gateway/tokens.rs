@@ -107,6 +107,8 @@ fn hexadecimal(digits: u64) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::{Listener, Peer};
+    use crate::time::Millis;
     use std::collections::HashSet;
     use uuid::Uuid;
 
@@ -134,6 +136,34 @@ mod tests {
                 let expected = Uuid::try_parse(&changed).ok().filter(|uuid| uuid.to_string() == changed);
                 assert_eq!(parse(&changed), expected.map(|uuid| uuid.as_u128()), "{changed:?}");
             }
+        }
+    }
+
+    /// Tokens that differ in what the table has of them, and some that do not.
+    #[test]
+    fn each_token_finds_its_own_connection() {
+        let mut connections = Table::default();
+        let mut tokens = Tokens::default();
+        let numbers = (1..=500).chain((1..=20).map(|n| n << 64 | 7));
+        let named: Vec<(u128, ConnId)> = numbers
+            .map(|token| {
+                let connection = Connection::new(Millis::ZERO, Listener::Public, Peer::Remote, Uuid::from_u128(token));
+                let id = connections.insert(connection);
+                tokens.insert(token, id);
+                (token, id)
+            })
+            .collect();
+        let find = |tokens: &Tokens, token: u128| tokens.get(token, &connections);
+        assert_eq!(tokens.len(), named.len());
+        assert!(named.iter().all(|(token, id)| find(&tokens, *token) == Some(*id)));
+        assert_eq!((find(&tokens, 501), find(&tokens, 21 << 64 | 7)), (None, None));
+        for (token, id) in named.iter().step_by(2) {
+            tokens.remove(*token, *id);
+        }
+        tokens.shrink();
+        assert_eq!(tokens.len(), named.len() / 2);
+        for (n, (token, id)) in named.iter().enumerate() {
+            assert_eq!(find(&tokens, *token), (n % 2 == 1).then_some(*id), "{token:x}");
         }
     }
 
