@@ -7,6 +7,21 @@ use ssegateway::time::Millis;
 use std::time::Duration;
 use uuid::Uuid;
 
+const GET: &[u8] = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n";
+const PROBE: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n";
+
+/// A client of this host connects.
+fn connect(gateway: &mut Gateway, now: Millis, token: Uuid) -> ConnId {
+    gateway.accept(now, Listener::Public, Peer::Loopback, token).expect("a connection")
+}
+
+/// A client of this host connects and sends a request.
+fn request(gateway: &mut Gateway, now: Millis, token: Uuid, bytes: &[u8]) -> ConnId {
+    let id = connect(gateway, now, token);
+    gateway.receive(now, id, bytes);
+    id
+}
+
 /// Found by the simulation: a client that took longer over an answer than a connection may be idle was cut off in
 /// the middle of it.
 #[test]
@@ -14,8 +29,7 @@ fn a_client_that_has_not_read_its_answer_yet_is_not_idle() {
     let at = Millis::from_millis;
     let settings = Settings { keepalive_timeout: Duration::from_secs(1), ..Settings::default() };
     let mut gateway = Gateway::new(settings, at(0), 0);
-    let id = gateway.accept(at(0), Listener::Public, Peer::Loopback, Uuid::nil()).expect("a connection");
-    gateway.receive(at(0), id, b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
+    let id = request(&mut gateway, at(0), Uuid::nil(), PROBE);
     assert_eq!(gateway.next_dirty(), Some(id));
     gateway.flushed(at(0), id, 10);
     gateway.expire(at(5_000));
@@ -34,8 +48,7 @@ fn a_client_that_reads_no_more_of_its_answer_is_reset_in_the_end() {
     let at = Millis::from_millis;
     let settings = Settings { client_timeout: Duration::from_secs(30), ..Settings::default() };
     let mut gateway = Gateway::new(settings, at(0), 0);
-    let id = gateway.accept(at(0), Listener::Public, Peer::Loopback, Uuid::nil()).expect("a connection");
-    gateway.receive(at(0), id, b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
+    let id = request(&mut gateway, at(0), Uuid::nil(), PROBE);
     gateway.flushed(at(5_000), id, 10);
     gateway.expire(at(34_900));
     assert_eq!(gateway.next_action(), None);
@@ -65,8 +78,7 @@ fn tokens_are_listed_to_other_hosts_only_where_something_guards_them() {
 
 /// Opens a stream, as far as the backend is concerned.
 fn open_stream(gateway: &mut Gateway, token: Uuid) -> ConnId {
-    let id = gateway.accept(Millis::ZERO, Listener::Public, Peer::Loopback, token).expect("a connection");
-    gateway.receive(Millis::ZERO, id, b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n");
+    let id = request(gateway, Millis::ZERO, token, GET);
     let Some(Action::Call(call)) = gateway.next_action() else { panic!("no connect callback") };
     gateway.answer(Millis::ZERO, call.id, accepted());
     id
@@ -93,8 +105,7 @@ fn no_stream_is_let_in_while_too_many_disconnects_wait() {
         }));
     }
     assert_eq!(calls.len(), 1);
-    let id = gateway.accept(Millis::ZERO, Listener::Public, Peer::Loopback, Uuid::nil()).expect("a connection");
-    gateway.receive(Millis::ZERO, id, b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n");
+    let id = request(&mut gateway, Millis::ZERO, Uuid::nil(), GET);
     let answer = String::from_utf8_lossy(gateway.unsent(id)).into_owned();
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("Too many streams"), "{answer}");
     assert_eq!(gateway.next_action(), None, "no callback");
@@ -106,8 +117,7 @@ fn no_stream_is_let_in_while_too_many_disconnects_wait() {
 
 /// A sample of the metrics, by its name and labels.
 fn sample(gateway: &mut Gateway, now: Millis, name: &str) -> String {
-    let id = gateway.accept(now, Listener::Public, Peer::Loopback, Uuid::nil()).expect("a connection");
-    gateway.receive(now, id, b"GET /internal/metrics HTTP/1.1\r\nHost: h\r\n\r\n");
+    let id = request(gateway, now, Uuid::nil(), b"GET /internal/metrics HTTP/1.1\r\nHost: h\r\n\r\n");
     gateway.report(now, id, &ProcessFigures::default());
     let text = String::from_utf8_lossy(gateway.unsent(id)).into_owned();
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -122,9 +132,7 @@ fn a_connect_that_times_out_in_the_queue_is_told_from_one_that_was_made() {
     let mut gateway = Gateway::new(settings, at(0), 0);
     // One connect at a time: the other worker is kept for disconnects.
     for n in 0..2 {
-        let token = Uuid::from_u128(n);
-        let id = gateway.accept(at(0), Listener::Public, Peer::Loopback, token).expect("a connection");
-        gateway.receive(at(0), id, b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n");
+        request(&mut gateway, at(0), Uuid::from_u128(n), GET);
     }
     // The worker says nothing, not even that it gave up.
     let late = at(0).after(callback_timeout * 2);
@@ -141,7 +149,7 @@ fn a_connect_that_times_out_in_the_queue_is_told_from_one_that_was_made() {
 
 /// All pages of the list of streams, fetched over one connection.
 fn pages(gateway: &mut Gateway) -> Vec<Value> {
-    let id = gateway.accept(Millis::ZERO, Listener::Public, Peer::Loopback, Uuid::nil()).expect("a connection");
+    let id = connect(gateway, Millis::ZERO, Uuid::nil());
     let mut pages: Vec<Value> = Vec::new();
     let mut query = String::new();
     loop {
@@ -169,7 +177,7 @@ fn a_page_looks_at_so_many_slots_and_the_next_one_goes_on_behind_them() {
         let mut gateway = Gateway::new(Settings::default(), Millis::ZERO, 0);
         open_stream(&mut gateway, first);
         for n in 0..idle {
-            gateway.accept(Millis::ZERO, Listener::Public, Peer::Loopback, Uuid::from_u128(n)).expect("a connection");
+            connect(&mut gateway, Millis::ZERO, Uuid::from_u128(n));
         }
         // With the one that lists them there are `idle + 3` connections.
         open_stream(&mut gateway, last);
