@@ -15,6 +15,7 @@
 //! | [`time`], [`table`], [`timer`], [`buffer`], [`escape`], [`metrics`] | milliseconds; generational slab; timer wheel; output buffers and their pool; text made fit for a log; histograms and the text format of Prometheus | everything else |
 //! | [`http`] | request heads, request bodies, responses: borrowed bytes in, appended bytes out | sockets, streams |
 //! | [`sse`] | event to frame, heartbeat, retry | HTTP, JSON |
+//! | `json` | JSON of backends, read in place; quotes and escapes found 64 bytes at a time | commands, callbacks |
 //! | [`send`] | the JSON of `/internal/send`, one error per row of the contract | connections |
 //! | [`callback`] | payloads and outcomes of callbacks | threads, ureq |
 //! | [`gateway`] | the protocol: connections, tokens, callbacks, deadlines. Inputs in, bytes and actions out | I/O, clocks, randomness |

@@ -41,7 +41,7 @@ impl<'a> Block<'a> {
     }
 
     /// Copies the bytes at `places` to `room`, behind the first `length`; what lies behind those copied is overwritten.
-    /// Whoever copies no more than the block from one `room` on does not reach its end.
+    /// `length` and the places together are no more than a block: what is copied in excess has room, too.
     #[inline]
     pub(crate) fn copy(&self, places: Range<usize>, room: &mut [u8; BLOCK + RUN], length: usize) {
         let (mut from, mut to) = (places.start, length);
