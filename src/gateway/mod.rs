@@ -554,7 +554,7 @@ impl Gateway {
     fn release(&mut self, id: ConnId, how: How) {
         debug_assert!(self.connections.get(id).is_none_or(|connection| {
             matches!(connection.state, State::Reading(_) | State::Reporting | State::Closing(_))
-                || self.tokens.get(connection.token.as_u128(), &self.connections).is_none()
+                || self.tokens.get(connection.token, &self.connections).is_none()
         }));
         if let Some(mut connection) = self.connections.remove(id) {
             connection.out.clear(&mut self.pool);
@@ -583,7 +583,7 @@ impl Gateway {
         for (id, connection) in self.connections.iter() {
             pending += u64::from(connection.pending);
             assert!(connection.dirty || connection.pending as usize == connection.waiting_bytes(), "bytes not counted");
-            let named = self.tokens.get(connection.token.as_u128(), &self.connections) == Some(id);
+            let named = self.tokens.get(connection.token, &self.connections) == Some(id);
             match &connection.state {
                 State::Connecting(_) | State::Streaming(_) => {
                     assert!(named, "a stream without its token");

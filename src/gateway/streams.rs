@@ -119,8 +119,8 @@ impl Gateway {
             answer_by: now.after(self.settings.connect_queue),
             input: Input { left: declared.saturating_add(INPUT_AFTER_GET_BYTES) },
         }));
-        debug_assert!(self.tokens.get(token.as_u128(), &self.connections).is_none(), "122 random bits do not collide");
-        self.tokens.insert(token.as_u128(), id);
+        debug_assert!(self.tokens.get(token, &self.connections).is_none(), "122 random bits do not collide");
+        self.tokens.insert(token, id);
         self.start_calls(now);
     }
 
@@ -201,7 +201,7 @@ impl Gateway {
         let closing = State::Closing(Closing { shut: false, input: Input { left: INPUT_AFTER_GET_BYTES } });
         match std::mem::replace(&mut connection.state, closing) {
             State::Connecting(connecting) => {
-                self.tokens.remove(connection.token.as_u128(), id);
+                self.tokens.remove(connection.token, id);
                 Some(connecting)
             }
             other => {
@@ -453,12 +453,12 @@ impl Gateway {
             State::Connecting(connecting) => {
                 let call = connecting.call;
                 self.stats.connect(ConnectResult::ClientLeft);
-                self.tokens.remove(token.as_u128(), id);
+                self.tokens.remove(token, id);
                 self.calls.abandon(call, ending);
             }
             State::Streaming(streaming) => {
                 let request = std::mem::replace(&mut streaming.request, "".into());
-                self.tokens.remove(token.as_u128(), id);
+                self.tokens.remove(token, id);
                 self.stats.streams_open -= 1;
                 self.queue_disconnect(token, request, ending);
             }

@@ -4,6 +4,7 @@ use super::ConnId;
 use super::connection::Connection;
 use crate::table::Table;
 use hashbrown::HashTable;
+use uuid::Uuid;
 
 /// The streams that can be sent to, by token.
 ///
@@ -27,9 +28,9 @@ impl Entry {
 }
 
 /// Tokens are random already, and nobody but the gateway draws them: some of their bits are as good as a hash.
-fn excerpt(token: u128) -> u32 {
+fn excerpt(token: Uuid) -> u32 {
     // The last ones: none of them tells the version or the variant (RFC 9562, section 5.4).
-    token as u32
+    token.as_u128() as u32
 }
 
 /// The table takes the place from the low bits and tells neighbours apart by the seven high ones.
@@ -43,22 +44,22 @@ impl Tokens {
     }
 
     /// The connection that `token` names.
-    pub(super) fn get(&self, token: u128, connections: &Table<Connection>) -> Option<ConnId> {
+    pub(super) fn get(&self, token: Uuid, connections: &Table<Connection>) -> Option<ConnId> {
         let excerpt = excerpt(token);
-        let names = |connection: &Connection| connection.token.as_u128() == token;
-        let in_slot = |entry: &Entry| connections.in_slot(entry.slot).filter(|(_, connection)| names(connection));
+        let in_slot =
+            |entry: &Entry| connections.in_slot(entry.slot).filter(|(_, connection)| connection.token == token);
         let entry = self.0.find(spread(excerpt), |entry| entry.excerpt == excerpt && in_slot(entry).is_some())?;
         in_slot(entry).map(|(id, _)| id)
     }
 
     /// Lets `token`, which names nothing yet, name the connection `id`, whose token it is.
-    pub(super) fn insert(&mut self, token: u128, id: ConnId) {
+    pub(super) fn insert(&mut self, token: Uuid, id: ConnId) {
         let entry = Entry { excerpt: excerpt(token), slot: id.slot() };
         self.0.insert_unique(entry.hash(), entry, Entry::hash);
     }
 
     /// Lets `token` name nothing any more. `id` is what it named.
-    pub(super) fn remove(&mut self, token: u128, id: ConnId) {
+    pub(super) fn remove(&mut self, token: Uuid, id: ConnId) {
         let excerpt = excerpt(token);
         let entry = self.0.find_entry(spread(excerpt), |entry| entry.excerpt == excerpt && entry.slot == id.slot());
         if let Ok(entry) = entry {
@@ -73,16 +74,17 @@ impl Tokens {
 }
 
 /// A token in the one form that the gateway gives out: lower-case, with hyphens (RFC 9562, section 4).
-pub(super) fn parse(text: &str) -> Option<u128> {
+pub(super) fn parse(text: &str) -> Option<Uuid> {
     let bytes: &[u8; 36] = text.as_bytes().try_into().ok()?;
     if [8, 13, 18, 23].iter().any(|hyphen| bytes[*hyphen] != b'-') {
         return None;
     }
     let four = |at: usize| bytes[at..].first_chunk().copied().map_or(0, u32::from_be_bytes);
-    [(0, 4), (9, 14), (19, 24), (28, 32)].iter().try_fold(0, |token, (left, right)| {
+    let token = [(0, 4), (9, 14), (19, 24), (28, 32)].iter().try_fold(0, |token, (left, right)| {
         let digits = u64::from(four(*left)) << 32 | u64::from(four(*right));
         Some(token << 32 | u128::from(hexadecimal(digits)?))
-    })
+    });
+    token.map(Uuid::from_u128)
 }
 
 /// A one in each byte of a word.
@@ -110,12 +112,11 @@ mod tests {
     use crate::gateway::{Listener, Peer};
     use crate::time::Millis;
     use std::collections::HashSet;
-    use uuid::Uuid;
 
     #[test]
     fn takes_tokens_in_their_own_form_only() {
         let token = Uuid::from_u128(0x0123_4567_89ab_4def_8123_4567_89ab_cdef);
-        assert_eq!(parse(&token.to_string()), Some(token.as_u128()));
+        assert_eq!(parse(&token.to_string()), Some(token));
         assert_eq!(parse(&token.to_string().to_uppercase()), None);
         assert_eq!(parse(&token.simple().to_string()), None);
         assert_eq!(parse(&token.to_string().replace('-', "0")), None);
@@ -134,7 +135,7 @@ mod tests {
                 changed.replace_range(at..=at, character.encode_utf8(&mut [0; 4]));
                 // The same form that `Uuid` spells, and nothing else that it would read.
                 let expected = Uuid::try_parse(&changed).ok().filter(|uuid| uuid.to_string() == changed);
-                assert_eq!(parse(&changed), expected.map(|uuid| uuid.as_u128()), "{changed:?}");
+                assert_eq!(parse(&changed), expected, "{changed:?}");
             }
         }
     }
@@ -145,32 +146,33 @@ mod tests {
         let mut connections = Table::default();
         let mut tokens = Tokens::default();
         let numbers = (1..=500).chain((1..=20).map(|n| n << 64 | 7));
-        let named: Vec<(u128, ConnId)> = numbers
-            .map(|token| {
-                let connection = Connection::new(Millis::ZERO, Listener::Public, Peer::Remote, Uuid::from_u128(token));
-                let id = connections.insert(connection);
+        let named: Vec<(Uuid, ConnId)> = numbers
+            .map(|number| {
+                let token = Uuid::from_u128(number);
+                let id = connections.insert(Connection::new(Millis::ZERO, Listener::Public, Peer::Remote, token));
                 tokens.insert(token, id);
                 (token, id)
             })
             .collect();
-        let find = |tokens: &Tokens, token: u128| tokens.get(token, &connections);
+        let find = |tokens: &Tokens, token: Uuid| tokens.get(token, &connections);
         assert_eq!(tokens.len(), named.len());
         assert!(named.iter().all(|(token, id)| find(&tokens, *token) == Some(*id)));
-        assert_eq!((find(&tokens, 501), find(&tokens, 21 << 64 | 7)), (None, None));
+        let unknown = [501, 21 << 64 | 7].map(Uuid::from_u128);
+        assert_eq!(unknown.map(|token| find(&tokens, token)), [None, None]);
         for (token, id) in named.iter().step_by(2) {
             tokens.remove(*token, *id);
         }
         tokens.shrink();
         assert_eq!(tokens.len(), named.len() / 2);
         for (n, (token, id)) in named.iter().enumerate() {
-            assert_eq!(find(&tokens, *token), (n % 2 == 1).then_some(*id), "{token:x}");
+            assert_eq!(find(&tokens, *token), (n % 2 == 1).then_some(*id), "{token}");
         }
     }
 
     #[test]
     fn tokens_spread_over_the_table() {
         let token = |n: u128| n.wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
-        let hashes: Vec<u64> = (1..=1000).map(|n| spread(excerpt(token(n)))).collect();
+        let hashes: Vec<u64> = (1..=1000).map(|n| spread(excerpt(Uuid::from_u128(token(n))))).collect();
         let distinct = |bits: fn(&u64) -> u64| hashes.iter().map(bits).collect::<HashSet<u64>>().len();
         // A thousand balls thrown into 4096 bins lie in some 890 of them.
         assert!(distinct(|hash| hash % 4096) > 850);
