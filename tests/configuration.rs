@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Backend, Client, Gateway, Output, assert_json, free_port, get, run};
+use common::{Backend, Client, Gateway, Output, Port, assert_json, get, run};
 
 /// Every variable of the contract.
 const VARIABLES: [&str; 24] = [
@@ -258,8 +258,8 @@ fn a_port_in_use_is_said_and_ends_the_process() {
     let output = run(&[], &[("PORT", &port), ("LISTEN_ADDRESS", "127.0.0.1")]);
     assert!(output.code.is_some_and(|code| code != 0), "{output:?}");
     assert!(output.stderr.contains(&port) && output.stderr.to_lowercase().contains("in use"), "{output:?}");
-    let other = free_port().to_string();
-    let output = run(&[], &[("PORT", &other), ("INTERNAL_PORT", &port), ("LISTEN_ADDRESS", "127.0.0.1")]);
+    let other = Port::reserve();
+    let output = run(&[], &[("PORT", &other.to_string()), ("INTERNAL_PORT", &port), ("LISTEN_ADDRESS", "127.0.0.1")]);
     assert!(output.code.is_some_and(|code| code != 0), "{output:?}");
     assert!(output.stderr.contains(&port), "{output:?}");
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Answer, Backend, Client, Gate, Gateway, Step, Stream, assert_json, free_port, get};
+use common::{Answer, Backend, Client, Gate, Gateway, Port, Step, Stream, assert_json, get};
 use std::time::{Duration, Instant};
 
 const UNAVAILABLE: &str = r#"{"error":"Backend unavailable"}"#;
@@ -101,7 +101,8 @@ fn a_rejected_client_may_go_on_using_its_connection() {
 
 #[test]
 fn a_refused_connection_is_unavailable() {
-    let gateway = Gateway::builder().set("CALLBACK_URL", format!("http://127.0.0.1:{}/", free_port())).start();
+    let nobody = Port::reserve();
+    let gateway = Gateway::builder().set("CALLBACK_URL", format!("http://127.0.0.1:{nobody}/")).start();
     assert_json(&gateway.get("/x"), 503, UNAVAILABLE);
 }
 
@@ -305,7 +306,8 @@ fn a_kept_connection_that_times_out_is_not_retried() {
 #[test]
 fn proxy_variables_are_ignored() {
     let backend = Backend::accepting();
-    let proxy = format!("http://127.0.0.1:{}", free_port());
+    let nobody = Port::reserve();
+    let proxy = format!("http://127.0.0.1:{nobody}");
     let mut builder = Gateway::for_backend(&backend);
     for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
         builder = builder.set(name, &proxy);
@@ -347,11 +349,11 @@ fn waiting_for_a_worker_does_not_count_as_the_call() {
 #[test]
 fn a_backend_that_comes_back_is_found_again() {
     let backend = Backend::accepting();
-    let port = backend.port;
+    let port = backend.port.clone();
     let gateway = Gateway::start(&backend);
     let _one = gateway.open("/one");
     backend.stop();
-    common::eventually("the backend is gone", || std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+    common::eventually("the backend is gone", || std::net::TcpStream::connect(("127.0.0.1", port.number)).is_err());
     assert_json(&gateway.get("/two"), 503, UNAVAILABLE);
     let backend = Backend::on_port(port, |_| Answer::ok());
     let _three = gateway.open("/three");

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Answer, Backend, Call, Client, Gate, Gateway, Stream, assert_json, free_port, get, post};
+use common::{Answer, Backend, Call, Client, Gate, Gateway, Port, Stream, assert_json, get, post};
 use std::sync::{Arc, OnceLock};
 
 /// The disconnects that were made for a token.
@@ -242,7 +242,7 @@ fn a_connect_that_broke_after_it_was_written_may_have_been_accepted() {
 
 #[test]
 fn a_connect_that_was_never_written_gets_none() {
-    let port = free_port();
+    let port = Port::reserve();
     let mut gateway = Gateway::builder().set("CALLBACK_URL", format!("http://127.0.0.1:{port}/")).start();
     assert_eq!(gateway.get("/x").status, 503);
     let backend = Backend::on_port(port, |_| Answer::ok());

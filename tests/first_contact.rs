@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Answer, Backend, Client, Gateway, free_port, get, post, run};
+use common::{Answer, Backend, Client, Gateway, Port, get, post, run};
 use std::net::TcpListener;
 
 #[test]
@@ -41,8 +41,8 @@ fn a_taken_port_is_named_with_a_way_out() {
     for part in [port.as_str(), "in use", "choose another by PORT"] {
         assert!(output.stderr.contains(part), "{output:?}");
     }
-    let free = free_port().to_string();
-    let variables = [("PORT", free.as_str()), ("INTERNAL_PORT", &port), ("LISTEN_ADDRESS", "127.0.0.1")];
+    let free = Port::reserve();
+    let variables = [("PORT", &*free.to_string()), ("INTERNAL_PORT", &port), ("LISTEN_ADDRESS", "127.0.0.1")];
     let output = run(&[], &variables);
     assert!(output.stderr.contains("choose another by INTERNAL_PORT"), "{output:?}");
 }
@@ -63,7 +63,7 @@ fn an_argument_is_answered_with_where_to_look() {
 
 #[test]
 fn a_backend_that_is_down_is_named() {
-    let port = free_port();
+    let port = Port::reserve();
     let gateway = Gateway::builder().set("CALLBACK_URL", format!("http://127.0.0.1:{port}/callback")).start();
     gateway.get("/x");
     let line = gateway.log_line(&["WARN", "connect callback failed", "refused", "container"]);

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Backend, Gateway, free_port, run};
+use common::{Backend, Gateway, Port, run};
 use std::net::TcpListener;
 
 fn healthcheck(arguments: &[&str], port: u16) -> Option<i32> {
@@ -34,7 +34,7 @@ fn ready_asks_readyz() {
 
 #[test]
 fn nobody_listening_is_unhealthy() {
-    assert_eq!(healthcheck(&[], free_port()), Some(1));
+    assert_eq!(healthcheck(&[], Port::reserve().number), Some(1));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Answer, Backend, Gate, Gateway, PATIENCE, SIGTERM, free_port, run};
+use common::{Answer, Backend, Gate, Gateway, PATIENCE, Port, SIGTERM, run};
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
@@ -63,14 +63,14 @@ impl Drop for Process {
 fn ready_means_that_clients_are_served() {
     let manager = Manager::with_file("ready");
     // Started without the harness, which would itself wait until it listens.
-    let (port, internal_port) = (free_port(), free_port());
+    let (port, internal_port) = (Port::reserve(), Port::reserve());
     let mut command = Command::new(env!("CARGO_BIN_EXE_ssegateway"));
     command.env_clear().env("LISTEN_ADDRESS", "127.0.0.1").env("NOTIFY_SOCKET", &manager.name);
     command.env("PORT", port.to_string()).env("INTERNAL_PORT", internal_port.to_string());
     let _process = Process(command.stderr(Stdio::null()).spawn().expect("the binary starts"));
     assert_eq!(manager.hear(), "READY=1");
     for port in [port, internal_port] {
-        TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+        TcpStream::connect(("127.0.0.1", port.number)).expect("it listens");
     }
 }
 

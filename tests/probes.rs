@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Backend, Gateway, assert_json, free_port, get};
+use common::{Backend, Gateway, Port, assert_json, get};
 
 const READY: &str = r#"{"status":"ready","configured":true}"#;
 
@@ -25,7 +25,8 @@ fn readyz_says_whether_a_backend_is_configured() {
 
 #[test]
 fn the_backend_need_not_be_there() {
-    let gateway = Gateway::builder().set("CALLBACK_URL", format!("http://127.0.0.1:{}/", free_port())).start();
+    let nobody = Port::reserve();
+    let gateway = Gateway::builder().set("CALLBACK_URL", format!("http://127.0.0.1:{nobody}/")).start();
     assert_json(&gateway.get("/readyz"), 200, READY);
 }
 

@@ -2,17 +2,20 @@
 
 mod common;
 
-use common::{Client, Gateway, Stream, eventually, free_port, get};
+use common::{Client, Gateway, Port, Stream, eventually, get};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
 /// The running example; killed when dropped.
-struct Example(Child);
+struct Example {
+    child: Child,
+    port: Port,
+}
 
 impl Drop for Example {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -22,7 +25,7 @@ fn start() -> Option<(Gateway, Example)> {
         eprintln!("skipped: no python3");
         return None;
     }
-    let port = free_port();
+    let port = Port::reserve();
     let gateway = Gateway::builder().set("CALLBACK_URL", format!("http://127.0.0.1:{port}/callback")).start();
     let child = Command::new("python3")
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/backend.py"))
@@ -34,8 +37,8 @@ fn start() -> Option<(Gateway, Example)> {
         .stderr(Stdio::null())
         .spawn()
         .expect("python3 starts");
-    let example = Example(child);
-    eventually("the example listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    let example = Example { child, port };
+    eventually("the example listens", || TcpStream::connect(("127.0.0.1", example.port.number)).is_ok());
     Some((gateway, example))
 }
 

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Answer, Backend, Builder, Client, Gate, Gateway, Step, Stream, assert_json, free_port, get};
+use common::{Answer, Backend, Builder, Client, Gate, Gateway, Port, Step, Stream, assert_json, get};
 use std::ops::RangeInclusive;
 
 /// The default delay of 3000 ms with its jitter of 20 %.
@@ -34,7 +34,8 @@ fn assert_retries(gateway: &Gateway, range: RangeInclusive<u32>) -> u32 {
 
 #[test]
 fn an_unreachable_backend_is_tried_again_later() {
-    let url = format!("http://127.0.0.1:{}/", free_port());
+    let nobody = Port::reserve();
+    let url = format!("http://127.0.0.1:{nobody}/");
     assert_retries(&retrying(Gateway::builder().set("CALLBACK_URL", &url)), DEFAULT);
     let builder = Gateway::builder().set("CALLBACK_URL", &url).set("RECONNECT_DELAY_MILLISECONDS", 100);
     assert_retries(&retrying(builder), 80..=120);
@@ -94,7 +95,8 @@ fn one_stream_too_many_is_tried_again_later() {
 
 #[test]
 fn http_1_0_clients_get_it_as_well() {
-    let gateway = retrying(Gateway::builder().set("CALLBACK_URL", format!("http://127.0.0.1:{}/", free_port())));
+    let nobody = Port::reserve();
+    let gateway = retrying(Gateway::builder().set("CALLBACK_URL", format!("http://127.0.0.1:{nobody}/")));
     let finish = Stream::accept(Client::open(gateway.port, "GET /x HTTP/1.0\r\n\r\n")).finish();
     assert!(DEFAULT.contains(&delay(&finish.text)), "{finish:?}");
 }
@@ -129,6 +131,7 @@ fn without_the_setting_an_accepted_stream_starts_with_nothing() {
 
 #[test]
 fn a_delay_of_zero_is_a_delay() {
-    let gateway = Gateway::builder().set("CALLBACK_URL", format!("http://127.0.0.1:{}/", free_port()));
+    let nobody = Port::reserve();
+    let gateway = Gateway::builder().set("CALLBACK_URL", format!("http://127.0.0.1:{nobody}/"));
     assert_retries(&retrying(gateway.set("RECONNECT_DELAY_MILLISECONDS", 0)), 0..=0);
 }

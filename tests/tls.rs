@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Gateway, assert_json, eventually, free_port};
+use common::{Gateway, Port, assert_json, eventually};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -27,13 +27,13 @@ fn certificate() -> PathBuf {
 /// `openssl s_server`, which prints what it decrypts, or a client of it; ended when dropped.
 struct Server {
     child: Child,
-    port: u16,
+    port: Port,
     printed: PathBuf,
 }
 
 impl Server {
     fn start(directory: &Path) -> Server {
-        let port = free_port();
+        let port = Port::reserve();
         let printed = directory.join("printed");
         let output = std::fs::File::create(&printed).expect("a file");
         let child = Command::new("openssl")
@@ -55,7 +55,7 @@ impl Server {
             .spawn()
             .expect("openssl is installed");
         let server = Server { child, port, printed };
-        eventually("openssl listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        eventually("openssl listens", || std::net::TcpStream::connect(("127.0.0.1", server.port.number)).is_ok());
         server
     }
 
@@ -69,7 +69,7 @@ impl Server {
             .spawn()
             .expect("openssl is installed");
         writeln!(child.stdin.as_mut().expect("piped"), "{line}").expect("it reads");
-        Server { child, port: self.port, printed: self.printed.clone() }
+        Server { child, port: self.port.clone(), printed: self.printed.clone() }
     }
 
     fn printed(&self) -> String {

@@ -1,6 +1,6 @@
 //! A backend that records every callback and answers as the test scripts it.
 
-use super::{PATIENCE, sys};
+use super::{PATIENCE, Port, sys};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -174,7 +174,7 @@ struct Shared {
 /// A running backend; it stops when dropped.
 pub struct Backend {
     shared: Arc<Shared>,
-    pub port: u16,
+    pub port: Port,
     single_threaded: bool,
     acceptor: Mutex<Option<JoinHandle<()>>>,
 }
@@ -182,12 +182,12 @@ pub struct Backend {
 impl Backend {
     /// A thread per connection, keep-alive.
     pub fn new(handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Backend {
-        Backend::start(0, false, true, handler)
+        Backend::start(Port::reserve(), false, true, handler)
     }
 
     /// The same, but it keeps no record of its calls: for runs that make very many.
     pub fn forgetful(handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Backend {
-        Backend::start(0, false, false, handler)
+        Backend::start(Port::reserve(), false, false, handler)
     }
 
     /// Answers everything with an empty 200.
@@ -202,23 +202,22 @@ impl Backend {
 
     /// One connection at a time and one request on each, like Python's `http.server.HTTPServer`.
     pub fn single_threaded(handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Backend {
-        Backend::start(0, true, true, handler)
+        Backend::start(Port::reserve(), true, true, handler)
     }
 
     /// On a given port, for a backend that comes back.
-    pub fn on_port(port: u16, handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Backend {
+    pub fn on_port(port: Port, handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Backend {
         Backend::start(port, false, true, handler)
     }
 
     fn start(
-        port: u16,
+        port: Port,
         single: bool,
         records: bool,
         handler: impl Fn(&Call) -> Answer + Send + Sync + 'static,
     ) -> Backend {
-        let listener = TcpListener::bind(("127.0.0.1", port)).expect("a port for the backend");
+        let listener = TcpListener::bind(("127.0.0.1", port.number)).expect("a port for the backend");
         sys::listen_for_many(&listener);
-        let port = listener.local_addr().expect("its address").port();
         let shared = Arc::new(Shared {
             calls: Mutex::default(),
             arrived: Condvar::new(),
@@ -313,7 +312,7 @@ impl Backend {
             let _ = socket.shutdown(Shutdown::Both);
         }
         // Wakes the acceptor, which then sees the flag and drops its listener.
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        let _ = TcpStream::connect(("127.0.0.1", self.port.number));
         // The single thread may be in the middle of a call; nobody waits for that.
         let acceptor = self.acceptor.lock().unwrap().take();
         if let Some(acceptor) = acceptor.filter(|_| !self.single_threaded) {

@@ -1,22 +1,14 @@
 //! The real binary: spawned with nothing in its environment but what a test sets, awaited, and ended by its pid.
 
-use super::{Backend, Client, PATIENCE, Response, Stream, get, send_request, sys};
+use super::{Backend, Client, PATIENCE, Port, Response, Stream, get, send_request, sys};
 use std::io::{BufRead, BufReader, Read};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_ssegateway");
-
-/// Losing the race for a port this often in a row means something else is wrong.
-const PORT_ATTEMPTS: usize = 20;
-
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
-}
 
 /// What a run to the end left behind.
 #[derive(Debug)]
@@ -111,18 +103,8 @@ impl Builder {
 
     /// Starts the binary and waits until it listens.
     pub fn start(self) -> Gateway {
-        for _ in 0..PORT_ATTEMPTS {
-            if let Some(gateway) = self.try_start() {
-                return gateway;
-            }
-        }
-        panic!("no port could be had");
-    }
-
-    /// `None` if somebody else was faster on a port.
-    fn try_start(&self) -> Option<Gateway> {
-        let port = free_port();
-        let internal = self.internal.then(free_port);
+        let reserved = Port::reserve();
+        let internal = self.internal.then(Port::reserve);
         let mut command = match self.ulimit {
             None => Command::new(BINARY),
             Some(limit) => {
@@ -131,8 +113,8 @@ impl Builder {
                 shell
             }
         };
-        command.env_clear().env("PORT", port.to_string());
-        if let Some(internal) = internal {
+        command.env_clear().env("PORT", reserved.to_string());
+        if let Some(internal) = &internal {
             command.env("INTERNAL_PORT", internal.to_string());
         }
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
@@ -144,19 +126,16 @@ impl Builder {
         let mut child = command.spawn().expect("the binary starts");
         let log = Arc::new(Log::default());
         let follower = child.stderr.take().map(|pipe| follow(pipe, log.clone()));
-        let mut gateway = Gateway { child, port, internal, log, follower, ended: false };
+        let mut gateway =
+            Gateway { child, port: reserved.number, _reserved: reserved, internal, log, follower, ended: false };
         let start = Instant::now();
         loop {
             if gateway.child.try_wait().expect("wait").is_some() {
                 gateway.exit_code();
-                // A failed start that has nothing to do with the port would fail again and again.
-                let log = gateway.log();
-                let busy = log.is_empty() || log.to_lowercase().contains("in use");
-                assert!(busy, "the gateway did not start: {log}");
-                return None;
+                panic!("the gateway did not start");
             }
             if gateway.listens() && gateway.healthy() {
-                return Some(gateway);
+                return gateway;
             }
             assert!(start.elapsed() < PATIENCE, "the gateway never listened: {}", gateway.log());
             std::thread::sleep(Duration::from_millis(2));
@@ -180,7 +159,8 @@ fn follow(pipe: impl Read + Send + 'static, log: Arc<Log>) -> JoinHandle<()> {
 pub struct Gateway {
     child: Child,
     pub port: u16,
-    internal: Option<u16>,
+    _reserved: Port,
+    internal: Option<Port>,
     log: Arc<Log>,
     follower: Option<JoinHandle<()>>,
     ended: bool,
@@ -208,7 +188,7 @@ impl Gateway {
 
     /// Where `/internal/*` is served.
     pub fn internal_port(&self) -> u16 {
-        self.internal.unwrap_or(self.port)
+        self.internal.as_ref().map_or(self.port, |port| port.number)
     }
 
     pub fn client(&self) -> Client {
@@ -298,12 +278,11 @@ impl Gateway {
         self.child.try_wait().expect("wait").is_none()
     }
 
-    /// Whether the listeners belong to this process. A test that runs beside this one may have been given the port.
+    /// Whether it listens on all its ports.
     fn listens(&self) -> bool {
         let owned = descriptors(self.child.id());
-        [Some(self.port), self.internal]
+        [self.port, self.internal_port()]
             .into_iter()
-            .flatten()
             .all(|port| listening_inodes(port).iter().any(|inode| owned.contains(&format!("socket:[{inode}]"))))
     }
 

@@ -9,6 +9,7 @@ mod backend;
 mod client;
 mod gateway;
 mod ledger;
+mod port;
 pub mod process;
 mod random;
 mod response;
@@ -17,8 +18,9 @@ pub mod sys;
 
 pub use backend::{Answer, Backend, Call, Gate, Step};
 pub use client::{Client, get, post, send_request};
-pub use gateway::{Builder, Gateway, Output, free_port, run};
+pub use gateway::{Builder, Gateway, Output, run};
 pub use ledger::{Ledger, Sums, Verdict};
+pub use port::Port;
 pub use random::Random;
 pub use response::{Response, assert_error, assert_json, is_http_date};
 pub use stream::{Finish, Stream};

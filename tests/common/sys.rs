@@ -1,7 +1,7 @@
 //! The system calls that the standard library has no stable door to.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 pub const SIGCONT: i32 = libc::SIGCONT;
 pub const SIGINT: i32 = libc::SIGINT;
@@ -77,6 +77,40 @@ pub fn leave_network() -> io::Result<u32> {
     }
     // SAFETY: it takes nothing and cannot fail.
     Ok(unsafe { libc::gettid() } as u32)
+}
+
+/// A socket that is bound to a port of the kernel's choice on every address, shares it (SO_REUSEADDR), and does not
+/// listen.
+pub fn bound_socket() -> OwnedFd {
+    // SAFETY: it takes three integers.
+    let descriptor = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    assert!(descriptor >= 0, "socket: {}", io::Error::last_os_error());
+    // SAFETY: it was opened just now, and nothing else owns it.
+    let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    let yes: i32 = 1;
+    // SAFETY: the descriptor is open for the life of `socket`, and the pointer and length describe `yes` exactly.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_REUSEADDR,
+            (&raw const yes).cast(),
+            size_of::<i32>() as libc::socklen_t,
+        )
+    };
+    assert_eq!(result, 0, "SO_REUSEADDR: {}", io::Error::last_os_error());
+    let address = libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: 0,
+        sin_addr: libc::in_addr { s_addr: libc::INADDR_ANY },
+        sin_zero: [0; 8],
+    };
+    // SAFETY: the descriptor is open for the life of `socket`, and the pointer and length describe `address` exactly.
+    let result = unsafe {
+        libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size_of::<libc::sockaddr_in>() as libc::socklen_t)
+    };
+    assert_eq!(result, 0, "bind: {}", io::Error::last_os_error());
+    socket
 }
 
 /// Lets more clients wait than the 128 of the standard library: callbacks may come all at once.

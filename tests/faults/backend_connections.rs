@@ -55,7 +55,7 @@ fn idle_connections_closed_at_random_moments_show_nowhere() {
 #[test]
 fn a_backend_that_dies_and_returns_costs_no_stream() {
     let backend = Backend::accepting();
-    let port = backend.port;
+    let port = backend.port.clone();
     let mut gateway = Gateway::start(&backend);
     let (stream, token) = gateway.open_with(&backend, "/healthy");
     let healthy = Healthy::start(&gateway, stream, token);
@@ -74,7 +74,7 @@ fn a_backend_that_dies_and_returns_costs_no_stream() {
         assert!(start.elapsed() < Duration::from_secs(5), "a dead backend is known at once: {:?}", start.elapsed());
         assert_json(&gateway.event(&kept_token, "still here"), 200, OK);
         assert_eq!(kept.event(), "data: still here\n\n");
-        let returned = Backend::on_port(port, |_| Answer::ok());
+        let returned = Backend::on_port(port.clone(), |_| Answer::ok());
         eventually("it is found again", || {
             let mut client = Client::open(gateway.port, get("/again"));
             client.head().status == 200

@@ -121,10 +121,13 @@ class Backend(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def reserve_port():
+    """A socket that keeps a port for a program to come: bound, so that nobody else is given it, but not listening, so
+    that SO_REUSEADDR lets the program listen there."""
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
+    return reserved
 
 
 def await_port(port):
@@ -158,7 +161,8 @@ def path_of(target):
 
 
 def run(name, kind, options, gateway, directory):
-    front = free_port()
+    reserved = reserve_port()
+    front = reserved.getsockname()[1]
     template = {"nginx": NGINX, "haproxy": HAPROXY}[kind]
     config = directory / f"{kind}.conf"
     config.write_text(template.format(dir=directory, front=front, gateway=gateway, **options))
@@ -207,7 +211,8 @@ def main():
     binary = sys.argv[1] if len(sys.argv) > 1 else "target/release/ssegateway"
     backend = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Backend)
     threading.Thread(target=backend.serve_forever, daemon=True).start()
-    port = free_port()
+    reserved = reserve_port()
+    port = reserved.getsockname()[1]
     environment = {"PORT": str(port), "LISTEN_ADDRESS": "127.0.0.1", "LOG_LEVEL": "off",
                    "CALLBACK_URL": f"http://127.0.0.1:{backend.server_port}/"}
     gateway = subprocess.Popen([binary], env=environment)
