@@ -7,6 +7,8 @@ use std::ops::Range;
 pub(crate) const BLOCK: usize = 64;
 /// How much may be copied at once from any place in a block.
 pub(crate) const RUN: usize = 16;
+/// What a [`Block`] may be copied to.
+pub(crate) const ROOM: usize = BLOCK + RUN;
 /// Eight bytes are one number.
 pub(crate) const WORD: usize = size_of::<u64>();
 /// A one in each byte of a word.
@@ -15,14 +17,14 @@ const ONES: u64 = u64::MAX / 0xFF;
 const HIGH_BITS: u64 = ONES << 7;
 
 /// [`BLOCK`] bytes of a text, with more behind them so that any [`RUN`] can be taken whole.
-pub(crate) struct Block<'a>(&'a [u8; BLOCK + RUN]);
+pub(crate) struct Block<'a>(&'a [u8; ROOM]);
 
 /// Where the end of a text gets the bytes that a block has too many.
-pub(crate) struct Padding([u8; BLOCK + RUN]);
+pub(crate) struct Padding([u8; ROOM]);
 
 impl Padding {
     pub(crate) fn new() -> Padding {
-        Padding([b' '; BLOCK + RUN])
+        Padding([b' '; ROOM])
     }
 }
 
@@ -43,7 +45,7 @@ impl<'a> Block<'a> {
     /// Copies the bytes at `places` to `room`, behind the first `length`; what lies behind those copied is overwritten.
     /// `length` and the places together are no more than a block: what is copied in excess has room, too.
     #[inline]
-    pub(crate) fn copy(&self, places: Range<usize>, room: &mut [u8; BLOCK + RUN], length: usize) {
+    pub(crate) fn copy(&self, places: Range<usize>, room: &mut [u8; ROOM], length: usize) {
         let (mut from, mut to) = (places.start, length);
         loop {
             // The remainders change nothing, but show that both places are in bounds.
@@ -129,7 +131,7 @@ mod tests {
         for around in [b'a', b' ', b'!', b'#', b'[', b']', 0x7F, 0x80, 0xA2, 0xDC, 0xFF, 0] {
             for at in 0..BLOCK {
                 for wanted in [b'"', b'\\'] {
-                    let mut text = [around; BLOCK + RUN];
+                    let mut text = [around; ROOM];
                     text[at] = wanted;
                     assert_eq!(Block::of(&text, &mut Padding::new()).places_of(wanted), 1 << at, "{around} {at}");
                 }
@@ -163,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_short_text_has_blanks_behind_it() {
-        for length in 0..BLOCK + RUN + 2 {
+        for length in 0..ROOM + 2 {
             let text = vec![b'"'; length];
             let expected = if length < BLOCK { !(u64::MAX << length) } else { u64::MAX };
             assert_eq!(Block::of(&text, &mut Padding::new()).places_of(b'"'), expected, "{length}");

@@ -3,12 +3,12 @@
 //! JSON within JSON has a backslash every few bytes, so all of a [`Block`] are looked for at once, and what lies
 //! between two is copied by runs of a fixed length, whose excess the next one overwrites.
 
-use super::block::{BLOCK, Block, Padding, RUN, escape_starts};
+use super::block::{BLOCK, Block, Padding, ROOM, escape_starts};
 
 /// The text that a JSON string's inside stands for.
 pub(crate) fn unescape(inner: &str) -> String {
     // Every escape is at least as long as what it stands for.
-    let mut out = Vec::with_capacity(inner.len());
+    let mut out = Vec::with_capacity(inner.len() + ROOM);
     let mut escaped = Escaped::new(inner);
     while let Some(character) = escaped.copy_plain(&mut out) {
         out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
@@ -48,25 +48,29 @@ impl<'a> Escaped<'a> {
             if is_new {
                 self.look_through(&block);
             }
-            let (mut room, mut length) = ([0; BLOCK + RUN], 0);
+            // Room to copy whole runs; what is left of it is taken back.
+            let before = out.len();
+            out.resize(before + ROOM, 0);
+            let Some(room) = out.last_chunk_mut() else { break };
+            let mut length = 0;
             let mut from = self.at - self.start;
             while self.starts != 0 {
                 let backslash = self.starts.trailing_zeros() as usize;
                 self.starts &= self.starts - 1;
-                block.copy(from..backslash, &mut room, length);
+                block.copy(from..backslash, room, length);
                 length += backslash - from;
                 from = backslash + 1;
                 if !matches!(block.byte(from), b'"' | b'\\' | b'/') {
-                    out.extend_from_slice(room.get(..length).unwrap_or_default());
+                    out.truncate(before + length);
                     let (character, taken) = escaped_character(&self.text[self.start + from..]);
                     self.go_on_at(self.start + from + taken);
                     return Some(character);
                 }
             }
             let end = self.end - self.start;
-            block.copy(from..end, &mut room, length);
+            block.copy(from..end, room, length);
             length += end - from;
-            out.extend_from_slice(room.get(..length).unwrap_or_default());
+            out.truncate(before + length);
             self.at = self.end;
         }
         None
