@@ -12,7 +12,7 @@ STATIC = RUSTFLAGS='-C target-feature=+crt-static -C link-arg=-Wl,--no-eh-frame-
 # What `make mutants` mutates, and which tests over sockets judge what the quick ones (.ci/mutants.toml) leave alive.
 CORE = time table timer buffer escape metrics json/* http/* sse/* send/* callback/* gateway/* reactor/mod
 MUTATE = cargo mutants --config .ci/mutants.toml --output $(TARGET_DIR) $(or $(FILE:%=--file %),$(CORE:%=--file 'src/%.rs'))
-SOCKETS = $(filter-out simulation core rooms python_example tls,$(patsubst tests/%.rs,%,$(wildcard tests/*.rs)))
+SOCKETS = $(filter-out simulation core reactor rooms python_example tls,$(patsubst tests/%.rs,%,$(wildcard tests/*.rs)))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo run test test-e2e test-python test-deploy faults soak lint doc static wheel sim planted mutants bench bench-parts bench-instructions bench-scale bench-syscalls fuzz

@@ -1,0 +1,137 @@
+//! The event loop over a kernel made of memory: what a turn may take, which no client can bring about at will over
+//! sockets.
+
+use ssegateway::callback::{Call, Completion};
+use ssegateway::gateway::{ConnId, Gateway, Listener, Peer, ProcessFigures, Settings};
+use ssegateway::reactor::{Event, Net, Reactor};
+use ssegateway::time::Millis;
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Clients of which each may have something to read.
+#[derive(Default)]
+struct Kernel {
+    now: Duration,
+    events: Vec<Event>,
+    /// How long the loop would have slept last.
+    timeout: Option<Duration>,
+    /// Those who wait to be accepted.
+    knocking: VecDeque<usize>,
+    accepted: HashMap<usize, ConnId>,
+    /// What the next read of a client finds.
+    sent: HashMap<usize, Vec<u8>>,
+    /// What was written to it.
+    got: HashMap<usize, Vec<u8>>,
+    closed: Vec<usize>,
+}
+
+impl Kernel {
+    fn knock(&mut self, clients: impl Iterator<Item = usize>) {
+        self.knocking.extend(clients);
+        self.events.push(Event::Accept(Listener::Public));
+    }
+
+    fn send(&mut self, client: usize, bytes: &[u8]) {
+        self.sent.insert(client, bytes.to_vec());
+        let id = self.accepted[&client];
+        self.events.push(Event::Socket { id, readable: true, writable: true, read_closed: false });
+    }
+}
+
+impl Net for Kernel {
+    type Socket = usize;
+
+    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+        self.timeout = timeout;
+        events.append(&mut self.events);
+        Ok(())
+    }
+
+    fn accept(&mut self, _: Listener) -> io::Result<(usize, Peer)> {
+        let client = self.knocking.pop_front().ok_or(io::ErrorKind::WouldBlock)?;
+        Ok((client, Peer::Loopback))
+    }
+
+    fn register(&mut self, client: &mut usize, id: ConnId) -> io::Result<()> {
+        self.accepted.insert(*client, id);
+        Ok(())
+    }
+
+    fn read(&mut self, client: &mut usize, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.sent.remove(client).ok_or(io::ErrorKind::WouldBlock)?;
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        Ok(bytes.len())
+    }
+
+    fn write(&mut self, client: &mut usize, bytes: &[u8]) -> io::Result<usize> {
+        self.got.entry(*client).or_default().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn shutdown_write(&mut self, _: &mut usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn close(&mut self, client: usize) {
+        self.closed.push(client);
+    }
+
+    fn abort(&mut self, client: usize) {
+        self.closed.push(client);
+    }
+
+    fn stop_accepting(&mut self) {}
+
+    fn now(&mut self) -> Duration {
+        self.now
+    }
+
+    fn unix_seconds(&mut self) -> u64 {
+        0
+    }
+
+    fn draw_token(&mut self) -> Uuid {
+        Uuid::from_u128(self.accepted.len() as u128 + 1)
+    }
+
+    fn submit(&mut self, _: Call) {}
+
+    fn next_completion(&mut self) -> Option<Completion> {
+        None
+    }
+
+    fn process_figures(&mut self) -> ProcessFigures {
+        ProcessFigures::default()
+    }
+
+    fn release_memory(&mut self) {}
+}
+
+#[test]
+fn timers_that_are_all_due_at_once_keep_nobody_waiting_for_the_last_of_them() {
+    const IDLE: usize = 3_000;
+    const TIMERS_IN_A_TURN: usize = 1_024;
+    let settings = Settings { keepalive_timeout: Duration::from_secs(5), ..Settings::default() };
+    let gateway = Gateway::new(settings, Millis::ZERO, 0);
+    let mut reactor = Reactor::new(Kernel::default(), gateway, IDLE + 1, false);
+    reactor.net().knock(0..IDLE);
+    while reactor.gateway().connections() < IDLE {
+        reactor.turn().unwrap();
+    }
+    // A minute passes, and only now does another client come.
+    reactor.net().now = Duration::from_secs(60);
+    reactor.net().knock(IDLE..IDLE + 1);
+    reactor.turn().unwrap();
+    assert_eq!(reactor.net().closed.len(), TIMERS_IN_A_TURN);
+    reactor.net().send(IDLE, b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
+    reactor.turn().unwrap();
+    assert_eq!(reactor.net().timeout, Some(Duration::ZERO), "there is more to do");
+    assert!(reactor.net().got[&IDLE].starts_with(b"HTTP/1.1 200 OK\r\n"));
+    assert_eq!(reactor.net().closed.len(), 2 * TIMERS_IN_A_TURN);
+    reactor.turn().unwrap();
+    assert_eq!((reactor.net().closed.len(), reactor.gateway().connections()), (IDLE, 1));
+    reactor.turn().unwrap();
+    assert_ne!(reactor.net().timeout, Some(Duration::ZERO), "there is nothing to do");
+}
