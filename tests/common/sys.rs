@@ -15,35 +15,28 @@ pub fn signal(pid: u32, signal: i32) {
     assert_eq!(result, 0, "kill({pid}, {signal}): {}", std::io::Error::last_os_error());
 }
 
-/// Makes closing the socket send a reset instead of a FIN.
-pub fn reset_on_close(socket: &impl AsRawFd) {
-    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-    // SAFETY: the descriptor is open for the life of `socket`, and the pointer and length describe `linger` exactly.
+fn set_option<T>(socket: &impl AsRawFd, name: i32, value: T) {
+    // SAFETY: the descriptor is open for the life of `socket`, and the pointer and length describe `value` exactly.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
-            libc::SO_LINGER,
-            (&raw const linger).cast(),
-            size_of::<libc::linger>() as libc::socklen_t,
+            name,
+            (&raw const value).cast(),
+            size_of::<T>() as libc::socklen_t,
         )
     };
-    assert_eq!(result, 0, "SO_LINGER: {}", std::io::Error::last_os_error());
+    assert_eq!(result, 0, "socket option {name}: {}", io::Error::last_os_error());
+}
+
+/// Makes closing the socket send a reset instead of a FIN.
+pub fn reset_on_close(socket: &impl AsRawFd) {
+    set_option(socket, libc::SO_LINGER, libc::linger { l_onoff: 1, l_linger: 0 });
 }
 
 /// Bounds what the kernel holds for a client that does not read.
 pub fn receive_buffer(socket: &impl AsRawFd, bytes: i32) {
-    // SAFETY: the descriptor is open for the life of `socket`, and the pointer and length describe `bytes` exactly.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_RCVBUF,
-            (&raw const bytes).cast(),
-            size_of::<i32>() as libc::socklen_t,
-        )
-    };
-    assert_eq!(result, 0, "SO_RCVBUF: {}", io::Error::last_os_error());
+    set_option(socket, libc::SO_RCVBUF, bytes);
 }
 
 /// Raises this process's soft descriptor limit to the hard one, and gives it back.
@@ -87,18 +80,7 @@ pub fn bound_socket() -> OwnedFd {
     assert!(descriptor >= 0, "socket: {}", io::Error::last_os_error());
     // SAFETY: it was opened just now, and nothing else owns it.
     let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
-    let yes: i32 = 1;
-    // SAFETY: the descriptor is open for the life of `socket`, and the pointer and length describe `yes` exactly.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_REUSEADDR,
-            (&raw const yes).cast(),
-            size_of::<i32>() as libc::socklen_t,
-        )
-    };
-    assert_eq!(result, 0, "SO_REUSEADDR: {}", io::Error::last_os_error());
+    set_option(&socket, libc::SO_REUSEADDR, 1_i32);
     let address = libc::sockaddr_in {
         sin_family: libc::AF_INET as libc::sa_family_t,
         sin_port: 0,

@@ -26,6 +26,9 @@ import threading
 import time
 
 HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "e2e"))
+
+from programs import reserve_port
 
 NGINX = """
 daemon off; master_process off; pid {dir}/nginx.pid; error_log {dir}/error.log;
@@ -119,15 +122,6 @@ class Backend(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
-
-
-def reserve_port():
-    """A socket that keeps a port for a program to come: bound, so that nobody else is given it, but not listening, so
-    that SO_REUSEADDR lets the program listen there."""
-    reserved = socket.socket()
-    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    reserved.bind(("127.0.0.1", 0))
-    return reserved
 
 
 def await_port(port):
