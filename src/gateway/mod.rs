@@ -382,6 +382,7 @@ impl Gateway {
         let connections = &self.connections;
         self.timer.shrink(|id, due| connections.get(id).is_some_and(|connection| connection.scheduled == due));
         self.pool.shrink();
+        self.shrink_backlog();
         self.dirty.shrink_to_fit();
         self.actions.shrink_to_fit();
         self.scratch = String::new();

@@ -75,6 +75,12 @@ impl Gateway {
         largest
     }
 
+    /// Gives up memory that is not in use.
+    pub(super) fn shrink_backlog(&mut self) {
+        self.sweep_backlog();
+        self.backlog.ids.shrink_to_fit();
+    }
+
     /// Answers a request for the metrics, with what the gateway cannot know by itself. The answer is the last
     /// one on its connection.
     #[cold]
