@@ -14,6 +14,15 @@ fn page(gateway: &Gateway, query: &str) -> Value {
     serde_json::from_slice(&response.body).expect("JSON")
 }
 
+#[test]
+fn one_page_is_given_to_each_connection() {
+    let gateway = Gateway::start(&Backend::accepting());
+    let mut client = Client::open(gateway.port, get("/internal/connections").repeat(2));
+    let response = client.response();
+    assert_eq!((response.status, response.header("connection")), (200, Some("close")));
+    client.assert_closed();
+}
+
 /// All pages of so many entries: URLs by token, and how many pages there were.
 fn all_pages(gateway: &Gateway, limit: usize) -> (BTreeMap<String, String>, usize) {
     let mut streams = BTreeMap::new();

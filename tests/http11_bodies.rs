@@ -264,6 +264,38 @@ fn a_refusal_is_readable_though_the_client_is_still_sending() {
     }
 }
 
+/// As most clients do, these two write the whole request before they read.
+#[test]
+fn a_refusal_is_readable_however_much_comes_behind_it() {
+    let gateway = Gateway::builder().start();
+    let body = vec![b'x'; 10_000_000];
+    for head in [
+        send_framed(&format!("Content-Length: {}\r\n", body.len()), ""),
+        get("/internal/nothing").replacen("\r\n\r\n", &format!("\r\nContent-Length: {}\r\n\r\n", body.len()), 1),
+    ] {
+        let expected = if head.contains("nothing") { 404 } else { 413 };
+        let mut client = Client::open(gateway.port, head);
+        client.send(&body);
+        assert_error(&client.response(), expected);
+        client.assert_closed();
+    }
+}
+
+#[test]
+fn a_chunked_body_that_means_nothing_has_the_same_limit() {
+    let gateway = Gateway::builder().set("MAX_BODY_BYTES", 1000).start();
+    let chunk = |size: usize| format!("{size:x}\r\n{}\r\n", " ".repeat(size));
+    let head = get("/internal/nothing").replacen("\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n", 1);
+    let mut client = Client::open(gateway.port, format!("{head}{}{}0\r\n\r\n", chunk(990), chunk(10)));
+    assert_error(&client.response(), 404);
+    client.assert_open();
+    let mut client = Client::open(gateway.port, format!("{head}{}{}", chunk(990), chunk(11)));
+    let response = client.response();
+    assert_error(&response, 404);
+    assert_eq!(response.header("connection"), Some("close"));
+    client.assert_closed();
+}
+
 #[test]
 fn the_default_limit_is_a_mebibyte() {
     let gateway = Gateway::builder().start();

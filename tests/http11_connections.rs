@@ -274,6 +274,20 @@ fn the_default_limit_of_a_head_is_16_kib() {
 }
 
 #[test]
+fn a_refusal_is_readable_though_far_more_than_a_head_came() {
+    let gateway = Gateway::builder().set("MAX_HEADER_BYTES", 128 * 1024).start();
+    for start in ["GET /", "GET / HTTP/1.1\r\nHost: h\r\nX: "] {
+        let mut client = Client::open(gateway.port, start.to_owned() + &"x".repeat(3_000_000));
+        assert_error(&client.response(), 431);
+        client.assert_closed();
+    }
+    let malformed = format!("{}\r\n bad: y\r\n\r\n", head_of(120_000).trim_end());
+    let mut client = Client::open(gateway.port, malformed);
+    assert_error(&client.response(), 400);
+    client.assert_closed();
+}
+
+#[test]
 fn more_than_256_fields_are_refused() {
     let gateway = Gateway::builder().start();
     let fields = |count: usize| {

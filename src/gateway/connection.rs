@@ -33,7 +33,7 @@ pub(super) struct Connection {
     pub scheduled: Millis,
 }
 
-/// A state owns its data; there are no flags beside it.
+/// A state owns its data.
 pub(super) enum State {
     /// Collecting a request, or waiting for one.
     Reading(Reading),
@@ -62,6 +62,8 @@ pub(super) struct Body {
     pub purpose: Purpose,
     pub manner: Manner,
     pub remaining: Remaining,
+    /// Bytes of data in the chunks so far.
+    pub taken: u64,
     /// The body so far; stays empty if it means nothing.
     pub bytes: Vec<u8>,
 }
@@ -112,7 +114,7 @@ pub(super) struct Input {
 pub(super) struct Closing {
     /// Output is flushed and the sending side shut down; until then, the peer may still be reading.
     pub shut: bool,
-    /// Input that will still be discarded.
+    /// Input that will still be discarded, at the most.
     pub input: Input,
 }
 

@@ -193,7 +193,7 @@ impl Gateway {
         match connection.state {
             State::Reading(_) => self.read_input(now, id, bytes),
             State::Connecting(_) | State::Streaming(_) | State::Reporting | State::Closing(_) => {
-                self.discard(now, id, bytes.len());
+                self.discard(id, bytes.len());
             }
         }
         // The answers go last: what they speak of is offered to the kernel before them.
@@ -528,7 +528,7 @@ impl Gateway {
     }
 
     /// Input that nobody reads.
-    fn discard(&mut self, _now: Millis, id: ConnId, count: usize) {
+    fn discard(&mut self, id: ConnId, count: usize) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let excess = Ending { reason: Reason::Error, detail: Some(Detail::ExcessInput) };
         match &mut connection.state {

@@ -10,10 +10,6 @@ use crate::http::request::{self, Expect, Framing, Head, HeadError};
 use crate::http::response::{self, Date, Grant, Response};
 use crate::time::Millis;
 
-/// What a client may send before it has read the last answer, without destroying that answer by a
-/// reset. More than a browser's request with a full cookie jar.
-const LINGER_BYTES: u64 = 64 * 1024;
-
 /// A head that is this long is looked at again only when another line of it has come: a client that
 /// drips bytes must not make each of them cost a parse of all.
 const EAGER_HEAD_BYTES: usize = 1024;
@@ -23,6 +19,11 @@ const EAGER_HEAD_BYTES: usize = 1024;
 pub(super) struct Manner {
     pub keep_alive: bool,
     pub head_only: bool,
+}
+
+impl Manner {
+    /// An answer with its body, after which the connection closes.
+    pub const LAST: Manner = Manner { keep_alive: false, head_only: false };
 }
 
 /// The body of the answer to a send that was delivered.
@@ -44,8 +45,6 @@ pub(super) fn delivered(date: &Date) -> Vec<u8> {
     out
 }
 
-const LAST: Manner = Manner { keep_alive: false, head_only: false };
-
 impl Gateway {
     /// Input for a connection that is reading requests.
     pub(super) fn read_input(&mut self, now: Millis, id: ConnId, bytes: &[u8]) {
@@ -53,7 +52,7 @@ impl Gateway {
         let State::Reading(reading) = &mut connection.state else { return };
         if reading.inbox.is_empty() {
             let used = self.read_requests(now, id, bytes);
-            self.keep_rest(now, id, &bytes[used..]);
+            self.keep_rest(id, &bytes[used..]);
             return;
         }
         let mut inbox = std::mem::take(&mut reading.inbox);
@@ -66,18 +65,18 @@ impl Gateway {
         if let Some(State::Reading(reading)) = self.connections.get_mut(id).map(|connection| &mut connection.state) {
             reading.inbox = if rest == 0 { Vec::new() } else { inbox };
         } else {
-            self.discard(now, id, rest);
+            self.discard(id, rest);
         }
     }
 
-    fn keep_rest(&mut self, now: Millis, id: ConnId, rest: &[u8]) {
+    fn keep_rest(&mut self, id: ConnId, rest: &[u8]) {
         if rest.is_empty() {
             return;
         }
         match self.connections.get_mut(id).map(|connection| &mut connection.state) {
             Some(State::Reading(reading)) => reading.inbox = rest.to_vec(),
             Some(State::Connecting(_) | State::Streaming(_) | State::Reporting | State::Closing(_)) => {
-                self.discard(now, id, rest.len())
+                self.discard(id, rest.len())
             }
             None => {}
         }
@@ -174,7 +173,7 @@ impl Gateway {
         if let Some(connection) = self.connections.get_mut(id)
             && let State::Reading(reading) = &mut connection.state
         {
-            let body = Body { purpose, manner, remaining, bytes: Vec::new() };
+            let body = Body { purpose, manner, remaining, taken: 0, bytes: Vec::new() };
             reading.body = Some(Box::new(body));
         }
         Some(head.bytes)
@@ -186,7 +185,7 @@ impl Gateway {
         let State::Reading(reading) = &mut connection.state else { return None };
         let body = reading.body.as_deref_mut()?;
         let keep = matches!(body.purpose, Purpose::Send);
-        let bytes = &mut body.bytes;
+        let (bytes, taken) = (&mut body.bytes, &mut body.taken);
         let (used, done) = match &mut body.remaining {
             Remaining::Length(left) => {
                 let count = usize::try_from(*left).map_or(input.len(), |left| left.min(input.len()));
@@ -198,6 +197,7 @@ impl Gateway {
             }
             Remaining::Chunked(decoder) => {
                 let append = |data: &[u8]| {
+                    *taken += data.len() as u64;
                     if keep {
                         bytes.extend_from_slice(data);
                     }
@@ -206,19 +206,30 @@ impl Gateway {
                     self.refuse_malformed(now, id, "invalid chunk");
                     return None;
                 };
-                let coming = if keep { decoder.announced() } else { 0 };
-                if coming.saturating_add(bytes.len() as u64) > self.settings.body_bytes_max as u64 {
-                    self.refuse(now, id, Refusal::BodyTooLarge);
+                if decoder.announced().saturating_add(*taken) > self.settings.body_bytes_max as u64 {
+                    self.refuse_body(now, id);
                     return Some(used);
                 }
                 (used, decoder.is_done())
             }
         };
         if done && let Some(body) = reading.body.take() {
-            let Body { purpose, manner, remaining: _, bytes } = *body;
+            let Body { purpose, manner, remaining: _, taken: _, bytes } = *body;
             self.finish_request(now, id, purpose, &bytes, manner);
         }
         Some(used)
+    }
+
+    /// The body in hand is longer than bodies may be.
+    fn refuse_body(&mut self, now: Millis, id: ConnId) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let State::Reading(reading) = &mut connection.state else { return };
+        match reading.body.take().map(|body| *body) {
+            Some(Body { purpose: purpose @ Purpose::Answer(_), manner, .. }) => {
+                self.finish_request(now, id, purpose, &[], Manner { keep_alive: false, ..manner });
+            }
+            Some(Body { purpose: Purpose::Send, .. }) | None => self.refuse(now, id, Refusal::BodyTooLarge),
+        }
     }
 
     /// A request is there, with all of its body: answers it.
@@ -228,6 +239,9 @@ impl Gateway {
         {
             reading.started = None;
         }
+        // A list is long, and takes a while to write: one for each connection.
+        let is_list = matches!(purpose, Purpose::Answer(Reply::Connections(_)));
+        let manner = Manner { keep_alive: manner.keep_alive && !is_list, ..manner };
         match purpose {
             Purpose::Send => {
                 let answer = self.send(now, body);
@@ -333,13 +347,13 @@ impl Gateway {
 
     fn refuse_malformed(&mut self, now: Millis, id: ConnId, what: &str) {
         let error = format!("{}: {what}", Refusal::Malformed.message());
-        self.respond_refusal(now, id, Refusal::Malformed, &error, &[], &Grant::Off, LAST);
+        self.respond_refusal(now, id, Refusal::Malformed, &error, &[], &Grant::Off, Manner::LAST);
         self.start_closing(id);
     }
 
     /// An answer after which nothing of the connection's input can be trusted.
     pub(super) fn refuse(&mut self, now: Millis, id: ConnId, refusal: Refusal) {
-        self.respond_refusal(now, id, refusal, refusal.message(), &[], &Grant::Off, LAST);
+        self.respond_refusal(now, id, refusal, refusal.message(), &[], &Grant::Off, Manner::LAST);
         self.start_closing(id);
     }
 
@@ -393,10 +407,11 @@ impl Gateway {
         response::write(out, &date, &response);
     }
 
-    /// The last answer is written: no more requests are read.
+    /// The last answer is written: no more requests are read. Most clients write a request to its end before they read,
+    /// so what still comes is discarded however much it is; time is what bounds it.
     pub(super) fn start_closing(&mut self, id: ConnId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        connection.state = State::Closing(Closing { shut: false, input: Input { left: LINGER_BYTES } });
+        connection.state = State::Closing(Closing { shut: false, input: Input { left: u64::MAX } });
         self.mark_dirty(id);
     }
 }

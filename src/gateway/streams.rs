@@ -83,8 +83,6 @@ impl Failure {
     }
 }
 
-const LAST: Manner = Manner { keep_alive: false, head_only: false };
-
 impl Gateway {
     /// A GET for a stream: asks the backend.
     pub(super) fn connect(&mut self, now: Millis, id: ConnId, head: &Head<'_, '_>, grant: Grant) {
@@ -225,7 +223,7 @@ impl Gateway {
             })
             .collect();
         let error = format!("Backend returned {status}");
-        self.respond_error(now, id, status, &error, &fields, &connecting.grant, LAST);
+        self.respond_error(now, id, status, &error, &fields, &connecting.grant, Manner::LAST);
         self.start_closing(id);
     }
 
@@ -251,7 +249,7 @@ impl Gateway {
             | Failure::ShuttingDown
             | Failure::Overflow => &[],
         };
-        self.respond_error(now, id, status, message, fields, grant, LAST);
+        self.respond_error(now, id, status, message, fields, grant, Manner::LAST);
         self.start_closing(id);
     }
 

@@ -52,8 +52,8 @@ impl Oracle {
                 let line = format!("\nssegateway_streams_open {open}\n");
                 assert!(status == 200 && answer.close && body.contains(&line), "no {line:?} in {body}");
             }
-            What::List { open, close } => {
-                assert_eq!((status, answer.close), (200, *close));
+            What::List { open } => {
+                assert!(status == 200 && answer.close);
                 let list: serde_json::Value = serde_json::from_str(body).expect("JSON");
                 let entries = list["connections"].as_array().map(Vec::len);
                 assert_eq!((list["count"].as_u64(), entries), (Some(*open as u64), Some(*open)), "{body}");

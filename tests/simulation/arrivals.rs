@@ -92,11 +92,11 @@ impl Oracle {
                 it.closing = true;
                 it.requests[it.arrived - 1].what = What::Metrics { open };
             }
-            What::List { close, .. } => {
+            What::List { .. } => {
                 let open = self.open_streams();
                 let it = &mut self.exchanges[n];
-                it.closing = close;
-                it.requests[it.arrived - 1].what = What::List { open, close };
+                it.closing = true;
+                it.requests[it.arrived - 1].what = What::List { open };
             }
             What::Fixed { close: false, .. } => {}
         }

@@ -20,8 +20,8 @@ pub enum What {
     Ready,
     /// The metrics, always the last answer on a connection; how many streams they must show.
     Metrics { open: usize },
-    /// The list of streams, all on one page; how many it must show.
-    List { open: usize, close: bool },
+    /// The list of streams, all on one page, always the last answer on a connection; how many it must show.
+    List { open: usize },
     /// A send, by its number.
     Send(usize),
     /// An answer that depends on nothing.

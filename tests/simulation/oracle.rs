@@ -21,8 +21,6 @@ pub const LINGER: u64 = 1000;
 pub const ANSWERS_MAX: usize = 64 * 1024;
 /// When so many streams have gone their memory is given back.
 pub const MANY_STREAMS: usize = 64;
-/// What a client may send behind the last answer before that is given up.
-pub const LINGER_BYTES: u64 = 64 * 1024;
 /// What may be sent behind a stream's GET.
 pub const EXCESS_MAX: u64 = 8 * 1024;
 

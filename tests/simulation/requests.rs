@@ -103,9 +103,12 @@ impl World {
                     script.add(body.as_bytes(), fixed(200, HEALTHY, false));
                     continue;
                 }
-                8 if reports => ("GET /internal/connections?limit=10000", "", What::List { open: 0, close: last }),
-                9 if reports && left == 0 && may_close => {
-                    script.add(b"GET /internal/metrics HTTP/1.1\r\nHost: a\r\n\r\n", What::Metrics { open: 0 });
+                report @ (8 | 9) if reports && left == 0 && may_close => {
+                    let (target, what) = match report {
+                        8 => ("connections?limit=10000", What::List { open: 0 }),
+                        _ => ("metrics", What::Metrics { open: 0 }),
+                    };
+                    script.add(format!("GET /internal/{target} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes(), what);
                     continue;
                 }
                 _ => ("GET /healthz", "", fixed(200, HEALTHY, false)),

@@ -1,7 +1,7 @@
 //! The oracle's side of writing: each byte that the kernel takes is read back and judged.
 
 use super::exchange::{Request, What};
-use super::oracle::{EXCESS_MAX, LINGER, LINGER_BYTES, OFFER_MAX, Oracle, millis, unix_seconds};
+use super::oracle::{EXCESS_MAX, LINGER, OFFER_MAX, Oracle, millis, unix_seconds};
 use super::response::Part;
 use super::stream::{Phase, Stream, Verdict};
 use ssegateway::callback::{Detail, Reason};
@@ -155,7 +155,7 @@ impl Oracle {
         let (stalled, now, draining) = (self.is_stalled(n), self.now, self.is_draining());
         let it = &mut self.exchanges[n];
         it.closed = true;
-        let flooded = it.excess() > if it.stream.is_some() { EXCESS_MAX } else { LINGER_BYTES };
+        let flooded = it.stream.is_some() && it.excess() > EXCESS_MAX;
         let cut = it.stream.as_ref().is_some_and(|stream| stream.was_cut());
         let owes = it.backlog > 0 || it.owes_answer() || it.refusal_owed.is_some();
         assert!(!owes || it.failed || stalled || flooded || cut, "closed with something unsaid");
@@ -171,6 +171,6 @@ impl Oracle {
             return;
         }
         let idle = it.started_at.is_none() && now >= it.progress_at + millis(self.settings.keepalive_timeout);
-        assert!(idle || it.closing, "closed for no reason: {how:?}");
+        assert!(idle, "closed for no reason: {how:?}");
     }
 }
