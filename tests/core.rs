@@ -56,12 +56,12 @@ fn a_client_that_reads_no_more_of_its_answer_is_reset_in_the_end() {
     assert_eq!(gateway.next_action(), Some(Action::Close(id, How::Abort)));
 }
 
-/// The status of the answer to a GET for the list of streams.
-fn listing(settings: Settings, listener: Listener, peer: Peer) -> String {
+/// The status of the answer to a GET for the list of streams, asked for by that name.
+fn listing(settings: Settings, listener: Listener, peer: Peer, host: &str) -> String {
     let mut gateway = Gateway::new(settings, Millis::ZERO, 0);
     let id = gateway.accept(Millis::ZERO, listener, peer, Uuid::nil()).expect("a connection");
-    let request = b"GET /internal/connections HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer t\r\n\r\n";
-    gateway.receive(Millis::ZERO, id, request);
+    let request = format!("GET /internal/connections HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer t\r\n\r\n");
+    gateway.receive(Millis::ZERO, id, request.as_bytes());
     String::from_utf8_lossy(&gateway.unsent(id)[9..12]).into_owned()
 }
 
@@ -70,10 +70,12 @@ fn tokens_are_listed_to_other_hosts_only_where_something_guards_them() {
     let open = Settings::default;
     let port = || Settings { internal_listener: true, ..Settings::default() };
     let token = || Settings { internal_token: Some("t".to_owned()), ..Settings::default() };
-    assert_eq!(listing(open(), Listener::Public, Peer::Loopback), "200");
-    assert_eq!(listing(open(), Listener::Public, Peer::Remote), "403");
-    assert_eq!(listing(port(), Listener::Internal, Peer::Remote), "200");
-    assert_eq!(listing(token(), Listener::Public, Peer::Remote), "200");
+    assert_eq!(listing(open(), Listener::Public, Peer::Loopback, "localhost:3000"), "200");
+    assert_eq!(listing(open(), Listener::Public, Peer::Remote, "localhost:3000"), "403");
+    assert_eq!(listing(port(), Listener::Internal, Peer::Remote, "gateway:3001"), "200");
+    assert_eq!(listing(token(), Listener::Public, Peer::Remote, "gateway:3000"), "200");
+    // A page of that host whose name was made to lead to this machine.
+    assert_eq!(listing(open(), Listener::Public, Peer::Loopback, "evil.example:3000"), "403");
 }
 
 /// Opens a stream, as far as the backend is concerned.
@@ -147,16 +149,16 @@ fn a_connect_that_times_out_in_the_queue_is_told_from_one_that_was_made() {
     assert_eq!(timeouts(&mut gateway, later), ["1", "1"]);
 }
 
-/// All pages of the list of streams, fetched over one connection.
+/// All pages of the list of streams, each over a connection that takes the place of the last.
 fn pages(gateway: &mut Gateway) -> Vec<Value> {
-    let id = connect(gateway, Millis::ZERO, Uuid::nil());
     let mut pages: Vec<Value> = Vec::new();
     let mut query = String::new();
     loop {
         let request = format!("GET /internal/connections{query} HTTP/1.1\r\nHost: h\r\n\r\n");
-        gateway.receive(Millis::ZERO, id, request.as_bytes());
+        let id = self::request(gateway, Millis::ZERO, Uuid::nil(), request.as_bytes());
         let answer = gateway.unsent(id).to_vec();
         gateway.flushed(Millis::ZERO, id, answer.len());
+        gateway.receive_eof(Millis::ZERO, id);
         let body = answer.windows(4).position(|end| end == b"\r\n\r\n").expect("a head") + 4;
         let page: Value = serde_json::from_slice(&answer[body..]).expect("JSON");
         let next = page["next"].as_str().map(|next| format!("?after={next}"));

@@ -68,10 +68,11 @@ impl CallbackUrl {
 
 /// A `CALLBACK_URL` that may be malformed, for an error line: whatever could be user info is masked.
 pub fn mask(text: &str) -> String {
-    match (text.split_once("://"), text.rsplit_once('@')) {
-        (Some((scheme, rest)), Some((_, after))) if rest.contains('@') => format!("{scheme}://***@{after}"),
-        (_, Some((_, after))) => format!("***@{after}"),
-        (_, None) => text.to_owned(),
+    let Some((before, after)) = text.rsplit_once('@') else { return text.to_owned() };
+    let is_scheme = |scheme: &str| ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    match before.split_once("://") {
+        Some((scheme, _)) if is_scheme(scheme) => format!("{scheme}://***@{after}"),
+        Some(_) | None => format!("***@{after}"),
     }
 }
 
@@ -217,10 +218,19 @@ mod tests {
 
     #[test]
     fn a_malformed_url_shows_no_password() {
-        for text in ["http://u:secret@ho st/", "u:secret@host", "http://u:sec/ret@host:x/", "http://u:sec@ret@h:0/"] {
+        for text in [
+            "http://u:secret@ho st/",
+            "u:secret@host",
+            "http://u:sec/ret@host:x/",
+            "http://u:sec@ret@h:0/",
+            "u:secret@host://x@y",
+            "http:/u:sec://ret@host",
+            "u:secret@h/cb?x=http://a@b",
+        ] {
             let masked = mask(text);
             assert!(!masked.contains("sec") && !masked.contains("ret"), "{masked}");
         }
         assert_eq!(mask("http://host:0/"), "http://host:0/");
+        assert_eq!(mask("HTTPS://u:p@host:0/"), "HTTPS://***@host:0/");
     }
 }

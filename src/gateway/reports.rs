@@ -120,7 +120,7 @@ impl Gateway {
         let mut body =
             format!(r#"{{"instance":"{}","count":{},"connections":["#, self.settings.instance, self.stats.streams_open);
         let (mut listed, mut last, mut next) = (0, 0, None);
-        let first = page.after.map_or(0, |after| after as usize + 1);
+        let first = page.after.map_or(0, |after| (after as usize).saturating_add(1));
         let end = first.saturating_add(PAGE_SLOTS_MAX);
         if end < self.connections.slots() {
             next = Some(end - 1);

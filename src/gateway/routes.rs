@@ -4,6 +4,7 @@ use super::Settings;
 use super::stats::Refusal;
 use crate::http::request::{Expect, Head};
 use crate::http::response::Grant;
+use core::net::Ipv4Addr;
 
 /// The listener that a connection came in by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,7 +170,15 @@ fn report(head: &Head<'_, '_>, reply: Reply) -> Route {
 fn may_list(head: &Head<'_, '_>, peer: Peer, settings: &Settings) -> bool {
     let guarded = settings.internal_listener || settings.internal_token.is_some();
     let forwarded = || ["forwarded", "x-forwarded-for", "via"].iter().any(|name| head.header(name).is_some());
-    guarded || (peer == Peer::Loopback && !forwarded())
+    guarded || (peer == Peer::Loopback && !forwarded() && !head.header("host").is_some_and(is_domain))
+}
+
+/// Whether `host`, with or without a port, is a name that somebody may own: one with a dot, and no address. A page whose
+/// own name was made to lead to this machine (DNS rebinding) sends no `Origin` with a GET, but this.
+fn is_domain(host: &[u8]) -> bool {
+    let name = host.split(|byte| *byte == b':').next().unwrap_or_default();
+    let is_address = || std::str::from_utf8(name).is_ok_and(|name| name.parse::<Ipv4Addr>().is_ok());
+    name.contains(&b'.') && !host.starts_with(b"[") && !is_address()
 }
 
 /// The page that the query asks for. Errors: what is wrong with it.
@@ -246,6 +255,17 @@ fn is_utf8(charset: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn domains_are_told_from_addresses_and_bare_names() {
+        for host in ["evil.example", "evil.example:3000", "localhost.evil.example", "127.0.0.1.evil.example", "a."] {
+            assert!(is_domain(host.as_bytes()), "{host}");
+        }
+        for host in ["", "127.0.0.1", "127.0.0.1:3000", "[::1]", "[::ffff:127.0.0.1]:3000", "localhost:3000", "gateway"]
+        {
+            assert!(!is_domain(host.as_bytes()), "{host}");
+        }
+    }
 
     #[test]
     fn compares_bearer_tokens_whole() {

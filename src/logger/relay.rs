@@ -215,7 +215,13 @@ impl Relay {
                     thread::sleep(Duration::from_millis(1));
                     true
                 }
-                _ => false,
+                io::ErrorKind::BrokenPipe => false,
+                // A full disk may have room again.
+                _ => {
+                    self.dropped += self.pending.iter().filter(|byte| **byte == b'\n').count() as u64;
+                    self.pending.clear();
+                    true
+                }
             },
         }
     }
@@ -303,6 +309,23 @@ mod tests {
         }
         drop(writer);
         relay.join().unwrap();
+    }
+
+    #[test]
+    fn a_full_disk_costs_lines_and_nothing_else() {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let (mut reader, output) = io::pipe().unwrap();
+        let mut relay = Relay::default();
+        relay.feed(b"one\ntwo\n");
+        assert!(relay.write_chunk(full.as_fd()));
+        relay.feed(b"three\n");
+        while !relay.pending.is_empty() {
+            assert!(relay.write_chunk(output.as_fd()));
+        }
+        drop(output);
+        let mut got = String::new();
+        reader.read_to_string(&mut got).unwrap();
+        assert_eq!(got, "three\n2 log lines dropped\n");
     }
 
     #[test]

@@ -130,8 +130,9 @@ impl MioNet {
                     }
                 }
                 WAKER => {
-                    // Before the queue is emptied: what comes later wakes again.
-                    self.wakeup.woken.store(false, Ordering::Release);
+                    // Before the queue is emptied, so that what comes later wakes again. Not a mere store: that could
+                    // take effect after the queue was found empty.
+                    self.wakeup.woken.swap(false, Ordering::AcqRel);
                     events.push(Event::Completions);
                 }
                 token => {
