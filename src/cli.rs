@@ -83,7 +83,7 @@ pub fn help() -> String {
 pub fn effective(config: &Config, limits: &Limits) -> String {
     let mut text = String::new();
     for row in TABLE {
-        let _ = writeln!(text, "{}={}", row.name, config.show(row.variable, limits.streams_max));
+        let _ = writeln!(text, "{}={}", row.name, config.show(row.variable, limits));
     }
     text
 }
@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn help_and_check_show_every_variable() {
         let (config, found) = Config::from_env(|name| (name == "MAX_STREAMS").then(|| "5000".into())).unwrap();
-        let limits = Limits::share(1024, config.callback_concurrency, config.max_streams);
+        let limits = config.limits(1024);
         let shown = effective(&config, &limits);
         for row in TABLE {
             assert!(help().contains(&format!("  {} ", row.name)), "{}", row.name);

@@ -9,6 +9,15 @@ const FIXED_RESERVE: usize = 24;
 const SENDS_RESERVE_MIN: usize = 4;
 const SENDS_RESERVE_MAX: usize = 256;
 
+/// Connections that only the internal listener may use, where there is one: sends get through when the public port is
+/// crowded. Half of all, if that is less.
+const INTERNAL_RESERVE_MAX: usize = 16;
+
+/// How many of so many connections are kept for the internal listener, where there is one.
+pub fn internal_reserve(connections_max: usize) -> usize {
+    INTERNAL_RESERVE_MAX.min(connections_max / 2)
+}
+
 /// What the process may hold at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -23,13 +32,20 @@ pub struct Limits {
 impl Limits {
     /// Shares out `descriptors` (the soft limit after it was raised). `streams_wanted` is an
     /// explicit `MAX_STREAMS`, which is honoured as far as it fits: see [`Limits::fits`].
-    pub fn share(descriptors: u64, callback_concurrency: usize, streams_wanted: Option<usize>) -> Limits {
+    pub fn share(
+        descriptors: u64,
+        callback_concurrency: usize,
+        streams_wanted: Option<usize>,
+        has_internal: bool,
+    ) -> Limits {
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
         let threads_max = callback_concurrency.min((descriptors / 4).max(1));
         // Below some 30 descriptors nothing works well; two connections keep the arithmetic whole.
         let connections_max = descriptors.saturating_sub(FIXED_RESERVE + threads_max).max(2);
-        let reserve = (connections_max / 8).clamp(SENDS_RESERVE_MIN, SENDS_RESERVE_MAX);
-        let streams_room = connections_max.saturating_sub(reserve).max(1);
+        // Streams, and what else comes to the public port: a client too many is told so over a connection, too.
+        let public_max = connections_max - if has_internal { internal_reserve(connections_max) } else { 0 };
+        let reserve = (public_max / 8).clamp(SENDS_RESERVE_MIN, SENDS_RESERVE_MAX);
+        let streams_room = public_max.saturating_sub(reserve).max(1);
         let streams_max = streams_wanted.map_or(streams_room, |wanted| wanted.min(streams_room));
         debug_assert!(streams_max < connections_max);
         Limits { threads_max, connections_max, streams_max }
@@ -47,23 +63,27 @@ mod tests {
 
     #[test]
     fn a_usual_limit() {
-        let limits = Limits::share(20_000, 128, None);
+        let limits = Limits::share(20_000, 128, None, false);
         assert_eq!(limits, Limits { threads_max: 128, connections_max: 19_848, streams_max: 19_592 });
+        let limits = Limits::share(20_000, 128, None, true);
+        assert_eq!(limits, Limits { threads_max: 128, connections_max: 19_848, streams_max: 19_576 });
     }
 
     #[test]
     fn a_small_limit_takes_from_the_callbacks_first() {
-        let limits = Limits::share(64, 128, None);
+        let limits = Limits::share(64, 128, None, false);
         assert_eq!(limits, Limits { threads_max: 16, connections_max: 24, streams_max: 20 });
+        let limits = Limits::share(64, 128, None, true);
+        assert_eq!(limits, Limits { threads_max: 16, connections_max: 24, streams_max: 8 });
     }
 
     #[test]
     fn an_explicit_number_of_streams_is_kept_or_clamped() {
-        let kept = Limits::share(1024, 128, Some(10));
+        let kept = Limits::share(1024, 128, Some(10), false);
         assert_eq!(kept.streams_max, 10);
         assert!(kept.fits(Some(10)));
         assert!(kept.fits(None));
-        let clamped = Limits::share(1024, 128, Some(5_000));
+        let clamped = Limits::share(1024, 128, Some(5_000), false);
         assert_eq!(clamped.streams_max, 872 - 109);
         assert!(!clamped.fits(Some(5_000)));
     }
@@ -72,13 +92,15 @@ mod tests {
     fn every_limit_leaves_room_for_all() {
         for descriptors in (0..5_000).chain([1 << 20, u64::MAX]) {
             for concurrency in [1, 8, 128, 10_000] {
-                for wanted in [None, Some(1), Some(1_000_000)] {
-                    let limits = Limits::share(descriptors, concurrency, wanted);
+                for (wanted, has_internal) in [(None, false), (None, true), (Some(1), true), (Some(1_000_000), true)] {
+                    let limits = Limits::share(descriptors, concurrency, wanted, has_internal);
                     assert!(limits.threads_max >= 1 && limits.threads_max <= concurrency);
                     assert!(limits.streams_max >= 1 && limits.streams_max < limits.connections_max);
                     if descriptors >= 64 {
                         let used = limits.threads_max + limits.connections_max + FIXED_RESERVE;
                         assert!(used as u64 <= descriptors, "{descriptors}: {limits:?}");
+                        let public_max = limits.connections_max - internal_reserve(limits.connections_max);
+                        assert!(!has_internal || limits.streams_max < public_max, "{descriptors}: {limits:?}");
                     }
                 }
             }

@@ -46,7 +46,7 @@ fn configured(command: Command, config: &Config, warnings: &[Warning]) -> ExitCo
         Ok(descriptors) => descriptors,
         Err(error) => return fail(&format!("cannot read the descriptor limit: {error}"), 1),
     };
-    let limits = Limits::share(descriptors, config.callback_concurrency, config.max_streams);
+    let limits = config.limits(descriptors);
     let warnings = cli::warnings(config, warnings, &limits);
     if command == Command::Check {
         for line in warnings {

@@ -50,31 +50,44 @@ fn streams_still_connecting_count() {
     assert_eq!(gateway.get("/second").status, 403, "the place is free again");
 }
 
+/// Opens streams `/0`, `/1` and so on, until there are too many.
+fn fill(gateway: &Gateway) -> Vec<Stream> {
+    let mut streams = Vec::new();
+    loop {
+        let mut client = Client::open(gateway.port, get(&format!("/{}", streams.len())));
+        let line = client.read_until(b"\r\n");
+        let accepted = line.starts_with(b"HTTP/1.1 200 ");
+        client.buffer.splice(0..0, line);
+        if !accepted {
+            assert_json(&client.response(), 503, TOO_MANY);
+            return streams;
+        }
+        streams.push(Stream::accept(client));
+    }
+}
+
 #[test]
 fn descriptors_are_kept_for_callbacks_sends_and_probes() {
     let backend = Backend::accepting();
     let gateway = Gateway::for_backend(&backend).set("CALLBACK_CONCURRENCY", 8).ulimit("-n 256").start();
-    let mut streams = Vec::new();
-    let mut clients = Vec::new();
-    for n in 0..300 {
-        let mut client = Client::open(gateway.port, get(&format!("/{n}")));
-        let line = client.read_until(b"\r\n");
-        let accepted = line.starts_with(b"HTTP/1.1 200 ");
-        client.buffer.splice(0..0, line);
-        if accepted {
-            streams.push((Stream::accept(client), n));
-        } else {
-            assert_json(&client.response(), 503, TOO_MANY);
-            clients.push(client);
-            break;
-        }
-    }
+    let mut streams = fill(&gateway);
     assert!((50..256).contains(&streams.len()), "{} streams of 256 descriptors", streams.len());
     assert_eq!(gateway.get("/healthz").status, 200);
-    for (stream, n) in &mut streams {
+    for (n, stream) in streams.iter_mut().enumerate() {
         let token = backend.connect(&format!("/{n}")).token().to_owned();
         assert_json(&gateway.event(&token, "x"), 200, OK);
         assert_eq!(stream.event(), "data: x\n\n");
+    }
+}
+
+#[test]
+fn few_descriptors_and_an_internal_port_leave_room_to_say_that_there_are_too_many() {
+    let backend = Backend::accepting();
+    for descriptors in ["-n 64", "-n 128"] {
+        let gateway = Gateway::for_backend(&backend).internal_port().ulimit(descriptors).start();
+        let streams = fill(&gateway);
+        assert!(streams.len() >= 8, "{} streams of {descriptors}", streams.len());
+        assert_eq!(gateway.get("/healthz").status, 200);
     }
 }
 

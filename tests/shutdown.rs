@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{Answer, Backend, Client, Gate, Gateway, SIGINT, SIGTERM, Stream, assert_json, eventually, get};
+use common::{
+    Answer, Backend, Client, Gate, Gateway, SIGCONT, SIGINT, SIGSTOP, SIGTERM, Stream, assert_json, eventually, get,
+};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -165,6 +167,17 @@ fn a_second_signal_ends_it_at_once() {
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
         gate.open();
     }
+}
+
+#[test]
+fn two_signals_that_are_found_together_are_two() {
+    let backend = Backend::accepting();
+    let mut gateway = Gateway::for_backend(&backend).set("SHUTDOWN_DELAY_SECONDS", 100).start();
+    let _stream = gateway.open("/x");
+    for signal in [SIGSTOP, SIGTERM, SIGINT, SIGCONT] {
+        gateway.signal(signal);
+    }
+    assert_eq!(gateway.exit_code(), Some(1));
 }
 
 #[test]

@@ -9,7 +9,6 @@ mod http;
 use backend::Backend;
 use http::{Request, Response};
 use ssegateway::config::Config;
-use ssegateway::limits::Limits;
 use ssegateway::logger::Logger;
 use ssegateway::serve::{self, Listeners};
 use ssegateway::sys::{self, Signals};
@@ -41,7 +40,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     let page_port = pages.local_addr()?.port();
 
     let config = config(gateway_port, page_port)?;
-    let limits = Limits::share(sys::raise_descriptor_limit()?, config.callback_concurrency, config.max_streams);
+    let limits = config.limits(sys::raise_descriptor_limit()?);
     let logger = Logger::start(config.log_level, config.log_format);
 
     let backend = Arc::new(Backend::new(gateway_port));

@@ -12,6 +12,7 @@ pub use variables::Variable;
 
 use crate::escape::Escaped;
 use crate::gateway::{ConnectFailure, Cors};
+use crate::limits::Limits;
 use crate::logger::LogFormat;
 use log::LevelFilter;
 use std::ffi::OsString;
@@ -192,9 +193,14 @@ impl Config {
         bearer.or_else(|| self.callback_url.as_ref().and_then(|url| url.authorization.clone()))
     }
 
+    /// What is possible with so many descriptors (the soft limit after it was raised).
+    pub fn limits(&self, descriptors: u64) -> Limits {
+        Limits::share(descriptors, self.callback_concurrency, self.max_streams, self.internal_port.is_some())
+    }
+
     /// The effective value of `variable` as text, secrets masked; empty if there is none.
-    /// `streams_max` is what became of `MAX_STREAMS`.
-    pub fn show(&self, variable: Variable, streams_max: usize) -> String {
+    /// `limits` say what became of `MAX_STREAMS` and `CALLBACK_CONCURRENCY`.
+    pub fn show(&self, variable: Variable, limits: &Limits) -> String {
         let seconds = |duration: Duration| duration.as_secs().to_string();
         let mask = |secret: &Option<Secret>| secret.as_ref().map_or("", |_| "***").to_owned();
         match variable {
@@ -208,7 +214,7 @@ impl Config {
             Variable::CallbackToken => mask(&self.callback_token),
             Variable::CallbackTimeout => seconds(self.callback_timeout),
             Variable::ConnectQueue => seconds(self.connect_queue),
-            Variable::CallbackConcurrency => self.callback_concurrency.to_string(),
+            Variable::CallbackConcurrency => limits.threads_max.to_string(),
             Variable::ConnectFailure => match self.connect_failure {
                 ConnectFailure::Status => "status".to_owned(),
                 ConnectFailure::Retry => "retry".to_owned(),
@@ -221,7 +227,7 @@ impl Config {
                 Cors::Any => "*".to_owned(),
                 Cors::Origins(list) => list.join(","),
             },
-            Variable::MaxStreams => streams_max.to_string(),
+            Variable::MaxStreams => limits.streams_max.to_string(),
             Variable::MaxHeaderBytes => self.header_bytes_max.to_string(),
             Variable::MaxBodyBytes => self.body_bytes_max.to_string(),
             Variable::MaxPendingBytes => self.pending_bytes_max.to_string(),

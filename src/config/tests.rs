@@ -64,8 +64,9 @@ fn what_is_shown_can_be_read_back() {
         ("LOG_LEVEL", "DEBUG"),
     ];
     let config = good(&pairs);
+    let limits = config.limits(20_000);
     let shown: Vec<(&str, String)> =
-        variables::TABLE.iter().map(|row| (row.name, config.show(row.variable, 77))).collect();
+        variables::TABLE.iter().map(|row| (row.name, config.show(row.variable, &limits))).collect();
     let again: Vec<(&str, &str)> = shown.iter().map(|(name, value)| (*name, value.as_str())).collect();
     assert_eq!(good(&again), config);
     for (name, value) in pairs {
@@ -141,7 +142,7 @@ fn secrets_show_nowhere() {
     let config = good(&pairs);
     let mut text = format!("{config:?}");
     for row in variables::TABLE {
-        text += &format!("{}={}\n", row.name, config.show(row.variable, 1));
+        text += &format!("{}={}\n", row.name, config.show(row.variable, &config.limits(1024)));
     }
     assert!(text.contains("INTERNAL_TOKEN=***\n") && text.contains("CALLBACK_URL=http://ann:***@host/x\n"));
     assert!(!text.contains("hunter2") && !text.contains("aHVudGVyMg"), "{text}");

@@ -184,8 +184,8 @@ impl Calls {
         Some((pending, took))
     }
 
-    /// A worker or two are kept from each lane, so that a flood in one leaves the other moving at once. That
-    /// it gets its half as workers become free is the turns' doing.
+    /// A few workers (of 128, two) are kept from each lane, so that a flood in one leaves the other moving at once.
+    /// That it gets its half as workers become free is the turns' doing.
     fn lane_limit(&self) -> usize {
         if self.limit == 1 { 1 } else { self.limit - (self.limit / 64).max(1) }
     }

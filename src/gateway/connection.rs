@@ -189,7 +189,7 @@ impl Connection {
         let Some((out, start)) = self.out.finish() else { return };
         let size = out.len() - start - CHUNK_SIZE_ROOM.len();
         let mut digits = [0; 16];
-        let digits = hexadecimal(size, &mut digits);
+        let digits = hex_digits(size, &mut digits);
         // The room was a guess; what follows moves if it was wrong.
         let room = CHUNK_SIZE_ROOM.len() - 2;
         let end = out.len();
@@ -211,7 +211,7 @@ impl Connection {
     }
 }
 
-fn hexadecimal(mut number: usize, digits: &mut [u8; 16]) -> &[u8] {
+fn hex_digits(mut number: usize, digits: &mut [u8; 16]) -> &[u8] {
     let mut at = digits.len();
     loop {
         at -= 1;

@@ -82,7 +82,7 @@ pub(super) fn parse(text: &str) -> Option<Uuid> {
     let four = |at: usize| bytes[at..].first_chunk().copied().map_or(0, u32::from_be_bytes);
     let token = [(0, 4), (9, 14), (19, 24), (28, 32)].iter().try_fold(0, |token, (left, right)| {
         let digits = u64::from(four(*left)) << 32 | u64::from(four(*right));
-        Some(token << 32 | u128::from(hexadecimal(digits)?))
+        Some(token << 32 | u128::from(hex_value(digits)?))
     });
     token.map(Uuid::from_u128)
 }
@@ -92,7 +92,7 @@ const ONES: u64 = u64::MAX / 0xFF;
 
 /// The number that eight hexadecimal digits spell, the highest byte being the first one; `None` if they are not all
 /// digits or lower-case letters. All at once: whether a digit or a letter comes next is nothing that could be foretold.
-fn hexadecimal(digits: u64) -> Option<u32> {
+fn hex_value(digits: u64) -> Option<u32> {
     let letters = digits >> 6 & ONES;
     let values = (digits & (ONES * 0x0F)) + letters * 9;
     let above_nine = (values + ONES * 6) >> 4 & ONES;

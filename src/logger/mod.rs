@@ -68,7 +68,7 @@ impl Logger {
         logger
     }
 
-    /// Lets out what is pending, waiting at most 200 ms for it, and makes stderr what it was at the
+    /// Lets out what is pending, waiting at most 250 ms for it, and makes stderr what it was at the
     /// start. Call before the process exits; the second call does nothing.
     pub fn finish(&self) {
         let Some(running) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };

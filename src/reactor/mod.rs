@@ -13,6 +13,7 @@ mod net;
 pub use net::{Event, Net};
 
 use crate::gateway::{Action, ConnId, Fault, Finished, Gateway, How, Listener, Peer};
+use crate::limits::internal_reserve;
 use crate::time::Millis;
 use log::{debug, warn};
 use std::collections::VecDeque;
@@ -32,9 +33,6 @@ const TURN_COMPLETIONS: usize = 256;
 const TURN_EXPIRIES: usize = 64;
 /// How long to let the descriptors recover when there are none left, unless one is closed before.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Connections that only the internal listener may use, where there is one: sends get through when
-/// the public port is crowded.
-const INTERNAL_CONNECTIONS: usize = 16;
 /// Memory is given back when there were so many streams and half of them have gone,
 const RELEASE_STREAMS_MIN: usize = 64;
 /// and this much later, when their disconnects and the threads that made them are done with; it costs
@@ -121,10 +119,11 @@ impl<N: Net> Reactor<N> {
     pub fn run(mut self, stopping: impl FnOnce()) -> io::Result<Finished> {
         let mut stopping = Some(stopping);
         loop {
-            match (self.turn()?, stopping.take()) {
-                (Turn::Signal, Some(stopping)) => stopping(),
-                (Turn::Signal, None) => return Ok(Finished::TimedOut),
-                (Turn::Quiet, untold) => stopping = untold,
+            for _ in 0..self.turn()? {
+                match stopping.take() {
+                    Some(stopping) => stopping(),
+                    None => return Ok(Finished::TimedOut),
+                }
             }
             if let Some(finished) = self.gateway.finished() {
                 return Ok(finished);
@@ -142,12 +141,12 @@ impl<N: Net> Reactor<N> {
         &mut self.net
     }
 
-    /// One turn: waits for events and handles them.
+    /// One turn: waits for events and handles them. Returns how many signals came; the gateway has been told.
     ///
     /// # Errors
     ///
     /// Polling failed.
-    pub fn turn(&mut self) -> io::Result<Turn> {
+    pub fn turn(&mut self) -> io::Result<usize> {
         let timeout = self.timeout();
         let mut events = std::mem::take(&mut self.events);
         events.clear();
@@ -158,18 +157,16 @@ impl<N: Net> Reactor<N> {
             Err(error) if error.kind() == ErrorKind::Interrupted => {
                 self.events = events;
                 self.clock = self.net.now();
-                return Ok(Turn::Quiet);
+                return Ok(0);
             }
             Err(error) => return Err(error),
         }
         let woken_at = self.net.now();
         self.now = Millis::ZERO.after(woken_at);
         self.gateway.set_date(self.net.unix_seconds());
-        let mut turn = Turn::Quiet;
+        let mut signals = 0;
         for event in &events {
-            if self.note(*event) {
-                turn = Turn::Signal;
-            }
+            signals += usize::from(self.note(*event));
         }
         self.events = events;
         self.take_completions();
@@ -193,7 +190,7 @@ impl<N: Net> Reactor<N> {
         self.release_memory();
         self.clock = self.net.now();
         self.gateway.turn_took(self.clock.saturating_sub(woken_at));
-        Ok(turn)
+        Ok(signals)
     }
 
     fn timeout(&mut self) -> Option<Duration> {
@@ -454,7 +451,7 @@ impl<N: Net> Reactor<N> {
 
     fn has_room(&self, listener: Listener) -> bool {
         let reserved = match listener {
-            Listener::Public if self.has_internal => INTERNAL_CONNECTIONS.min(self.connections_max / 2),
+            Listener::Public if self.has_internal => internal_reserve(self.connections_max),
             Listener::Public | Listener::Internal => 0,
         };
         self.gateway.connections() < self.connections_max - reserved
@@ -481,14 +478,6 @@ impl<N: Net> Reactor<N> {
             self.net.release_memory();
         }
     }
-}
-
-/// What a turn brought that the caller must know of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
-    Quiet,
-    /// A signal came; the gateway has been told.
-    Signal,
 }
 
 fn link_mut<S>(links: &mut [Option<Link<S>>], id: ConnId) -> Option<&mut Link<S>> {

@@ -19,8 +19,10 @@ const DRAIN_BYTES_MAX: u64 = 64 * 1024;
 const DRAIN_TIME_MAX: Duration = Duration::from_millis(100);
 /// A usual answer's head and body fit; a longer head counts as garbage.
 const INPUT_BUFFER_BYTES: usize = 16 * 1024;
-/// A usual request fits.
-const OUTPUT_BUFFER_BYTES: usize = 8 * 1024;
+/// A usual request fits; a larger one leaves in pieces.
+const OUTPUT_BUFFER_BYTES: usize = 4 * 1024;
+/// What a request's head has beside the URL and the credentials, at the most.
+const HEAD_BYTES: usize = 1024;
 
 /// Makes callbacks to one URL. Shared by all workers; a call runs on its caller's thread.
 pub struct Client {
@@ -60,7 +62,8 @@ impl Client {
             .max_idle_connections(0)
             .max_idle_connections_per_host(0)
             .input_buffer_size(INPUT_BUFFER_BYTES)
-            .output_buffer_size(OUTPUT_BUFFER_BYTES)
+            // A line of the head leaves whole or not at all.
+            .output_buffer_size(OUTPUT_BUFFER_BYTES.max(HEAD_BYTES + url.len() + authorization.map_or(0, str::len)))
             .user_agent(concat!("ssegateway/", env!("CARGO_PKG_VERSION")))
             .build();
         let connector = PooledConnector::new(Arc::clone(&idle), resolver);

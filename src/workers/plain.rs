@@ -12,8 +12,6 @@ use std::time::{Duration, Instant};
 use ureq::unversioned::transport::{Buffers, NextTimeout, Transport};
 use ureq::{Error, Timeout};
 
-/// A usual request fits; a larger one leaves in pieces.
-const OUTPUT_BYTES: usize = 4 * 1024;
 /// A usual answer fits.
 const INPUT_BYTES: usize = 2 * 1024;
 /// A longer head counts as garbage.
@@ -29,8 +27,8 @@ pub struct Plain {
 
 impl Plain {
     /// Connects to the first of `addresses` that answers. Each gets half of the time that is left, the last
-    /// one all of it.
-    pub fn connect(addresses: &[SocketAddr], timeout: Duration) -> Result<Plain, Error> {
+    /// one all of it. A request is written through a buffer of `output_bytes`.
+    pub fn connect(addresses: &[SocketAddr], timeout: Duration, output_bytes: usize) -> Result<Plain, Error> {
         let deadline = Instant::now() + timeout;
         let mut result = Err(Error::HostNotFound);
         for (index, address) in addresses.iter().enumerate() {
@@ -38,7 +36,7 @@ impl Plain {
             let share = if index + 1 == addresses.len() { left } else { left / 2 };
             // Zero would not be taken.
             result = match TcpStream::connect_timeout(address, share.max(Duration::from_millis(1))) {
-                Ok(stream) => return Plain::on(stream),
+                Ok(stream) => return Plain::on(stream, output_bytes),
                 Err(error) if error.kind() == ErrorKind::TimedOut => Err(Error::Timeout(Timeout::Connect)),
                 Err(error) => Err(Error::Io(error)),
             };
@@ -46,10 +44,10 @@ impl Plain {
         result
     }
 
-    fn on(stream: TcpStream) -> Result<Plain, Error> {
+    fn on(stream: TcpStream, output_bytes: usize) -> Result<Plain, Error> {
         // What does not leave at once must not wait for an acknowledgement.
         stream.set_nodelay(true)?;
-        Ok(Plain { stream, buffers: PlainBuffers::default(), armed: None })
+        Ok(Plain { stream, buffers: PlainBuffers { output_bytes, ..PlainBuffers::default() }, armed: None })
     }
 
     fn arm(&mut self, timeout: Duration) -> io::Result<()> {
@@ -129,6 +127,8 @@ impl Debug for Plain {
 #[derive(Default)]
 struct PlainBuffers {
     output: Vec<u8>,
+    /// How long that is to be.
+    output_bytes: usize,
     input: Vec<u8>,
     /// What of `input` has been read and not been used.
     start: usize,
@@ -140,7 +140,7 @@ struct PlainBuffers {
 impl PlainBuffers {
     fn allocate(&mut self) {
         if self.output.is_empty() {
-            self.output.resize(OUTPUT_BYTES, 0);
+            self.output.resize(self.output_bytes, 0);
         }
         self.input.copy_within(self.start..self.end, 0);
         self.end -= std::mem::take(&mut self.start);

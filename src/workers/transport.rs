@@ -134,7 +134,7 @@ impl PooledConnector {
         })?;
         let left = details.timeout.after.saturating_sub(start.elapsed());
         if !details.needs_tls() {
-            return Ok(Box::new(Plain::connect(&addresses, left)?));
+            return Ok(Box::new(Plain::connect(&addresses, left, details.config.output_buffer_size())?));
         }
         let mut addrs = details.resolver.empty();
         for address in addresses {

@@ -51,6 +51,15 @@ fn credentials_and_detail_are_headers() {
 }
 
 #[test]
+fn a_long_url_and_long_credentials_are_sent_whole() {
+    let (path, bearer) = (format!("/?key={}", "k".repeat(10_000)), format!("Bearer {}", "t".repeat(10_000)));
+    let (_, request) = request(&path, Some(&bearer), Some(Detail::ExcessInput));
+    assert!(request.starts_with(&format!("POST {path} HTTP/1.1\r\n")), "{request}");
+    assert!(request.contains(&format!("\r\nauthorization: {bearer}\r\n")), "{request}");
+    assert!(request.ends_with('}'), "{request}");
+}
+
+#[test]
 fn every_callback_names_the_instance() {
     for detail in [None, Some(Detail::ClientTimeout)] {
         let request = request("/", None, detail).1;
