@@ -3,7 +3,7 @@
 # The static binary of `make static`, on its own in an empty image. Builds for the architecture it is built on
 # (amd64, arm64): docker build -t ssegateway .
 
-FROM rust:1-slim-bookworm AS build
+FROM docker.io/library/rust:1-slim-bookworm AS build
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY src src

@@ -67,9 +67,9 @@ doc: ## The crate's documentation
 static: ## Static binaries: target/static/ssegateway, and ssegateway-notls without https
 	mkdir -p $(TARGET_DIR)/static
 	$(STATIC) --no-default-features
-	cp $(TARGET_DIR)/$(HOST)/release/ssegateway $(TARGET_DIR)/static/ssegateway-notls
+	cp -f $(TARGET_DIR)/$(HOST)/release/ssegateway $(TARGET_DIR)/static/ssegateway-notls
 	$(STATIC)
-	cp $(TARGET_DIR)/$(HOST)/release/ssegateway $(TARGET_DIR)/static/ssegateway
+	cp -f $(TARGET_DIR)/$(HOST)/release/ssegateway $(TARGET_DIR)/static/ssegateway
 	ls -l $(TARGET_DIR)/static
 
 wheel: static ## target/wheel/*.whl for pip: the static binary, the Python client, and a pytest fixture

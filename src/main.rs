@@ -49,7 +49,8 @@ fn configured(command: Command, config: &Config, warnings: &[Warning]) -> ExitCo
     let limits = config.limits(descriptors);
     let warnings = cli::warnings(config, warnings, &limits);
     if command == Command::Check {
-        for line in warnings {
+        let unset = config.callback_url.is_none().then(|| serve::CALLBACK_UNSET.to_owned());
+        for line in warnings.into_iter().chain(unset) {
             let _ = writeln!(io::stderr(), "{line}");
         }
         return show(&cli::effective(config, &limits));

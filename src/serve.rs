@@ -60,6 +60,9 @@ fn lacks_ipv6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
+/// What a gateway that has no backend says of itself.
+pub const CALLBACK_UNSET: &str = "CALLBACK_URL is not set: every stream gets 503";
+
 /// Says in one line of the log what has started, and what a newcomer may have forgotten.
 fn log_start(config: &Config, limits: &Limits, listeners: &Listeners) {
     let address =
@@ -78,7 +81,7 @@ fn log_start(config: &Config, limits: &Limits, listeners: &Listeners) {
     );
     if config.callback_url.is_none() {
         let hint = "set it to where the backend takes callbacks, like http://127.0.0.1:8000/callback";
-        warn!(hint; "CALLBACK_URL is not set: every stream gets 503");
+        warn!(hint; "{CALLBACK_UNSET}");
     }
 }
 

@@ -210,7 +210,7 @@ fn check_masks_secrets() {
 #[test]
 fn check_needs_no_variable_and_no_free_port() {
     let gateway = Gateway::builder().start();
-    check(&[]);
+    assert!(check(&[]).stderr.contains("CALLBACK_URL is not set"));
     check(&[("PORT", gateway.port.to_string().as_str())]);
 }
 

@@ -200,6 +200,23 @@ fn a_wrong_internal_path_is_told_the_right_ones() {
 }
 
 #[test]
+fn what_is_too_large_is_told_which_limit_it_met() {
+    let builder = Gateway::builder().set("MAX_HEADER_BYTES", 1024).set("MAX_BODY_BYTES", 1024);
+    let mut gateway = builder.set("CALLBACK_URL", "http://127.0.0.1:1/").start();
+    for (target, body, status, limit) in [
+        (format!("/{}", "x".repeat(2000)), String::new(), 431, "MAX_HEADER_BYTES"),
+        ("/internal/send".to_owned(), "x".repeat(2000), 413, "MAX_BODY_BYTES"),
+    ] {
+        for _ in 0..2 {
+            assert_eq!(gateway.request(post(&target, &body)).status, status);
+        }
+        gateway.log_line(&["WARN", "a request was refused", limit]);
+    }
+    gateway.drain();
+    assert_eq!(gateway.log().matches("WARN").count(), 2, "{}", gateway.log());
+}
+
+#[test]
 fn https_to_the_gateway_is_pointed_out() {
     let gateway = Gateway::builder().start();
     assert_eq!(gateway.request(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03").status, 400);

@@ -86,6 +86,9 @@ class BaseGateway:
     ) -> None:
         """What is not given comes from GATEWAY_URL, INTERNAL_TOKEN and CALLBACK_TOKEN in the environment."""
         self.url = (url or os.environ.get("GATEWAY_URL") or "http://127.0.0.1:3000").rstrip("/")
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.query:
+            raise ValueError(f"GATEWAY_URL must be like http://127.0.0.1:3000, not {self.url!r}")
         self.timeout = timeout
         self._callback_token = callback_token or os.environ.get("CALLBACK_TOKEN")
         self._headers = {"Content-Type": "application/json"}

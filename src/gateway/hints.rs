@@ -135,6 +135,20 @@ impl Gateway {
         }
     }
 
+    /// A request that is too large may still be meant.
+    pub(super) fn hint_at_limit(&mut self, refusal: Refusal) {
+        let hint = match refusal {
+            Refusal::BodyTooLarge => "raise MAX_BODY_BYTES if sends may be that large",
+            Refusal::HeadTooLarge => {
+                "raise MAX_HEADER_BYTES, or see why the header fields, cookies above all, are so large"
+            }
+            _ => return,
+        };
+        if let Some(hint) = self.hints.once(hint) {
+            warn!(status = refusal.status(), hint; "a request was refused");
+        }
+    }
+
     /// A request that makes no sense may be the first bytes of TLS: a handshake record (RFC 8446 section 5.1).
     pub(super) fn hint_at_tls(&mut self, input: &[u8]) {
         if input.starts_with(&[22, 3])

@@ -353,6 +353,7 @@ impl Gateway {
 
     /// An answer after which nothing of the connection's input can be trusted.
     pub(super) fn refuse(&mut self, now: Millis, id: ConnId, refusal: Refusal) {
+        self.hint_at_limit(refusal);
         self.respond_refusal(now, id, refusal, refusal.message(), &[], &Grant::Off, Manner::LAST);
         self.start_closing(id);
     }
