@@ -170,6 +170,20 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
+fn disconnects_have_all_workers_to_themselves() {
+    let gate = Gate::new();
+    let answer = Answer::ok().after(&gate);
+    let backend = Backend::new(move |call| if call.action() == "disconnect" { answer.clone() } else { Answer::ok() });
+    let mut gateway = Gateway::for_backend(&backend).set("CALLBACK_CONCURRENCY", 2).start();
+    let streams: Vec<Stream> = (0..3).map(|_| gateway.open("/x")).collect();
+    gateway.signal(SIGTERM);
+    eventually("two disconnects are on their way", || backend.count("disconnect") == 2);
+    gate.open();
+    assert_eq!(gateway.exit_code(), Some(0), "{}", gateway.log());
+    assert_eq!(backend.count("disconnect"), streams.len());
+}
+
+#[test]
 fn two_signals_that_are_found_together_are_two() {
     let backend = Backend::accepting();
     let mut gateway = Gateway::for_backend(&backend).set("SHUTDOWN_DELAY_SECONDS", 100).start();

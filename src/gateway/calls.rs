@@ -67,6 +67,8 @@ pub(super) struct Calls {
     disconnects: Lane,
     /// In flight at once, both lanes together.
     limit: usize,
+    /// No connects start any more.
+    draining: bool,
     started_last: LaneName,
 }
 
@@ -80,6 +82,7 @@ impl Calls {
             connects: Lane::default(),
             disconnects: Lane::default(),
             limit: limit.max(1),
+            draining: false,
             started_last: LaneName::Disconnects,
         }
     }
@@ -118,6 +121,11 @@ impl Calls {
     pub fn counts(&self) -> [(u64, u64); 2] {
         [&self.connects, &self.disconnects]
             .map(|lane| (lane.in_flight as u64, (lane.waiting.len() - lane.withdrawn) as u64))
+    }
+
+    /// From now on no connect starts, as all clients are about to be turned away, and disconnects may have all workers.
+    pub fn drain(&mut self) {
+        self.draining = true;
     }
 
     pub fn queue_connect(&mut self, pending: PendingConnect) -> CallId {
@@ -187,7 +195,7 @@ impl Calls {
     /// A few workers (of 128, two) are kept from each lane, so that a flood in one leaves the other moving at once.
     /// That it gets its half as workers become free is the turns' doing.
     fn lane_limit(&self) -> usize {
-        if self.limit == 1 { 1 } else { self.limit - (self.limit / 64).max(1) }
+        if self.limit == 1 || self.draining { self.limit } else { self.limit - (self.limit / 64).max(1) }
     }
 
     fn next_lane(&self) -> Option<LaneName> {
@@ -195,7 +203,7 @@ impl Calls {
             return None;
         }
         let may_start = |lane: &Lane| !lane.waiting.is_empty() && lane.in_flight < self.lane_limit();
-        match (may_start(&self.connects), may_start(&self.disconnects)) {
+        match (may_start(&self.connects) && !self.draining, may_start(&self.disconnects)) {
             (false, false) => None,
             (true, false) => Some(LaneName::Connects),
             (false, true) => Some(LaneName::Disconnects),

@@ -403,6 +403,7 @@ impl Gateway {
     fn drain(&mut self, now: Millis) {
         let give_up_at = now.after(self.settings.shutdown_timeout);
         self.stage = Stage::Draining { give_up_at, next: Some(0) };
+        self.calls.drain();
         self.actions.push_back(Action::StopAccepting);
         self.drain_from(now, 0);
     }

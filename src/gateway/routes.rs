@@ -5,6 +5,8 @@ use super::stats::Refusal;
 use crate::http::request::{Expect, Head};
 use crate::http::response::Grant;
 use core::net::Ipv4Addr;
+use std::borrow::Cow;
+use std::str::FromStr;
 
 /// The listener that a connection came in by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,19 +190,21 @@ fn page(head: &Head<'_, '_>) -> Result<Page, &'static str> {
     for parameter in query.split('&') {
         match parameter.split_once('=') {
             Some(("after", value)) => {
-                page.after = Some(value.parse().map_err(|_| "after must be what next of the last page said")?);
+                page.after = Some(decimal(value).ok_or("after must be what next of the last page said")?);
             }
             Some(("limit", value)) => {
-                let limit: usize = value.parse().map_err(|_| "limit must be a positive integer")?;
-                if limit == 0 {
-                    return Err("limit must be a positive integer");
-                }
-                page.limit = limit.min(PAGE_LIMIT_MAX);
+                let limit: Option<usize> = decimal(value).filter(|limit| *limit > 0);
+                page.limit = limit.ok_or("limit must be a positive integer")?.min(PAGE_LIMIT_MAX);
             }
             Some(_) | None => {}
         }
     }
     Ok(page)
+}
+
+/// Digits and nothing else.
+fn decimal<T: FromStr>(text: &str) -> Option<T> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 impl Cors {
@@ -234,17 +238,38 @@ fn bearer_matches(field: Option<&[u8]>, expected: &[u8]) -> bool {
 /// Any type is read as JSON, but for a charset other than UTF-8 or a content coding.
 fn is_utf8_json(head: &Head<'_, '_>) -> bool {
     // What nearly every client says.
-    let is_utf8_type = |value: &[u8]| value == b"application/json" || charset(value).is_none_or(is_utf8);
+    let is_utf8_type =
+        |value: &[u8]| value == b"application/json" || charset(value).is_none_or(|charset| is_utf8(&charset));
     !head.is_coded && head.content_type.is_none_or(is_utf8_type)
 }
 
-/// The `charset` parameter of a media type (RFC 9110 section 8.3.1), quotes removed.
-fn charset(value: &[u8]) -> Option<&[u8]> {
-    value.split(|byte| *byte == b';').skip(1).find_map(|parameter| {
+/// The `charset` parameter of a media type (RFC 9110 sections 5.6.6 and 8.3.1), without quotes and backslashes.
+fn charset(value: &[u8]) -> Option<Cow<'_, [u8]>> {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    let ends_parameter = |byte: &u8| {
+        let was_escaped = std::mem::take(&mut is_escaped);
+        match *byte {
+            _ if was_escaped => {}
+            b'"' => is_quoted = !is_quoted,
+            b'\\' => is_escaped = is_quoted,
+            _ => {}
+        }
+        *byte == b';' && !is_quoted
+    };
+    value.split(ends_parameter).skip(1).find_map(|parameter| {
         let equals = memchr::memchr(b'=', parameter)?;
         let (name, value) = (parameter[..equals].trim_ascii(), parameter[equals + 1..].trim_ascii());
-        let value = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value);
-        name.eq_ignore_ascii_case(b"charset").then_some(value)
+        if !name.eq_ignore_ascii_case(b"charset") {
+            return None;
+        }
+        Some(match value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")) {
+            // A backslash that stands for itself is in no charset's name.
+            Some(inside) if inside.contains(&b'\\') => {
+                Cow::Owned(inside.iter().copied().filter(|byte| *byte != b'\\').collect())
+            }
+            Some(inside) => Cow::Borrowed(inside),
+            None => Cow::Borrowed(value),
+        })
     })
 }
 
@@ -279,9 +304,17 @@ mod tests {
 
     #[test]
     fn finds_the_charset() {
-        assert_eq!(charset(b"application/json"), None);
-        assert_eq!(charset(b"application/json; a=b ; Charset=\"UTF-8\""), Some(&b"UTF-8"[..]));
-        assert_eq!(charset(b"text/plain;charset=latin1;x=y"), Some(&b"latin1"[..]));
+        for (value, expected) in [
+            ("application/json", None),
+            ("application/json; a=b ; Charset=\"UTF-8\"", Some("UTF-8")),
+            ("text/plain;charset=latin1;x=y", Some("latin1")),
+            ("application/json; charset=\"utf\\-8\"", Some("utf-8")),
+            ("application/json; x=\"a; charset=latin1; b\"", None),
+            ("application/json; x=\"\\\"; charset=latin1\"; charset=utf-8", Some("utf-8")),
+            ("application/json; x=\\\"; charset=latin1\"; charset=utf-8", Some("utf-8")),
+        ] {
+            assert_eq!(charset(value.as_bytes()).as_deref(), expected.map(str::as_bytes), "{value}");
+        }
     }
 
     #[test]

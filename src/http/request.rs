@@ -3,6 +3,7 @@
 //! httparse finds the tokens; the rules that keep two readers of one message from disagreeing
 //! (RFC 9112 sections 2.2, 3.2, 5 and 6.3) stand here.
 
+use core::net::Ipv6Addr;
 use std::mem::MaybeUninit;
 
 /// Header fields in one head. Browsers send some 20, proxies add a handful.
@@ -222,7 +223,7 @@ fn check_request_line(method: &str, target: &str) -> Result<(), HeadError> {
         || absolute_form(target).is_some_and(|rest| {
             // Whether an authority ends at a `#`, a backslash or an `@` is what readers disagree about.
             let authority = &rest[..rest.find(['/', '?']).unwrap_or(rest.len())];
-            !authority.is_empty() && authority.bytes().all(is_host_byte)
+            !authority.is_empty() && !authority.starts_with(':') && is_host(authority.as_bytes())
         });
     if known_form { Ok(()) } else { Err(HeadError::Malformed("invalid request target")) }
 }
@@ -256,15 +257,16 @@ impl<'b> Fields<'b> {
             match name.len() {
                 4 if name.eq_ignore_ascii_case("host") => {
                     hosts += 1;
-                    if !value.iter().all(|byte| is_host_byte(*byte)) {
+                    if !is_host(value) {
                         return Err(HeadError::Malformed("invalid Host"));
                     }
                 }
                 6 if name.eq_ignore_ascii_case("expect") => {
-                    fields.expect = match fields.expect {
-                        Expect::Nothing if value.eq_ignore_ascii_case(b"100-continue") => Expect::Continue,
-                        Expect::Nothing | Expect::Continue | Expect::Unknown => Expect::Unknown,
-                    };
+                    for expectation in list(value) {
+                        let known = expectation.eq_ignore_ascii_case(b"100-continue");
+                        let unknown = !known || fields.expect == Expect::Unknown;
+                        fields.expect = if unknown { Expect::Unknown } else { Expect::Continue };
+                    }
                 }
                 6 if name.eq_ignore_ascii_case("origin") => fields.origin = fields.origin.or(Some(value)),
                 10 if name.eq_ignore_ascii_case("connection") => {
@@ -359,12 +361,47 @@ pub(super) fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Bytes of uri-host and port (RFC 3986 section 3.2.2), which exclude whatever starts another part of a URL.
-fn is_host_byte(byte: u8) -> bool {
+/// Whether `text` is a host and, if it names one, a port (RFC 9110 section 7.2; RFC 3986 sections 3.2.2 and 3.2.3). The
+/// host may be empty. A comma is left out of what a name may have: it is more likely to be two hosts.
+fn is_host(text: &[u8]) -> bool {
+    if let Some(literal) = text.strip_prefix(b"[") {
+        let end = memchr::memchr(b']', literal);
+        return end.is_some_and(|end| is_address(&literal[..end]) && is_port(&literal[end + 1..]));
+    }
+    let mut rest = text;
+    loop {
+        let name = rest.iter().position(|byte| !is_name_byte(*byte)).unwrap_or(rest.len());
+        rest = match &rest[name..] {
+            [b'%', high, low, rest @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => rest,
+            rest => return is_port(rest),
+        };
+    }
+}
+
+/// Nothing, or a colon and digits.
+fn is_port(text: &[u8]) -> bool {
+    text.is_empty() || text.strip_prefix(b":").is_some_and(|digits| digits.iter().all(u8::is_ascii_digit))
+}
+
+/// What stands between brackets: an IPv6 address, or one of a version to come.
+fn is_address(text: &[u8]) -> bool {
+    let future = |rest: &[u8]| {
+        let version = rest.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        let is_address = |text: &[u8]| !text.is_empty() && text.iter().all(|byte| is_name_byte(*byte) || *byte == b':');
+        version > 0 && rest[version..].strip_prefix(b".").is_some_and(is_address)
+    };
+    match text {
+        [b'v' | b'V', rest @ ..] => future(rest),
+        _ => std::str::from_utf8(text).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok()),
+    }
+}
+
+/// Bytes of a host's name that stand for themselves.
+fn is_name_byte(byte: u8) -> bool {
     // Every request has a Host, so each byte of it costs one look.
     const TABLE: [bool; 256] = {
         let mut table = [false; 256];
-        let marks = b"-._~%!$&'()*+;=:[]";
+        let marks = b"-._~!$&'()*+;=";
         let mut index = 0;
         while index < marks.len() {
             table[marks[index] as usize] = true;
@@ -473,8 +510,33 @@ mod tests {
         malformed(b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n");
         malformed(b"GET / HTTP/1.1\r\nHost: user@h\r\n\r\n");
         with(b"GET / HTTP/1.0\r\n\r\n", |head| assert!(!head.keep_alive));
-        with(b"GET / HTTP/1.1\r\nHost: [::1]:3000\r\n\r\n", |_| ());
         with(b"GET / HTTP/1.1\r\nHost:\r\n\r\n", |_| ());
+    }
+
+    #[test]
+    fn knows_hosts() {
+        for host in [
+            "",
+            ":80",
+            "h",
+            "a.example:",
+            "a_b.example.:8000",
+            "127.0.0.1:3000",
+            "[::1]",
+            "[::ffff:127.0.0.1]:3000",
+            "[v1f.a:b]",
+            "caf%C3%a9:1",
+            "a!$&'()*+;=~b",
+        ] {
+            assert!(is_host(host.as_bytes()), "{host}");
+        }
+        for host in [
+            "h:abc", "h:-1", "a:b:c", "::1", "[", "]", "[]", "[::1", "[::1]x", "[::1]:x", "[h]", "[v.a]", "[v1]",
+            "[v1.]", "[vx.a]", "%", "%z", "%zz", "h%4", "a[::1]", "a b", "a,b", "a/b", "a@b", "a?b", "a#b", "a\\b",
+            "\u{e9}",
+        ] {
+            assert!(!is_host(host.as_bytes()), "{host}");
+        }
     }
 
     #[test]
@@ -491,7 +553,8 @@ mod tests {
         malformed(b"GET * HTTP/1.1\r\nHost: h\r\n\r\n");
         malformed(b"GET ftp://h/ HTTP/1.1\r\nHost: h\r\n\r\n");
         malformed(b"GET http:///a HTTP/1.1\r\nHost: h\r\n\r\n");
-        for end in ["#", "\\", "@h", "#@h", ",h"] {
+        malformed(b"GET http://:80/a HTTP/1.1\r\nHost: h\r\n\r\n");
+        for end in ["#", "\\", "@h", "#@h", ",h", ":x", "%zz"] {
             malformed(format!("POST http://h{end}/internal/send HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes());
         }
         with(b"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n", |_| ());
@@ -533,6 +596,10 @@ mod tests {
         assert_eq!(expect(""), Expect::Nothing);
         assert_eq!(expect("Expect: 100-Continue\r\n"), Expect::Continue);
         assert_eq!(expect("Expect: 200-ok\r\n"), Expect::Unknown);
+        assert_eq!(expect("Expect:\r\n"), Expect::Nothing);
+        assert_eq!(expect("Expect: 100-continue, 100-continue\r\nExpect: 100-continue\r\n"), Expect::Continue);
+        assert_eq!(expect("Expect: x, 100-continue\r\n"), Expect::Unknown);
+        assert_eq!(expect("Expect: 100-continue\r\nExpect: x\r\nExpect: 100-continue\r\n"), Expect::Unknown);
         with(b"POST / HTTP/1.0\r\nExpect: x\r\n\r\n", |head| assert_eq!(head.expect, Expect::Nothing));
     }
 

@@ -12,25 +12,26 @@ const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GM
     Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\nConnection: close\r\n\r\n";
 const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
 
-/// Workers that one kind of callback may take.
-fn lane_limit(limit: usize) -> usize {
-    if limit == 1 { 1 } else { limit - (limit / 64).max(1) }
-}
-
 impl Oracle {
+    /// Workers that one kind of callback may take.
+    fn lane_limit(&self) -> usize {
+        let limit = self.settings.callback_concurrency;
+        if limit == 1 || self.is_draining() { limit } else { limit - (limit / 64).max(1) }
+    }
+
     /// A callback is made: no more than allowed at once, and of one kind not so many that the other
     /// cannot move.
     fn called(&mut self, kind: usize) {
         self.flying[kind] += 1;
         let limit = self.settings.callback_concurrency;
         assert!(self.flying[CONNECT] + self.flying[DISCONNECT] <= limit, "too many callbacks at once");
-        assert!(self.flying[kind] <= lane_limit(limit), "one kind of callback takes all workers");
+        assert!(self.flying[kind] <= self.lane_limit(), "one kind of callback takes all workers");
     }
 
     /// Whether a callback of that kind could be made at once.
     pub fn may_call(&self, kind: usize) -> bool {
         let limit = self.settings.callback_concurrency;
-        self.flying[CONNECT] + self.flying[DISCONNECT] < limit && self.flying[kind] < lane_limit(limit)
+        self.flying[CONNECT] + self.flying[DISCONNECT] < limit && self.flying[kind] < self.lane_limit()
     }
 
     /// The gateway makes a connect callback for the stream on connection `n`.
