@@ -263,9 +263,10 @@ impl<'b> Fields<'b> {
                 }
                 6 if name.eq_ignore_ascii_case("expect") => {
                     for expectation in list(value) {
-                        let known = expectation.eq_ignore_ascii_case(b"100-continue");
-                        let unknown = !known || fields.expect == Expect::Unknown;
-                        fields.expect = if unknown { Expect::Unknown } else { Expect::Continue };
+                        fields.expect = match fields.expect {
+                            Expect::Nothing if expectation.eq_ignore_ascii_case(b"100-continue") => Expect::Continue,
+                            Expect::Nothing | Expect::Continue | Expect::Unknown => Expect::Unknown,
+                        };
                     }
                 }
                 6 if name.eq_ignore_ascii_case("origin") => fields.origin = fields.origin.or(Some(value)),
@@ -597,9 +598,9 @@ mod tests {
         assert_eq!(expect("Expect: 100-Continue\r\n"), Expect::Continue);
         assert_eq!(expect("Expect: 200-ok\r\n"), Expect::Unknown);
         assert_eq!(expect("Expect:\r\n"), Expect::Nothing);
-        assert_eq!(expect("Expect: 100-continue, 100-continue\r\nExpect: 100-continue\r\n"), Expect::Continue);
-        assert_eq!(expect("Expect: x, 100-continue\r\n"), Expect::Unknown);
-        assert_eq!(expect("Expect: 100-continue\r\nExpect: x\r\nExpect: 100-continue\r\n"), Expect::Unknown);
+        assert_eq!(expect("Expect: , 100-continue\r\nExpect:\r\n"), Expect::Continue);
+        assert_eq!(expect("Expect: 100-continue, x\r\n"), Expect::Unknown);
+        assert_eq!(expect("Expect: 100-continue\r\nExpect: 100-continue\r\n"), Expect::Unknown);
         with(b"POST / HTTP/1.0\r\nExpect: x\r\n\r\n", |head| assert_eq!(head.expect, Expect::Nothing));
     }
 
