@@ -293,6 +293,20 @@ mod tests {
         }
     }
 
+    /// The first escape starts a block, so each of these crosses the end of one at some distance.
+    #[test]
+    fn a_bad_escape_is_seen_wherever_in_a_block_it_stands() {
+        for gap in 0..2 * BLOCK + 2 {
+            let run = "x".repeat(gap);
+            for (escape, is_good) in
+                [("\\n", true), ("\\u00e9", true), ("\\x", false), ("\\u12g4", false), ("\\u1", false)]
+            {
+                let body = format!("{{\"token\":\"t\",\"event\":{{\"data\":\"\\n{run}{escape}\"}}}}");
+                assert_eq!(parse(&body).is_some(), is_good, "{body}");
+            }
+        }
+    }
+
     /// Bodies with bytes replaced, removed, doubled and spliced at random, the same ones every time.
     #[test]
     fn both_readers_agree_on_mutilated_bodies() {
