@@ -15,6 +15,7 @@ use crate::gateway::{ConnectFailure, Cors};
 use crate::limits::Limits;
 use crate::logger::LogFormat;
 use log::LevelFilter;
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt::{self, Debug, Display, Formatter};
 use std::net::{IpAddr, SocketAddr};
@@ -141,7 +142,7 @@ impl Config {
                 })
                 .unwrap_or(ConnectFailure::Status),
             reconnect_delay: reader
-                .value(Variable::ReconnectDelay, |text| values::integer(text, 0, RECONNECT_DELAY_MAX))
+                .integer(Variable::ReconnectDelay, 0, RECONNECT_DELAY_MAX)
                 .map(Duration::from_millis),
             cors: reader.value(Variable::CorsOrigins, values::origins).unwrap_or(Cors::Off),
             max_streams: reader.count(Variable::MaxStreams, 1, STREAMS_MAX),
@@ -201,36 +202,35 @@ impl Config {
     /// The effective value of `variable` as text, secrets masked; empty if there is none.
     /// `limits` say what became of `MAX_STREAMS` and `CALLBACK_CONCURRENCY`.
     pub fn show(&self, variable: Variable, limits: &Limits) -> String {
-        let seconds = |duration: Duration| duration.as_secs().to_string();
+        let text = |value: &dyn Display| value.to_string();
+        let seconds = |duration: Duration| text(&duration.as_secs());
         let mask = |secret: &Option<Secret>| secret.as_ref().map_or("", |_| "***").to_owned();
         match variable {
             Variable::CallbackUrl => self.callback_url.as_ref().map_or(String::new(), CallbackUrl::masked),
-            Variable::Port => self.port.to_string(),
+            Variable::Port => text(&self.port),
             Variable::HeartbeatInterval => seconds(self.heartbeat_interval),
-            Variable::ListenAddress => self.listen_address.to_string(),
-            Variable::InternalPort => self.internal_port.map_or(String::new(), |port| port.to_string()),
-            Variable::InternalAddress => self.internal_address.to_string(),
+            Variable::ListenAddress => text(&self.listen_address),
+            Variable::InternalPort => self.internal_port.map_or(String::new(), |port| text(&port)),
+            Variable::InternalAddress => text(&self.internal_address),
             Variable::InternalToken => mask(&self.internal_token),
             Variable::CallbackToken => mask(&self.callback_token),
             Variable::CallbackTimeout => seconds(self.callback_timeout),
             Variable::ConnectQueue => seconds(self.connect_queue),
-            Variable::CallbackConcurrency => limits.threads_max.to_string(),
+            Variable::CallbackConcurrency => text(&limits.threads_max),
             Variable::ConnectFailure => match self.connect_failure {
                 ConnectFailure::Status => "status".to_owned(),
                 ConnectFailure::Retry => "retry".to_owned(),
             },
-            Variable::ReconnectDelay => {
-                self.reconnect_delay.map_or(String::new(), |delay| delay.as_millis().to_string())
-            }
+            Variable::ReconnectDelay => self.reconnect_delay.map_or(String::new(), |delay| text(&delay.as_millis())),
             Variable::CorsOrigins => match &self.cors {
                 Cors::Off => String::new(),
                 Cors::Any => "*".to_owned(),
                 Cors::Origins(list) => list.join(","),
             },
-            Variable::MaxStreams => limits.streams_max.to_string(),
-            Variable::MaxHeaderBytes => self.header_bytes_max.to_string(),
-            Variable::MaxBodyBytes => self.body_bytes_max.to_string(),
-            Variable::MaxPendingBytes => self.pending_bytes_max.to_string(),
+            Variable::MaxStreams => text(&limits.streams_max),
+            Variable::MaxHeaderBytes => text(&self.header_bytes_max),
+            Variable::MaxBodyBytes => text(&self.body_bytes_max),
+            Variable::MaxPendingBytes => text(&self.pending_bytes_max),
             Variable::RequestTimeout => seconds(self.request_timeout),
             Variable::KeepaliveTimeout => seconds(self.keepalive_timeout),
             Variable::ClientTimeout => seconds(self.client_timeout),
@@ -266,31 +266,36 @@ impl<L: Fn(&str) -> Option<OsString>> Reader<L> {
     }
 
     fn try_value<T>(&self, variable: Variable, parse: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, String> {
-        match (self.lookup)(variable.name()).filter(|value| !value.is_empty()) {
-            Some(value) => match value.to_str() {
-                Some(text) => parse(text).map(Some).map_err(|allowed| line(variable, text, &allowed)),
-                None => Err(line(variable, &value.to_string_lossy(), "must be UTF-8")),
-            },
-            None => match variable.row().default {
-                variables::Fallback::Text(text) => {
-                    parse(text).map(Some).map_err(|allowed| line(variable, text, &allowed))
-                }
-                variables::Fallback::Computed(_) => Ok(None),
-            },
+        let Some(text) = self.text(variable)? else { return Ok(None) };
+        parse(&text).map(Some).map_err(|allowed| line(variable, &text, &allowed))
+    }
+
+    /// What is to be parsed: the value, or the default. `None`: there is neither.
+    fn text(&self, variable: Variable) -> Result<Option<Cow<'static, str>>, String> {
+        match (self.lookup)(variable.name()).filter(|value| !value.is_empty()).map(OsString::into_string) {
+            Some(Ok(text)) => Ok(Some(Cow::Owned(text))),
+            Some(Err(value)) => Err(line(variable, &value.to_string_lossy(), "must be UTF-8")),
+            None => Ok(match variable.row().default {
+                variables::Fallback::Text(text) => Some(Cow::Borrowed(text)),
+                variables::Fallback::Computed(_) => None,
+            }),
         }
     }
 
+    fn integer(&mut self, variable: Variable, min: u64, max: u64) -> Option<u64> {
+        self.value(variable, |text| values::integer(text, min, max))
+    }
+
     fn port(&mut self, variable: Variable) -> Option<u16> {
-        self.value(variable, |text| values::integer(text, 1, 65_535)).and_then(|port| u16::try_from(port).ok())
+        self.integer(variable, 1, 65_535).and_then(|port| u16::try_from(port).ok())
     }
 
     fn seconds(&mut self, variable: Variable, min: u64) -> Duration {
-        let seconds = self.value(variable, |text| values::integer(text, min, SECONDS_MAX));
-        Duration::from_secs(seconds.unwrap_or(0))
+        Duration::from_secs(self.integer(variable, min, SECONDS_MAX).unwrap_or(0))
     }
 
     fn count(&mut self, variable: Variable, min: u64, max: u64) -> Option<usize> {
-        self.value(variable, |text| values::integer(text, min, max)).and_then(|value| usize::try_from(value).ok())
+        self.integer(variable, min, max).and_then(|value| usize::try_from(value).ok())
     }
 
     /// The one variable whose bad value does not keep the gateway from starting.
