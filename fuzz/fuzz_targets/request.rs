@@ -170,14 +170,41 @@ fn is_form(method: &[u8], target: &[u8]) -> bool {
         _ if method == b"CONNECT" => true,
         _ => authority.is_some_and(|rest| {
             let host = rest.split(|byte| b"/?".contains(byte)).next().unwrap_or_default();
-            !host.is_empty() && is_host(host)
+            !host.is_empty() && !host.starts_with(b":") && is_host(host)
         }),
     }
 }
 
-/// uri-host and port of RFC 3986: nothing that could belong to another part of a URL.
+/// uri-host and port of RFC 3986, without commas.
 fn is_host(host: &[u8]) -> bool {
-    host.iter().all(|byte| byte.is_ascii_graphic() && !b"/?#@\\\"<>^`{}|,".contains(byte))
+    let Ok(text) = std::str::from_utf8(host) else { return false };
+    let (name, port) = match text.rfind(']') {
+        Some(end) => text.split_at(end + 1),
+        None => text.split_at(text.find(':').unwrap_or(text.len())),
+    };
+    let is_port = port.strip_prefix(':').unwrap_or(port).chars().all(|digit| digit.is_ascii_digit());
+    if !is_port || (!port.is_empty() && !port.starts_with(':')) {
+        return false;
+    }
+    let may_stand = |character: char| character.is_ascii_alphanumeric() || "-._~!$&'()*+;=".contains(character);
+    match name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => match address.strip_prefix(['v', 'V']).and_then(|rest| rest.split_once('.')) {
+            Some((version, rest)) => {
+                !version.is_empty()
+                    && version.chars().all(|digit| digit.is_ascii_hexdigit())
+                    && !rest.is_empty()
+                    && rest.chars().all(|character| may_stand(character) || character == ':')
+            }
+            None => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        },
+        None => {
+            let mut pieces = name.split('%');
+            let start = pieces.next().unwrap_or_default();
+            let is_escape =
+                |piece: &str| piece.len() >= 2 && piece.bytes().take(2).all(|digit| digit.is_ascii_hexdigit());
+            start.chars().all(may_stand) && pieces.all(|piece| is_escape(piece) && piece.chars().all(may_stand))
+        }
+    }
 }
 
 fn agree(head: &Head<'_, '_>, expected: &Expected<'_>) {
@@ -194,7 +221,9 @@ fn agree(head: &Head<'_, '_>, expected: &Expected<'_>) {
         .flat_map(|value| value.split(|byte| *byte == b','))
         .any(|option| trim(option).eq_ignore_ascii_case(b"close"));
     assert_eq!(head.keep_alive, expected.http_1_1 && !close);
-    let expect = match &named(&fields, "expect")[..] {
+    let values = named(&fields, "expect");
+    let members = values.iter().flat_map(|value| value.split(|byte| *byte == b',')).map(trim);
+    let expect = match &members.filter(|member| !member.is_empty()).collect::<Vec<_>>()[..] {
         [] => Expect::Nothing,
         _ if !expected.http_1_1 => Expect::Nothing,
         [value] if value.eq_ignore_ascii_case(b"100-continue") => Expect::Continue,
