@@ -26,7 +26,7 @@ fn assert_no_spin(gateway: &Gateway) -> Duration {
 /// As many streams as before, each with its event.
 fn assert_recovered(gateway: &Gateway, backend: &Backend) {
     let mut streams: Vec<(Stream, String)> =
-        (0..50).map(|n| gateway.open_with(backend, &format!("/again/{n}"))).collect();
+        (0..40).map(|n| gateway.open_with(backend, &format!("/again/{n}"))).collect();
     for (stream, token) in &mut streams {
         assert_json(&gateway.event(token, "x"), 200, OK);
         assert_eq!(stream.event(), "data: x\n\n");
