@@ -2,11 +2,10 @@
 
 use super::Settings;
 use super::stats::Refusal;
-use crate::http::request::{Expect, Head};
+use crate::http::request::{Expect, Head, decimal};
 use crate::http::response::Grant;
 use core::net::Ipv4Addr;
 use std::borrow::Cow;
-use std::str::FromStr;
 
 /// The listener that a connection came in by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,21 +189,18 @@ fn page(head: &Head<'_, '_>) -> Result<Page, &'static str> {
     for parameter in query.split('&') {
         match parameter.split_once('=') {
             Some(("after", value)) => {
-                page.after = Some(decimal(value).ok_or("after must be what next of the last page said")?);
+                let after = decimal(value.as_bytes()).and_then(|after| u32::try_from(after).ok());
+                page.after = Some(after.ok_or("after must be what next of the last page said")?);
             }
             Some(("limit", value)) => {
-                let limit: Option<usize> = decimal(value).filter(|limit| *limit > 0);
-                page.limit = limit.ok_or("limit must be a positive integer")?.min(PAGE_LIMIT_MAX);
+                let limit = decimal(value.as_bytes()).and_then(|limit| usize::try_from(limit).ok());
+                let limit = limit.filter(|limit| *limit > 0).ok_or("limit must be a positive integer")?;
+                page.limit = limit.min(PAGE_LIMIT_MAX);
             }
             Some(_) | None => {}
         }
     }
     Ok(page)
-}
-
-/// Digits and nothing else.
-fn decimal<T: FromStr>(text: &str) -> Option<T> {
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 impl Cors {
