@@ -32,6 +32,11 @@ pub fn threads(pid: u32) -> usize {
     status(pid, "Threads")
 }
 
+/// Open descriptors; 0 if the process is gone.
+pub fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
 /// User and system time used so far, all threads.
 pub fn processor_time(pid: u32) -> Duration {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");

@@ -150,7 +150,7 @@ fn finish(mut crowd: Crowd, gateway: &mut Gateway, ledger: &Ledger, idle: Sample
     crowd.thin_out();
     let pid = gateway.pid();
     let held = crowd.connections() + idle.descriptors + 8;
-    until(&mut crowd, "descriptors are given back", |_| descriptors(pid) <= held);
+    until(&mut crowd, "descriptors are given back", |_| process::descriptors(pid) <= held);
     println!("most have left: {:?}", Sample::take(gateway, crowd.connections()));
     let streams = crowd.connections();
     let start = Instant::now();
@@ -174,10 +174,6 @@ fn finish(mut crowd: Crowd, gateway: &mut Gateway, ledger: &Ledger, idle: Sample
     assert_eq!(sums.accepted + sums.unclear, sums.disconnects + failed, "one for each connect that may be accepted");
     assert!(figures.opened <= sums.accepted, "a stream that nobody accepted");
     println!("soak: all is well");
-}
-
-fn descriptors(pid: u32) -> usize {
-    std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
 fn until(crowd: &mut Crowd, what: &str, done: impl Fn(&Crowd) -> bool) {
