@@ -12,14 +12,14 @@
 //!
 //! | Room | Holds | Knows nothing of |
 //! |---|---|---|
-//! | [`time`], [`table`], [`timer`], [`buffer`], [`escape`], [`metrics`] | milliseconds; generational slab; timer wheel; output buffers and their pool; text made fit for a log; histograms and the text format of Prometheus | everything else |
+//! | [`clock`], [`table`], [`timer`], [`buffer`], [`escape`], [`metrics`] | milliseconds; generational slab; timer wheel; output buffers and their pool; text made fit for a log; histograms and the text format of Prometheus | everything else |
 //! | [`http`] | request heads, request bodies, responses: borrowed bytes in, appended bytes out | sockets, streams |
 //! | [`sse`] | event to frame, heartbeat, retry | HTTP, JSON |
 //! | `json` | JSON of backends, read in place; quotes and escapes found 64 bytes at a time | commands, callbacks |
 //! | [`send`] | the JSON of `/internal/send`, one error per row of the contract | connections |
 //! | [`callback`] | payloads and outcomes of callbacks | threads, ureq |
 //! | [`gateway`] | the protocol: connections, tokens, callbacks, deadlines. Inputs in, bytes and actions out | I/O, clocks, randomness |
-//! | [`reactor`] | the event loop's judgement: readiness, fairness, the accept gate, flushing; over [`reactor::Net`], one method per system call | the protocol's rules |
+//! | [`reactor`] | the event loop's judgement: readiness, fairness, the accept gate, flushing; over [`reactor::System`], one method per system call | the protocol's rules |
 //! | [`workers`] | the callback pool on ureq: elastic threads, a caching resolver | connections |
 //! | [`config`], [`limits`], [`logger`], [`process`], [`sys`], [`notify`], [`serve`], [`cli`], [`healthcheck`] | environment, descriptors, log, the process's own figures, system calls, service manager, start and end | |
 //!
@@ -64,6 +64,7 @@
 pub mod buffer;
 pub mod callback;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod escape;
 pub mod gateway;
@@ -81,6 +82,5 @@ pub mod serve;
 pub mod sse;
 pub mod sys;
 pub mod table;
-pub mod time;
 pub mod timer;
 pub mod workers;

@@ -32,7 +32,7 @@ pub struct Limits {
 impl Limits {
     /// Shares out `descriptors` (the soft limit after it was raised). `streams_wanted` is an
     /// explicit `MAX_STREAMS`, which is honoured as far as it fits: see [`Limits::fits`].
-    pub fn share(
+    pub fn from_descriptors(
         descriptors: u64,
         callback_concurrency: usize,
         streams_wanted: Option<usize>,
@@ -63,27 +63,27 @@ mod tests {
 
     #[test]
     fn a_usual_limit() {
-        let limits = Limits::share(20_000, 128, None, false);
+        let limits = Limits::from_descriptors(20_000, 128, None, false);
         assert_eq!(limits, Limits { threads_max: 128, connections_max: 19_848, streams_max: 19_592 });
-        let limits = Limits::share(20_000, 128, None, true);
+        let limits = Limits::from_descriptors(20_000, 128, None, true);
         assert_eq!(limits, Limits { threads_max: 128, connections_max: 19_848, streams_max: 19_576 });
     }
 
     #[test]
     fn a_small_limit_takes_from_the_callbacks_first() {
-        let limits = Limits::share(64, 128, None, false);
+        let limits = Limits::from_descriptors(64, 128, None, false);
         assert_eq!(limits, Limits { threads_max: 16, connections_max: 24, streams_max: 20 });
-        let limits = Limits::share(64, 128, None, true);
+        let limits = Limits::from_descriptors(64, 128, None, true);
         assert_eq!(limits, Limits { threads_max: 16, connections_max: 24, streams_max: 8 });
     }
 
     #[test]
     fn an_explicit_number_of_streams_is_kept_or_clamped() {
-        let kept = Limits::share(1024, 128, Some(10), false);
+        let kept = Limits::from_descriptors(1024, 128, Some(10), false);
         assert_eq!(kept.streams_max, 10);
         assert!(kept.fits(Some(10)));
         assert!(kept.fits(None));
-        let clamped = Limits::share(1024, 128, Some(5_000), false);
+        let clamped = Limits::from_descriptors(1024, 128, Some(5_000), false);
         assert_eq!(clamped.streams_max, 872 - 109);
         assert!(!clamped.fits(Some(5_000)));
     }
@@ -93,7 +93,7 @@ mod tests {
         for descriptors in (0..5_000).chain([1 << 20, u64::MAX]) {
             for concurrency in [1, 8, 128, 10_000] {
                 for (wanted, has_internal) in [(None, false), (None, true), (Some(1), true), (Some(1_000_000), true)] {
-                    let limits = Limits::share(descriptors, concurrency, wanted, has_internal);
+                    let limits = Limits::from_descriptors(descriptors, concurrency, wanted, has_internal);
                     assert!(limits.threads_max >= 1 && limits.threads_max <= concurrency);
                     assert!(limits.streams_max >= 1 && limits.streams_max < limits.connections_max);
                     if descriptors >= 64 {

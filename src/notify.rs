@@ -13,37 +13,37 @@ const SEND_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What the manager is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum ServiceState {
     /// Clients are served.
     Ready,
     /// The end has been asked for and has begun.
     Stopping,
 }
 
-impl News {
+impl ServiceState {
     fn text(self) -> &'static str {
         match self {
-            News::Ready => "READY=1",
-            News::Stopping => "STOPPING=1",
+            ServiceState::Ready => "READY=1",
+            ServiceState::Stopping => "STOPPING=1",
         }
     }
 }
 
 /// The service manager, if there is one.
 #[derive(Debug)]
-pub struct Manager(Option<OsString>);
+pub struct ServiceManager(Option<OsString>);
 
-impl Manager {
+impl ServiceManager {
     /// The one that started this process, if it wants to be told.
-    pub fn from_env() -> Manager {
-        Manager(std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()))
+    pub fn from_env() -> ServiceManager {
+        ServiceManager(std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()))
     }
 
     /// Tells it. A failure is logged: the gateway serves all the same, and the manager has a timeout.
-    pub fn tell(&self, news: News) {
+    pub fn notify(&self, state: ServiceState) {
         let Some(name) = &self.0 else { return };
-        if let Err(error) = send(name, news.text()) {
-            log::error!(socket = name.to_string_lossy().as_ref(), error = error.to_string(); "cannot tell the service manager {}", news.text());
+        if let Err(error) = send(name, state.text()) {
+            log::error!(socket = name.to_string_lossy().as_ref(), error = error.to_string(); "cannot notify the service manager: {}", state.text());
         }
     }
 }
@@ -70,7 +70,7 @@ mod tests {
         let _full = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         let name = OsString::from(format!("@{name}"));
         let error = loop {
-            if let Err(error) = send(&name, News::Ready.text()) {
+            if let Err(error) = send(&name, ServiceState::Ready.text()) {
                 break error;
             }
         };

@@ -1,13 +1,13 @@
 //! From a configuration to a running gateway: what can fail at the start fails here, with one line.
 
+use crate::clock::Millis;
 use crate::config::{CallbackUrl, Config, Variable};
 use crate::gateway::{Finished, Gateway, Settings};
 use crate::limits::Limits;
-use crate::notify::{Manager, News};
-use crate::reactor::mio::MioNet;
-use crate::reactor::{Net, Reactor};
+use crate::notify::{ServiceManager, ServiceState};
+use crate::reactor::mio::MioSystem;
+use crate::reactor::{Reactor, System};
 use crate::sys::{self, Signals};
-use crate::time::Millis;
 use crate::workers::{WorkerSettings, Workers};
 use log::{info, warn};
 use std::io::{self, ErrorKind};
@@ -46,7 +46,7 @@ fn listen(address: SocketAddr, variable: Variable) -> Result<TcpListener, String
         let hint = match error.kind() {
             ErrorKind::AddrInUse => format!("; another process has that port: stop it, or choose another by {name}"),
             ErrorKind::PermissionDenied => {
-                format!("; ports below 1024 need CAP_NET_BIND_SERVICE: choose another by {name}, or grant it")
+                format!("; ports below 1024 need CAP_NET_BIND_SERVICE: choose another by {name}, or cors it")
             }
             ErrorKind::AddrNotAvailable => "; no interface of this machine has that address".to_owned(),
             _ => String::new(),
@@ -89,7 +89,7 @@ fn log_start(config: &Config, limits: &Limits, listeners: &Listeners) {
 pub fn run(config: &Config, limits: &Limits, listeners: Listeners, signals: Signals) -> Result<Finished, String> {
     log_start(config, limits, &listeners);
     let has_internal = listeners.internal.is_some();
-    let mut net = MioNet::new(listeners.public, listeners.internal, signals, config.client_timeout)
+    let mut net = MioSystem::new(listeners.public, listeners.internal, signals, config.client_timeout)
         .map_err(|error| format!("cannot start the event loop: {error}"))?;
     let instance = net.draw_token().to_string();
     if let Some(url) = &config.callback_url {
@@ -105,10 +105,11 @@ pub fn run(config: &Config, limits: &Limits, listeners: Listeners, signals: Sign
     let seed = net.draw_token().as_u64_pair().0;
     let gateway = Gateway::new(gateway_settings(config, limits, instance), now, seed);
     let reactor = Reactor::new(net, gateway, limits.connections_max, has_internal);
-    let manager = Manager::from_env();
-    manager.tell(News::Ready);
-    let finished =
-        reactor.run(|| manager.tell(News::Stopping)).map_err(|error| format!("the event loop failed: {error}"))?;
+    let manager = ServiceManager::from_env();
+    manager.notify(ServiceState::Ready);
+    let finished = reactor
+        .run(|| manager.notify(ServiceState::Stopping))
+        .map_err(|error| format!("the event loop failed: {error}"))?;
     info!(clean = finished == Finished::Clean; "stopped");
     Ok(finished)
 }

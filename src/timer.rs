@@ -4,8 +4,8 @@
 //! with the deadline kept beside the connection and ignores it if it is stale. That makes insertion
 //! and expiry O(1), and an entry 24 bytes in one shared vector: nothing is allocated in steady state.
 
+use crate::clock::Millis;
 use crate::table::Key;
-use crate::time::Millis;
 
 /// Width of a slot: how late, in milliseconds, an entry may fire. Finer than any timeout that a
 /// person sets, coarse enough that thousands of heartbeats share a wake-up.

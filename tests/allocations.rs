@@ -8,8 +8,8 @@ use common::allocator::{self, Counting};
 use common::requests::{Payload, push_send};
 use common::streams::{Streams, token};
 use ssegateway::callback::Outcome;
+use ssegateway::clock::Millis;
 use ssegateway::gateway::{Action, Gateway, Listener, Peer, Settings};
-use ssegateway::time::Millis;
 use ssegateway::timer::TICK_MS;
 
 #[global_allocator]
@@ -102,10 +102,10 @@ fn the_memory_of_a_crowd_is_given_back() {
     let ids: Vec<_> = (0..CROWD as u128).map(open).collect();
     let connects = take_calls(&mut gateway);
     answer(&mut gateway, connects);
-    assert_eq!(gateway.streams(), CROWD);
+    assert_eq!(gateway.stream_count(), CROWD);
     // None reads more than the first byte.
     while let Some(id) = gateway.next_dirty() {
-        gateway.flushed(Millis::ZERO, id, 1);
+        gateway.wrote(Millis::ZERO, id, 1);
     }
     // All of them leave, and their disconnects wait for one another.
     for id in ids {
@@ -114,7 +114,7 @@ fn the_memory_of_a_crowd_is_given_back() {
     let disconnects = take_calls(&mut gateway);
     answer(&mut gateway, disconnects);
     while gateway.next_dirty().is_some() {}
-    assert_eq!((gateway.connections(), gateway.calls()), (0, 0));
+    assert_eq!((gateway.connection_count(), gateway.call_count()), (0, 0));
     gateway.shrink();
     let kept = allocator::bytes_in_use().wrapping_sub(before);
     assert!(kept < 64 * 1024, "{kept} bytes of {CROWD} streams that are gone");

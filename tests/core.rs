@@ -2,8 +2,10 @@
 
 use serde_json::Value;
 use ssegateway::callback::Outcome;
-use ssegateway::gateway::{Action, ConnId, Fault, Finished, Gateway, How, Listener, Peer, ProcessFigures, Settings};
-use ssegateway::time::Millis;
+use ssegateway::clock::Millis;
+use ssegateway::gateway::{
+    Action, CloseMode, ConnId, Finished, Gateway, Listener, Peer, ProcessFigures, Settings, SocketError,
+};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -31,16 +33,16 @@ fn a_client_that_has_not_read_its_answer_yet_is_not_idle() {
     let mut gateway = Gateway::new(settings, at(0), 0);
     let id = request(&mut gateway, at(0), Uuid::nil(), PROBE);
     assert_eq!(gateway.next_dirty(), Some(id));
-    gateway.flushed(at(0), id, 10);
+    gateway.wrote(at(0), id, 10);
     gateway.expire(at(5_000));
     assert_eq!(gateway.next_action(), None);
 
     let rest = gateway.unsent(id).len();
-    gateway.flushed(at(6_000), id, rest);
+    gateway.wrote(at(6_000), id, rest);
     gateway.expire(at(6_900));
     assert_eq!(gateway.next_action(), None);
     gateway.expire(at(7_100));
-    assert_eq!(gateway.next_action(), Some(Action::Close(id, How::Graceful)));
+    assert_eq!(gateway.next_action(), Some(Action::Close(id, CloseMode::Graceful)));
 }
 
 #[test]
@@ -49,11 +51,11 @@ fn a_client_that_reads_no_more_of_its_answer_is_reset_in_the_end() {
     let settings = Settings { client_timeout: Duration::from_secs(30), ..Settings::default() };
     let mut gateway = Gateway::new(settings, at(0), 0);
     let id = request(&mut gateway, at(0), Uuid::nil(), PROBE);
-    gateway.flushed(at(5_000), id, 10);
+    gateway.wrote(at(5_000), id, 10);
     gateway.expire(at(34_900));
     assert_eq!(gateway.next_action(), None);
     gateway.expire(at(35_100));
-    assert_eq!(gateway.next_action(), Some(Action::Close(id, How::Abort)));
+    assert_eq!(gateway.next_action(), Some(Action::Close(id, CloseMode::Abort)));
 }
 
 /// The status of the answer to a GET for the list of streams, asked for by that name.
@@ -100,7 +102,7 @@ fn no_stream_is_let_in_while_too_many_disconnects_wait() {
     let mut calls = Vec::new();
     for n in 0..=WAITING_MAX {
         let id = open_stream(&mut gateway, Uuid::from_u128(n));
-        gateway.fail(Millis::ZERO, id, Fault::Reset);
+        gateway.fail(Millis::ZERO, id, SocketError::Reset);
         calls.extend(std::iter::from_fn(|| gateway.next_action()).filter_map(|action| match action {
             Action::Call(call) => Some(call.id),
             _ => None,
@@ -157,7 +159,7 @@ fn pages(gateway: &mut Gateway) -> Vec<Value> {
         let request = format!("GET /internal/connections{query} HTTP/1.1\r\nHost: h\r\n\r\n");
         let id = self::request(gateway, Millis::ZERO, Uuid::nil(), request.as_bytes());
         let answer = gateway.unsent(id).to_vec();
-        gateway.flushed(Millis::ZERO, id, answer.len());
+        gateway.wrote(Millis::ZERO, id, answer.len());
         gateway.receive_eof(Millis::ZERO, id);
         let body = answer.windows(4).position(|end| end == b"\r\n\r\n").expect("a head") + 4;
         let page: Value = serde_json::from_slice(&answer[body..]).expect("JSON");
@@ -223,7 +225,7 @@ fn a_crowd_that_times_out_at_once_does_not_take_one_long_turn() {
     let late = Millis::from_millis(60_000);
     let turns = closed_per_turn(&mut gateway, late);
     assert!(turns.len() > 2 && turns.iter().all(|closed| *closed <= 1024), "{turns:?}");
-    assert_eq!(gateway.connections(), 0);
+    assert_eq!(gateway.connection_count(), 0);
 }
 
 #[test]
@@ -232,7 +234,7 @@ fn a_crowd_is_drained_over_several_turns() {
     gateway.shut_down(Millis::ZERO);
     let turns = closed_per_turn(&mut gateway, Millis::ZERO);
     assert!(turns.len() > 2 && turns.iter().all(|closed| *closed <= 1024), "{turns:?}");
-    assert_eq!(gateway.connections(), 0);
+    assert_eq!(gateway.connection_count(), 0);
     assert_eq!(gateway.finished(), Some(Finished::Clean));
 }
 
@@ -241,7 +243,7 @@ fn a_drain_leaves_an_answer_time_to_be_read() {
     let mut gateway = Gateway::new(Settings::default(), Millis::ZERO, 0);
     let id = gateway.accept(Millis::ZERO, Listener::Public, Peer::Remote, Uuid::nil()).expect("a connection");
     gateway.receive(Millis::ZERO, id, b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
-    gateway.flushed(Millis::ZERO, id, 10);
+    gateway.wrote(Millis::ZERO, id, 10);
     gateway.shut_down(Millis::ZERO);
     gateway.expire(Millis::ZERO);
     assert_eq!(gateway.next_action(), Some(Action::StopAccepting));
@@ -249,6 +251,6 @@ fn a_drain_leaves_an_answer_time_to_be_read() {
 
     let rest = gateway.unsent(id).len();
     assert!(rest > 0);
-    gateway.flushed(Millis::ZERO, id, rest);
+    gateway.wrote(Millis::ZERO, id, rest);
     assert_eq!(gateway.next_action(), Some(Action::ShutdownWrite(id)));
 }

@@ -2,9 +2,9 @@
 //! sockets.
 
 use ssegateway::callback::{Call, Completion};
+use ssegateway::clock::Millis;
 use ssegateway::gateway::{ConnId, Gateway, Listener, Peer, ProcessFigures, Settings};
-use ssegateway::reactor::{Event, Net, Reactor};
-use ssegateway::time::Millis;
+use ssegateway::reactor::{Event, Reactor, System};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::time::Duration;
@@ -40,7 +40,7 @@ impl Kernel {
     }
 }
 
-impl Net for Kernel {
+impl System for Kernel {
     type Socket = usize;
 
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
@@ -117,7 +117,7 @@ fn timers_that_are_all_due_at_once_keep_nobody_waiting_for_the_last_of_them() {
     let gateway = Gateway::new(settings, Millis::ZERO, 0);
     let mut reactor = Reactor::new(Kernel::default(), gateway, IDLE + 1, false);
     reactor.net().knock(0..IDLE);
-    while reactor.gateway().connections() < IDLE {
+    while reactor.gateway().connection_count() < IDLE {
         reactor.turn().unwrap();
     }
     // A minute passes, and only now does another client come.
@@ -131,7 +131,7 @@ fn timers_that_are_all_due_at_once_keep_nobody_waiting_for_the_last_of_them() {
     assert!(reactor.net().got[&IDLE].starts_with(b"HTTP/1.1 200 OK\r\n"));
     assert_eq!(reactor.net().closed.len(), 2 * TIMERS_IN_A_TURN);
     reactor.turn().unwrap();
-    assert_eq!((reactor.net().closed.len(), reactor.gateway().connections()), (IDLE, 1));
+    assert_eq!((reactor.net().closed.len(), reactor.gateway().connection_count()), (IDLE, 1));
     reactor.turn().unwrap();
     assert_ne!(reactor.net().timeout, Some(Duration::ZERO), "there is nothing to do");
 }

@@ -1,6 +1,6 @@
 //! The phrases of status lines, against another list of them: a backend may reject a client with any status from 300 on.
 
-use ssegateway::http::response::{self, Date, Grant, Response};
+use ssegateway::http::response::{self, CorsHeaders, Date, Response};
 use ureq::http::StatusCode;
 
 #[test]
@@ -12,7 +12,7 @@ fn every_registered_status_has_its_phrase() {
             content_type: "application/json",
             body: b"",
             fields: &[],
-            grant: &Grant::Off,
+            cors: &CorsHeaders::Off,
             close: true,
             head_only: false,
         };

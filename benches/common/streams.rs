@@ -2,8 +2,8 @@
 
 use super::requests;
 use ssegateway::callback::Outcome;
+use ssegateway::clock::Millis;
 use ssegateway::gateway::{Action, ConnId, Gateway, Listener, Peer, Settings};
-use ssegateway::time::Millis;
 use uuid::Uuid;
 
 pub struct Streams {
@@ -29,7 +29,7 @@ impl Streams {
         for n in 0..count {
             open(&mut gateway, now, token(n as u128));
         }
-        assert_eq!(gateway.streams(), count);
+        assert_eq!(gateway.stream_count(), count);
         let backend =
             gateway.accept(now, Listener::Public, Peer::Remote, token(count as u128)).expect("it takes connections");
         Streams { gateway, backend, now }
@@ -87,7 +87,7 @@ fn write_all(gateway: &mut Gateway, now: Millis) -> usize {
     let mut written = 0;
     while let Some(id) = gateway.next_dirty() {
         let count = gateway.unsent(id).len();
-        gateway.flushed(now, id, count);
+        gateway.wrote(now, id, count);
         written += count;
     }
     written

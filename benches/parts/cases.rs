@@ -3,10 +3,10 @@
 use super::common::requests::{Payload, browser_get, push_send};
 use super::common::streams::{Streams, token};
 use divan::black_box;
+use ssegateway::clock::Millis;
 use ssegateway::http::request;
 use ssegateway::sse::{self, Event};
 use ssegateway::table::Key;
-use ssegateway::time::Millis;
 use ssegateway::timer::{TICK_MS, Timer};
 use ssegateway::{callback, send};
 use std::fmt;

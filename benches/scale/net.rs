@@ -1,9 +1,9 @@
-//! A kernel that costs next to nothing: [`Net`] on counters. Every client gets its way at once, so what is
+//! A kernel that costs next to nothing: [`System`] on counters. Every client gets its way at once, so what is
 //! measured is the gateway and the loop alone.
 
 use ssegateway::callback::{Call, Completion, Outcome};
 use ssegateway::gateway::{ConnId, Listener, Peer, ProcessFigures};
-use ssegateway::reactor::{Event, Net};
+use ssegateway::reactor::{Event, System};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
@@ -75,7 +75,7 @@ impl Memory {
     }
 }
 
-impl Net for Memory {
+impl System for Memory {
     type Socket = Socket;
 
     fn poll(&mut self, events: &mut Vec<Event>, _timeout: Option<Duration>) -> io::Result<()> {

@@ -2,9 +2,9 @@
 
 use crate::common::{requests, sys};
 use crate::net::Memory;
+use ssegateway::clock::Millis;
 use ssegateway::gateway::{Gateway, Listener, Settings};
 use ssegateway::reactor::{Event, Reactor};
-use ssegateway::time::Millis;
 use ssegateway::timer::TICK_MS;
 use std::time::Duration;
 
@@ -104,9 +104,9 @@ impl World {
                 self.net().tell_readable(client);
             }
             self.turn();
-            self.turn_until(|reactor| reactor.gateway().calls() == 0);
+            self.turn_until(|reactor| reactor.gateway().call_count() == 0);
         }
-        assert_eq!(self.reactor.gateway().streams(), streams);
+        assert_eq!(self.reactor.gateway().stream_count(), streams);
         self.accept(1);
     }
 
@@ -146,7 +146,7 @@ impl World {
     /// The process stood still for so long that every heartbeat is due.
     pub fn stand_still(&mut self) -> Turns {
         self.net().clock += HEARTBEAT_MS + TICK_MS;
-        let (before, streams) = (self.net().writes, self.reactor.gateway().streams());
+        let (before, streams) = (self.net().writes, self.reactor.gateway().stream_count());
         self.turn_until(|reactor| reactor.net().writes - before >= streams);
         self.take_turns()
     }
@@ -154,8 +154,8 @@ impl World {
     /// All clients go at once, the backend too.
     pub fn leave(&mut self) {
         self.all_leave();
-        self.turn_until(|reactor| reactor.gateway().calls() == 0);
-        assert_eq!(self.reactor.gateway().connections(), 0);
+        self.turn_until(|reactor| reactor.gateway().call_count() == 0);
+        assert_eq!(self.reactor.gateway().connection_count(), 0);
         self.net().forget_clients();
     }
 
@@ -171,7 +171,7 @@ impl World {
     pub fn drain(&mut self) {
         self.net().events.push(Event::Signal);
         self.turn();
-        self.turn_until(|reactor| reactor.gateway().streams() == 0);
+        self.turn_until(|reactor| reactor.gateway().stream_count() == 0);
         self.all_leave();
         self.turn_until(|reactor| reactor.gateway().finished().is_some());
     }

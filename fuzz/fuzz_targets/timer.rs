@@ -4,7 +4,7 @@
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use ssegateway::table::{Key, Table};
-use ssegateway::time::Millis;
+use ssegateway::clock::Millis;
 use ssegateway::timer::{TICK_MS, Timer};
 
 #[derive(Debug)]

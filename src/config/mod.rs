@@ -196,7 +196,7 @@ impl Config {
 
     /// What is possible with so many descriptors (the soft limit after it was raised).
     pub fn limits(&self, descriptors: u64) -> Limits {
-        Limits::share(descriptors, self.callback_concurrency, self.max_streams, self.internal_port.is_some())
+        Limits::from_descriptors(descriptors, self.callback_concurrency, self.max_streams, self.internal_port.is_some())
     }
 
     /// The effective value of `variable` as text, secrets masked; empty if there is none.

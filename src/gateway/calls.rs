@@ -6,8 +6,8 @@
 
 use super::ConnId;
 use crate::callback::{Call, CallId, CallKind, Detail, Reason};
+use crate::clock::Millis;
 use crate::table::Table;
-use crate::time::Millis;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 /// Why a stream is over, as a disconnect callback says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ending {
+pub(super) struct EndReason {
     pub reason: Reason,
     pub detail: Option<Detail>,
 }
@@ -25,14 +25,14 @@ pub(super) struct PendingConnect {
     pub token: Uuid,
     pub request: Arc<str>,
     /// Who waits for the answer, or why nobody does any more.
-    pub owner: Result<ConnId, Ending>,
+    pub owner: Result<ConnId, EndReason>,
 }
 
 /// A disconnect callback that has not been answered.
 pub(super) struct PendingDisconnect {
     pub token: Uuid,
     pub request: Arc<str>,
-    pub ending: Ending,
+    pub ending: EndReason,
 }
 
 pub(super) enum Pending {
@@ -141,7 +141,7 @@ impl Calls {
 
     /// The client of a connect does not wait any more. A call that has not started is withdrawn;
     /// what comes of one that has is remembered.
-    pub fn abandon(&mut self, id: CallId, ending: Ending) {
+    pub fn abandon(&mut self, id: CallId, ending: EndReason) {
         let Some(entry) = self.table.get_mut(id) else { return };
         if entry.started_at.is_some() {
             if let Pending::Connect(connect) = &mut entry.pending {
@@ -173,7 +173,7 @@ impl Calls {
                 let call = Call { id, kind: CallKind::Connect, token: *token, request: Arc::clone(request) };
                 (call, owner.ok())
             }
-            Pending::Disconnect(PendingDisconnect { token, request, ending: Ending { reason, detail } }) => {
+            Pending::Disconnect(PendingDisconnect { token, request, ending: EndReason { reason, detail } }) => {
                 let kind = CallKind::Disconnect { reason: *reason, detail: *detail };
                 (Call { id, kind, token: *token, request: Arc::clone(request) }, None)
             }
@@ -237,7 +237,7 @@ mod tests {
     use crate::table::Key;
 
     fn queue_both(calls: &mut Calls, count: usize) {
-        let ending = Ending { reason: Reason::ClientClosed, detail: None };
+        let ending = EndReason { reason: Reason::ClientClosed, detail: None };
         for _ in 0..count {
             let (token, request) = (Uuid::nil(), Arc::from("{}"));
             calls.queue_connect(PendingConnect { token, request, owner: Ok(Key::from_parts(0, 0)) });
@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn withdrawn_connects_are_passed_over_and_do_not_pile_up() {
         let mut calls = Calls::new(2);
-        let left = Ending { reason: Reason::ClientClosed, detail: None };
+        let left = EndReason { reason: Reason::ClientClosed, detail: None };
         let connect = |calls: &mut Calls, slot| {
             let owner = Ok(Key::from_parts(slot, 0));
             calls.queue_connect(PendingConnect { token: Uuid::nil(), request: Arc::from("{}"), owner })

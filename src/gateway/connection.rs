@@ -1,12 +1,12 @@
 //! One connection: its state, its output, its deadline.
 
-use super::requests::Manner;
+use super::requests::ResponseMode;
 use super::routes::{Listener, Peer, Reply};
 use crate::buffer::{Buffer, Pool};
 use crate::callback::CallId;
+use crate::clock::Millis;
 use crate::http::body::Chunked;
-use crate::http::response::Grant;
-use crate::time::Millis;
+use crate::http::response::CorsHeaders;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -60,7 +60,7 @@ pub(super) struct Reading {
 /// A request whose head is done with, and what to do once its body is there.
 pub(super) struct Body {
     pub purpose: Purpose,
-    pub manner: Manner,
+    pub mode: ResponseMode,
     pub remaining: Remaining,
     /// Bytes of data in the chunks so far.
     pub taken: u64,
@@ -83,7 +83,7 @@ pub(super) enum Remaining {
 pub(super) struct Connecting {
     pub call: CallId,
     pub chunked: bool,
-    pub grant: Grant,
+    pub cors: CorsHeaders,
     /// Frames that were sent meanwhile, in order.
     pub held: Vec<u8>,
     /// How many those are.

@@ -4,7 +4,7 @@ use super::routes::Reply;
 use super::stats::{ConnectResult, Refusal};
 use super::{Gateway, Listener};
 use crate::http::request::Head;
-use crate::http::response::Grant;
+use crate::http::response::CorsHeaders;
 use crate::send::SendError;
 use log::warn;
 
@@ -25,10 +25,10 @@ impl Hints {
 
 impl Gateway {
     /// A page of another origin asks for a stream that its browser will not let it read.
-    pub(super) fn hint_at_cors(&mut self, head: &Head<'_, '_>, grant: &Grant) {
-        match grant {
-            Grant::Off | Grant::Denied => {}
-            Grant::Any | Grant::Origin(_) => return,
+    pub(super) fn hint_at_cors(&mut self, head: &Head<'_, '_>, cors: &CorsHeaders) {
+        match cors {
+            CorsHeaders::Off | CorsHeaders::Denied => {}
+            CorsHeaders::Any | CorsHeaders::Origin(_) => return,
         }
         let Some(origin) = foreign_origin(head) else { return };
         let hint = "its browser will not let the page read the stream: name the origin in CORS_ORIGINS, \
@@ -106,7 +106,7 @@ impl Gateway {
                 Refusal::Unauthorized => "INTERNAL_TOKEN is set: send Authorization: Bearer, and the token",
                 Refusal::Origin => "web pages may not use /internal/: let the backend do it",
                 Refusal::MediaType => "a send is JSON in UTF-8, not compressed",
-                Refusal::Open => {
+                Refusal::ListingUnguarded => {
                     "other hosts, and proxies, get the list only where INTERNAL_PORT or INTERNAL_TOKEN is set"
                 }
                 Refusal::Malformed

@@ -25,12 +25,12 @@ pub use stats::ProcessFigures;
 
 use crate::buffer::Pool;
 use crate::callback::{Call, Detail, Reason};
+use crate::clock::Millis;
 use crate::http::response::Date;
 use crate::sse;
 use crate::table::{Key, Table};
-use crate::time::Millis;
 use crate::timer::Timer;
-use calls::{Calls, Ending};
+use calls::{Calls, EndReason};
 use connection::{Connection, State};
 use hints::Hints;
 use reports::Backlog;
@@ -53,14 +53,14 @@ pub enum Action {
     /// Everything is flushed: shut the sending side down, so that the peer sees the end.
     ShutdownWrite(ConnId),
     /// Close the socket; the id is stale already.
-    Close(ConnId, How),
+    Close(ConnId, CloseMode),
     /// Close the listeners.
     StopAccepting,
 }
 
 /// How to close a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
+pub enum CloseMode {
     /// Let the kernel deliver what it has.
     Graceful,
     /// Throw away what the peer has not read, and reset: it has had its time.
@@ -69,7 +69,7 @@ pub enum How {
 
 /// What an I/O error amounts to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum SocketError {
     /// Reading failed: the peer reset the connection or is gone.
     Reset,
     /// Writing failed.
@@ -91,7 +91,7 @@ pub enum Finished {
 enum Stage {
     Serving,
     /// Told to stop, and still serving so that load balancers notice.
-    Leaving {
+    ShutdownDelay {
         drain_at: Millis,
     },
     Draining {
@@ -207,22 +207,22 @@ impl Gateway {
         match &connection.state {
             State::Reading(_) if !connection.out.is_empty() => self.start_closing(id),
             State::Closing(closing) if !closing.shut => {}
-            State::Reading(_) | State::Reporting | State::Closing(_) => self.release(id, How::Graceful),
+            State::Reading(_) | State::Reporting | State::Closing(_) => self.release(id, CloseMode::Graceful),
             State::Connecting(_) | State::Streaming(_) => {
-                self.cut_stream(id, Ending { reason: Reason::ClientClosed, detail: None }, How::Graceful);
+                self.cut_stream(id, EndReason { reason: Reason::ClientClosed, detail: None }, CloseMode::Graceful);
             }
         }
         self.settle(now, id);
     }
 
     /// The socket failed.
-    pub fn fail(&mut self, now: Millis, id: ConnId, fault: Fault) {
+    pub fn fail(&mut self, now: Millis, id: ConnId, fault: SocketError) {
         let ending = match fault {
-            Fault::Reset => Ending { reason: Reason::ClientClosed, detail: None },
-            Fault::WriteFailed => Ending { reason: Reason::Error, detail: Some(Detail::WriteFailed) },
-            Fault::TimedOut => Ending { reason: Reason::Error, detail: Some(Detail::ClientTimeout) },
+            SocketError::Reset => EndReason { reason: Reason::ClientClosed, detail: None },
+            SocketError::WriteFailed => EndReason { reason: Reason::Error, detail: Some(Detail::WriteFailed) },
+            SocketError::TimedOut => EndReason { reason: Reason::Error, detail: Some(Detail::ClientTimeout) },
         };
-        self.cut_stream(id, ending, How::Graceful);
+        self.cut_stream(id, ending, CloseMode::Graceful);
         self.start_calls(now);
     }
 
@@ -238,7 +238,7 @@ impl Gateway {
     }
 
     /// A write was tried, or given up because the socket is full: the kernel took `count` bytes.
-    pub fn flushed(&mut self, now: Millis, id: ConnId, count: usize) {
+    pub fn wrote(&mut self, now: Millis, id: ConnId, count: usize) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         if count > 0 {
             connection.out.consume(count, &mut self.pool);
@@ -248,7 +248,7 @@ impl Gateway {
             && let State::Closing(closing) = &mut connection.state
         {
             if connection.ended {
-                return self.release(id, How::Graceful);
+                return self.release(id, CloseMode::Graceful);
             }
             if !closing.shut {
                 closing.shut = true;
@@ -273,10 +273,10 @@ impl Gateway {
     /// `true` if there may be more, for [`Gateway::expire_more`].
     pub fn expire(&mut self, now: Millis) -> bool {
         match self.stage {
-            Stage::Leaving { drain_at } if drain_at <= now => self.drain(now),
+            Stage::ShutdownDelay { drain_at } if drain_at <= now => self.drain(now),
             Stage::Draining { give_up_at, .. } if give_up_at <= now => self.stage = Stage::GivenUp,
             Stage::Draining { next: Some(slot), .. } => self.drain_from(now, slot),
-            Stage::Serving | Stage::Leaving { .. } | Stage::Draining { .. } | Stage::GivenUp => {}
+            Stage::Serving | Stage::ShutdownDelay { .. } | Stage::Draining { .. } | Stage::GivenUp => {}
         }
         self.expire_more(now)
     }
@@ -307,7 +307,7 @@ impl Gateway {
     pub fn next_deadline(&self) -> Option<Millis> {
         let stage = match self.stage {
             Stage::Serving | Stage::GivenUp => None,
-            Stage::Leaving { drain_at } => Some(drain_at),
+            Stage::ShutdownDelay { drain_at } => Some(drain_at),
             Stage::Draining { next: Some(_), .. } => Some(Millis::ZERO),
             Stage::Draining { give_up_at, next: None } => Some(give_up_at),
         };
@@ -323,7 +323,7 @@ impl Gateway {
     }
 
     /// The next connection that has fresh output to be written; streams come before the answers to
-    /// the sends that fed them. To be followed by [`Gateway::flushed`].
+    /// the sends that fed them. To be followed by [`Gateway::wrote`].
     pub fn next_dirty(&mut self) -> Option<ConnId> {
         loop {
             let id = self.dirty.pop_front()?;
@@ -338,7 +338,7 @@ impl Gateway {
     pub fn shut_down(&mut self, now: Millis) {
         if self.stage == Stage::Serving {
             let drain_at = now.after(self.settings.shutdown_delay);
-            self.stage = Stage::Leaving { drain_at };
+            self.stage = Stage::ShutdownDelay { drain_at };
             if drain_at <= now {
                 self.drain(now);
             }
@@ -350,17 +350,17 @@ impl Gateway {
         match self.stage {
             Stage::Draining { .. } if self.connections.is_empty() && self.calls.is_empty() => Some(Finished::Clean),
             Stage::GivenUp => Some(Finished::TimedOut),
-            Stage::Serving | Stage::Leaving { .. } | Stage::Draining { .. } => None,
+            Stage::Serving | Stage::ShutdownDelay { .. } | Stage::Draining { .. } => None,
         }
     }
 
     /// Connections of every kind.
-    pub fn connections(&self) -> usize {
+    pub fn connection_count(&self) -> usize {
         self.connections.len()
     }
 
     /// Streams, those still connecting included.
-    pub fn streams(&self) -> usize {
+    pub fn stream_count(&self) -> usize {
         self.tokens.len()
     }
 
@@ -370,7 +370,7 @@ impl Gateway {
     }
 
     /// Callbacks that wait or are in flight.
-    pub fn calls(&self) -> usize {
+    pub fn call_count(&self) -> usize {
         self.calls.len()
     }
 
@@ -394,7 +394,7 @@ impl Gateway {
 
     fn is_draining(&self) -> bool {
         match self.stage {
-            Stage::Serving | Stage::Leaving { .. } => false,
+            Stage::Serving | Stage::ShutdownDelay { .. } => false,
             Stage::Draining { .. } | Stage::GivenUp => true,
         }
     }
@@ -421,7 +421,7 @@ impl Gateway {
                 State::Reading(reading) if !reading.inbox.is_empty() || reading.body.is_some() => {
                     self.refuse(now, id, Refusal::ShuttingDown);
                 }
-                State::Reading(_) if connection.out.is_empty() => self.release(id, How::Graceful),
+                State::Reading(_) if connection.out.is_empty() => self.release(id, CloseMode::Graceful),
                 State::Reading(_) => self.start_closing(id),
                 State::Connecting(_) => self.drain_connecting(now, id),
                 State::Streaming(_) => self.drain_stream(now, id),
@@ -437,13 +437,13 @@ impl Gateway {
         let stalled = !connection.out.is_empty() && connection.progress_at.after(self.settings.client_timeout) <= now;
         match &mut connection.state {
             State::Connecting(_) | State::Streaming(_) if stalled => {
-                let ending = Ending { reason: Reason::Error, detail: Some(Detail::ClientTimeout) };
-                self.cut_stream(id, ending, How::Abort);
+                let ending = EndReason { reason: Reason::Error, detail: Some(Detail::ClientTimeout) };
+                self.cut_stream(id, ending, CloseMode::Abort);
             }
-            State::Reading(_) | State::Reporting if stalled => self.release(id, How::Abort),
+            State::Reading(_) | State::Reporting if stalled => self.release(id, CloseMode::Abort),
             State::Reading(reading) => {
                 if reading.inbox.is_empty() && reading.body.is_none() {
-                    self.release(id, How::Graceful);
+                    self.release(id, CloseMode::Graceful);
                 } else {
                     self.refuse(now, id, Refusal::Timeout);
                 }
@@ -463,7 +463,7 @@ impl Gateway {
                 }
             }
             State::Closing(closing) => {
-                let how = if closing.shut { How::Graceful } else { How::Abort };
+                let how = if closing.shut { CloseMode::Graceful } else { CloseMode::Abort };
                 self.release(id, how);
             }
         }
@@ -531,29 +531,29 @@ impl Gateway {
     /// Input that nobody reads.
     fn discard(&mut self, id: ConnId, count: usize) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let excess = Ending { reason: Reason::Error, detail: Some(Detail::ExcessInput) };
+        let excess = EndReason { reason: Reason::Error, detail: Some(Detail::ExcessInput) };
         match &mut connection.state {
             State::Reading(_) | State::Reporting => {}
             State::Connecting(connecting) => {
                 if !connecting.input.take(count) {
-                    self.cut_stream(id, excess, How::Abort);
+                    self.cut_stream(id, excess, CloseMode::Abort);
                 }
             }
             State::Streaming(streaming) => {
                 if !streaming.input.take(count) {
-                    self.cut_stream(id, excess, How::Abort);
+                    self.cut_stream(id, excess, CloseMode::Abort);
                 }
             }
             State::Closing(closing) => {
                 if !closing.input.take(count) {
-                    self.release(id, How::Graceful);
+                    self.release(id, CloseMode::Graceful);
                 }
             }
         }
     }
 
     /// The one door out: frees the slot. A stream has left before.
-    fn release(&mut self, id: ConnId, how: How) {
+    fn release(&mut self, id: ConnId, how: CloseMode) {
         debug_assert!(self.connections.get(id).is_none_or(|connection| {
             matches!(connection.state, State::Reading(_) | State::Reporting | State::Closing(_))
                 || self.tokens.get(connection.token, &self.connections).is_none()

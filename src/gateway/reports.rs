@@ -1,14 +1,14 @@
 //! What the backend and its operators may ask: `/internal/metrics` and `/internal/connections`.
 
 use super::connection::{Connection, State};
-use super::requests::Manner;
+use super::requests::ResponseMode;
 use super::routes::Page;
 use super::stats::{Gauges, ProcessFigures};
 use super::streams::escaped_url_of;
 use super::{ConnId, Gateway};
-use crate::http::response::{self, Grant, Response};
+use crate::clock::{Millis, rfc3339};
+use crate::http::response::{self, CorsHeaders, Response};
 use crate::metrics;
-use crate::time::{Millis, rfc3339};
 use std::fmt::Write;
 
 /// Most slots that one page looks at, free ones included: some hundred microseconds.
@@ -105,7 +105,7 @@ impl Gateway {
             content_type: metrics::CONTENT_TYPE,
             body: text.as_bytes(),
             fields: &[],
-            grant: &Grant::Off,
+            cors: &CorsHeaders::Off,
             close: true,
             head_only: false,
         };
@@ -116,7 +116,7 @@ impl Gateway {
 
     /// One page of the open streams, in the order of their slots: a stream keeps its slot, so one that stays
     /// open while all pages are fetched is on exactly one of them.
-    pub(super) fn write_connections(&mut self, now: Millis, id: ConnId, page: Page, manner: Manner) {
+    pub(super) fn write_connections(&mut self, now: Millis, id: ConnId, page: Page, mode: ResponseMode) {
         let mut body =
             format!(r#"{{"instance":"{}","count":{},"connections":["#, self.settings.instance, self.stats.streams_open);
         let (mut listed, mut last, mut next) = (0, 0, None);
@@ -148,6 +148,6 @@ impl Gateway {
             Some(slot) => write!(body, r#"],"next":"{slot}"}}"#),
             None => write!(body, r#"],"next":null}}"#),
         };
-        self.respond(now, id, 200, body.as_bytes(), &[], &Grant::Off, manner);
+        self.respond(now, id, 200, body.as_bytes(), &[], &CorsHeaders::Off, mode);
     }
 }

@@ -5,10 +5,10 @@ use super::routes::{self, Reply, Route};
 use super::stats::{Refusal, SendResult};
 use super::streams::SendAnswer;
 use super::{Action, ConnId, Gateway};
+use crate::clock::Millis;
 use crate::http::body::Chunked;
 use crate::http::request::{self, Expect, Framing, Head, HeadError};
-use crate::http::response::{self, Date, Grant, Response};
-use crate::time::Millis;
+use crate::http::response::{self, CorsHeaders, Date, Response};
 
 /// A head that is this long is looked at again only when another line of it has come: a client that
 /// drips bytes must not make each of them cost a parse of all.
@@ -16,14 +16,14 @@ const EAGER_HEAD_BYTES: usize = 1024;
 
 /// What the answers to one request have in common.
 #[derive(Clone, Copy)]
-pub(super) struct Manner {
+pub(super) struct ResponseMode {
     pub keep_alive: bool,
     pub head_only: bool,
 }
 
-impl Manner {
+impl ResponseMode {
     /// An answer with its body, after which the connection closes.
-    pub const LAST: Manner = Manner { keep_alive: false, head_only: false };
+    pub const LAST: ResponseMode = ResponseMode { keep_alive: false, head_only: false };
 }
 
 /// The body of the answer to a send that was delivered.
@@ -37,7 +37,7 @@ pub(super) fn delivered(date: &Date) -> Vec<u8> {
         content_type: response::JSON,
         body: DELIVERED,
         fields: &[],
-        grant: &Grant::Off,
+        cors: &CorsHeaders::Off,
         close: false,
         head_only: false,
     };
@@ -117,8 +117,8 @@ impl Gateway {
         };
         let (listener, peer) = (connection.listener, connection.peer);
         match routes::route(&head, listener, peer, &self.settings) {
-            Route::Stream(grant) => {
-                self.connect(now, id, &head, grant);
+            Route::Stream(cors) => {
+                self.connect(now, id, &head, cors);
                 Some(head.bytes)
             }
             Route::Send => self.start_body(now, id, &head, Purpose::Send, &input[head.bytes..]),
@@ -138,11 +138,11 @@ impl Gateway {
         purpose: Purpose,
         rest: &[u8],
     ) -> Option<usize> {
-        let manner = Manner { keep_alive: head.keep_alive, head_only: head.method == "HEAD" };
+        let mode = ResponseMode { keep_alive: head.keep_alive, head_only: head.method == "HEAD" };
         let too_long = matches!(head.framing, Framing::Length(length) if length > self.settings.body_bytes_max as u64);
         let remaining = match head.framing {
             Framing::Empty => {
-                self.finish_request(now, id, purpose, &[], manner);
+                self.finish_request(now, id, purpose, &[], mode);
                 return Some(head.bytes);
             }
             Framing::Length(length) => Remaining::Length(length),
@@ -155,7 +155,7 @@ impl Gateway {
             }
             // The body is not worth waiting for, or the client waits to be told whether to send it.
             Purpose::Answer(_) if too_long || head.expect == Expect::Continue || unexpected(&purpose) => {
-                self.finish_request(now, id, purpose, &[], Manner { keep_alive: false, ..manner });
+                self.finish_request(now, id, purpose, &[], ResponseMode { keep_alive: false, ..mode });
                 return Some(head.bytes);
             }
             Purpose::Send | Purpose::Answer(_) => {}
@@ -167,13 +167,13 @@ impl Gateway {
             && let Ok(length) = usize::try_from(length)
             && let Some(body) = rest.get(..length)
         {
-            self.finish_request(now, id, purpose, body, manner);
+            self.finish_request(now, id, purpose, body, mode);
             return Some(head.bytes + length);
         }
         if let Some(connection) = self.connections.get_mut(id)
             && let State::Reading(reading) = &mut connection.state
         {
-            let body = Body { purpose, manner, remaining, taken: 0, bytes: Vec::new() };
+            let body = Body { purpose, mode, remaining, taken: 0, bytes: Vec::new() };
             reading.body = Some(Box::new(body));
         }
         Some(head.bytes)
@@ -214,8 +214,8 @@ impl Gateway {
             }
         };
         if done && let Some(body) = reading.body.take() {
-            let Body { purpose, manner, remaining: _, taken: _, bytes } = *body;
-            self.finish_request(now, id, purpose, &bytes, manner);
+            let Body { purpose, mode, remaining: _, taken: _, bytes } = *body;
+            self.finish_request(now, id, purpose, &bytes, mode);
         }
         Some(used)
     }
@@ -225,15 +225,15 @@ impl Gateway {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let State::Reading(reading) = &mut connection.state else { return };
         match reading.body.take().map(|body| *body) {
-            Some(Body { purpose: purpose @ Purpose::Answer(_), manner, .. }) => {
-                self.finish_request(now, id, purpose, &[], Manner { keep_alive: false, ..manner });
+            Some(Body { purpose: purpose @ Purpose::Answer(_), mode, .. }) => {
+                self.finish_request(now, id, purpose, &[], ResponseMode { keep_alive: false, ..mode });
             }
             Some(Body { purpose: Purpose::Send, .. }) | None => self.refuse(now, id, Refusal::BodyTooLarge),
         }
     }
 
     /// A request is there, with all of its body: answers it.
-    fn finish_request(&mut self, now: Millis, id: ConnId, purpose: Purpose, body: &[u8], manner: Manner) {
+    fn finish_request(&mut self, now: Millis, id: ConnId, purpose: Purpose, body: &[u8], mode: ResponseMode) {
         if let Some(connection) = self.connections.get_mut(id)
             && let State::Reading(reading) = &mut connection.state
         {
@@ -241,15 +241,15 @@ impl Gateway {
         }
         // A list is long, and takes a while to write: one for each connection.
         let is_list = matches!(purpose, Purpose::Answer(Reply::Connections(_)));
-        let manner = Manner { keep_alive: manner.keep_alive && !is_list, ..manner };
+        let mode = ResponseMode { keep_alive: mode.keep_alive && !is_list, ..mode };
         match purpose {
             Purpose::Send => {
                 let answer = self.send(now, body);
-                self.write_send_answer(now, id, answer, manner);
+                self.write_send_answer(now, id, answer, mode);
             }
-            Purpose::Answer(reply) => self.write_reply(now, id, &reply, manner),
+            Purpose::Answer(reply) => self.write_reply(now, id, &reply, mode),
         }
-        if !manner.keep_alive && !self.is_reporting(id) {
+        if !mode.keep_alive && !self.is_reporting(id) {
             self.start_closing(id);
         }
     }
@@ -259,7 +259,7 @@ impl Gateway {
         self.connections.get(id).is_some_and(|connection| matches!(connection.state, State::Reporting))
     }
 
-    fn write_send_answer(&mut self, now: Millis, id: ConnId, answer: SendAnswer, manner: Manner) {
+    fn write_send_answer(&mut self, now: Millis, id: ConnId, answer: SendAnswer, mode: ResponseMode) {
         self.stats.send(match answer {
             SendAnswer::Ok => SendResult::Ok,
             SendAnswer::Buffered => SendResult::Buffered,
@@ -268,48 +268,50 @@ impl Gateway {
             SendAnswer::Failed => SendResult::Failed,
         });
         match answer {
-            SendAnswer::Ok if manner.keep_alive => {
+            SendAnswer::Ok if mode.keep_alive => {
                 if let Some(connection) = self.connections.get_mut(id) {
                     connection.output(now, &mut self.pool).extend_from_slice(&self.ok);
                 }
             }
-            SendAnswer::Ok => self.respond(now, id, 200, DELIVERED, &[], &Grant::Off, manner),
-            SendAnswer::Buffered => self.respond(now, id, 200, br#"{"status":"buffered"}"#, &[], &Grant::Off, manner),
+            SendAnswer::Ok => self.respond(now, id, 200, DELIVERED, &[], &CorsHeaders::Off, mode),
+            SendAnswer::Buffered => {
+                self.respond(now, id, 200, br#"{"status":"buffered"}"#, &[], &CorsHeaders::Off, mode)
+            }
             SendAnswer::Invalid(error) => {
                 self.hint_at_invalid_send(error);
-                self.respond_error(now, id, 400, error.message(), &[], &Grant::Off, manner);
+                self.respond_error(now, id, 400, error.message(), &[], &CorsHeaders::Off, mode);
             }
-            SendAnswer::NotFound => self.respond_error(now, id, 404, "Token not found", &[], &Grant::Off, manner),
+            SendAnswer::NotFound => self.respond_error(now, id, 404, "Token not found", &[], &CorsHeaders::Off, mode),
             SendAnswer::Failed => {
-                self.respond_error(now, id, 500, "Write failed: connection closed", &[], &Grant::Off, manner);
+                self.respond_error(now, id, 500, "Write failed: connection closed", &[], &CorsHeaders::Off, mode);
             }
         }
     }
 
-    fn write_reply(&mut self, now: Millis, id: ConnId, reply: &Reply, manner: Manner) {
+    fn write_reply(&mut self, now: Millis, id: ConnId, reply: &Reply, mode: ResponseMode) {
         match reply {
-            Reply::Healthz => self.respond(now, id, 200, br#"{"status":"ok"}"#, &[], &Grant::Off, manner),
+            Reply::Healthz => self.respond(now, id, 200, br#"{"status":"ok"}"#, &[], &CorsHeaders::Off, mode),
             Reply::Readyz => {
                 let (status, body): (u16, &[u8]) = match (self.settings.callback_configured, self.is_leaving()) {
                     (false, _) => (503, br#"{"status":"not_ready","configured":false}"#),
                     (true, true) => (503, br#"{"status":"not_ready","configured":true}"#),
                     (true, false) => (200, br#"{"status":"ready","configured":true}"#),
                 };
-                self.respond(now, id, status, body, &[], &Grant::Off, manner);
+                self.respond(now, id, status, body, &[], &CorsHeaders::Off, mode);
             }
-            Reply::Options(allow, grant) => {
-                self.respond(now, id, 204, b"", &[("Allow", allow.as_bytes())], grant, manner);
+            Reply::Options(allow, cors) => {
+                self.respond(now, id, 204, b"", &[("Allow", allow.as_bytes())], cors, mode);
             }
-            Reply::Preflight(grant) => {
-                let fields: &[(&str, &[u8])] = match grant {
-                    Grant::Off | Grant::Denied => &[],
-                    Grant::Any | Grant::Origin(_) => &[
+            Reply::Preflight(cors) => {
+                let fields: &[(&str, &[u8])] = match cors {
+                    CorsHeaders::Off | CorsHeaders::Denied => &[],
+                    CorsHeaders::Any | CorsHeaders::Origin(_) => &[
                         ("Access-Control-Allow-Methods", b"GET"),
                         ("Access-Control-Allow-Headers", b"Authorization, Cache-Control, Content-Type, Last-Event-ID"),
                         ("Access-Control-Max-Age", b"86400"),
                     ],
                 };
-                self.respond(now, id, 204, b"", fields, grant, manner);
+                self.respond(now, id, 204, b"", fields, cors, mode);
             }
             Reply::Metrics => {
                 if let Some(connection) = self.connections.get_mut(id) {
@@ -317,21 +319,21 @@ impl Gateway {
                     self.actions.push_back(Action::Report(id));
                 }
             }
-            Reply::Connections(page) => self.write_connections(now, id, *page, manner),
-            Reply::Refused(refusal, grant) => {
+            Reply::Connections(page) => self.write_connections(now, id, *page, mode),
+            Reply::Refused(refusal, cors) => {
                 let fields: &[(&str, &[u8])] = match refusal {
                     Refusal::Unauthorized => &[("WWW-Authenticate", b"Bearer")],
                     _ => &[],
                 };
-                self.respond_refusal(now, id, *refusal, refusal.message(), fields, grant, manner);
+                self.respond_refusal(now, id, *refusal, refusal.message(), fields, cors, mode);
             }
-            Reply::MethodNotAllowed(allow, grant) => {
+            Reply::MethodNotAllowed(allow, cors) => {
                 let fields = [("Allow", allow.as_bytes())];
-                self.respond_refusal(now, id, Refusal::Method, Refusal::Method.message(), &fields, grant, manner);
+                self.respond_refusal(now, id, Refusal::Method, Refusal::Method.message(), &fields, cors, mode);
             }
             Reply::BadParameter(what) => {
                 let error = format!("Invalid request: {what}");
-                self.respond_refusal(now, id, Refusal::Parameter, &error, &[], &Grant::Off, manner);
+                self.respond_refusal(now, id, Refusal::Parameter, &error, &[], &CorsHeaders::Off, mode);
             }
         }
     }
@@ -347,14 +349,14 @@ impl Gateway {
 
     fn refuse_malformed(&mut self, now: Millis, id: ConnId, what: &str) {
         let error = format!("{}: {what}", Refusal::Malformed.message());
-        self.respond_refusal(now, id, Refusal::Malformed, &error, &[], &Grant::Off, Manner::LAST);
+        self.respond_refusal(now, id, Refusal::Malformed, &error, &[], &CorsHeaders::Off, ResponseMode::LAST);
         self.start_closing(id);
     }
 
     /// An answer after which nothing of the connection's input can be trusted.
     pub(super) fn refuse(&mut self, now: Millis, id: ConnId, refusal: Refusal) {
         self.hint_at_limit(refusal);
-        self.respond_refusal(now, id, refusal, refusal.message(), &[], &Grant::Off, Manner::LAST);
+        self.respond_refusal(now, id, refusal, refusal.message(), &[], &CorsHeaders::Off, ResponseMode::LAST);
         self.start_closing(id);
     }
 
@@ -366,11 +368,11 @@ impl Gateway {
         refusal: Refusal,
         error: &str,
         fields: &[(&str, &[u8])],
-        grant: &Grant,
-        manner: Manner,
+        cors: &CorsHeaders,
+        mode: ResponseMode,
     ) {
         self.stats.refuse(refusal);
-        self.respond_error(now, id, refusal.status(), error, fields, grant, manner);
+        self.respond_error(now, id, refusal.status(), error, fields, cors, mode);
     }
 
     #[allow(clippy::too_many_arguments, reason = "each is one part of the response")]
@@ -381,12 +383,12 @@ impl Gateway {
         status: u16,
         error: &str,
         fields: &[(&str, &[u8])],
-        grant: &Grant,
-        manner: Manner,
+        cors: &CorsHeaders,
+        mode: ResponseMode,
     ) {
         // All of our messages are plain text without quotes.
         let body = format!(r#"{{"error":"{error}"}}"#);
-        self.respond(now, id, status, body.as_bytes(), fields, grant, manner);
+        self.respond(now, id, status, body.as_bytes(), fields, cors, mode);
     }
 
     #[allow(clippy::too_many_arguments, reason = "each is one part of the response")]
@@ -397,14 +399,14 @@ impl Gateway {
         status: u16,
         body: &[u8],
         fields: &[(&str, &[u8])],
-        grant: &Grant,
-        manner: Manner,
+        cors: &CorsHeaders,
+        mode: ResponseMode,
     ) {
         let date = self.date;
         let Some(out) = self.output(now, id) else { return };
-        let Manner { keep_alive, head_only } = manner;
+        let ResponseMode { keep_alive, head_only } = mode;
         let response =
-            Response { status, content_type: response::JSON, body, fields, grant, close: !keep_alive, head_only };
+            Response { status, content_type: response::JSON, body, fields, cors, close: !keep_alive, head_only };
         response::write(out, &date, &response);
     }
 

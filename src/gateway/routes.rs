@@ -3,7 +3,7 @@
 use super::Settings;
 use super::stats::Refusal;
 use crate::http::request::{Expect, Head, decimal};
-use crate::http::response::Grant;
+use crate::http::response::CorsHeaders;
 use core::net::Ipv4Addr;
 use std::borrow::Cow;
 
@@ -38,7 +38,7 @@ pub enum Cors {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Route {
     /// A GET that asks for a stream.
-    Stream(Grant),
+    Stream(CorsHeaders),
     /// A POST whose body is a send.
     Send,
     /// Anything else; the request's body means nothing.
@@ -55,13 +55,13 @@ pub(super) enum Reply {
     /// A page of the open streams.
     Connections(Page),
     /// 204 to OPTIONS, with the value of `Allow`.
-    Options(&'static str, Grant),
+    Options(&'static str, CorsHeaders),
     /// 204 to a CORS preflight.
-    Preflight(Grant),
+    Preflight(CorsHeaders),
     /// An error that says all there is to say.
-    Refused(Refusal, Grant),
+    Refused(Refusal, CorsHeaders),
     /// 405, with the value of `Allow`.
-    MethodNotAllowed(&'static str, Grant),
+    MethodNotAllowed(&'static str, CorsHeaders),
     /// 400: which query parameter is wrong, and how.
     BadParameter(&'static str),
 }
@@ -89,7 +89,7 @@ const ALLOW_ALL: &str = "GET, HEAD, POST, OPTIONS";
 pub(super) fn route(head: &Head<'_, '_>, listener: Listener, peer: Peer, settings: &Settings) -> Route {
     let path = head.path();
     if head.target == "*" {
-        return Route::Answer(Reply::Options(ALLOW_ALL, Grant::Off));
+        return Route::Answer(Reply::Options(ALLOW_ALL, CorsHeaders::Off));
     }
     if path.starts_with("/internal/") {
         return internal(head, path, listener, peer, settings);
@@ -97,72 +97,74 @@ pub(super) fn route(head: &Head<'_, '_>, listener: Listener, peer: Peer, setting
     match path {
         "/healthz" | "/healthz/" => probe(head, Reply::Healthz),
         "/readyz" | "/readyz/" => probe(head, Reply::Readyz),
-        _ if listener == Listener::Internal => Route::Answer(Reply::Refused(Refusal::NotFound, Grant::Off)),
+        _ if listener == Listener::Internal => Route::Answer(Reply::Refused(Refusal::NotFound, CorsHeaders::Off)),
         _ => stream(head, settings),
     }
 }
 
 fn probe(head: &Head<'_, '_>, reply: Reply) -> Route {
     Route::Answer(match head.method {
-        "OPTIONS" => Reply::Options(ALLOW_PROBE, Grant::Off),
-        "GET" | "HEAD" if head.expect == Expect::Unknown => Reply::Refused(Refusal::Expectation, Grant::Off),
+        "OPTIONS" => Reply::Options(ALLOW_PROBE, CorsHeaders::Off),
+        "GET" | "HEAD" if head.expect == Expect::Unknown => Reply::Refused(Refusal::Expectation, CorsHeaders::Off),
         "GET" | "HEAD" => reply,
-        _ => Reply::MethodNotAllowed(ALLOW_PROBE, Grant::Off),
+        _ => Reply::MethodNotAllowed(ALLOW_PROBE, CorsHeaders::Off),
     })
 }
 
 fn stream(head: &Head<'_, '_>, settings: &Settings) -> Route {
-    let grant = settings.cors.grant(head.origin);
+    let cors = settings.cors.cors(head.origin);
     match head.method {
-        "GET" if head.expect == Expect::Unknown => Route::Answer(Reply::Refused(Refusal::Expectation, grant)),
-        "GET" => Route::Stream(grant),
-        "OPTIONS" if grant != Grant::Off && head.header("access-control-request-method").is_some() => {
-            Route::Answer(Reply::Preflight(grant))
+        "GET" if head.expect == Expect::Unknown => Route::Answer(Reply::Refused(Refusal::Expectation, cors)),
+        "GET" => Route::Stream(cors),
+        "OPTIONS" if cors != CorsHeaders::Off && head.header("access-control-request-method").is_some() => {
+            Route::Answer(Reply::Preflight(cors))
         }
-        "OPTIONS" => Route::Answer(Reply::Options(ALLOW_STREAM, grant)),
-        _ => Route::Answer(Reply::MethodNotAllowed(ALLOW_STREAM, grant)),
+        "OPTIONS" => Route::Answer(Reply::Options(ALLOW_STREAM, cors)),
+        _ => Route::Answer(Reply::MethodNotAllowed(ALLOW_STREAM, cors)),
     }
 }
 
 fn internal(head: &Head<'_, '_>, path: &str, listener: Listener, peer: Peer, settings: &Settings) -> Route {
     if settings.internal_listener && listener == Listener::Public {
-        return Route::Answer(Reply::Refused(Refusal::NotFound, Grant::Off));
+        return Route::Answer(Reply::Refused(Refusal::NotFound, CorsHeaders::Off));
     }
     // No page in a browser is a legitimate caller, whatever name it reached this port by.
     if head.origin.is_some() {
-        return Route::Answer(Reply::Refused(Refusal::Origin, Grant::Off));
+        return Route::Answer(Reply::Refused(Refusal::Origin, CorsHeaders::Off));
     }
     if let Some(token) = &settings.internal_token
         && !bearer_matches(head.header("authorization"), token.as_bytes())
     {
-        return Route::Answer(Reply::Refused(Refusal::Unauthorized, Grant::Off));
+        return Route::Answer(Reply::Refused(Refusal::Unauthorized, CorsHeaders::Off));
     }
     match path {
         "/internal/send" => {}
         "/internal/metrics" => return report(head, Reply::Metrics),
         "/internal/connections" if !may_list(head, peer, settings) => {
-            return Route::Answer(Reply::Refused(Refusal::Open, Grant::Off));
+            return Route::Answer(Reply::Refused(Refusal::ListingUnguarded, CorsHeaders::Off));
         }
         "/internal/connections" => {
             return report(head, page(head).map_or_else(Reply::BadParameter, Reply::Connections));
         }
-        _ => return Route::Answer(Reply::Refused(Refusal::NotFound, Grant::Off)),
+        _ => return Route::Answer(Reply::Refused(Refusal::NotFound, CorsHeaders::Off)),
     }
     match head.method {
-        "OPTIONS" => Route::Answer(Reply::Options(ALLOW_SEND, Grant::Off)),
-        "POST" if head.expect == Expect::Unknown => Route::Answer(Reply::Refused(Refusal::Expectation, Grant::Off)),
-        "POST" if !is_utf8_json(head) => Route::Answer(Reply::Refused(Refusal::MediaType, Grant::Off)),
+        "OPTIONS" => Route::Answer(Reply::Options(ALLOW_SEND, CorsHeaders::Off)),
+        "POST" if head.expect == Expect::Unknown => {
+            Route::Answer(Reply::Refused(Refusal::Expectation, CorsHeaders::Off))
+        }
+        "POST" if !is_utf8_json(head) => Route::Answer(Reply::Refused(Refusal::MediaType, CorsHeaders::Off)),
         "POST" => Route::Send,
-        _ => Route::Answer(Reply::MethodNotAllowed(ALLOW_SEND, Grant::Off)),
+        _ => Route::Answer(Reply::MethodNotAllowed(ALLOW_SEND, CorsHeaders::Off)),
     }
 }
 
 fn report(head: &Head<'_, '_>, reply: Reply) -> Route {
     Route::Answer(match head.method {
-        "OPTIONS" => Reply::Options(ALLOW_REPORT, Grant::Off),
-        "GET" if head.expect == Expect::Unknown => Reply::Refused(Refusal::Expectation, Grant::Off),
+        "OPTIONS" => Reply::Options(ALLOW_REPORT, CorsHeaders::Off),
+        "GET" if head.expect == Expect::Unknown => Reply::Refused(Refusal::Expectation, CorsHeaders::Off),
         "GET" => reply,
-        _ => Reply::MethodNotAllowed(ALLOW_REPORT, Grant::Off),
+        _ => Reply::MethodNotAllowed(ALLOW_REPORT, CorsHeaders::Off),
     })
 }
 
@@ -205,16 +207,16 @@ fn page(head: &Head<'_, '_>) -> Result<Page, &'static str> {
 
 impl Cors {
     /// What a page from `origin` (the raw `Origin` field) may do.
-    fn grant(&self, origin: Option<&[u8]>) -> Grant {
+    fn cors(&self, origin: Option<&[u8]>) -> CorsHeaders {
         match (self, origin) {
-            (Cors::Off, _) => Grant::Off,
-            (Cors::Any, _) => Grant::Any,
-            (Cors::Origins(_), None) => Grant::Denied,
+            (Cors::Off, _) => CorsHeaders::Off,
+            (Cors::Any, _) => CorsHeaders::Any,
+            (Cors::Origins(_), None) => CorsHeaders::Denied,
             (Cors::Origins(origins), Some(given)) => origins
                 .iter()
                 .find(|origin| origin.as_bytes().eq_ignore_ascii_case(given))
                 .and_then(|_| std::str::from_utf8(given).ok())
-                .map_or(Grant::Denied, |origin| Grant::Origin(origin.into())),
+                .map_or(CorsHeaders::Denied, |origin| CorsHeaders::Origin(origin.into())),
         }
     }
 }
@@ -316,10 +318,10 @@ mod tests {
     #[test]
     fn grants_by_origin() {
         let list = Cors::Origins(vec!["https://a.example".into()]);
-        assert_eq!(list.grant(Some(b"https://a.example")), Grant::Origin("https://a.example".into()));
-        assert_eq!(list.grant(Some(b"https://a.example.evil")), Grant::Denied);
-        assert_eq!(list.grant(None), Grant::Denied);
-        assert_eq!(Cors::Any.grant(None), Grant::Any);
-        assert_eq!(Cors::Off.grant(Some(b"https://a.example")), Grant::Off);
+        assert_eq!(list.cors(Some(b"https://a.example")), CorsHeaders::Origin("https://a.example".into()));
+        assert_eq!(list.cors(Some(b"https://a.example.evil")), CorsHeaders::Denied);
+        assert_eq!(list.cors(None), CorsHeaders::Denied);
+        assert_eq!(Cors::Any.cors(None), CorsHeaders::Any);
+        assert_eq!(Cors::Off.cors(Some(b"https://a.example")), CorsHeaders::Off);
     }
 }

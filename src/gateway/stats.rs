@@ -1,6 +1,6 @@
 //! What the gateway counts, for `/internal/metrics`. Plain integers, changed where things happen.
 
-use super::calls::{Ending, LaneName};
+use super::calls::{EndReason, LaneName};
 use crate::callback::{Detail, Outcome, Reason};
 use crate::metrics::{Exposition, Histogram};
 use std::time::Duration;
@@ -72,7 +72,7 @@ pub(super) enum Refusal {
     Expectation,
     Parameter,
     /// The list of tokens, which nothing guards here.
-    Open,
+    ListingUnguarded,
     ShuttingDown,
 }
 
@@ -91,7 +91,7 @@ impl Refusal {
         (Refusal::MediaType, "media_type"),
         (Refusal::Expectation, "expectation"),
         (Refusal::Parameter, "parameter"),
-        (Refusal::Open, "open"),
+        (Refusal::ListingUnguarded, "listing_unguarded"),
         (Refusal::ShuttingDown, "shutting_down"),
     ];
 }
@@ -109,7 +109,7 @@ impl Refusal {
             Refusal::NotFound => 404,
             Refusal::Method => 405,
             Refusal::Unauthorized => 401,
-            Refusal::Origin | Refusal::Open => 403,
+            Refusal::Origin | Refusal::ListingUnguarded => 403,
             Refusal::MediaType => 415,
             Refusal::Expectation => 417,
             Refusal::ShuttingDown => 503,
@@ -132,7 +132,7 @@ impl Refusal {
             Refusal::MediaType => "Unsupported charset or content coding",
             Refusal::Expectation => "Expectation failed",
             Refusal::Parameter => "Invalid request",
-            Refusal::Open => "Set INTERNAL_PORT or INTERNAL_TOKEN to list tokens from another host",
+            Refusal::ListingUnguarded => "Set INTERNAL_PORT or INTERNAL_TOKEN to list tokens from another host",
             Refusal::ShuttingDown => "Shutting down",
         }
     }
@@ -188,7 +188,7 @@ const CALLBACK_BOUNDS: [u64; 14] = [
 /// A turn that serves a few events takes tens of microseconds; one above 10 ms is felt by everybody.
 const TURN_BOUNDS: [u64; 12] = [10, 25, 50, 100, 250, 500, 1_000, 2_500, 10_000, 50_000, 250_000, u64::MAX];
 
-/// What the operating system knows of the process; see [`crate::reactor::Net::process_figures`]. What cannot be
+/// What the operating system knows of the process; see [`crate::reactor::System::process_figures`]. What cannot be
 /// had is left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ProcessFigures {
@@ -269,7 +269,7 @@ impl Stats {
         self.refusals[refusal as usize] += 1;
     }
 
-    pub fn disconnect(&mut self, ending: Ending) {
+    pub fn disconnect(&mut self, ending: EndReason) {
         let detail = DETAILS.iter().position(|detail| *detail == ending.detail).unwrap_or(0);
         self.disconnects[ending.reason as usize][detail] += 1;
     }

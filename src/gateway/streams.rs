@@ -1,16 +1,16 @@
 //! Streams: asking the backend, opening, sending, ending.
 
-use super::calls::{Ending, LaneName, Pending, PendingConnect, PendingDisconnect};
+use super::calls::{EndReason, LaneName, Pending, PendingConnect, PendingDisconnect};
 use super::connection::{Closing, Connecting, Input, State, Streaming};
-use super::requests::Manner;
+use super::requests::ResponseMode;
 use super::stats::ConnectResult;
-use super::{Action, ConnId, ConnectFailure, Gateway, How, tokens};
+use super::{Action, CloseMode, ConnId, ConnectFailure, Gateway, tokens};
 use crate::callback::{self, CallId, Detail, Outcome, PassedHeader, Reason};
+use crate::clock::Millis;
 use crate::http::request::{Framing, Head, Version};
-use crate::http::response::{self, Grant};
+use crate::http::response::{self, CorsHeaders};
 use crate::send::{self, SendError};
 use crate::sse;
-use crate::time::Millis;
 use log::{debug, info, warn};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -85,18 +85,18 @@ impl Failure {
 
 impl Gateway {
     /// A GET for a stream: asks the backend.
-    pub(super) fn connect(&mut self, now: Millis, id: ConnId, head: &Head<'_, '_>, grant: Grant) {
+    pub(super) fn connect(&mut self, now: Millis, id: ConnId, head: &Head<'_, '_>, cors: CorsHeaders) {
         let chunked = head.version == Version::Http11;
-        self.hint_at_cors(head, &grant);
+        self.hint_at_cors(head, &cors);
         if !self.settings.callback_configured {
-            return self.fail_connect_by_status(now, id, &grant, Failure::NotConfigured);
+            return self.fail_connect_by_status(now, id, &cors, Failure::NotConfigured);
         }
         if self.is_draining() {
-            return self.fail_connect(now, id, chunked, &grant, Failure::ShuttingDown);
+            return self.fail_connect(now, id, chunked, &cors, Failure::ShuttingDown);
         }
         if self.is_full() {
             self.hint_at_streams_max();
-            return self.fail_connect(now, id, chunked, &grant, Failure::TooManyStreams);
+            return self.fail_connect(now, id, chunked, &cors, Failure::TooManyStreams);
         }
         let Some(connection) = self.connections.get_mut(id) else { return };
         let fields = head.headers.iter().map(|header| (header.name, header.value));
@@ -110,7 +110,7 @@ impl Gateway {
         connection.state = State::Connecting(Box::new(Connecting {
             call,
             chunked,
-            grant,
+            cors,
             held: Vec::new(),
             held_events: 0,
             held_close: false,
@@ -185,11 +185,11 @@ impl Gateway {
         if let Ok(id) = owner
             && let Some(connecting) = self.take_connecting(id)
         {
-            self.fail_connect(now, id, connecting.chunked, &connecting.grant, failure);
+            self.fail_connect(now, id, connecting.chunked, &connecting.cors, failure);
         }
         if written {
             // The backend may have accepted what it could not tell us.
-            self.queue_disconnect(token, request, Ending { reason: Reason::Error, detail: Some(detail) });
+            self.queue_disconnect(token, request, EndReason { reason: Reason::Error, detail: Some(detail) });
         }
     }
 
@@ -213,7 +213,7 @@ impl Gateway {
         let Some(connecting) = self.take_connecting(id) else { return };
         self.stats.connect(ConnectResult::Rejected);
         if self.settings.connect_failure == ConnectFailure::Retry && matches!(status, 500 | 502 | 503 | 504) {
-            return self.write_retry_stream(now, id, connecting.chunked, &connecting.grant);
+            return self.write_retry_stream(now, id, connecting.chunked, &connecting.cors);
         }
         let fields: Vec<(&str, &[u8])> = passed
             .iter()
@@ -223,21 +223,21 @@ impl Gateway {
             })
             .collect();
         let error = format!("Backend returned {status}");
-        self.respond_error(now, id, status, &error, &fields, &connecting.grant, Manner::LAST);
+        self.respond_error(now, id, status, &error, &fields, &connecting.cors, ResponseMode::LAST);
         self.start_closing(id);
     }
 
-    fn fail_connect(&mut self, now: Millis, id: ConnId, chunked: bool, grant: &Grant, failure: Failure) {
+    fn fail_connect(&mut self, now: Millis, id: ConnId, chunked: bool, cors: &CorsHeaders, failure: Failure) {
         match self.settings.connect_failure {
-            ConnectFailure::Status => self.fail_connect_by_status(now, id, grant, failure),
+            ConnectFailure::Status => self.fail_connect_by_status(now, id, cors, failure),
             ConnectFailure::Retry => {
                 self.stats.connect(failure.result());
-                self.write_retry_stream(now, id, chunked, grant);
+                self.write_retry_stream(now, id, chunked, cors);
             }
         }
     }
 
-    fn fail_connect_by_status(&mut self, now: Millis, id: ConnId, grant: &Grant, failure: Failure) {
+    fn fail_connect_by_status(&mut self, now: Millis, id: ConnId, cors: &CorsHeaders, failure: Failure) {
         self.stats.connect(failure.result());
         let (status, message) = failure.status_and_message();
         let fields: &[(&str, &[u8])] = match failure {
@@ -249,14 +249,14 @@ impl Gateway {
             | Failure::ShuttingDown
             | Failure::Overflow => &[],
         };
-        self.respond_error(now, id, status, message, fields, grant, Manner::LAST);
+        self.respond_error(now, id, status, message, fields, cors, ResponseMode::LAST);
         self.start_closing(id);
     }
 
     /// A stream that says just when to come back: `EventSource` gives up for good on any other status.
-    fn write_retry_stream(&mut self, now: Millis, id: ConnId, chunked: bool, grant: &Grant) {
+    fn write_retry_stream(&mut self, now: Millis, id: ConnId, chunked: bool, cors: &CorsHeaders) {
         let delay = self.jittered(self.settings.reconnect_delay_ms.unwrap_or(RETRY_DEFAULT_MS));
-        self.write_stream_head(now, id, chunked, grant, "".into(), Input { left: INPUT_AFTER_GET_BYTES });
+        self.write_stream_head(now, id, chunked, cors, "".into(), Input { left: INPUT_AFTER_GET_BYTES });
         self.write_frames(now, id, |out| sse::write_retry(out, delay));
         self.finish_body(now, id);
     }
@@ -266,13 +266,13 @@ impl Gateway {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let token = connection.token;
         let State::Connecting(connecting) = &mut connection.state else { return };
-        let Connecting { chunked, grant, held, held_events, held_close, input, .. } = &mut **connecting;
-        let (chunked, grant, input) = (*chunked, std::mem::take(grant), *input);
+        let Connecting { chunked, cors, held, held_events, held_close, input, .. } = &mut **connecting;
+        let (chunked, cors, input) = (*chunked, std::mem::take(cors), *input);
         let (held, held_events, held_close) = (std::mem::take(held), *held_events, *held_close);
         self.stats.connect(ConnectResult::Accepted);
         self.stats.streams_open += 1;
         info!(token = token.to_string(), url = self.shown_url(&request).as_ref(); "stream opened");
-        self.write_stream_head(now, id, chunked, &grant, request, input);
+        self.write_stream_head(now, id, chunked, &cors, request, input);
         let delay = self.settings.reconnect_delay_ms.map(|delay| self.jittered(delay));
         let answer = callback::read_answer(body.unwrap_or_default());
         if body.is_none() {
@@ -291,7 +291,7 @@ impl Gateway {
             self.write_events(now, id, held_events, |out| out.extend_from_slice(&held));
         }
         if answer.close || held_close {
-            self.end_stream(now, id, Ending { reason: Reason::ServerClosed, detail: None });
+            self.end_stream(now, id, EndReason { reason: Reason::ServerClosed, detail: None });
         }
     }
 
@@ -300,14 +300,14 @@ impl Gateway {
         now: Millis,
         id: ConnId,
         chunked: bool,
-        grant: &Grant,
+        cors: &CorsHeaders,
         request: Arc<str>,
         input: Input,
     ) {
         let heartbeat_at = now.after(self.settings.heartbeat_interval);
         let date = self.date;
         let Some(out) = self.output(now, id) else { return };
-        response::write_stream_head(out, &date, chunked, grant);
+        response::write_stream_head(out, &date, chunked, cors);
         if let Some(connection) = self.connections.get_mut(id) {
             connection.state =
                 State::Streaming(Streaming { request, heartbeat_at, opened_at: date.unix_seconds(), chunked, input });
@@ -371,15 +371,15 @@ impl Gateway {
                 // must not end a stream whose client reads.
                 let backlog = if connection.dirty { 0 } else { connection.out.len() };
                 if event.is_some() && backlog > pending_max {
-                    let ending = Ending { reason: Reason::Error, detail: Some(Detail::SlowConsumer) };
-                    self.cut_stream(id, ending, How::Abort);
+                    let ending = EndReason { reason: Reason::Error, detail: Some(Detail::SlowConsumer) };
+                    self.cut_stream(id, ending, CloseMode::Abort);
                     return SendAnswer::Failed;
                 }
                 if let Some(event) = event {
                     self.write_events(now, id, 1, |out| event.write(out));
                 }
                 if command.close {
-                    self.end_stream(now, id, Ending { reason: Reason::ServerClosed, detail: None });
+                    self.end_stream(now, id, EndReason { reason: Reason::ServerClosed, detail: None });
                 }
                 SendAnswer::Ok
             }
@@ -389,14 +389,14 @@ impl Gateway {
 
     /// More was sent to a stream than it may hold, before the backend had decided on it.
     fn overflow_connecting(&mut self, now: Millis, id: ConnId) {
-        let ending = Ending { reason: Reason::Error, detail: Some(Detail::SlowConsumer) };
+        let ending = EndReason { reason: Reason::Error, detail: Some(Detail::SlowConsumer) };
         self.stop_connecting(now, id, ending, Failure::Overflow);
     }
 
-    fn stop_connecting(&mut self, now: Millis, id: ConnId, ending: Ending, failure: Failure) {
+    fn stop_connecting(&mut self, now: Millis, id: ConnId, ending: EndReason, failure: Failure) {
         let Some(connecting) = self.take_connecting(id) else { return };
         self.calls.abandon(connecting.call, ending);
-        self.fail_connect(now, id, connecting.chunked, &connecting.grant, failure);
+        self.fail_connect(now, id, connecting.chunked, &connecting.cors, failure);
     }
 
     /// The backend did not answer in time, and the worker did not say so.
@@ -405,13 +405,13 @@ impl Gateway {
             return;
         };
         let failure = if self.calls.is_started(connecting.call) { Failure::TimedOut } else { Failure::QueueTimedOut };
-        let ending = Ending { reason: Reason::Error, detail: Some(Detail::ConnectTimeout) };
+        let ending = EndReason { reason: Reason::Error, detail: Some(Detail::ConnectTimeout) };
         self.stop_connecting(now, id, ending, failure);
     }
 
     /// The drain reaches a client that still waits for the backend.
     pub(super) fn drain_connecting(&mut self, now: Millis, id: ConnId) {
-        let ending = Ending { reason: Reason::ServerClosed, detail: Some(Detail::Shutdown) };
+        let ending = EndReason { reason: Reason::ServerClosed, detail: Some(Detail::Shutdown) };
         self.stop_connecting(now, id, ending, Failure::ShuttingDown);
     }
 
@@ -421,11 +421,11 @@ impl Gateway {
             let delay = self.jittered(delay);
             self.write_frames(now, id, |out| sse::write_retry(out, delay));
         }
-        self.end_stream(now, id, Ending { reason: Reason::ServerClosed, detail: Some(Detail::Shutdown) });
+        self.end_stream(now, id, EndReason { reason: Reason::ServerClosed, detail: Some(Detail::Shutdown) });
     }
 
     /// A clean end: what is queued, the end of the body, then the close.
-    pub(super) fn end_stream(&mut self, now: Millis, id: ConnId, ending: Ending) {
+    pub(super) fn end_stream(&mut self, now: Millis, id: ConnId, ending: EndReason) {
         self.leave(id, ending);
         self.finish_body(now, id);
     }
@@ -438,13 +438,13 @@ impl Gateway {
     }
 
     /// An end that the client must be able to tell from a clean one.
-    pub(super) fn cut_stream(&mut self, id: ConnId, ending: Ending, how: How) {
+    pub(super) fn cut_stream(&mut self, id: ConnId, ending: EndReason, how: CloseMode) {
         self.leave(id, ending);
         self.release(id, how);
     }
 
     /// The stream, open or not, is over: forgets its token and sees to it that the backend hears of it.
-    pub(super) fn leave(&mut self, id: ConnId, ending: Ending) {
+    pub(super) fn leave(&mut self, id: ConnId, ending: EndReason) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let token = connection.token;
         match &mut connection.state {
@@ -474,7 +474,7 @@ impl Gateway {
     }
 
     /// The caller starts the calls.
-    fn queue_disconnect(&mut self, token: Uuid, request: Arc<str>, ending: Ending) {
+    fn queue_disconnect(&mut self, token: Uuid, request: Arc<str>, ending: EndReason) {
         let detail = ending.detail.map_or("none", Detail::as_str);
         info!(token = token.to_string(), reason = ending.reason.as_str(), detail; "stream closed");
         self.stats.disconnect(ending);

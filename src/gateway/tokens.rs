@@ -109,8 +109,8 @@ fn hex_value(digits: u64) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Millis;
     use crate::gateway::{Listener, Peer};
-    use crate::time::Millis;
     use std::collections::HashSet;
 
     #[test]

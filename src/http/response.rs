@@ -30,7 +30,7 @@ impl Date {
 
 /// What `Access-Control-*` and `Vary` say (WHATWG Fetch, section 3.2).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Grant {
+pub enum CorsHeaders {
     /// CORS is not configured.
     #[default]
     Off,
@@ -42,13 +42,13 @@ pub enum Grant {
     Origin(Box<str>),
 }
 
-impl Grant {
+impl CorsHeaders {
     fn write(&self, out: &mut Vec<u8>) {
         match self {
-            Grant::Off => {}
-            Grant::Any => out.extend_from_slice(b"Access-Control-Allow-Origin: *\r\n"),
-            Grant::Denied => out.extend_from_slice(b"Vary: Origin\r\n"),
-            Grant::Origin(origin) => {
+            CorsHeaders::Off => {}
+            CorsHeaders::Any => out.extend_from_slice(b"Access-Control-Allow-Origin: *\r\n"),
+            CorsHeaders::Denied => out.extend_from_slice(b"Vary: Origin\r\n"),
+            CorsHeaders::Origin(origin) => {
                 write_field(out, "Access-Control-Allow-Origin", origin.as_bytes());
                 out.extend_from_slice(b"Access-Control-Allow-Credentials: true\r\nVary: Origin\r\n");
             }
@@ -69,7 +69,7 @@ pub struct Response<'a> {
     pub body: &'a [u8],
     /// Further fields, in this order.
     pub fields: &'a [(&'a str, &'a [u8])],
-    pub grant: &'a Grant,
+    pub cors: &'a CorsHeaders,
     /// Whether this is the last response on its connection.
     pub close: bool,
     /// The answer to a HEAD request: the fields of the body, without the body.
@@ -91,7 +91,7 @@ pub fn write(out: &mut Vec<u8>, date: &Date, response: &Response<'_>) {
     for (name, value) in response.fields {
         write_field(out, name, value);
     }
-    response.grant.write(out);
+    response.cors.write(out);
     if response.close {
         out.extend_from_slice(b"Connection: close\r\n");
     }
@@ -102,7 +102,7 @@ pub fn write(out: &mut Vec<u8>, date: &Date, response: &Response<'_>) {
 }
 
 /// Appends the head of an event stream (docs/protocol.md, section 3).
-pub fn write_stream_head(out: &mut Vec<u8>, date: &Date, chunked: bool, grant: &Grant) {
+pub fn write_stream_head(out: &mut Vec<u8>, date: &Date, chunked: bool, cors: &CorsHeaders) {
     write_status(out, 200, date);
     out.extend_from_slice(
         b"Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\nConnection: close\r\n",
@@ -110,7 +110,7 @@ pub fn write_stream_head(out: &mut Vec<u8>, date: &Date, chunked: bool, grant: &
     if chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
-    grant.write(out);
+    cors.write(out);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -211,7 +211,7 @@ mod tests {
         content_type: JSON,
         body: b"{}",
         fields: &[],
-        grant: &Grant::Off,
+        cors: &CorsHeaders::Off,
         close: false,
         head_only: false,
     };
@@ -227,8 +227,8 @@ mod tests {
 
     #[test]
     fn renders_fields_grants_and_close() {
-        let grant = Grant::Origin("https://a.example".into());
-        let response = Response { status: 405, fields: &[("Allow", b"GET")], grant: &grant, close: true, ..PLAIN };
+        let cors = CorsHeaders::Origin("https://a.example".into());
+        let response = Response { status: 405, fields: &[("Allow", b"GET")], cors: &cors, close: true, ..PLAIN };
         assert_eq!(
             render(&response),
             "HTTP/1.1 405 Method Not Allowed\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\

@@ -7,9 +7,9 @@
 //! to display any value there may be takes the code for floating-point numbers, 16 kB that nothing else here needs.
 
 use super::relay::Lines;
+use crate::clock::rfc3339;
 use crate::escape::Escaped;
 use crate::sys;
-use crate::time::rfc3339;
 use log::kv::{Key, Value, VisitSource, VisitValue};
 use log::{Level, Log, Metadata, Record};
 use simple_logger::SimpleLogger;

@@ -1,6 +1,6 @@
-//! [`Net`] on mio and the worker pool. Translates and decides nothing.
+//! [`System`] on mio and the worker pool. Translates and decides nothing.
 
-use super::net::{Event, Net};
+use super::system::{Event, System};
 use crate::callback::{Call, Completion};
 use crate::gateway::{ConnId, Listener, Peer, ProcessFigures};
 use crate::process;
@@ -50,7 +50,7 @@ impl Wakeup {
 }
 
 /// The kernel's side of the loop.
-pub struct MioNet {
+pub struct MioSystem {
     poll: Poll,
     events: Events,
     public: Option<TcpListener>,
@@ -58,7 +58,7 @@ pub struct MioNet {
     signals: Signals,
     wakeup: Wakeup,
     workers: Option<(Workers, Receiver<Completion>)>,
-    names: Names,
+    codec: TokenCodec,
     /// Random bytes, for tokens; so many are not used up yet.
     random: [u8; TOKENS_DRAWN * TOKEN_BYTES],
     random_left: usize,
@@ -66,7 +66,7 @@ pub struct MioNet {
     started_at: SystemTime,
 }
 
-impl MioNet {
+impl MioSystem {
     /// Takes over listeners that are bound, listening and non-blocking.
     ///
     /// # Errors
@@ -77,7 +77,7 @@ impl MioNet {
         internal: Option<std::net::TcpListener>,
         signals: Signals,
         client_timeout: Duration,
-    ) -> io::Result<MioNet> {
+    ) -> io::Result<MioSystem> {
         let random = sys::random_bytes()?;
         let poll = Poll::new()?;
         let registry = poll.registry();
@@ -92,7 +92,7 @@ impl MioNet {
         }
         registry.register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
         let waker = Arc::new(Waker::new(registry, WAKER)?);
-        Ok(MioNet {
+        Ok(MioSystem {
             poll,
             events: Events::with_capacity(EVENTS_MAX),
             public: Some(public),
@@ -100,7 +100,7 @@ impl MioNet {
             signals,
             wakeup: Wakeup { waker, woken: Arc::default() },
             workers: None,
-            names: Names::new(),
+            codec: TokenCodec::new(),
             random,
             random_left: random.len(),
             start: Instant::now(),
@@ -136,7 +136,7 @@ impl MioNet {
                     events.push(Event::Completions);
                 }
                 token => {
-                    if let Some(id) = self.names.id(token) {
+                    if let Some(id) = self.codec.id(token) {
                         // An error shows as both; reading or writing will say which it is.
                         events.push(Event::Socket {
                             id,
@@ -151,7 +151,7 @@ impl MioNet {
     }
 }
 
-impl Net for MioNet {
+impl System for MioSystem {
     type Socket = TcpStream;
 
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
@@ -171,7 +171,7 @@ impl Net for MioNet {
     }
 
     fn register(&mut self, socket: &mut TcpStream, id: ConnId) -> io::Result<()> {
-        let token = self.names.token(id);
+        let token = self.codec.token(id);
         // Both, once: edges make it cheap, and changing interests would cost a system call each.
         self.poll.registry().register(socket, token, Interest::READABLE | Interest::WRITABLE)
     }
@@ -244,12 +244,12 @@ impl Net for MioNet {
 
 /// Connection ids as the kernel's event data: slot and generation side by side.
 #[cfg(target_pointer_width = "64")]
-struct Names;
+struct TokenCodec;
 
 #[cfg(target_pointer_width = "64")]
-impl Names {
-    fn new() -> Names {
-        Names
+impl TokenCodec {
+    fn new() -> TokenCodec {
+        TokenCodec
     }
 
     fn token(&mut self, id: ConnId) -> Token {
@@ -265,15 +265,15 @@ impl Names {
 /// Connection ids as the kernel's event data, on machines where both do not fit: 20 bits of slot and
 /// the low 12 of the generation, the rest of which stands here.
 #[cfg(not(target_pointer_width = "64"))]
-struct Names {
+struct TokenCodec {
     /// By slot.
     generations: Vec<u32>,
 }
 
 #[cfg(not(target_pointer_width = "64"))]
-impl Names {
-    fn new() -> Names {
-        Names { generations: Vec::new() }
+impl TokenCodec {
+    fn new() -> TokenCodec {
+        TokenCodec { generations: Vec::new() }
     }
 
     fn token(&mut self, id: ConnId) -> Token {

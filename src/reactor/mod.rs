@@ -1,6 +1,6 @@
 //! The event loop's judgement: readiness, fairness, the accept gate, flushing.
 //!
-//! Generic over [`Net`], so the same loop runs on the kernel and in the simulation. It knows nothing of
+//! Generic over [`System`], so the same loop runs on the kernel and in the simulation. It knows nothing of
 //! the protocol: it moves bytes between sockets and the [`Gateway`], carries out its actions, and turns
 //! I/O errors into causes.
 //!
@@ -8,13 +8,13 @@
 //! otherwise; whatever budget runs out puts the connection back in the queue of those that are ready.
 
 pub mod mio;
-mod net;
+mod system;
 
-pub use net::{Event, Net};
+pub use system::{Event, System};
 
-use crate::gateway::{Action, ConnId, Fault, Finished, Gateway, How, Listener, Peer};
+use crate::clock::Millis;
+use crate::gateway::{Action, CloseMode, ConnId, Finished, Gateway, Listener, Peer, SocketError};
 use crate::limits::internal_reserve;
-use crate::time::Millis;
 use log::{debug, warn};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -64,7 +64,7 @@ struct Gate {
 }
 
 /// The event loop.
-pub struct Reactor<N: Net> {
+pub struct Reactor<N: System> {
     net: N,
     gateway: Gateway,
     /// By slot of the connection's id.
@@ -87,7 +87,7 @@ pub struct Reactor<N: Net> {
     clock: Duration,
 }
 
-impl<N: Net> Reactor<N> {
+impl<N: System> Reactor<N> {
     /// A loop that holds at most `connections_max` sockets.
     pub fn new(mut net: N, gateway: Gateway, connections_max: usize, has_internal: bool) -> Reactor<N> {
         let clock = net.now();
@@ -147,7 +147,7 @@ impl<N: Net> Reactor<N> {
     ///
     /// Polling failed.
     pub fn turn(&mut self) -> io::Result<usize> {
-        let timeout = self.timeout();
+        let timeout = self.poll_timeout();
         let mut events = std::mem::take(&mut self.events);
         events.clear();
         match self.net.poll(&mut events, timeout) {
@@ -193,7 +193,7 @@ impl<N: Net> Reactor<N> {
         Ok(signals)
     }
 
-    fn timeout(&mut self) -> Option<Duration> {
+    fn poll_timeout(&mut self) -> Option<Duration> {
         if !self.ready.is_empty() || self.completions_waiting {
             return Some(Duration::ZERO);
         }
@@ -322,15 +322,15 @@ impl<N: Net> Reactor<N> {
                     && let Err(error) = self.net.shutdown_write(&mut link.socket)
                 {
                     debug!(error = error.to_string(); "shutdown failed");
-                    self.gateway.fail(self.now, id, Fault::WriteFailed);
+                    self.gateway.fail(self.now, id, SocketError::WriteFailed);
                 }
             }
             Action::Close(id, how) => {
                 let Some(slot) = self.links.get_mut(id.slot() as usize) else { return };
                 let Some(link) = slot.take_if(|link| link.id == id) else { return };
                 match how {
-                    How::Graceful => self.net.close(link.socket),
-                    How::Abort => self.net.abort(link.socket),
+                    CloseMode::Graceful => self.net.close(link.socket),
+                    CloseMode::Abort => self.net.abort(link.socket),
                 }
                 // There is a descriptor again.
                 self.public.paused_until = None;
@@ -349,27 +349,27 @@ impl<N: Net> Reactor<N> {
         let Some(link) = link_mut(&mut self.links, id) else { return };
         let unsent = self.gateway.unsent(id);
         if !link.writable || unsent.is_empty() {
-            self.gateway.flushed(self.now, id, 0);
+            self.gateway.wrote(self.now, id, 0);
             return;
         }
         let offered = &unsent[..unsent.len().min(TURN_BYTES)];
         match self.net.write(&mut link.socket, offered) {
-            Ok(0) => self.gateway.fail(self.now, id, Fault::WriteFailed),
+            Ok(0) => self.gateway.fail(self.now, id, SocketError::WriteFailed),
             Ok(count) => {
-                self.gateway.flushed(self.now, id, count);
+                self.gateway.wrote(self.now, id, count);
                 self.after_write(id);
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 link.writable = false;
-                self.gateway.flushed(self.now, id, 0);
+                self.gateway.wrote(self.now, id, 0);
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {
-                self.gateway.flushed(self.now, id, 0);
+                self.gateway.wrote(self.now, id, 0);
                 self.enqueue(id);
             }
             Err(error) => {
                 debug!(error = error.to_string(); "write failed");
-                let fault = if is_vanished(&error) { Fault::TimedOut } else { Fault::WriteFailed };
+                let fault = if is_vanished(&error) { SocketError::TimedOut } else { SocketError::WriteFailed };
                 self.gateway.fail(self.now, id, fault);
             }
         }
@@ -429,7 +429,7 @@ impl<N: Net> Reactor<N> {
         if let Err(error) = self.net.register(&mut socket, id) {
             warn!(error = error.to_string(); "registering a connection failed");
             self.net.close(socket);
-            self.gateway.fail(self.now, id, Fault::Reset);
+            self.gateway.fail(self.now, id, SocketError::Reset);
             self.carry_out();
             return;
         }
@@ -454,14 +454,14 @@ impl<N: Net> Reactor<N> {
             Listener::Public if self.has_internal => internal_reserve(self.connections_max),
             Listener::Public | Listener::Internal => 0,
         };
-        self.gateway.connections() < self.connections_max - reserved
+        self.gateway.connection_count() < self.connections_max - reserved
     }
 
     fn release_memory(&mut self) {
-        let streams = self.gateway.streams();
+        let streams = self.gateway.stream_count();
         self.streams_peak = self.streams_peak.max(streams);
         // Their disconnects hold memory too until they have been made.
-        let gone = streams <= self.streams_peak / 2 && self.gateway.calls() <= self.streams_peak / 16;
+        let gone = streams <= self.streams_peak / 2 && self.gateway.call_count() <= self.streams_peak / 16;
         if self.streams_peak < RELEASE_STREAMS_MIN || !gone {
             self.release_at = None;
             return;
@@ -484,8 +484,8 @@ fn link_mut<S>(links: &mut [Option<Link<S>>], id: ConnId) -> Option<&mut Link<S>
     links.get_mut(id.slot() as usize)?.as_mut().filter(|link| link.id == id)
 }
 
-fn read_fault(error: &io::Error) -> Fault {
-    if is_vanished(error) { Fault::TimedOut } else { Fault::Reset }
+fn read_fault(error: &io::Error) -> SocketError {
+    if is_vanished(error) { SocketError::TimedOut } else { SocketError::Reset }
 }
 
 /// The kernel gave up on a peer that acknowledges nothing. If routers or neighbours called it

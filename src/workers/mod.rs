@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 /// How long threads wait for another call before they end.
 #[derive(Clone, Copy)]
-struct Patience {
+struct IdleTimeouts {
     /// Of one among others. A storm's threads are not needed for longer than it lasts.
     usual: Duration,
     /// Of the last one that waits: for the next call, and to close connections in time. Longer than those are kept
@@ -32,7 +32,7 @@ struct Patience {
     last: Duration,
 }
 
-const PATIENCE: Patience = Patience { usual: Duration::from_millis(500), last: Duration::from_secs(30) };
+const IDLE_TIMEOUTS: IdleTimeouts = IdleTimeouts { usual: Duration::from_millis(500), last: Duration::from_secs(30) };
 
 /// A TLS handshake is what needs most: 50 KiB in a release build, 150 KiB unoptimised. But glibc keeps the
 /// stacks of threads that have ended, each with some pages that they had touched, up to 40 MiB of address
@@ -65,7 +65,7 @@ struct Shared {
     wake: Wake,
     threads_max: usize,
     stack_bytes: usize,
-    patience: Patience,
+    idle_timeouts: IdleTimeouts,
     state: Mutex<State>,
 }
 
@@ -75,7 +75,7 @@ struct State {
     queue: VecDeque<Call>,
     /// Threads that wait for a call. The one that came last is the next to work: its stack and its
     /// connection are warm, and those that there is no work for get to end.
-    idle: Vec<Arc<Seat>>,
+    idle: Vec<Arc<Worker>>,
     /// Threads started and not ended.
     threads: usize,
     /// The pool was dropped.
@@ -84,7 +84,7 @@ struct State {
 
 /// Where a thread waits. A call is put before it and just this thread is woken, which then needs nothing
 /// that others hold.
-struct Seat {
+struct Worker {
     thread: Thread,
     call: Mutex<Option<Call>>,
 }
@@ -100,7 +100,7 @@ impl Workers {
     /// Prepares the pool; no thread starts before there is work. Errors: a URL or header value that
     /// HTTP does not allow.
     pub fn start(settings: WorkerSettings, completions: Sender<Completion>, wake: Wake) -> io::Result<Workers> {
-        Workers::assemble(settings, completions, wake, resolver::system_lookup(), THREAD_STACK_BYTES, PATIENCE)
+        Workers::assemble(settings, completions, wake, resolver::system_lookup(), THREAD_STACK_BYTES, IDLE_TIMEOUTS)
     }
 
     /// As [`Workers::start`], with what tests like to choose.
@@ -110,7 +110,7 @@ impl Workers {
         wake: Wake,
         lookup: Lookup,
         stack_bytes: usize,
-        patience: Patience,
+        idle_timeouts: IdleTimeouts,
     ) -> io::Result<Workers> {
         let WorkerSettings { url, authorization, instance, timeout, threads_max } = settings;
         let client = Client::new(&url, authorization.as_deref(), &instance, timeout, lookup)?;
@@ -120,7 +120,7 @@ impl Workers {
             wake,
             threads_max: threads_max.max(1),
             stack_bytes,
-            patience,
+            idle_timeouts,
             state: Mutex::default(),
         })))
     }
@@ -130,11 +130,11 @@ impl Workers {
     /// at once, as unavailable.
     pub fn submit(&self, call: Call) {
         let mut state = self.0.lock();
-        if let Some(seat) = state.idle.pop() {
+        if let Some(worker) = state.idle.pop() {
             // Before the lock goes: who is not among the idle any more has its call.
-            *seat.lock() = Some(call);
+            *worker.lock() = Some(call);
             drop(state);
-            return seat.thread.unpark();
+            return worker.thread.unpark();
         }
         state.queue.push_back(call);
         if state.threads == self.0.threads_max {
@@ -159,8 +159,8 @@ impl Drop for Workers {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.closed = true;
-        for seat in &state.idle {
-            seat.thread.unpark();
+        for worker in &state.idle {
+            worker.thread.unpark();
         }
     }
 }
@@ -172,12 +172,12 @@ impl Shared {
 
     /// A thread's life.
     fn work(&self) {
-        let seat = Arc::new(Seat { thread: thread::current(), call: Mutex::default() });
-        let mut next = self.next(&seat);
+        let worker = Arc::new(Worker { thread: thread::current(), call: Mutex::default() });
+        let mut next = self.next(&worker);
         loop {
             let call = match next {
                 Next::Run(call) => call,
-                Next::Wait => match self.wait(&seat) {
+                Next::Wait => match self.wait(&worker) {
                     Some(call) => call,
                     None => return,
                 },
@@ -187,10 +187,10 @@ impl Shared {
             if let Some(rest) = rest {
                 self.complete(&call, outcome);
                 rest.read();
-                next = self.next(&seat);
+                next = self.next(&worker);
             } else {
                 // In this order a call that follows from this one finds the thread that is free.
-                next = self.next(&seat);
+                next = self.next(&worker);
                 self.complete(&call, outcome);
             }
         }
@@ -203,7 +203,7 @@ impl Shared {
     }
 
     /// Takes a queued call, or else a seat among the idle.
-    fn next(&self, seat: &Arc<Seat>) -> Next {
+    fn next(&self, worker: &Arc<Worker>) -> Next {
         let mut state = self.lock();
         if let Some(call) = state.queue.pop_front() {
             return Next::Run(call);
@@ -212,27 +212,27 @@ impl Shared {
             state.threads -= 1;
             return Next::End;
         }
-        state.idle.push(Arc::clone(seat));
+        state.idle.push(Arc::clone(worker));
         Next::Wait
     }
 
     /// Waits at the seat for a call; `None` tells the thread to end.
-    fn wait(&self, seat: &Arc<Seat>) -> Option<Call> {
+    fn wait(&self, worker: &Arc<Worker>) -> Option<Call> {
         let start = Instant::now();
-        let mut patience = self.patience.usual;
+        let mut idle_timeouts = self.idle_timeouts.usual;
         loop {
-            let left = patience.saturating_sub(start.elapsed());
+            let left = idle_timeouts.saturating_sub(start.elapsed());
             // Woken also to close connections in time.
             thread::park_timeout(left.min(transport::IDLE_TIME_MAX));
-            if let Some(call) = seat.lock().take() {
+            if let Some(call) = worker.lock().take() {
                 return Some(call);
             }
             let now = Instant::now();
             self.client.close_idle(now);
             let mut state = self.lock();
-            patience = if state.idle.len() > 1 { self.patience.usual } else { self.patience.last };
-            if (state.closed || now.duration_since(start) >= patience)
-                && let Some(at) = state.idle.iter().position(|idle| Arc::ptr_eq(idle, seat))
+            idle_timeouts = if state.idle.len() > 1 { self.idle_timeouts.usual } else { self.idle_timeouts.last };
+            if (state.closed || now.duration_since(start) >= idle_timeouts)
+                && let Some(at) = state.idle.iter().position(|idle| Arc::ptr_eq(idle, worker))
             {
                 state.idle.remove(at);
                 state.threads -= 1;
@@ -254,7 +254,7 @@ impl Shared {
     }
 }
 
-impl Seat {
+impl Worker {
     fn lock(&self) -> MutexGuard<'_, Option<Call>> {
         self.call.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -8,7 +8,7 @@
 //! say is judged when the kernel takes them: a pipe here loses and reorders nothing.
 
 use ssegateway::callback::Completion;
-use ssegateway::gateway::{ConnId, How, Listener};
+use ssegateway::gateway::{CloseMode, ConnId, Listener};
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 
@@ -43,7 +43,7 @@ pub struct Socket {
     /// The gateway has shut its side down.
     pub shut: bool,
     /// The gateway has closed it.
-    pub closed: Option<How>,
+    pub closed: Option<CloseMode>,
     edges: Edges,
     queued: bool,
 }
@@ -294,13 +294,13 @@ impl Kernel {
 
     /// The gateway closes; what the client has not read is lost if it aborts, or if it leaves input
     /// unread (RFC 1122 section 4.2.2.13).
-    pub fn close(&mut self, socket: usize, how: How) {
+    pub fn close(&mut self, socket: usize, how: CloseMode) {
         self.open.retain(|open| *open != socket);
         let it = &mut self.sockets[socket];
         assert!(it.closed.is_none(), "closed twice");
         it.closed = Some(how);
         it.blocked = false;
-        if how == How::Abort || it.read < it.input.len() {
+        if how == CloseMode::Abort || it.read < it.input.len() {
             it.output = 0;
         }
         it.input = Vec::new();

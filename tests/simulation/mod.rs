@@ -19,9 +19,9 @@ mod world;
 mod writes;
 
 use oracle::{MANY_STREAMS, Oracle, millis};
+use ssegateway::clock::Millis;
 use ssegateway::gateway::{Finished, Gateway};
 use ssegateway::reactor::Reactor;
-use ssegateway::time::Millis;
 use world::World;
 
 /// Turns of one run; more of them would be a loop that never comes to rest.
@@ -59,7 +59,7 @@ pub fn run(seed: u64, aloud: bool) -> Summary {
         reactor.net().oracle.turn_ends();
         let finished = reactor.gateway().finished();
         let gateway = reactor.gateway();
-        let tables = (gateway.connections(), gateway.streams(), gateway.calls());
+        let tables = (gateway.connection_count(), gateway.stream_count(), gateway.call_count());
         let world = reactor.net();
         check_tables(world, tables);
         check_drain(&world.oracle, finished, tables == (0, 0, 0));
@@ -68,7 +68,7 @@ pub fn run(seed: u64, aloud: bool) -> Summary {
         }
     };
     let gateway = reactor.gateway();
-    let tables = (gateway.connections(), gateway.streams(), gateway.calls());
+    let tables = (gateway.connection_count(), gateway.stream_count(), gateway.call_count());
     let world = reactor.net();
     if finished != Some(Finished::TimedOut) {
         assert_eq!(tables, (0, 0, 0), "connections, streams and calls are left");

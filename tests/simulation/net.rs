@@ -1,12 +1,12 @@
-//! The seam: [`Net`] on the simulated world, with faults on the way and the oracle looking on.
+//! The seam: [`System`] on the simulated world, with faults on the way and the oracle looking on.
 
 use super::faults::Fault;
 use super::kernel::{Edges, index};
 use super::oracle::unix_seconds;
 use super::world::{Knock, World};
 use ssegateway::callback::{Call, Completion};
-use ssegateway::gateway::{ConnId, How, Listener, Peer, ProcessFigures};
-use ssegateway::reactor::{Event, Net};
+use ssegateway::gateway::{CloseMode, ConnId, Listener, Peer, ProcessFigures};
+use ssegateway::reactor::{Event, System};
 use ssegateway::timer::TICK_MS;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
@@ -135,7 +135,7 @@ impl World {
     }
 }
 
-impl Net for World {
+impl System for World {
     type Socket = Handle;
 
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
@@ -199,7 +199,7 @@ impl Net for World {
         let Some(n) = self.kernel.accept(listener) else { return Err(ErrorKind::WouldBlock.into()) };
         if self.strikes(Fault::AcceptAborted) {
             self.trace.note(self.clock, "accept aborted", &[("client", n as u64)]);
-            self.kernel.close(n, How::Abort);
+            self.kernel.close(n, CloseMode::Abort);
             return Err(ErrorKind::ConnectionAborted.into());
         }
         self.trace.note(self.clock, "accept", &[("client", n as u64)]);
@@ -280,11 +280,11 @@ impl Net for World {
     }
 
     fn close(&mut self, socket: Handle) {
-        self.end(socket.0, How::Graceful);
+        self.end(socket.0, CloseMode::Graceful);
     }
 
     fn abort(&mut self, socket: Handle) {
-        self.end(socket.0, How::Abort);
+        self.end(socket.0, CloseMode::Abort);
     }
 
     fn stop_accepting(&mut self) {
@@ -332,9 +332,9 @@ impl Net for World {
 }
 
 impl World {
-    fn end(&mut self, n: usize, how: How) {
+    fn end(&mut self, n: usize, how: CloseMode) {
         self.worked = true;
-        self.trace.note(self.clock, "close", &[("client", n as u64), ("abort", u64::from(how == How::Abort))]);
+        self.trace.note(self.clock, "close", &[("client", n as u64), ("abort", u64::from(how == CloseMode::Abort))]);
         if self.oracle.exchanges[n].accepted {
             self.oracle.closed(n, how);
         } else {

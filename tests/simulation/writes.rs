@@ -5,7 +5,7 @@ use super::oracle::{EXCESS_MAX, LINGER, OFFER_MAX, Oracle, millis, unix_seconds}
 use super::response::Part;
 use super::stream::{Phase, Stream, Verdict};
 use ssegateway::callback::{Detail, Reason};
-use ssegateway::gateway::How;
+use ssegateway::gateway::CloseMode;
 use std::io::ErrorKind;
 
 impl Oracle {
@@ -145,7 +145,7 @@ impl Oracle {
     }
 
     /// The gateway closes a connection: it must have a reason.
-    pub fn closed(&mut self, n: usize, how: How) {
+    pub fn closed(&mut self, n: usize, how: CloseMode) {
         let it = &self.exchanges[n];
         let over = it.stream.as_ref().is_some_and(|stream| stream.phase == Phase::Over);
         if !(it.ended || it.failed || over || it.closing) {

@@ -3,7 +3,7 @@
 use crate::responses::{self, Body, Response, Stream, text};
 use crate::sends::Expected;
 use ssegateway::callback::{CallId, Reason};
-use ssegateway::gateway::{ConnId, ConnectFailure, How, Settings};
+use ssegateway::gateway::{ConnId, ConnectFailure, CloseMode, Settings};
 use uuid::Uuid;
 
 /// How a connect callback was answered.
@@ -32,7 +32,7 @@ pub struct Client {
     /// It wrote nothing but whole requests.
     pub tame: bool,
     pub shut_at: Option<u64>,
-    pub closed: Option<How>,
+    pub closed: Option<CloseMode>,
     /// When unsent bytes last moved, or began to wait.
     pub progress_at: u64,
     pub stalled: bool,

@@ -2,7 +2,7 @@
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use ssegateway::callback::{Outcome, PassedHeader};
-use ssegateway::gateway::{ConnectFailure, Cors, Fault, Settings};
+use ssegateway::gateway::{ConnectFailure, Cors, SocketError, Settings};
 use std::time::Duration;
 
 /// More would only make the run longer, not stranger.
@@ -54,7 +54,7 @@ pub enum Operation {
     },
     Fail {
         client: u8,
-        fault: Fault,
+        fault: SocketError,
     },
     /// So many bytes fit into the client's socket until further notice; `None`: any number.
     Room {
@@ -188,7 +188,7 @@ fn operation(input: &mut Unstructured<'_>) -> Result<Operation> {
         14 | 15 => Operation::Eof { client: client(input)? },
         16 => Operation::Fail {
             client: client(input)?,
-            fault: *input.choose(&[Fault::Reset, Fault::WriteFailed, Fault::TimedOut])?,
+            fault: *input.choose(&[SocketError::Reset, SocketError::WriteFailed, SocketError::TimedOut])?,
         },
         17 | 18 => {
             let client = client(input)?;

@@ -7,8 +7,8 @@ use crate::responses::{self, Body};
 use crate::sends::{self, Expected};
 use serde_json::Value;
 use ssegateway::callback::{Call, CallId, CallKind, Reason};
-use ssegateway::gateway::{Action, ConnId, Fault, Finished, Gateway, Listener, Peer, ProcessFigures, Settings};
-use ssegateway::time::Millis;
+use ssegateway::gateway::{Action, ConnId, SocketError, Finished, Gateway, Listener, Peer, ProcessFigures, Settings};
+use ssegateway::clock::Millis;
 use std::collections::HashMap;
 use std::time::Duration;
 use uuid::Uuid;
@@ -130,10 +130,10 @@ impl World {
             }
             Operation::AnswerAgain { call, answer } => {
                 if let Some(id) = self.answered.iter().rev().nth(usize::from(call)) {
-                    let before = (self.gateway.streams(), self.gateway.connections(), self.gateway.calls());
+                    let before = (self.gateway.stream_count(), self.gateway.connection_count(), self.gateway.call_count());
                     self.gateway.answer(Millis::from_millis(self.now), *id, answer.outcome());
                     assert!(self.gateway.next_action().is_none() && self.gateway.next_dirty().is_none());
-                    let after = (self.gateway.streams(), self.gateway.connections(), self.gateway.calls());
+                    let after = (self.gateway.stream_count(), self.gateway.connection_count(), self.gateway.call_count());
                     assert_eq!(before, after, "a stale answer reached somebody");
                 }
             }
@@ -151,10 +151,10 @@ impl World {
     /// What must hold after every operation.
     pub fn check(&mut self) {
         self.gateway.assert_invariants();
-        assert_eq!(self.gateway.connections(), self.places.len(), "a connection that nobody closed, or twice");
-        assert!(self.gateway.streams() <= self.settings.streams_max);
+        assert_eq!(self.gateway.connection_count(), self.places.len(), "a connection that nobody closed, or twice");
+        assert!(self.gateway.stream_count() <= self.settings.streams_max);
         assert!(self.calls.len() <= self.settings.callback_concurrency);
-        assert!(self.gateway.calls() >= self.calls.len());
+        assert!(self.gateway.call_count() >= self.calls.len());
         for (at, client) in self.clients.iter_mut().enumerate() {
             if client.closed.is_some() {
                 assert!(!self.gateway.wants_input(client.id) && self.gateway.unsent(client.id).is_empty());
@@ -262,22 +262,22 @@ impl World {
         if !self.gateway.wants_input(client.id) {
             return;
         }
-        let before = self.gateway.streams();
+        let before = self.gateway.stream_count();
         client.may.have_left = true;
         self.gateway.receive_eof(Millis::from_millis(self.now), client.id);
         self.settle();
         self.note_end(at, before, Reason::ClientClosed);
     }
 
-    fn fail(&mut self, at: usize, fault: Fault) {
+    fn fail(&mut self, at: usize, fault: SocketError) {
         let client = &mut self.clients[at];
         let reason = match fault {
-            Fault::Reset => Reason::ClientClosed,
-            Fault::WriteFailed | Fault::TimedOut => Reason::Error,
+            SocketError::Reset => Reason::ClientClosed,
+            SocketError::WriteFailed | SocketError::TimedOut => Reason::Error,
         };
-        client.may.have_left |= fault == Fault::Reset;
-        client.may.have_failed |= fault != Fault::Reset;
-        let before = self.gateway.streams();
+        client.may.have_left |= fault == SocketError::Reset;
+        client.may.have_failed |= fault != SocketError::Reset;
+        let before = self.gateway.stream_count();
         self.gateway.fail(Millis::from_millis(self.now), client.id, fault);
         self.settle();
         assert!(self.clients[at].closed.is_some(), "a failed socket stays open");
@@ -286,7 +286,7 @@ impl World {
 
     /// One stream less: this one, for that reason.
     fn note_end(&mut self, at: usize, before: usize, reason: Reason) {
-        let after = self.gateway.streams();
+        let after = self.gateway.stream_count();
         assert!(after == before || after + 1 == before, "{before} streams, then {after}");
         let client = &mut self.clients[at];
         if after < before {
@@ -394,11 +394,11 @@ impl World {
     fn answer(&mut self, call: &Call, answer: &Answer) {
         self.answered.push(call.id);
         let at = self.clients.iter().position(|client| client.call == Some(call.id));
-        let before = self.gateway.streams();
+        let before = self.gateway.stream_count();
         let Some(at) = at.filter(|_| call.kind == CallKind::Connect) else {
             self.gateway.answer(Millis::from_millis(self.now), call.id, answer.outcome());
             self.settle();
-            assert_eq!(self.gateway.streams(), before);
+            assert_eq!(self.gateway.stream_count(), before);
             return;
         };
         let client = &mut self.clients[at];
@@ -493,7 +493,7 @@ impl World {
                 client.room = client.room.map(|room| room - count);
                 client.progress_at = self.now;
             }
-            self.gateway.flushed(Millis::from_millis(self.now), client.id, count);
+            self.gateway.wrote(Millis::from_millis(self.now), client.id, count);
             if count == 0 || self.gateway.unsent(client.id).is_empty() {
                 return;
             }
@@ -605,7 +605,7 @@ impl World {
             if !self.calls.is_empty() {
                 continue;
             }
-            let at_rest = self.gateway.connections() == 0 && self.gateway.calls() == 0;
+            let at_rest = self.gateway.connection_count() == 0 && self.gateway.call_count() == 0;
             if if must_finish { self.is_finished() } else { at_rest } {
                 break;
             }
@@ -615,7 +615,7 @@ impl World {
             self.expire();
         }
         assert_eq!(self.gateway.finished(), must_finish.then_some(Finished::Clean));
-        assert_eq!((self.gateway.connections(), self.gateway.streams(), self.gateway.calls()), (0, 0, 0));
+        assert_eq!((self.gateway.connection_count(), self.gateway.stream_count(), self.gateway.call_count()), (0, 0, 0));
         self.check();
         for client in &self.clients {
             client.judge(&self.settings, self.now);

@@ -7,7 +7,7 @@ mod pool;
 mod request;
 
 use super::resolver::{Lookup, system_lookup};
-use super::{PATIENCE, Patience, THREAD_STACK_BYTES, WorkerSettings, Workers};
+use super::{IDLE_TIMEOUTS, IdleTimeouts, THREAD_STACK_BYTES, WorkerSettings, Workers};
 use crate::callback::{Call, CallKind, Completion, Detail, Outcome, PassedHeader, Reason};
 use crate::table::Key;
 use std::io::{self, Read, Write};
@@ -38,7 +38,7 @@ struct Options {
     authorization: Option<String>,
     lookup: Lookup,
     stack_bytes: usize,
-    patience: Patience,
+    idle_timeouts: IdleTimeouts,
 }
 
 impl Default for Options {
@@ -49,7 +49,7 @@ impl Default for Options {
             authorization: None,
             lookup: system_lookup(),
             stack_bytes: THREAD_STACK_BYTES,
-            patience: PATIENCE,
+            idle_timeouts: IDLE_TIMEOUTS,
         }
     }
 }
@@ -69,7 +69,8 @@ impl Pool {
         let wake = Arc::new(move || {
             counted.fetch_add(1, Ordering::SeqCst);
         });
-        let workers = Workers::assemble(settings, sender, wake, options.lookup, options.stack_bytes, options.patience);
+        let workers =
+            Workers::assemble(settings, sender, wake, options.lookup, options.stack_bytes, options.idle_timeouts);
         Pool { workers: workers.unwrap(), completions, wakes }
     }
 

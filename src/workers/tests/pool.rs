@@ -68,8 +68,8 @@ fn no_more_calls_in_flight_than_threads() {
 fn idle_threads_end_and_new_ones_start() {
     let address = answering("HTTP/1.1 204 No Content\r\n\r\n");
     let moment = Duration::from_millis(1);
-    let patience = Patience { usual: moment, last: moment };
-    let pool = Pool::new(&format!("http://{address}/"), Options { patience, ..Options::default() });
+    let idle_timeouts = IdleTimeouts { usual: moment, last: moment };
+    let pool = Pool::new(&format!("http://{address}/"), Options { idle_timeouts, ..Options::default() });
     for _ in 0..3 {
         assert_eq!(pool.call(), answered(204, Some("")));
         while pool.threads() > 0 {
@@ -90,8 +90,8 @@ fn one_idle_thread_stays_for_the_next_call() {
             stream.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").unwrap();
         }
     });
-    let patience = Patience { usual: Duration::from_millis(1), last: LONG };
-    let pool = Pool::new(&format!("http://{address}/"), Options { patience, ..Options::default() });
+    let idle_timeouts = IdleTimeouts { usual: Duration::from_millis(1), last: LONG };
+    let pool = Pool::new(&format!("http://{address}/"), Options { idle_timeouts, ..Options::default() });
     for number in 0..4 {
         pool.workers.submit(call(number, None));
     }

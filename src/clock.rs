@@ -3,8 +3,8 @@
 //! Nothing below the reactor reads a clock. The reactor reads it once per turn and hands the value
 //! down, so a test or a simulation decides what time it is.
 
-use ::time::OffsetDateTime;
 use std::time::Duration;
+use time::OffsetDateTime;
 
 /// A point in time: milliseconds since some fixed start of this process's monotonic clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

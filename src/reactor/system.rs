@@ -29,7 +29,7 @@ pub enum Event {
 }
 
 /// The operating system and the worker pool, as the loop sees them.
-pub trait Net {
+pub trait System {
     /// A connected, non-blocking socket. Dropping it closes it.
     type Socket;
 
