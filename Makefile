@@ -20,7 +20,7 @@ SOCKETS = $(filter-out simulation core reactor rooms python_example tls,$(patsub
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ## Gateway, backend and a web page; prints one URL, Ctrl-C ends it
+demo: ## Gateway, backend and a web page; prints one URL, Ctrl-C stops it
 	cargo run --release --example demo
 
 run: ## The gateway itself, configured by the environment: make run CALLBACK_URL=http://...
@@ -29,7 +29,7 @@ run: ## The gateway itself, configured by the environment: make run CALLBACK_URL
 test: ## All tests
 	cargo test
 
-test-e2e: ## Real clients and proxies: Chromium, curl, npm, PyPI, nginx, HAProxy, Caddy; ONLY=cors for those tests
+test-e2e: ## Real clients and proxies: Chromium, curl, npm, PyPI, nginx, HAProxy, Caddy; ONLY=cors selects tests
 	cargo build --profile proof --bin ssegateway --example demo
 	tests/e2e/run $(TARGET_DIR) $(if $(ONLY),-k $(ONLY))
 
@@ -40,7 +40,7 @@ $(DEPLOY_VENV)/done: tests/deploy/requirements.txt
 	$(DEPLOY_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement tests/deploy/requirements.txt
 	touch $@
 
-test-deploy: static $(DEPLOY_VENV)/done ## Run what examples/deploy holds: unit, image, manifest, dashboard, alerts
+test-deploy: static $(DEPLOY_VENV)/done ## Runs the files of examples/deploy: unit, image, manifest, dashboard, alerts
 	docker-compose --file compose.yaml config --quiet
 	$(DEPLOY_VENV)/bin/python -B tests/deploy/kubernetes.py
 	$(DEPLOY_VENV)/bin/python -B tests/deploy/systemd.py $(TARGET_DIR)/static/ssegateway
@@ -95,7 +95,7 @@ sim: ## The simulation: SEEDS=1000 for many runs, SEED=42 to replay one
 planted: ## Plants bugs, one at a time, and says which check of the simulation catches each: SEEDS=1000
 	@tests/simulation/planted/run $(or $(SEEDS),1000)
 
-mutants: ## Mutates the core and says what no test notices; needs cargo-mutants, and hours. FILE=src/timer.rs for one file
+mutants: ## Mutates the core and lists the changes that no test catches; needs cargo-mutants, and hours. FILE=src/timer.rs for one file
 	mkdir -p $(TARGET_DIR)
 	-SIM_SEEDS=300 SIM_FAILURES=1 $(MUTATE)
 	SIM_SEEDS=3000 SIM_FAILURES=1 $(MUTATE) --iterate $(SOCKETS:%=--cargo-arg --test=%)
@@ -104,7 +104,7 @@ mutants: ## Mutates the core and says what no test notices; needs cargo-mutants,
 LOOPBACK = BENCH_SERVER=$(or $(SERVER),$(TARGET_DIR)/release/ssegateway) BENCH_RUNS=$(RUNS) BENCH_FULL=$(FULL) BENCH_ONLY=$(ONLY) \
 	cargo bench --quiet --profile proof --bench loopback
 
-bench: ## What the release binary costs, over loopback, in about a minute: RUNS=3 FULL=1 ONLY=sending SERVER=path
+bench: ## Costs of the release binary over loopback, in about a minute: RUNS=3 FULL=1 ONLY=sending SERVER=path
 	$(if $(SERVER),,cargo build --release --bin ssegateway)
 	$(LOOPBACK)
 
@@ -112,13 +112,13 @@ bench-syscalls: ## System calls per event; needs strace
 	$(if $(SERVER),,cargo build --release --bin ssegateway)
 	$(LOOPBACK) -- system-calls
 
-bench-parts: ## Parts of the gateway by themselves, timed
+bench-parts: ## Single parts of the gateway, timed
 	cargo bench --quiet --bench parts
 
-bench-instructions: ## The same in instructions, which repeat from run to run; needs valgrind
+bench-instructions: ## The same in instructions, which are the same in every run; needs valgrind
 	cargo bench --quiet --bench parts -- instructions
 
-bench-scale: ## A thousand to a million simulated streams: memory, times, the longest turns
+bench-scale: ## A thousand to a million simulated streams: memory, times, longest turns
 	cargo bench --quiet --bench scale
 
 fuzz: ## Fuzz one target: TARGET=request TIME=600 (seconds); needs cargo-fuzz
