@@ -1,8 +1,8 @@
 //! One connection: its state, its output, its deadline.
 
+use super::output::Output;
 use super::requests::ResponseMode;
 use super::routes::{Listener, Peer, Reply};
-use crate::buffer::{Buffer, Pool};
 use crate::callback::CallId;
 use crate::clock::Millis;
 use crate::http::body::Chunked;
@@ -12,24 +12,18 @@ use uuid::Uuid;
 
 pub(super) struct Connection {
     pub state: State,
-    pub out: Buffer,
+    pub out: Output,
     /// Names the stream, if the connection becomes one; drawn beforehand as the core has no randomness.
     pub token: Uuid,
     pub listener: Listener,
     pub peer: Peer,
-    /// In the list of connections with fresh output.
-    pub dirty: bool,
-    /// In the list of connections whose output waits for the peer.
-    pub backlogged: bool,
-    /// Bytes that are known to wait, as counted in the sum over all connections.
-    pub pending: u32,
+    /// What a client may still send behind its GET.
+    pub discard: DiscardBudget,
     /// The peer has ended its side: nothing more will be read.
-    pub ended: bool,
-    /// When output last moved, or began to wait.
-    pub progress_at: Millis,
+    pub read_closed: bool,
     /// When something must happen.
     pub deadline: Millis,
-    /// The timer entry that will look at the deadline; others for this connection are stale.
+    /// Due time of this connection's live timer entry; any other entry is stale.
     pub scheduled: Millis,
 }
 
@@ -92,7 +86,6 @@ pub(super) struct Connecting {
     pub held_close: bool,
     /// When the client is told 504: while the call waits for a worker, and then while it runs.
     pub answer_by: Millis,
-    pub input: Input,
 }
 
 pub(super) struct Streaming {
@@ -101,124 +94,51 @@ pub(super) struct Streaming {
     pub heartbeat_at: Millis,
     /// Seconds since the Unix epoch.
     pub opened_at: u64,
-    pub chunked: bool,
-    pub input: Input,
-}
-
-/// How much more a client may send behind its GET.
-#[derive(Clone, Copy)]
-pub(super) struct Input {
-    pub left: u64,
 }
 
 pub(super) struct Closing {
     /// Output is flushed and the sending side shut down; until then, the peer may still be reading.
     pub shut: bool,
-    /// Input that will still be discarded, at the most.
-    pub input: Input,
 }
 
-impl Input {
-    /// Takes note of `count` bytes; `false`: that was too much.
+/// Input that will still be discarded.
+#[derive(Clone, Copy, Default)]
+pub(super) struct DiscardBudget(u64);
+
+impl DiscardBudget {
+    pub fn new(bytes: u64) -> DiscardBudget {
+        DiscardBudget(bytes)
+    }
+
+    /// Takes `count` bytes out; `false` if there is not so much left.
     pub fn take(&mut self, count: usize) -> bool {
-        match self.left.checked_sub(count as u64) {
-            Some(left) => {
-                self.left = left;
-                true
-            }
-            None => false,
-        }
+        let left = self.0.checked_sub(count as u64);
+        self.0 = left.unwrap_or(0);
+        left.is_some()
     }
 }
-
-/// Room kept for the size of a chunk: most batches for a stream have 16 to 255 bytes.
-const CHUNK_SIZE_ROOM: &[u8] = b"00\r\n";
-/// The last chunk (RFC 9112 section 7.1).
-const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 impl Connection {
     pub fn new(now: Millis, listener: Listener, peer: Peer, token: Uuid) -> Connection {
         Connection {
             // The first request is timed from here, not from its first byte.
             state: State::Reading(Reading { started: Some(now), ..Reading::default() }),
-            out: Buffer::default(),
+            out: Output::new(now),
             token,
             listener,
             peer,
-            dirty: false,
-            backlogged: false,
-            pending: 0,
-            ended: false,
-            progress_at: now,
+            discard: DiscardBudget::default(),
+            read_closed: false,
             deadline: Millis::NEVER,
             scheduled: Millis::NEVER,
         }
     }
 
-    /// Bytes that the peer, or the backend's decision, keeps waiting.
-    pub fn waiting_bytes(&self) -> usize {
+    /// Unsent bytes, those held for a pending connect included.
+    pub fn unsent_bytes(&self) -> usize {
         match &self.state {
             State::Connecting(connecting) => connecting.held.len() + self.out.len(),
             State::Reading(_) | State::Streaming(_) | State::Reporting | State::Closing(_) => self.out.len(),
-        }
-    }
-
-    /// The vector to append output to.
-    pub fn output(&mut self, now: Millis, pool: &mut Pool) -> &mut Vec<u8> {
-        if self.out.is_empty() {
-            self.progress_at = now;
-        }
-        self.out.appendable(pool)
-    }
-
-    /// The vector to append frames to: inside a chunk, on a stream that is chunked.
-    pub fn frames(&mut self, now: Millis, pool: &mut Pool) -> &mut Vec<u8> {
-        if self.out.is_empty() {
-            self.progress_at = now;
-        }
-        let content = self.out.content(pool);
-        if content.unfinished.is_none() && matches!(&self.state, State::Streaming(streaming) if streaming.chunked) {
-            content.unfinished = Some(content.bytes.len());
-            content.bytes.extend_from_slice(CHUNK_SIZE_ROOM);
-        }
-        &mut content.bytes
-    }
-
-    /// Finishes the chunk that frames were appended to, if there is one.
-    pub fn seal(&mut self) {
-        let Some((out, start)) = self.out.finish() else { return };
-        let size = out.len() - start - CHUNK_SIZE_ROOM.len();
-        let mut digits = [0; 16];
-        let digits = hex_digits(size, &mut digits);
-        // The room was a guess; what follows moves if it was wrong.
-        let room = CHUNK_SIZE_ROOM.len() - 2;
-        let end = out.len();
-        out.resize(end + digits.len().saturating_sub(room), 0);
-        if digits.len() != room {
-            out.copy_within(start + room..end, start + digits.len());
-        }
-        out.truncate(end + digits.len() - room);
-        out[start..start + digits.len()].copy_from_slice(digits);
-        out.extend_from_slice(b"\r\n");
-    }
-
-    /// Finishes the stream's body.
-    pub fn end_body(&mut self, now: Millis, pool: &mut Pool) {
-        self.seal();
-        if matches!(&self.state, State::Streaming(streaming) if streaming.chunked) {
-            self.output(now, pool).extend_from_slice(LAST_CHUNK);
-        }
-    }
-}
-
-fn hex_digits(mut number: usize, digits: &mut [u8; 16]) -> &[u8] {
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b"0123456789abcdef"[number % 16];
-        number /= 16;
-        if number == 0 {
-            return &digits[at..];
         }
     }
 }

@@ -11,6 +11,7 @@
 mod calls;
 mod connection;
 mod hints;
+mod output;
 mod reports;
 mod requests;
 mod routes;
@@ -23,7 +24,6 @@ pub use routes::{Cors, Listener, Peer};
 pub use settings::{ConnectFailure, Settings};
 pub use stats::ProcessFigures;
 
-use crate::buffer::Pool;
 use crate::callback::{Call, Detail, Reason};
 use crate::clock::Millis;
 use crate::http::response::Date;
@@ -33,9 +33,8 @@ use crate::timer::Timer;
 use calls::{Calls, EndReason};
 use connection::{Connection, State};
 use hints::Hints;
-use reports::Backlog;
+use output::Outbox;
 use stats::{Refusal, Stats};
-use std::collections::VecDeque;
 use std::time::Duration;
 use tokens::Tokens;
 use uuid::Uuid;
@@ -127,11 +126,7 @@ pub struct Gateway {
     tokens: Tokens,
     calls: Calls,
     timer: Timer,
-    pool: Pool,
-    /// Connections with output that nobody has tried to write yet, in the order it came.
-    dirty: VecDeque<ConnId>,
-    actions: VecDeque<Action>,
-    backlog: Backlog,
+    outbox: Outbox,
     stats: Stats,
     hints: Hints,
     date: Date,
@@ -153,10 +148,7 @@ impl Gateway {
             connections: Table::default(),
             tokens: Tokens::default(),
             timer: Timer::new(now),
-            pool: Pool::default(),
-            dirty: VecDeque::new(),
-            actions: VecDeque::new(),
-            backlog: Backlog::default(),
+            outbox: Outbox::default(),
             stats: Stats::default(),
             hints: Hints::default(),
             date: Date::new(0),
@@ -203,7 +195,7 @@ impl Gateway {
     /// The peer will send nothing more.
     pub fn receive_eof(&mut self, now: Millis, id: ConnId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        connection.ended = true;
+        connection.read_closed = true;
         match &connection.state {
             State::Reading(_) if !connection.out.is_empty() => self.start_closing(id),
             State::Closing(closing) if !closing.shut => {}
@@ -229,10 +221,7 @@ impl Gateway {
     /// What is to be written to that connection next; empty for a stale id.
     pub fn unsent(&mut self, id: ConnId) -> &[u8] {
         match self.connections.get_mut(id) {
-            Some(connection) => {
-                connection.seal();
-                connection.out.unsent()
-            }
+            Some(connection) => connection.out.unsent(),
             None => &[],
         }
     }
@@ -240,32 +229,29 @@ impl Gateway {
     /// A write was tried, or given up because the socket is full: the kernel took `count` bytes.
     pub fn wrote(&mut self, now: Millis, id: ConnId, count: usize) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        if count > 0 {
-            connection.out.consume(count, &mut self.pool);
-            connection.progress_at = now;
-        }
+        self.outbox.wrote(now, &mut connection.out, count);
         if connection.out.is_empty()
             && let State::Closing(closing) = &mut connection.state
         {
-            if connection.ended {
+            if connection.read_closed {
                 return self.release(id, CloseMode::Graceful);
             }
             if !closing.shut {
                 closing.shut = true;
-                connection.progress_at = now;
-                self.actions.push_back(Action::ShutdownWrite(id));
+                connection.out.touch(now);
+                self.outbox.act(Action::ShutdownWrite(id));
             }
         }
-        self.note_pending(id);
+        self.count_unsent(id);
         self.reschedule(now, id);
     }
 
     /// Whether input of that connection should be read now.
     pub fn wants_input(&self, id: ConnId) -> bool {
         self.connections.get(id).is_some_and(|connection| match connection.state {
-            State::Reading(_) => !connection.ended && connection.out.len() < ANSWERS_UNSENT_MAX,
+            State::Reading(_) => !connection.read_closed && connection.out.len() < ANSWERS_UNSENT_MAX,
             State::Reporting => false,
-            State::Connecting(_) | State::Streaming(_) | State::Closing(_) => !connection.ended,
+            State::Connecting(_) | State::Streaming(_) | State::Closing(_) => !connection.read_closed,
         })
     }
 
@@ -319,16 +305,16 @@ impl Gateway {
 
     /// The next thing to do.
     pub fn next_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        self.outbox.next_action()
     }
 
     /// The next connection that has fresh output to be written; streams come before the answers to
     /// the sends that fed them. To be followed by [`Gateway::wrote`].
     pub fn next_dirty(&mut self) -> Option<ConnId> {
         loop {
-            let id = self.dirty.pop_front()?;
+            let id = self.outbox.next_fresh()?;
             if let Some(connection) = self.connections.get_mut(id) {
-                connection.dirty = false;
+                connection.out.start_write();
                 return Some(id);
             }
         }
@@ -381,10 +367,8 @@ impl Gateway {
         self.calls.shrink();
         let connections = &self.connections;
         self.timer.shrink(|id, due| connections.get(id).is_some_and(|connection| connection.scheduled == due));
-        self.pool.shrink();
-        self.shrink_backlog();
-        self.dirty.shrink_to_fit();
-        self.actions.shrink_to_fit();
+        self.sweep_unsent();
+        self.outbox.shrink();
         self.scratch = String::new();
     }
 
@@ -404,7 +388,7 @@ impl Gateway {
         let give_up_at = now.after(self.settings.shutdown_timeout);
         self.stage = Stage::Draining { give_up_at, next: Some(0) };
         self.calls.drain();
-        self.actions.push_back(Action::StopAccepting);
+        self.outbox.act(Action::StopAccepting);
         self.drain_from(now, 0);
     }
 
@@ -434,7 +418,8 @@ impl Gateway {
     /// A connection's deadline has come.
     fn time_out(&mut self, now: Millis, id: ConnId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let stalled = !connection.out.is_empty() && connection.progress_at.after(self.settings.client_timeout) <= now;
+        let stalled =
+            !connection.out.is_empty() && connection.out.progress_at().after(self.settings.client_timeout) <= now;
         match &mut connection.state {
             State::Connecting(_) | State::Streaming(_) if stalled => {
                 let ending = EndReason { reason: Reason::Error, detail: Some(Detail::ClientTimeout) };
@@ -475,19 +460,19 @@ impl Gateway {
         let stalled = if connection.out.is_empty() {
             Millis::NEVER
         } else {
-            connection.progress_at.after(settings.client_timeout)
+            connection.out.progress_at().after(settings.client_timeout)
         };
         match &connection.state {
             State::Reading(reading) => stalled.min(match reading.started {
                 Some(started) => started.after(settings.request_timeout),
                 // Whoever still has an answer to read is not idle.
                 None if !connection.out.is_empty() => Millis::NEVER,
-                None => connection.progress_at.after(settings.keepalive_timeout),
+                None => connection.out.progress_at().after(settings.keepalive_timeout),
             }),
             State::Connecting(connecting) => stalled.min(connecting.answer_by),
             State::Streaming(streaming) => stalled.min(streaming.heartbeat_at),
             State::Reporting => stalled,
-            State::Closing(closing) if closing.shut => connection.progress_at.after(LINGER),
+            State::Closing(closing) if closing.shut => connection.out.progress_at().after(LINGER),
             State::Closing(_) => stalled,
         }
     }
@@ -516,40 +501,44 @@ impl Gateway {
     }
 
     fn mark_dirty(&mut self, id: ConnId) {
-        if let Some(connection) = self.connections.get_mut(id)
-            && !connection.dirty
-        {
-            connection.dirty = true;
-            self.dirty.push_back(id);
+        if let Some(connection) = self.connections.get_mut(id) {
+            self.outbox.queue(id, &mut connection.out);
         }
     }
 
     fn output(&mut self, now: Millis, id: ConnId) -> Option<&mut Vec<u8>> {
-        self.connections.get_mut(id).map(|connection| connection.output(now, &mut self.pool))
+        self.connections.get_mut(id).map(|connection| self.outbox.bytes(now, &mut connection.out))
     }
 
     /// Input that nobody reads.
     fn discard(&mut self, id: ConnId, count: usize) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let excess = EndReason { reason: Reason::Error, detail: Some(Detail::ExcessInput) };
-        match &mut connection.state {
-            State::Reading(_) | State::Reporting => {}
-            State::Connecting(connecting) => {
-                if !connecting.input.take(count) {
+        match &connection.state {
+            // However much it is: time is what bounds it.
+            State::Reading(_) | State::Reporting | State::Closing(_) => {}
+            State::Connecting(_) | State::Streaming(_) => {
+                if !connection.discard.take(count) {
+                    let excess = EndReason { reason: Reason::Error, detail: Some(Detail::ExcessInput) };
                     self.cut_stream(id, excess, CloseMode::Abort);
-                }
-            }
-            State::Streaming(streaming) => {
-                if !streaming.input.take(count) {
-                    self.cut_stream(id, excess, CloseMode::Abort);
-                }
-            }
-            State::Closing(closing) => {
-                if !closing.input.take(count) {
-                    self.release(id, CloseMode::Graceful);
                 }
             }
         }
+    }
+
+    /// Counts what a connection has unsent.
+    fn count_unsent(&mut self, id: ConnId) {
+        let connections = self.connections.len();
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let bytes = connection.unsent_bytes();
+        if self.outbox.count_unsent(id, &mut connection.out, bytes, connections) {
+            self.sweep_unsent();
+        }
+    }
+
+    /// Returns the most bytes that a connection has unsent.
+    fn sweep_unsent(&mut self) -> u32 {
+        let connections = &mut self.connections;
+        self.outbox.sweep_unsent(|id| connections.get_mut(id).map(|connection| connection.out.relist()))
     }
 
     /// The one door out: frees the slot. A stream has left before.
@@ -558,10 +547,8 @@ impl Gateway {
             matches!(connection.state, State::Reading(_) | State::Reporting | State::Closing(_))
                 || self.tokens.get(connection.token, &self.connections).is_none()
         }));
-        if let Some(mut connection) = self.connections.remove(id) {
-            connection.out.clear(&mut self.pool);
-            self.backlog.forget(&connection);
-            self.actions.push_back(Action::Close(id, how));
+        if let Some(connection) = self.connections.remove(id) {
+            self.outbox.close(id, connection.out, how);
         }
     }
 
@@ -581,10 +568,10 @@ impl Gateway {
     /// Panics if what must always hold does not: invariants 2, 3 and 6 of the design. Walks every
     /// connection; for tests, simulations and fuzzers.
     pub fn assert_invariants(&self) {
-        let (mut streams, mut open, mut pending) = (0, 0, 0);
+        let (mut streams, mut open, mut unsent) = (0, 0, 0);
         for (id, connection) in self.connections.iter() {
-            pending += u64::from(connection.pending);
-            assert!(connection.dirty || connection.pending as usize == connection.waiting_bytes(), "bytes not counted");
+            unsent += u64::from(connection.out.counted());
+            connection.out.assert_invariants(connection.unsent_bytes());
             let named = self.tokens.get(connection.token, &self.connections) == Some(id);
             match &connection.state {
                 State::Connecting(_) | State::Streaming(_) => {
@@ -600,13 +587,10 @@ impl Gateway {
             }
             assert_eq!(connection.deadline, self.deadline_of(connection), "a deadline that nobody looks at");
             assert!(connection.deadline == Millis::NEVER || connection.scheduled != Millis::NEVER);
-            if connection.out.is_empty() {
-                assert_eq!(connection.out.capacity(), 0, "an idle connection that keeps a buffer");
-            }
         }
         assert_eq!(streams, self.tokens.len(), "tokens and streams differ");
         assert_eq!(open, self.stats.streams_open, "open streams are miscounted");
-        assert_eq!(pending, self.backlog.bytes(), "bytes that wait are miscounted");
+        assert_eq!(unsent, self.outbox.unsent_bytes(), "unsent bytes are miscounted");
         assert!(self.calls.in_flight() <= self.settings.callback_concurrency.max(1));
     }
 }

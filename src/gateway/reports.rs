@@ -1,6 +1,6 @@
 //! What the backend and its operators may ask: `/internal/metrics` and `/internal/connections`.
 
-use super::connection::{Connection, State};
+use super::connection::State;
 use super::requests::ResponseMode;
 use super::routes::Page;
 use super::stats::{Gauges, ProcessFigures};
@@ -16,71 +16,7 @@ const PAGE_SLOTS_MAX: usize = 64 * 1024;
 /// A page ends once it is this long, whatever its limit: URLs can be as long as a head.
 const PAGE_BYTES_MAX: usize = 1024 * 1024;
 
-/// The connections whose output waits for their peers, and how much that is in all.
-#[derive(Default)]
-pub(super) struct Backlog {
-    bytes: u64,
-    /// Each connection at most once, as its flag says; some have caught up or gone since.
-    ids: Vec<ConnId>,
-}
-
-impl Backlog {
-    /// Takes note of what `connection` keeps waiting now.
-    pub fn note(&mut self, id: ConnId, connection: &mut Connection) {
-        let bytes = u32::try_from(connection.waiting_bytes()).unwrap_or(u32::MAX);
-        if bytes == connection.pending {
-            return;
-        }
-        self.bytes = self.bytes - u64::from(connection.pending) + u64::from(bytes);
-        connection.pending = bytes;
-        if !connection.backlogged && bytes > 0 {
-            connection.backlogged = true;
-            self.ids.push(id);
-        }
-    }
-
-    /// Takes note that `connection` is gone.
-    pub fn forget(&mut self, connection: &Connection) {
-        self.bytes -= u64::from(connection.pending);
-    }
-
-    /// Bytes in all.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-}
-
 impl Gateway {
-    /// Takes note of what a connection keeps waiting.
-    pub(super) fn note_pending(&mut self, id: ConnId) {
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        self.backlog.note(id, connection);
-        // Every connection stands there once at most, so the rest of such a long list is stale.
-        if self.backlog.ids.len() > 2 * self.connections.len() + 64 {
-            self.sweep_backlog();
-        }
-    }
-
-    /// Drops those that have caught up or gone; returns the most that one of the others keeps waiting.
-    fn sweep_backlog(&mut self) -> u32 {
-        let mut ids = std::mem::take(&mut self.backlog.ids);
-        let mut largest = 0;
-        ids.retain(|id| {
-            let Some(connection) = self.connections.get_mut(*id) else { return false };
-            largest = largest.max(connection.pending);
-            connection.backlogged = connection.pending > 0;
-            connection.backlogged
-        });
-        self.backlog.ids = ids;
-        largest
-    }
-
-    /// Gives up memory that is not in use.
-    pub(super) fn shrink_backlog(&mut self) {
-        self.sweep_backlog();
-        self.backlog.ids.shrink_to_fit();
-    }
-
     /// Answers a request for the metrics, with what the gateway cannot know by itself. The answer is the last
     /// one on its connection.
     #[cold]
@@ -94,8 +30,8 @@ impl Gateway {
             streams_max: self.settings.streams_max as u64,
             connections_open: self.connections.len() as u64,
             calls: self.calls.counts(),
-            pending_bytes: self.backlog.bytes(),
-            pending_bytes_largest: self.sweep_backlog().into(),
+            pending_bytes: self.outbox.unsent_bytes(),
+            pending_bytes_largest: self.sweep_unsent().into(),
         };
         let text = self.stats.render(&gauges, process);
         let date = self.date;

@@ -1,6 +1,6 @@
 //! Requests: bytes of a connection to heads, bodies and answers.
 
-use super::connection::{Body, Closing, Input, Purpose, Remaining, State};
+use super::connection::{Body, Closing, Purpose, Remaining, State};
 use super::routes::{self, Reply, Route};
 use super::stats::{Refusal, SendResult};
 use super::streams::SendAnswer;
@@ -270,7 +270,7 @@ impl Gateway {
         match answer {
             SendAnswer::Ok if mode.keep_alive => {
                 if let Some(connection) = self.connections.get_mut(id) {
-                    connection.output(now, &mut self.pool).extend_from_slice(&self.ok);
+                    self.outbox.bytes(now, &mut connection.out).extend_from_slice(&self.ok);
                 }
             }
             SendAnswer::Ok => self.respond(now, id, 200, DELIVERED, &[], &CorsHeaders::Off, mode),
@@ -316,7 +316,7 @@ impl Gateway {
             Reply::Metrics => {
                 if let Some(connection) = self.connections.get_mut(id) {
                     connection.state = State::Reporting;
-                    self.actions.push_back(Action::Report(id));
+                    self.outbox.act(Action::Report(id));
                 }
             }
             Reply::Connections(page) => self.write_connections(now, id, *page, mode),
@@ -414,7 +414,7 @@ impl Gateway {
     /// so what still comes is discarded however much it is; time is what bounds it.
     pub(super) fn start_closing(&mut self, id: ConnId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        connection.state = State::Closing(Closing { shut: false, input: Input { left: u64::MAX } });
+        connection.state = State::Closing(Closing { shut: false });
         self.mark_dirty(id);
     }
 }

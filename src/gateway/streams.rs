@@ -1,7 +1,7 @@
 //! Streams: asking the backend, opening, sending, ending.
 
 use super::calls::{EndReason, LaneName, Pending, PendingConnect, PendingDisconnect};
-use super::connection::{Closing, Connecting, Input, State, Streaming};
+use super::connection::{Closing, Connecting, DiscardBudget, State, Streaming};
 use super::requests::ResponseMode;
 use super::stats::ConnectResult;
 use super::{Action, CloseMode, ConnId, ConnectFailure, Gateway, tokens};
@@ -115,8 +115,8 @@ impl Gateway {
             held_events: 0,
             held_close: false,
             answer_by: now.after(self.settings.connect_queue),
-            input: Input { left: declared.saturating_add(INPUT_AFTER_GET_BYTES) },
         }));
+        connection.discard = DiscardBudget::new(declared.saturating_add(INPUT_AFTER_GET_BYTES));
         debug_assert!(self.tokens.get(token, &self.connections).is_none(), "122 random bits do not collide");
         self.tokens.insert(token, id);
         self.start_calls(now);
@@ -139,7 +139,7 @@ impl Gateway {
                 connecting.answer_by = now.after(self.settings.callback_timeout).after(CALLBACK_GRACE);
                 self.reschedule(now, owner);
             }
-            self.actions.push_back(Action::Call(call));
+            self.outbox.act(Action::Call(call));
         }
     }
 
@@ -196,7 +196,7 @@ impl Gateway {
     /// Takes a connection out of its wait, whatever comes next.
     fn take_connecting(&mut self, id: ConnId) -> Option<Box<Connecting>> {
         let connection = self.connections.get_mut(id)?;
-        let closing = State::Closing(Closing { shut: false, input: Input { left: INPUT_AFTER_GET_BYTES } });
+        let closing = State::Closing(Closing { shut: false });
         match std::mem::replace(&mut connection.state, closing) {
             State::Connecting(connecting) => {
                 self.tokens.remove(connection.token, id);
@@ -253,10 +253,10 @@ impl Gateway {
         self.start_closing(id);
     }
 
-    /// A stream that says just when to come back: `EventSource` gives up for good on any other status.
+    /// A 200 event stream that carries only `retry:` and ends: `EventSource` gives up for good on any other status.
     fn write_retry_stream(&mut self, now: Millis, id: ConnId, chunked: bool, cors: &CorsHeaders) {
         let delay = self.jittered(self.settings.reconnect_delay_ms.unwrap_or(RETRY_DEFAULT_MS));
-        self.write_stream_head(now, id, chunked, cors, "".into(), Input { left: INPUT_AFTER_GET_BYTES });
+        self.write_stream_head(now, id, chunked, cors);
         self.write_frames(now, id, |out| sse::write_retry(out, delay));
         self.finish_body(now, id);
     }
@@ -266,13 +266,18 @@ impl Gateway {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let token = connection.token;
         let State::Connecting(connecting) = &mut connection.state else { return };
-        let Connecting { chunked, cors, held, held_events, held_close, input, .. } = &mut **connecting;
-        let (chunked, cors, input) = (*chunked, std::mem::take(cors), *input);
+        let Connecting { chunked, cors, held, held_events, held_close, .. } = &mut **connecting;
+        let (chunked, cors) = (*chunked, std::mem::take(cors));
         let (held, held_events, held_close) = (std::mem::take(held), *held_events, *held_close);
         self.stats.connect(ConnectResult::Accepted);
         self.stats.streams_open += 1;
         info!(token = token.to_string(), url = self.shown_url(&request).as_ref(); "stream opened");
-        self.write_stream_head(now, id, chunked, &cors, request, input);
+        let heartbeat_at = now.after(self.settings.heartbeat_interval);
+        let opened_at = self.date.unix_seconds();
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.state = State::Streaming(Streaming { request, heartbeat_at, opened_at });
+        }
+        self.write_stream_head(now, id, chunked, &cors);
         let delay = self.settings.reconnect_delay_ms.map(|delay| self.jittered(delay));
         let answer = callback::read_answer(body.unwrap_or_default());
         if body.is_none() {
@@ -295,30 +300,17 @@ impl Gateway {
         }
     }
 
-    fn write_stream_head(
-        &mut self,
-        now: Millis,
-        id: ConnId,
-        chunked: bool,
-        cors: &CorsHeaders,
-        request: Arc<str>,
-        input: Input,
-    ) {
-        let heartbeat_at = now.after(self.settings.heartbeat_interval);
-        let date = self.date;
-        let Some(out) = self.output(now, id) else { return };
-        response::write_stream_head(out, &date, chunked, cors);
-        if let Some(connection) = self.connections.get_mut(id) {
-            connection.state =
-                State::Streaming(Streaming { request, heartbeat_at, opened_at: date.unix_seconds(), chunked, input });
-        }
+    fn write_stream_head(&mut self, now: Millis, id: ConnId, chunked: bool, cors: &CorsHeaders) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        response::write_stream_head(self.outbox.bytes(now, &mut connection.out), &self.date, chunked, cors);
+        connection.out.set_chunked(chunked);
         self.mark_dirty(id);
     }
 
     /// Appends frames to an open stream.
     pub(super) fn write_frames(&mut self, now: Millis, id: ConnId, write: impl FnOnce(&mut Vec<u8>)) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        write(connection.frames(now, &mut self.pool));
+        write(self.outbox.frames(now, &mut connection.out));
         self.mark_dirty(id);
     }
 
@@ -363,14 +355,11 @@ impl Gateway {
                     connecting.held_events += 1;
                 }
                 connecting.held_close = command.close;
-                self.note_pending(id);
+                self.count_unsent(id);
                 SendAnswer::Buffered
             }
             State::Streaming(_) => {
-                // Bytes that no write has been tried for yet are not a backlog: a batch of sends
-                // must not end a stream whose client reads.
-                let backlog = if connection.dirty { 0 } else { connection.out.len() };
-                if event.is_some() && backlog > pending_max {
+                if event.is_some() && connection.out.refused() > pending_max {
                     let ending = EndReason { reason: Reason::Error, detail: Some(Detail::SlowConsumer) };
                     self.cut_stream(id, ending, CloseMode::Abort);
                     return SendAnswer::Failed;
@@ -432,7 +421,7 @@ impl Gateway {
 
     fn finish_body(&mut self, now: Millis, id: ConnId) {
         if let Some(connection) = self.connections.get_mut(id) {
-            connection.end_body(now, &mut self.pool);
+            self.outbox.end_body(now, &mut connection.out);
         }
         self.start_closing(id);
     }

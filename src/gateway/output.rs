@@ -1,0 +1,245 @@
+//! Output: what one connection has to send and how it is framed, and which connections have some.
+
+use super::{Action, CloseMode, ConnId};
+use crate::buffer::{Buffer, Pool};
+use crate::clock::Millis;
+use std::collections::VecDeque;
+
+/// Room kept for the size of a chunk: most batches for a stream have 16 to 255 bytes.
+const CHUNK_SIZE_ROOM: &[u8] = b"00\r\n";
+/// The last chunk (RFC 9112 section 7.1).
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// The output of one connection.
+pub(super) struct Output {
+    buffer: Buffer,
+    /// Whether a response body is framed in chunks (RFC 9112 section 7.1).
+    chunked: bool,
+    /// In the list of connections with fresh output.
+    fresh: bool,
+    /// In the list of connections with unsent output.
+    listed: bool,
+    /// Unsent bytes, as counted in the sum over all connections.
+    counted: u32,
+    /// When output last moved, or began to wait.
+    progress_at: Millis,
+}
+
+impl Output {
+    pub(super) fn new(now: Millis) -> Output {
+        let buffer = Buffer::default();
+        Output { buffer, chunked: false, fresh: false, listed: false, counted: 0, progress_at: now }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.buffer.is_empty()
+    }
+
+    /// Unsent bytes.
+    pub(super) fn len(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Unsent bytes that a write has been tried for; a batch of sends that no write has been tried for is no backlog.
+    pub(super) fn refused(&self) -> usize {
+        if self.fresh { 0 } else { self.buffer.len() }
+    }
+
+    /// When output last moved, or began to wait; the connection's birth before that.
+    pub(super) fn progress_at(&self) -> Millis {
+        self.progress_at
+    }
+
+    /// The sending side was shut down: waiting for the peer begins anew.
+    pub(super) fn touch(&mut self, now: Millis) {
+        self.progress_at = now;
+    }
+
+    /// A write is about to be tried.
+    pub(super) fn start_write(&mut self) {
+        self.fresh = false;
+    }
+
+    /// Frames the response body in chunks from here on, or not.
+    pub(super) fn set_chunked(&mut self, chunked: bool) {
+        self.chunked = chunked;
+    }
+
+    /// The bytes to write next, with their last chunk complete.
+    pub(super) fn unsent(&mut self) -> &[u8] {
+        self.seal();
+        self.buffer.unsent()
+    }
+
+    /// Completes the chunk that frames were appended to, if there is one.
+    fn seal(&mut self) {
+        let Some((out, start)) = self.buffer.finish() else { return };
+        let size = out.len() - start - CHUNK_SIZE_ROOM.len();
+        let mut digits = [0; 16];
+        let digits = hex_digits(size, &mut digits);
+        // The room was a guess; what follows moves if it was wrong.
+        let room = CHUNK_SIZE_ROOM.len() - 2;
+        let end = out.len();
+        out.resize(end + digits.len().saturating_sub(room), 0);
+        if digits.len() != room {
+            out.copy_within(start + room..end, start + digits.len());
+        }
+        out.truncate(end + digits.len() - room);
+        out[start..start + digits.len()].copy_from_slice(digits);
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// Panics if an idle connection keeps a buffer, or unsent bytes are not counted; `unsent` is their number.
+    pub(super) fn assert_invariants(&self, unsent: usize) {
+        assert!(self.fresh || self.counted as usize == unsent, "unsent bytes are not counted");
+        if self.is_empty() {
+            assert_eq!(self.buffer.capacity(), 0, "an idle connection keeps a buffer");
+        }
+    }
+
+    /// Unsent bytes, as counted in [`Outbox::unsent_bytes`].
+    pub(super) fn counted(&self) -> u32 {
+        self.counted
+    }
+
+    /// For [`Outbox::sweep_unsent`]: stays listed only with unsent bytes, which are returned.
+    pub(super) fn relist(&mut self) -> u32 {
+        self.listed = self.counted > 0;
+        self.counted
+    }
+}
+
+/// What all connections' output has in common, and what the owner of the sockets is to do.
+#[derive(Default)]
+pub(super) struct Outbox {
+    pool: Pool,
+    /// Connections with output that no write has been tried for, in the order it came.
+    fresh: VecDeque<ConnId>,
+    actions: VecDeque<Action>,
+    /// The sum of all unsent bytes.
+    unsent_bytes: u64,
+    /// Connections with unsent output, each at most once; some have caught up or gone since.
+    unsent: Vec<ConnId>,
+}
+
+impl Outbox {
+    /// The vector to append bytes to that stand outside a stream's frames: heads and whole responses.
+    pub(super) fn bytes<'o>(&mut self, now: Millis, output: &'o mut Output) -> &'o mut Vec<u8> {
+        if output.is_empty() {
+            output.progress_at = now;
+        }
+        output.buffer.appendable(&mut self.pool)
+    }
+
+    /// The vector to append a stream's frames to: inside a chunk, where the body is chunked.
+    pub(super) fn frames<'o>(&mut self, now: Millis, output: &'o mut Output) -> &'o mut Vec<u8> {
+        if output.is_empty() {
+            output.progress_at = now;
+        }
+        let content = output.buffer.content(&mut self.pool);
+        if content.unfinished.is_none() && output.chunked {
+            content.unfinished = Some(content.bytes.len());
+            content.bytes.extend_from_slice(CHUNK_SIZE_ROOM);
+        }
+        &mut content.bytes
+    }
+
+    /// Ends a response body.
+    pub(super) fn end_body(&mut self, now: Millis, output: &mut Output) {
+        output.seal();
+        if output.chunked {
+            self.bytes(now, output).extend_from_slice(LAST_CHUNK);
+        }
+    }
+
+    /// Queues the connection for a write. In this order connections are written to: what an answer speaks of is offered
+    /// to the kernel before the answer is.
+    pub(super) fn queue(&mut self, id: ConnId, output: &mut Output) {
+        if !output.fresh {
+            output.fresh = true;
+            self.fresh.push_back(id);
+        }
+    }
+
+    /// The next connection to write to, out of the queue; it may be gone.
+    pub(super) fn next_fresh(&mut self) -> Option<ConnId> {
+        self.fresh.pop_front()
+    }
+
+    /// The kernel took `count` bytes.
+    pub(super) fn wrote(&mut self, now: Millis, output: &mut Output, count: usize) {
+        if count > 0 {
+            output.buffer.consume(count, &mut self.pool);
+            output.progress_at = now;
+        }
+    }
+
+    /// Counts what a connection has unsent now. `true`: the list is long, and should be swept.
+    pub(super) fn count_unsent(&mut self, id: ConnId, output: &mut Output, bytes: usize, connections: usize) -> bool {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        if bytes == output.counted {
+            return false;
+        }
+        self.unsent_bytes = self.unsent_bytes - u64::from(output.counted) + u64::from(bytes);
+        output.counted = bytes;
+        if !output.listed && bytes > 0 {
+            output.listed = true;
+            self.unsent.push(id);
+        }
+        // Each connection is listed once at most, so most of such a long list is stale.
+        self.unsent.len() > 2 * connections + 64
+    }
+
+    /// Drops the connections without unsent output from their list; returns the most bytes that one of the others has.
+    /// `relist` is [`Output::relist`] of a connection; `None` if it is gone.
+    pub(super) fn sweep_unsent(&mut self, mut relist: impl FnMut(ConnId) -> Option<u32>) -> u32 {
+        let mut largest = 0;
+        self.unsent.retain(|id| {
+            let bytes = relist(*id).unwrap_or(0);
+            largest = largest.max(bytes);
+            bytes > 0
+        });
+        largest
+    }
+
+    /// Bytes that all connections have unsent.
+    pub(super) fn unsent_bytes(&self) -> u64 {
+        self.unsent_bytes
+    }
+
+    /// Has something done once all output has been offered to the kernel.
+    pub(super) fn act(&mut self, action: Action) {
+        self.actions.push_back(action);
+    }
+
+    pub(super) fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// The connection is gone, and what it has unsent with it.
+    pub(super) fn close(&mut self, id: ConnId, mut output: Output, mode: CloseMode) {
+        output.buffer.clear(&mut self.pool);
+        self.unsent_bytes -= u64::from(output.counted);
+        self.act(Action::Close(id, mode));
+    }
+
+    /// Gives up memory that is not in use.
+    pub(super) fn shrink(&mut self) {
+        self.pool.shrink();
+        self.fresh.shrink_to_fit();
+        self.actions.shrink_to_fit();
+        self.unsent.shrink_to_fit();
+    }
+}
+
+fn hex_digits(mut number: usize, digits: &mut [u8; 16]) -> &[u8] {
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b"0123456789abcdef"[number % 16];
+        number /= 16;
+        if number == 0 {
+            return &digits[at..];
+        }
+    }
+}
