@@ -122,7 +122,11 @@ fn no_stream_is_let_in_while_too_many_disconnects_wait() {
 /// A sample of the metrics, by its name and labels.
 fn sample(gateway: &mut Gateway, now: Millis, name: &str) -> String {
     let id = request(gateway, now, Uuid::nil(), b"GET /internal/metrics HTTP/1.1\r\nHost: h\r\n\r\n");
-    gateway.report(now, id, &ProcessFigures::default());
+    let mut actions = std::iter::from_fn(|| gateway.next_action());
+    let Some(Action::Report(ticket)) = actions.find(|action| matches!(action, Action::Report(_))) else {
+        panic!("the figures are not requested");
+    };
+    gateway.report(now, ticket, &ProcessFigures::default());
     let text = String::from_utf8_lossy(gateway.unsent(id)).into_owned();
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     value.unwrap_or_else(|| panic!("no {name} in {text}")).to_owned()

@@ -35,8 +35,8 @@ pub(super) enum State {
     Connecting(Box<Connecting>),
     /// The stream is open.
     Streaming(Streaming),
-    /// The last request asks for the metrics; the owner is about to tell the process's figures.
-    Reporting,
+    /// The answer to the last request read is owed, and no further request is read until it is there.
+    Answering(Box<Answering>),
     /// The last response is on its way: flush, shut down writing, discard input for a while, close.
     Closing(Closing),
 }
@@ -72,6 +72,12 @@ pub(super) enum Remaining {
     /// So many bytes; at least 1.
     Length(u64),
     Chunked(Chunked),
+}
+
+pub(super) struct Answering {
+    pub mode: ResponseMode,
+    /// Input behind the request.
+    pub rest: Vec<u8>,
 }
 
 pub(super) struct Connecting {
@@ -138,7 +144,7 @@ impl Connection {
     pub fn unsent_bytes(&self) -> usize {
         match &self.state {
             State::Connecting(connecting) => connecting.held.len() + self.out.len(),
-            State::Reading(_) | State::Streaming(_) | State::Reporting | State::Closing(_) => self.out.len(),
+            State::Reading(_) | State::Answering(_) | State::Streaming(_) | State::Closing(_) => self.out.len(),
         }
     }
 }

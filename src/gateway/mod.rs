@@ -42,13 +42,17 @@ use uuid::Uuid;
 /// Names a connection; stale once it is closed.
 pub type ConnId = Key;
 
+/// Names an answer that a connection owes, one at a time; stale once the connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket(ConnId);
+
 /// What the owner of the sockets and of the worker pool is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Make this callback, and tell what came of it through [`Gateway::answer`].
     Call(Call),
-    /// Somebody asks for the metrics: tell the process's figures through [`Gateway::report`], at once.
-    Report(ConnId),
+    /// The metrics are requested: pass the process's figures to [`Gateway::report`].
+    Report(Ticket),
     /// Everything is flushed: shut the sending side down, so that the peer sees the end.
     ShutdownWrite(ConnId),
     /// Close the socket; the id is stale already.
@@ -184,8 +188,8 @@ impl Gateway {
         let Some(connection) = self.connections.get(id) else { return };
         match connection.state {
             State::Reading(_) => self.read_input(now, id, bytes),
-            State::Connecting(_) | State::Streaming(_) | State::Reporting | State::Closing(_) => {
-                self.discard(id, bytes.len());
+            State::Answering(_) | State::Connecting(_) | State::Streaming(_) | State::Closing(_) => {
+                self.keep_rest(id, bytes);
             }
         }
         // The answers go last: what they speak of is offered to the kernel before them.
@@ -199,7 +203,9 @@ impl Gateway {
         match &connection.state {
             State::Reading(_) if !connection.out.is_empty() => self.start_closing(id),
             State::Closing(closing) if !closing.shut => {}
-            State::Reading(_) | State::Reporting | State::Closing(_) => self.release(id, CloseMode::Graceful),
+            State::Reading(_) | State::Closing(_) => self.release(id, CloseMode::Graceful),
+            // The answer is still wanted.
+            State::Answering(_) => {}
             State::Connecting(_) | State::Streaming(_) => {
                 self.cut_stream(id, EndReason { reason: Reason::ClientClosed, detail: None }, CloseMode::Graceful);
             }
@@ -250,7 +256,7 @@ impl Gateway {
     pub fn wants_input(&self, id: ConnId) -> bool {
         self.connections.get(id).is_some_and(|connection| match connection.state {
             State::Reading(_) => !connection.read_closed && connection.out.len() < ANSWERS_UNSENT_MAX,
-            State::Reporting => false,
+            State::Answering(_) => false,
             State::Connecting(_) | State::Streaming(_) | State::Closing(_) => !connection.read_closed,
         })
     }
@@ -409,7 +415,7 @@ impl Gateway {
                 State::Reading(_) => self.start_closing(id),
                 State::Connecting(_) => self.drain_connecting(now, id),
                 State::Streaming(_) => self.drain_stream(now, id),
-                State::Reporting | State::Closing(_) => {}
+                State::Answering(_) | State::Closing(_) => {}
             }
             self.settle(now, id);
         }
@@ -425,7 +431,7 @@ impl Gateway {
                 let ending = EndReason { reason: Reason::Error, detail: Some(Detail::ClientTimeout) };
                 self.cut_stream(id, ending, CloseMode::Abort);
             }
-            State::Reading(_) | State::Reporting if stalled => self.release(id, CloseMode::Abort),
+            State::Reading(_) | State::Answering(_) if stalled => self.release(id, CloseMode::Abort),
             State::Reading(reading) => {
                 if reading.inbox.is_empty() && reading.body.is_none() {
                     self.release(id, CloseMode::Graceful);
@@ -433,7 +439,7 @@ impl Gateway {
                     self.refuse(now, id, Refusal::Timeout);
                 }
             }
-            State::Reporting => {}
+            State::Answering(_) => {}
             State::Connecting(_) => self.connect_timed_out(now, id),
             State::Streaming(streaming) => {
                 // From the last one, not from now: heartbeats do not drift. What a jump of the clock
@@ -471,7 +477,7 @@ impl Gateway {
             }),
             State::Connecting(connecting) => stalled.min(connecting.answer_by),
             State::Streaming(streaming) => stalled.min(streaming.heartbeat_at),
-            State::Reporting => stalled,
+            State::Answering(_) => stalled,
             State::Closing(closing) if closing.shut => connection.out.progress_at().after(LINGER),
             State::Closing(_) => stalled,
         }
@@ -515,7 +521,7 @@ impl Gateway {
         let Some(connection) = self.connections.get_mut(id) else { return };
         match &connection.state {
             // However much it is: time is what bounds it.
-            State::Reading(_) | State::Reporting | State::Closing(_) => {}
+            State::Reading(_) | State::Answering(_) | State::Closing(_) => {}
             State::Connecting(_) | State::Streaming(_) => {
                 if !connection.discard.take(count) {
                     let excess = EndReason { reason: Reason::Error, detail: Some(Detail::ExcessInput) };
@@ -544,7 +550,7 @@ impl Gateway {
     /// The one door out: frees the slot. A stream has left before.
     fn release(&mut self, id: ConnId, how: CloseMode) {
         debug_assert!(self.connections.get(id).is_none_or(|connection| {
-            matches!(connection.state, State::Reading(_) | State::Reporting | State::Closing(_))
+            matches!(connection.state, State::Reading(_) | State::Answering(_) | State::Closing(_))
                 || self.tokens.get(connection.token, &self.connections).is_none()
         }));
         if let Some(connection) = self.connections.remove(id) {
@@ -583,7 +589,7 @@ impl Gateway {
                     assert!(!named, "a token for what is no stream");
                     assert!(reading.inbox.len() < self.settings.head_bytes_max, "an inbox over its limit");
                 }
-                State::Reporting | State::Closing(_) => assert!(!named, "a token for what is no stream"),
+                State::Answering(_) | State::Closing(_) => assert!(!named, "a token for what is no stream"),
             }
             assert_eq!(connection.deadline, self.deadline_of(connection), "a deadline that nobody looks at");
             assert!(connection.deadline == Millis::NEVER || connection.scheduled != Millis::NEVER);

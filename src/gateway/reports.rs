@@ -5,7 +5,7 @@ use super::requests::ResponseMode;
 use super::routes::Page;
 use super::stats::{Gauges, ProcessFigures};
 use super::streams::escaped_url_of;
-use super::{ConnId, Gateway};
+use super::{ConnId, Gateway, Ticket};
 use crate::clock::{Millis, rfc3339};
 use crate::http::response::{self, CorsHeaders, Response};
 use crate::metrics;
@@ -17,13 +17,9 @@ const PAGE_SLOTS_MAX: usize = 64 * 1024;
 const PAGE_BYTES_MAX: usize = 1024 * 1024;
 
 impl Gateway {
-    /// Answers a request for the metrics, with what the gateway cannot know by itself. The answer is the last
-    /// one on its connection.
+    /// Answers a request for the metrics, with what the gateway cannot know by itself.
     #[cold]
-    pub fn report(&mut self, now: Millis, id: ConnId, process: &ProcessFigures) {
-        if !self.is_reporting(id) {
-            return;
-        }
+    pub fn report(&mut self, now: Millis, ticket: Ticket, process: &ProcessFigures) {
         let gauges = Gauges {
             ready: self.settings.callback_configured && !self.is_leaving(),
             streams_connecting: self.tokens.len() as u64 - self.stats.streams_open,
@@ -34,20 +30,18 @@ impl Gateway {
             pending_bytes_largest: self.sweep_unsent().into(),
         };
         let text = self.stats.render(&gauges, process);
-        let date = self.date;
-        let Some(out) = self.output(now, id) else { return };
-        let response = Response {
-            status: 200,
-            content_type: metrics::CONTENT_TYPE,
-            body: text.as_bytes(),
-            fields: &[],
-            cors: &CorsHeaders::Off,
-            close: true,
-            head_only: false,
-        };
-        response::write(out, &date, &response);
-        self.start_closing(id);
-        self.settle(now, id);
+        self.answer_ticket(now, ticket, |date, mode, out| {
+            let response = Response {
+                status: 200,
+                content_type: metrics::CONTENT_TYPE,
+                body: text.as_bytes(),
+                fields: &[],
+                cors: &CorsHeaders::Off,
+                close: !mode.keep_alive,
+                head_only: mode.head_only,
+            };
+            response::write(out, date, &response);
+        });
     }
 
     /// One page of the open streams, in the order of their slots: a stream keeps its slot, so one that stays

@@ -1,10 +1,10 @@
 //! Requests: bytes of a connection to heads, bodies and answers.
 
-use super::connection::{Body, Closing, Purpose, Remaining, State};
+use super::connection::{Answering, Body, Closing, Purpose, Reading, Remaining, State};
 use super::routes::{self, Reply, Route};
 use super::stats::{Refusal, SendResult};
 use super::streams::SendAnswer;
-use super::{Action, ConnId, Gateway};
+use super::{Action, ConnId, Gateway, Ticket};
 use crate::clock::Millis;
 use crate::http::body::Chunked;
 use crate::http::request::{self, Expect, Framing, Head, HeadError};
@@ -65,21 +65,54 @@ impl Gateway {
         if let Some(State::Reading(reading)) = self.connections.get_mut(id).map(|connection| &mut connection.state) {
             reading.inbox = if rest == 0 { Vec::new() } else { inbox };
         } else {
-            self.discard(id, rest);
+            self.keep_rest(id, &inbox);
         }
     }
 
-    fn keep_rest(&mut self, id: ConnId, rest: &[u8]) {
+    /// Keeps the input that no request has been made of, or discards it where none will be.
+    pub(super) fn keep_rest(&mut self, id: ConnId, rest: &[u8]) {
         if rest.is_empty() {
             return;
         }
         match self.connections.get_mut(id).map(|connection| &mut connection.state) {
             Some(State::Reading(reading)) => reading.inbox = rest.to_vec(),
-            Some(State::Connecting(_) | State::Streaming(_) | State::Reporting | State::Closing(_)) => {
+            Some(State::Answering(answering)) if answering.mode.keep_alive => answering.rest.extend_from_slice(rest),
+            Some(State::Answering(_) | State::Connecting(_) | State::Streaming(_) | State::Closing(_)) => {
                 self.discard(id, rest.len())
             }
             None => {}
         }
+    }
+
+    /// Lets the connection owe the answer to the request in hand.
+    fn owe_answer(&mut self, id: ConnId, mode: ResponseMode) -> Ticket {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.state = State::Answering(Box::new(Answering { mode, rest: Vec::new() }));
+        }
+        Ticket(id)
+    }
+
+    /// Writes an answer that was owed, and reads on behind its request.
+    pub(super) fn answer_ticket(
+        &mut self,
+        now: Millis,
+        Ticket(id): Ticket,
+        write: impl FnOnce(&Date, ResponseMode, &mut Vec<u8>),
+    ) {
+        let is_draining = self.is_draining();
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let State::Answering(answering) = &mut connection.state else { return };
+        let Answering { mode, rest } =
+            std::mem::replace(&mut **answering, Answering { mode: ResponseMode::LAST, rest: Vec::new() });
+        let keep_alive = mode.keep_alive && !connection.read_closed && !is_draining;
+        write(&self.date, ResponseMode { keep_alive, ..mode }, self.outbox.bytes(now, &mut connection.out));
+        if keep_alive {
+            connection.state = State::Reading(Reading::default());
+            self.read_input(now, id, &rest);
+        } else {
+            self.start_closing(id);
+        }
+        self.settle(now, id);
     }
 
     /// Reads as many requests as there are; returns how many bytes they took.
@@ -240,7 +273,7 @@ impl Gateway {
             reading.started = None;
         }
         // A list is long, and takes a while to write: one for each connection.
-        let is_list = matches!(purpose, Purpose::Answer(Reply::Connections(_)));
+        let is_list = matches!(purpose, Purpose::Answer(Reply::Connections(_) | Reply::Metrics));
         let mode = ResponseMode { keep_alive: mode.keep_alive && !is_list, ..mode };
         match purpose {
             Purpose::Send => {
@@ -249,14 +282,13 @@ impl Gateway {
             }
             Purpose::Answer(reply) => self.write_reply(now, id, &reply, mode),
         }
-        if !mode.keep_alive && !self.is_reporting(id) {
+        if !mode.keep_alive && !self.owes_answer(id) {
             self.start_closing(id);
         }
     }
 
-    /// Whether the last answer is still to be written.
-    pub(super) fn is_reporting(&self, id: ConnId) -> bool {
-        self.connections.get(id).is_some_and(|connection| matches!(connection.state, State::Reporting))
+    fn owes_answer(&self, id: ConnId) -> bool {
+        self.connections.get(id).is_some_and(|connection| matches!(connection.state, State::Answering(_)))
     }
 
     fn write_send_answer(&mut self, now: Millis, id: ConnId, answer: SendAnswer, mode: ResponseMode) {
@@ -314,10 +346,8 @@ impl Gateway {
                 self.respond(now, id, 204, b"", fields, cors, mode);
             }
             Reply::Metrics => {
-                if let Some(connection) = self.connections.get_mut(id) {
-                    connection.state = State::Reporting;
-                    self.outbox.act(Action::Report(id));
-                }
+                let ticket = self.owe_answer(id, mode);
+                self.outbox.act(Action::Report(ticket));
             }
             Reply::Connections(page) => self.write_connections(now, id, *page, mode),
             Reply::Refused(refusal, cors) => {

@@ -372,7 +372,7 @@ impl Gateway {
                 }
                 SendAnswer::Ok
             }
-            State::Reading(_) | State::Reporting | State::Closing(_) => SendAnswer::NotFound,
+            State::Reading(_) | State::Answering(_) | State::Closing(_) => SendAnswer::NotFound,
         }
     }
 
@@ -449,7 +449,7 @@ impl Gateway {
                 self.stats.streams_open -= 1;
                 self.queue_disconnect(token, request, ending);
             }
-            State::Reading(_) | State::Reporting | State::Closing(_) => {}
+            State::Reading(_) | State::Answering(_) | State::Closing(_) => {}
         }
     }
 

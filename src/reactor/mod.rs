@@ -313,9 +313,9 @@ impl<N: System> Reactor<N> {
     fn act(&mut self, action: Action) {
         match action {
             Action::Call(call) => self.net.submit(call),
-            Action::Report(id) => {
+            Action::Report(ticket) => {
                 let figures = self.net.process_figures();
-                self.gateway.report(self.now, id, &figures);
+                self.gateway.report(self.now, ticket, &figures);
             }
             Action::ShutdownWrite(id) => {
                 if let Some(link) = link_mut(&mut self.links, id)

@@ -503,7 +503,7 @@ impl World {
     fn act(&mut self, action: Action) {
         match action {
             Action::Call(call) => self.call(call),
-            Action::Report(id) => self.gateway.report(Millis::from_millis(self.now), id, &ProcessFigures::default()),
+            Action::Report(ticket) => self.gateway.report(Millis::from_millis(self.now), ticket, &ProcessFigures::default()),
             Action::ShutdownWrite(id) => {
                 assert!(self.gateway.unsent(id).is_empty(), "the end before the last bytes");
                 if let Some(at) = self.places.get(&id) {
