@@ -1,6 +1,7 @@
 //! The bodies of callbacks: the client's request as JSON, encoded once per stream and quoted twice.
 
 use super::{Call, CallKind};
+use httparse::Header;
 use std::fmt::Write;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -30,38 +31,67 @@ const FIRST_WINS: [&str; 18] = [
 /// Encodes `{"url":"...","headers":{...}}` for the callback bodies (docs/protocol.md, section 3).
 /// `headers` in the order received, names in any case, values raw with surrounding blanks removed.
 /// `scratch` is where it grows, so that what is kept is one allocation of the right size.
-///
-/// A name stands where it appeared first. Compares each name with those around it: for the few headers
-/// of a request that is cheaper than a map.
-pub fn encode_request<'a>(
-    scratch: &mut String,
-    url: &str,
-    headers: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
-) -> Arc<str> {
+pub fn encode_request(scratch: &mut String, url: &str, headers: &[Header<'_>]) -> Arc<str> {
     let out = scratch;
     out.clear();
     out.push_str("{\"url\":\"");
     push_text(out, url);
     out.push_str("\",\"headers\":{");
     let mut separator = "\"";
-    for (index, (name, value)) in headers.clone().enumerate() {
-        if headers.clone().take(index).any(|(earlier, _)| earlier.eq_ignore_ascii_case(name)) {
+    for (first, index) in group_by_name(headers) {
+        let Header { name, value } = headers[index];
+        if index != first {
+            push_repeat(out, name, value);
             continue;
         }
         out.push_str(separator);
-        separator = ",\"";
+        separator = "\",\"";
         let start = out.len();
         push_text(out, name);
         out[start..].make_ascii_lowercase();
         out.push_str("\":\"");
         push_value(out, value);
-        for (_, value) in headers.clone().skip(index + 1).filter(|(later, _)| later.eq_ignore_ascii_case(name)) {
-            push_repeat(out, name, value);
-        }
-        out.push('"');
     }
-    out.push_str("}}");
+    out.push_str(if headers.is_empty() { "}}" } else { "\"}}" });
     Arc::from(out.as_str())
+}
+
+/// The indexes of all headers, each with that of the first header of the same name: names in the order in which they
+/// appeared, and repeats behind their first. Sorted, so that a client cannot make many names expensive.
+fn group_by_name(headers: &[Header<'_>]) -> Vec<(usize, usize)> {
+    let mut order: Vec<(u64, usize)> =
+        headers.iter().enumerate().map(|(index, header)| (sort_key(header.name), index)).collect();
+    order.sort_unstable_by(|(key, index), (other_key, other)| {
+        key.cmp(other_key)
+            .then_with(|| lowercase(headers[*index].name).cmp(lowercase(headers[*other].name)))
+            .then(index.cmp(other))
+    });
+    let mut first = 0;
+    let mut groups: Vec<(usize, usize)> = order
+        .iter()
+        .map(|(_, index)| {
+            if !headers[first].name.eq_ignore_ascii_case(headers[*index].name) {
+                first = *index;
+            }
+            (first, *index)
+        })
+        .collect();
+    groups.sort_unstable();
+    groups
+}
+
+/// Equal for names that differ in case alone, and different for almost all others: the last eight bytes.
+fn sort_key(name: &str) -> u64 {
+    let name = name.as_bytes();
+    let tail = match name.last_chunk() {
+        Some(tail) => u64::from_be_bytes(*tail),
+        None => name.iter().fold(0, |key, byte| key << 8 | u64::from(*byte)),
+    };
+    tail | u64::from_ne_bytes([b' '; 8])
+}
+
+fn lowercase(name: &str) -> impl Iterator<Item = u8> {
+    name.bytes().map(|byte| byte.to_ascii_lowercase())
 }
 
 /// Joins the value of a repeated header to what came before it, unless the first one wins.
@@ -153,7 +183,8 @@ mod tests {
 
     fn encode(url: &str, headers: &[(&str, &[u8])]) -> String {
         let mut scratch = "what stood there before".to_owned();
-        encode_request(&mut scratch, url, headers.iter().copied()).to_string()
+        let headers: Vec<Header<'_>> = headers.iter().map(|(name, value)| Header { name, value }).collect();
+        encode_request(&mut scratch, url, &headers).to_string()
     }
 
     fn body(kind: CallKind, request: &str) -> String {
@@ -255,6 +286,19 @@ mod tests {
         let headers: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), b"v".as_slice())).collect();
         let text = encode("/", &headers);
         assert_eq!(text.matches(":\"v, v\"").count(), 128);
+        let expected: Vec<String> = names[..128].iter().map(|name| format!(r#""{name}":"v, v""#)).collect();
+        assert_eq!(text, format!(r#"{{"url":"/","headers":{{{}}}}}"#, expected.join(",")));
+    }
+
+    #[test]
+    fn names_alike_at_their_ends_are_told_apart() {
+        // Names of the same sort key, long, short and with a bit apart.
+        let names = ["ab-12345678", "cd-12345678", "12345678", "AB-12345678", "a^", "a~", "A^", "ba", "b", "a"];
+        let headers: Vec<(&str, &[u8])> = names.iter().map(|name| (*name, b"v".as_slice())).collect();
+        assert_eq!(
+            encode_headers(&headers),
+            r#""ab-12345678":"v, v","cd-12345678":"v","12345678":"v","a^":"v, v","a~":"v","ba":"v","b":"v","a":"v""#
+        );
     }
 
     #[test]

@@ -99,8 +99,7 @@ impl Gateway {
             return self.fail_connect(now, id, chunked, &cors, Failure::TooManyStreams);
         }
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let fields = head.headers.iter().map(|header| (header.name, header.value));
-        let request = callback::encode_request(&mut self.scratch, head.target, fields);
+        let request = callback::encode_request(&mut self.scratch, head.target, head.headers);
         let token = connection.token;
         let call = self.calls.queue_connect(PendingConnect { token, request, owner: Ok(id) });
         let declared = match head.framing {
