@@ -3,12 +3,13 @@
 use super::common::requests::{Payload, browser_get, push_send};
 use super::common::streams::{Streams, token};
 use divan::black_box;
+use ssegateway::callback::{Request, RequestParts};
 use ssegateway::clock::Millis;
 use ssegateway::http::request;
+use ssegateway::send;
 use ssegateway::sse::{self, Event};
 use ssegateway::table::Key;
 use ssegateway::timer::{TICK_MS, Timer};
-use ssegateway::{callback, send};
 use std::fmt;
 
 /// The longest head that is taken.
@@ -156,6 +157,7 @@ fn encode_request(get: Vec<u8>) -> Box<dyn FnMut()> {
         let mut storage = request::storage();
         let head = request::parse(&mut storage, black_box(&get), HEAD_BYTES_MAX);
         let head = head.expect("a good head").expect("a whole head");
-        black_box(callback::encode_request(&mut scratch, head.target, head.headers));
+        let parts = RequestParts { url: head.target, headers: head.headers };
+        black_box(Request::encode(&mut scratch, &parts));
     })
 }

@@ -150,7 +150,7 @@ impl System for Memory {
     }
 
     fn submit(&mut self, call: Call) {
-        self.request_bytes = call.request.len();
+        self.request_bytes = call.request.json().len();
         let outcome = Outcome::Answered { status: 200, passed: Vec::new(), body: Some(Vec::new()) };
         self.completions.push_back(Completion { id: call.id, outcome });
     }

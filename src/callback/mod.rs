@@ -5,10 +5,9 @@ mod answer;
 mod request;
 
 pub use answer::{Answer, read_answer};
-pub use request::encode_request;
+pub use request::{Request, RequestParts};
 
 use crate::table::Key;
-use std::sync::Arc;
 use uuid::Uuid;
 
 /// Why a stream ended, as the backend is told (docs/protocol.md, section 6).
@@ -60,8 +59,8 @@ pub struct Call {
     pub kind: CallKind,
     /// The stream that it is about.
     pub token: Uuid,
-    /// What its client asked for: made by [`encode_request`].
-    pub request: Arc<str>,
+    /// What its client asked for.
+    pub request: Request,
 }
 
 /// What came of a callback.

@@ -1,7 +1,9 @@
 //! The bodies of callbacks: the client's request as JSON, encoded once per stream and quoted twice.
 
 use super::{Call, CallKind};
+use crate::json;
 use httparse::Header;
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -28,15 +30,70 @@ const FIRST_WINS: [&str; 18] = [
     "user-agent",
 ];
 
-/// Encodes `{"url":"...","headers":{...}}` for the callback bodies (docs/protocol.md, section 3).
-/// `headers` in the order received, names in any case, values raw with surrounding blanks removed.
-/// `scratch` is where it grows, so that what is kept is one allocation of the right size.
-pub fn encode_request(scratch: &mut String, url: &str, headers: &[Header<'_>]) -> Arc<str> {
-    let out = scratch;
-    out.clear();
-    out.push_str("{\"url\":\"");
-    push_text(out, url);
-    out.push_str("\",\"headers\":{");
+/// What of a client's request the backend gets to see.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestParts<'a> {
+    /// The request target, as sent.
+    pub url: &'a str,
+    /// In the order received, names in any case, values raw with surrounding blanks removed.
+    pub headers: &'a [Header<'a>],
+}
+
+/// A client's request as callbacks carry it, `{"url":"...","headers":{...}}` (docs/protocol.md, section 3): encoded
+/// once per stream, cheap to clone. Every stream keeps one, so it is its JSON and nothing else. The default is empty
+/// and stands for no request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Request(Arc<str>);
+
+/// Stands first, so that the URL is found without a look at the headers.
+const BEFORE_URL: &str = "{\"url\":\"";
+
+impl Request {
+    /// `scratch` is where the JSON grows, so that what is kept is one allocation of the right size.
+    pub fn encode(scratch: &mut String, parts: &RequestParts<'_>) -> Request {
+        let RequestParts { url, headers } = *parts;
+        let out = scratch;
+        out.clear();
+        out.push_str(BEFORE_URL);
+        push_text(out, url);
+        out.push_str("\",\"headers\":{");
+        push_headers(out, headers);
+        out.push_str("}}");
+        Request(Arc::from(out.as_str()))
+    }
+
+    pub fn json(&self) -> &str {
+        &self.0
+    }
+
+    /// The URL as the client sent it.
+    pub fn url(&self) -> Cow<'_, str> {
+        let escaped = self.escaped_url();
+        if escaped.contains('\\') { json::unescape(escaped).into() } else { escaped.into() }
+    }
+
+    /// The URL as the inside of a JSON string.
+    pub fn escaped_url(&self) -> &str {
+        let url = self.0.strip_prefix(BEFORE_URL).unwrap_or_default();
+        let mut escaped = false;
+        let end = url.bytes().position(|byte| {
+            let closes = byte == b'"' && !escaped;
+            escaped = byte == b'\\' && !escaped;
+            closes
+        });
+        &url[..end.unwrap_or(url.len())]
+    }
+}
+
+#[cfg(test)]
+impl From<String> for Request {
+    fn from(json: String) -> Request {
+        Request(json.into())
+    }
+}
+
+/// Appends the fields of the `headers` object.
+fn push_headers(out: &mut String, headers: &[Header<'_>]) {
     let mut separator = "\"";
     for (first, index) in group_by_name(headers) {
         let Header { name, value } = headers[index];
@@ -52,8 +109,9 @@ pub fn encode_request(scratch: &mut String, url: &str, headers: &[Header<'_>]) -
         out.push_str("\":\"");
         push_value(out, value);
     }
-    out.push_str(if headers.is_empty() { "}}" } else { "\"}}" });
-    Arc::from(out.as_str())
+    if !headers.is_empty() {
+        out.push('"');
+    }
 }
 
 /// The indexes of all headers, each with that of the first header of the same name: names in the order in which they
@@ -125,7 +183,7 @@ impl Call {
                 ["{\"action\":\"disconnect", "\",\"reason\":\"", reason.as_str()]
             }
         };
-        [action, reason, end, "\",\"token\":\"", token, "\",\"request\":", &self.request, "}"]
+        [action, reason, end, "\",\"token\":\"", token, "\",\"request\":", self.request.json(), "}"]
     }
 }
 
@@ -181,14 +239,18 @@ mod tests {
 
     const TOKEN: Uuid = Uuid::from_u128(0x0123_4567_89AB_4DEF_8123_4567_89AB_CDEF);
 
-    fn encode(url: &str, headers: &[(&str, &[u8])]) -> String {
+    fn request(url: &str, headers: &[(&str, &[u8])]) -> Request {
         let mut scratch = "what stood there before".to_owned();
         let headers: Vec<Header<'_>> = headers.iter().map(|(name, value)| Header { name, value }).collect();
-        encode_request(&mut scratch, url, &headers).to_string()
+        Request::encode(&mut scratch, &RequestParts { url, headers: &headers })
     }
 
-    fn body(kind: CallKind, request: &str) -> String {
-        let call = Call { id: Key::from_parts(0, 0), kind, token: TOKEN, request: request.into() };
+    fn encode(url: &str, headers: &[(&str, &[u8])]) -> String {
+        request(url, headers).json().to_owned()
+    }
+
+    fn body(kind: CallKind, request: Request) -> String {
+        let call = Call { id: Key::from_parts(0, 0), kind, token: TOKEN, request };
         let mut body = Vec::new();
         call.write_body(&mut body);
         assert_eq!(body.len(), call.body_bytes());
@@ -302,10 +364,25 @@ mod tests {
     }
 
     #[test]
+    fn the_url_is_found_whatever_it_holds() {
+        for (url, escaped) in [
+            ("/", "/"),
+            ("/a?b=\"c\"", r#"/a?b=\"c\""#),
+            ("\\", r"\\"),
+            ("\\\"", r#"\\\""#),
+            ("\",\"headers\":{", r#"\",\"headers\":{"#),
+        ] {
+            let request = request(url, &[("x", b"\"")]);
+            assert_eq!((request.escaped_url(), &*request.url()), (escaped, url));
+        }
+        assert_eq!(Request::default().url(), "");
+    }
+
+    #[test]
     fn bodies_are_exact() {
-        let request = encode("/s?a=1", &[("Host", b"h")]);
+        let request = request("/s?a=1", &[("Host", b"h")]);
         assert_eq!(
-            body(CallKind::Connect, &request),
+            body(CallKind::Connect, request.clone()),
             r#"{"action":"connect","token":"01234567-89ab-4def-8123-456789abcdef","request":{"url":"/s?a=1","headers":{"host":"h"}}}"#
         );
         for (reason, text) in
@@ -313,7 +390,10 @@ mod tests {
         {
             let expected = r#"{"action":"disconnect","reason":"REASON","token":"01234567-89ab-4def-8123-456789abcdef","request":{"url":"/s?a=1","headers":{"host":"h"}}}"#;
             for detail in [None, Some(Detail::Shutdown)] {
-                assert_eq!(body(CallKind::Disconnect { reason, detail }, &request), expected.replace("REASON", text));
+                assert_eq!(
+                    body(CallKind::Disconnect { reason, detail }, request.clone()),
+                    expected.replace("REASON", text)
+                );
             }
         }
     }

@@ -5,11 +5,10 @@
 //! is handed.
 
 use super::ConnId;
-use crate::callback::{Call, CallId, CallKind, Detail, Reason};
+use crate::callback::{Call, CallId, CallKind, Detail, Reason, Request};
 use crate::clock::Millis;
 use crate::table::Table;
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -23,7 +22,7 @@ pub(super) struct EndReason {
 /// A connect callback that has not been answered.
 pub(super) struct PendingConnect {
     pub token: Uuid,
-    pub request: Arc<str>,
+    pub request: Request,
     /// Who waits for the answer, or why nobody does any more.
     pub owner: Result<ConnId, EndReason>,
 }
@@ -31,7 +30,7 @@ pub(super) struct PendingConnect {
 /// A disconnect callback that has not been answered.
 pub(super) struct PendingDisconnect {
     pub token: Uuid,
-    pub request: Arc<str>,
+    pub request: Request,
     pub ending: EndReason,
 }
 
@@ -170,12 +169,12 @@ impl Calls {
         entry.started_at = Some(now);
         Some(match &entry.pending {
             Pending::Connect(PendingConnect { token, request, owner }) => {
-                let call = Call { id, kind: CallKind::Connect, token: *token, request: Arc::clone(request) };
+                let call = Call { id, kind: CallKind::Connect, token: *token, request: request.clone() };
                 (call, owner.ok())
             }
             Pending::Disconnect(PendingDisconnect { token, request, ending: EndReason { reason, detail } }) => {
                 let kind = CallKind::Disconnect { reason: *reason, detail: *detail };
-                (Call { id, kind, token: *token, request: Arc::clone(request) }, None)
+                (Call { id, kind, token: *token, request: request.clone() }, None)
             }
         })
     }
@@ -239,9 +238,9 @@ mod tests {
     fn queue_both(calls: &mut Calls, count: usize) {
         let ending = EndReason { reason: Reason::ClientClosed, detail: None };
         for _ in 0..count {
-            let (token, request) = (Uuid::nil(), Arc::from("{}"));
+            let (token, request) = (Uuid::nil(), Request::default());
             calls.queue_connect(PendingConnect { token, request, owner: Ok(Key::from_parts(0, 0)) });
-            calls.queue_disconnect(PendingDisconnect { token, request: Arc::from("{}"), ending });
+            calls.queue_disconnect(PendingDisconnect { token, request: Request::default(), ending });
         }
     }
 
@@ -255,7 +254,7 @@ mod tests {
             let mut calls = Calls::new(limit);
             let owner = Ok(Key::from_parts(0, 0));
             for _ in 0..2 * limit {
-                calls.queue_connect(PendingConnect { token: Uuid::nil(), request: Arc::from("{}"), owner });
+                calls.queue_connect(PendingConnect { token: Uuid::nil(), request: Request::default(), owner });
             }
             let mut flying = VecDeque::new();
             while let Some((id, connect)) = start(&mut calls) {
@@ -289,7 +288,7 @@ mod tests {
         let left = EndReason { reason: Reason::ClientClosed, detail: None };
         let connect = |calls: &mut Calls, slot| {
             let owner = Ok(Key::from_parts(slot, 0));
-            calls.queue_connect(PendingConnect { token: Uuid::nil(), request: Arc::from("{}"), owner })
+            calls.queue_connect(PendingConnect { token: Uuid::nil(), request: Request::default(), owner })
         };
         let start = |calls: &mut Calls| calls.start_next(Millis::ZERO).and_then(|(_, owner)| owner);
         let first = connect(&mut calls, 0);

@@ -3,11 +3,10 @@
 use super::output::Output;
 use super::requests::ResponseMode;
 use super::routes::{Listener, Peer, Reply};
-use crate::callback::CallId;
+use crate::callback::{CallId, Request};
 use crate::clock::Millis;
 use crate::http::body::Chunked;
 use crate::http::response::CorsHeaders;
-use std::sync::Arc;
 use uuid::Uuid;
 
 pub(super) struct Connection {
@@ -96,7 +95,7 @@ pub(super) struct Connecting {
 
 pub(super) struct Streaming {
     /// Encoded once, kept for the disconnect callback.
-    pub request: Arc<str>,
+    pub request: Request,
     pub heartbeat_at: Millis,
     /// Seconds since the Unix epoch.
     pub opened_at: u64,

@@ -4,7 +4,6 @@ use super::connection::State;
 use super::requests::ResponseMode;
 use super::routes::Page;
 use super::stats::{Gauges, ProcessFigures};
-use super::streams::escaped_url_of;
 use super::{ConnId, Gateway, Ticket};
 use crate::clock::{Millis, rfc3339};
 use crate::http::response::{self, CorsHeaders, Response};
@@ -67,7 +66,7 @@ impl Gateway {
                 body,
                 r#"{separator}{{"token":"{}","url":"{}","opened_at":"{}","pending_bytes":{}}}"#,
                 connection.token,
-                escaped_url_of(&streaming.request),
+                streaming.request.escaped_url(),
                 rfc3339(streaming.opened_at),
                 connection.out.len()
             );

@@ -5,7 +5,7 @@ use super::connection::{Closing, Connecting, DiscardBudget, State, Streaming};
 use super::requests::ResponseMode;
 use super::stats::ConnectResult;
 use super::{Action, CloseMode, ConnId, ConnectFailure, Gateway, tokens};
-use crate::callback::{self, CallId, Detail, Outcome, PassedHeader, Reason};
+use crate::callback::{self, CallId, Detail, Outcome, PassedHeader, Reason, Request, RequestParts};
 use crate::clock::Millis;
 use crate::http::request::{Framing, Head, Version};
 use crate::http::response::{self, CorsHeaders};
@@ -13,7 +13,6 @@ use crate::send::{self, SendError};
 use crate::sse;
 use log::{debug, info, warn};
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -99,7 +98,7 @@ impl Gateway {
             return self.fail_connect(now, id, chunked, &cors, Failure::TooManyStreams);
         }
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let request = callback::encode_request(&mut self.scratch, head.target, head.headers);
+        let request = Request::encode(&mut self.scratch, &RequestParts { url: head.target, headers: head.headers });
         let token = connection.token;
         let call = self.calls.queue_connect(PendingConnect { token, request, owner: Ok(id) });
         let declared = match head.framing {
@@ -261,7 +260,7 @@ impl Gateway {
     }
 
     /// The backend accepted: opens the stream, with everything that is known already in one write.
-    fn open(&mut self, now: Millis, id: ConnId, request: Arc<str>, body: Option<&[u8]>) {
+    fn open(&mut self, now: Millis, id: ConnId, request: Request, body: Option<&[u8]>) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let token = connection.token;
         let State::Connecting(connecting) = &mut connection.state else { return };
@@ -443,7 +442,7 @@ impl Gateway {
                 self.calls.abandon(call, ending);
             }
             State::Streaming(streaming) => {
-                let request = std::mem::replace(&mut streaming.request, "".into());
+                let request = std::mem::take(&mut streaming.request);
                 self.tokens.remove(token, id);
                 self.stats.streams_open -= 1;
                 self.queue_disconnect(token, request, ending);
@@ -453,8 +452,8 @@ impl Gateway {
     }
 
     /// The URL of a request as the log may show it.
-    fn shown_url<'a>(&self, request: &'a str) -> Cow<'a, str> {
-        let url = url_of(request);
+    fn shown_url<'a>(&self, request: &'a Request) -> Cow<'a, str> {
+        let url = request.url();
         match url.find('?') {
             Some(query) if !self.settings.log_query => url[..query].to_owned().into(),
             Some(_) | None => url,
@@ -462,7 +461,7 @@ impl Gateway {
     }
 
     /// The caller starts the calls.
-    fn queue_disconnect(&mut self, token: Uuid, request: Arc<str>, ending: EndReason) {
+    fn queue_disconnect(&mut self, token: Uuid, request: Request, ending: EndReason) {
         let detail = ending.detail.map_or("none", Detail::as_str);
         info!(token = token.to_string(), reason = ending.reason.as_str(), detail; "stream closed");
         self.stats.disconnect(ending);
@@ -484,32 +483,5 @@ fn disconnect_answered(disconnect: &PendingDisconnect, outcome: &Outcome) {
         }
         // Who made the call has said why.
         Outcome::Unavailable { .. } | Outcome::TimedOut { .. } => {}
-    }
-}
-
-/// The URL within an encoded request, as the client sent it.
-fn url_of(request: &str) -> Cow<'_, str> {
-    let escaped = escaped_url_of(request);
-    // A target has no control characters, so quotes and backslashes are all that can be escaped in it.
-    if escaped.contains('\\') { escaped.replace(r#"\""#, "\"").replace(r"\\", r"\").into() } else { escaped.into() }
-}
-
-/// The URL within an encoded request, still escaped as JSON.
-pub(super) fn escaped_url_of(request: &str) -> &str {
-    let url = request.strip_prefix(r#"{"url":""#).unwrap_or(request);
-    // A quote inside the URL is escaped, so this cannot be found before its end.
-    url.find(r#"","headers":"#).map_or(url, |end| &url[..end])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn finds_the_url_in_a_request() {
-        assert_eq!(escaped_url_of(r#"{"url":"/a?b=\"c\"","headers":{"x":"y"}}"#), r#"/a?b=\"c\""#);
-        assert_eq!(url_of(r#"{"url":"/a?b=\"c\"","headers":{"x":"y"}}"#), r#"/a?b="c""#);
-        assert_eq!(url_of(r#"{"url":"\\","headers":{}}"#), r"\");
-        assert_eq!(url_of(r#"{"url":"\\\"","headers":{}}"#), r#"\""#);
     }
 }
