@@ -70,6 +70,8 @@ pub mod escape;
 pub mod gateway;
 pub mod healthcheck;
 pub mod http;
+pub(crate) mod hub;
+pub mod job;
 pub(crate) mod json;
 pub mod limits;
 pub mod logger;

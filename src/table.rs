@@ -79,18 +79,23 @@ impl<T> Table<T> {
 
     /// Moves `value` in and names it.
     pub fn insert(&mut self, value: T) -> Key {
+        self.insert_with(|_| value)
+    }
+
+    /// The same for a value that is to know its name.
+    pub fn insert_with(&mut self, value: impl FnOnce(Key) -> T) -> Key {
         self.len += 1;
         let vacated = self.free;
         if let Some(slot) = self.slot_mut(vacated)
             && let Content::Free { next } = slot.content
         {
-            slot.content = Content::Full(value);
             let key = Key { slot: vacated, generation: slot.generation };
+            slot.content = Content::Full(value(key));
             self.free = next;
             return key;
         }
         let key = Key { slot: self.slots() as u32, generation: self.generation };
-        let slot = Slot { generation: self.generation, content: Content::Full(value) };
+        let slot = Slot { generation: self.generation, content: Content::Full(value(key)) };
         match self.chunks.last_mut() {
             Some(chunk) if chunk.len() < CHUNK_SLOTS => chunk.push(slot),
             _ => {
@@ -160,12 +165,18 @@ impl<T> Table<T> {
         }
     }
 
-    /// The value in a slot, with its key.
-    pub fn in_slot(&self, slot: u32) -> Option<(Key, &T)> {
+    /// The value in a slot.
+    pub fn in_slot(&self, slot: u32) -> Option<&T> {
         match self.slot(slot) {
-            Some(Slot { generation, content: Content::Full(value) }) => {
-                Some((Key { slot, generation: *generation }, value))
-            }
+            Some(Slot { content: Content::Full(value), .. }) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The value in a slot.
+    pub fn in_slot_mut(&mut self, slot: u32) -> Option<&mut T> {
+        match self.slot_mut(slot) {
+            Some(Slot { content: Content::Full(value), .. }) => Some(value),
             _ => None,
         }
     }
@@ -186,7 +197,12 @@ impl<T> Table<T> {
     /// The values in those slots with their keys, in order; slots that do not exist are passed over.
     pub fn iter_slots(&self, slots: Range<usize>) -> impl Iterator<Item = (Key, &T)> {
         let end = slots.end.min(self.slots());
-        (slots.start..end).filter_map(|slot| self.in_slot(slot as u32))
+        (slots.start..end).filter_map(|index| match self.slot(index as u32) {
+            Some(Slot { generation, content: Content::Full(value) }) => {
+                Some((Key { slot: index as u32, generation: *generation }, value))
+            }
+            _ => None,
+        })
     }
 
     /// How many slots there are, free ones included.
@@ -293,7 +309,7 @@ mod tests {
         let new = table.insert(8);
         assert_eq!(new.slot() as usize, CHUNK_SLOTS);
         assert_eq!((table.get(keys[CHUNK_SLOTS]), table.get(new)), (None, Some(&8)));
-        assert_eq!(table.in_slot(new.slot()), Some((new, &8)));
+        assert_eq!(table.in_slot(new.slot()), Some(&8));
         assert_eq!(table.in_slot(new.slot() + 1), None);
     }
 }

@@ -7,9 +7,10 @@ mod common;
 use common::allocator::{self, Counting};
 use common::requests::{Payload, push_send};
 use common::streams::{Streams, token};
-use ssegateway::callback::Outcome;
+use ssegateway::callback::{Called, Outcome};
 use ssegateway::clock::Millis;
 use ssegateway::gateway::{Action, Gateway, Listener, Peer, Settings};
+use ssegateway::job::{Completion, Job};
 use ssegateway::timer::TICK_MS;
 
 #[global_allocator]
@@ -68,7 +69,7 @@ fn a_heartbeat_allocates_nothing() {
 
 /// Takes the callbacks that the gateway wants to make, and whatever else it wants.
 fn take_calls(gateway: &mut Gateway) -> Vec<Action> {
-    let calls = std::iter::from_fn(|| gateway.next_action()).filter(|action| matches!(action, Action::Call(_)));
+    let calls = std::iter::from_fn(|| gateway.next_action()).filter(|action| matches!(action, Action::Start(_)));
     calls.collect()
 }
 
@@ -76,12 +77,9 @@ fn take_calls(gateway: &mut Gateway) -> Vec<Action> {
 fn answer(gateway: &mut Gateway, mut calls: Vec<Action>) {
     while !calls.is_empty() {
         for action in calls {
-            if let Action::Call(call) = action {
-                gateway.answer(
-                    Millis::ZERO,
-                    call.id,
-                    Outcome::Answered { status: 200, passed: Vec::new(), body: None },
-                );
+            if let Action::Start(Job::Call(call)) = action {
+                let outcome = Outcome::Answered { status: 200, passed: Vec::new(), body: None };
+                gateway.complete(Millis::ZERO, Completion::Called(Called { id: call.id, outcome }));
             }
         }
         calls = take_calls(gateway);

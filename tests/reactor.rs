@@ -1,9 +1,9 @@
 //! The event loop over a kernel made of memory: what a turn may take, which no client can bring about at will over
 //! sockets.
 
-use ssegateway::callback::{Call, Completion};
 use ssegateway::clock::Millis;
 use ssegateway::gateway::{ConnId, Gateway, Listener, Peer, ProcessFigures, Settings};
+use ssegateway::job::{Completion, Job};
 use ssegateway::reactor::{Event, Reactor, System};
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -96,7 +96,7 @@ impl System for Kernel {
         Uuid::from_u128(self.accepted.len() as u128 + 1)
     }
 
-    fn submit(&mut self, _: Call) {}
+    fn submit(&mut self, _: Job) {}
 
     fn next_completion(&mut self) -> Option<Completion> {
         None

@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Bottom to top; the rooms of one line may import from each other.
-const ROOMS: [&[&str]; 8] = [
+const ROOMS: [&[&str]; 9] = [
     &["clock", "table", "timer", "buffer", "escape", "metrics"],
     &["http", "sse", "json"],
     &["send"],
     &["callback"],
+    &["job", "hub"],
     &["gateway"],
     &["limits", "sys", "config", "logger", "process", "notify"],
     &["workers", "reactor"],
@@ -17,8 +18,8 @@ const ROOMS: [&[&str]; 8] = [
 ];
 
 /// Rooms that a simulation or a fuzzer must be able to run, and what none of them may name.
-const PURE: [&str; 11] =
-    ["clock", "table", "timer", "buffer", "escape", "metrics", "http", "sse", "json", "send", "callback"];
+const PURE: [&str; 13] =
+    ["clock", "table", "timer", "buffer", "escape", "metrics", "http", "sse", "json", "send", "callback", "job", "hub"];
 const IMPURE: [&str; 9] =
     ["std::net", "std::thread", "std::env", "std::fs", "Instant", "SystemTime::now", "mio::", "ureq", "libc"];
 

@@ -1,9 +1,10 @@
 //! The protocol alone with streams open, on a kernel that takes every write whole at once.
 
 use super::requests;
-use ssegateway::callback::Outcome;
+use ssegateway::callback::{Called, Outcome};
 use ssegateway::clock::Millis;
 use ssegateway::gateway::{Action, ConnId, Gateway, Listener, Peer, Settings};
+use ssegateway::job::{Completion, Job};
 use uuid::Uuid;
 
 pub struct Streams {
@@ -74,9 +75,9 @@ fn open(gateway: &mut Gateway, now: Millis, token: Uuid) -> (ConnId, usize) {
 fn make_calls(gateway: &mut Gateway, now: Millis) {
     while let Some(action) = gateway.next_action() {
         match action {
-            Action::Call(call) => {
+            Action::Start(Job::Call(call)) => {
                 let answer = Outcome::Answered { status: 200, passed: Vec::new(), body: Some(Vec::new()) };
-                gateway.answer(now, call.id, answer);
+                gateway.complete(now, Completion::Called(Called { id: call.id, outcome: answer }));
             }
             Action::Report(_) | Action::ShutdownWrite(_) | Action::Close(..) | Action::StopAccepting => {}
         }

@@ -1,8 +1,9 @@
 //! A kernel that costs next to nothing: [`System`] on counters. Every client gets its way at once, so what is
 //! measured is the gateway and the loop alone.
 
-use ssegateway::callback::{Call, Completion, Outcome};
+use ssegateway::callback::{Called, Outcome};
 use ssegateway::gateway::{ConnId, Listener, Peer, ProcessFigures};
+use ssegateway::job::{Completion, Job};
 use ssegateway::reactor::{Event, System};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -149,10 +150,10 @@ impl System for Memory {
         token
     }
 
-    fn submit(&mut self, call: Call) {
+    fn submit(&mut self, Job::Call(call): Job) {
         self.request_bytes = call.request.json().len();
         let outcome = Outcome::Answered { status: 200, passed: Vec::new(), body: Some(Vec::new()) };
-        self.completions.push_back(Completion { id: call.id, outcome });
+        self.completions.push_back(Completion::Called(Called { id: call.id, outcome }));
     }
 
     fn next_completion(&mut self) -> Option<Completion> {

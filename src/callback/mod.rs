@@ -91,7 +91,7 @@ pub enum PassedHeader {
 
 /// A finished callback.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Completion {
+pub struct Called {
     pub id: CallId,
     pub outcome: Outcome,
 }

@@ -1,25 +1,28 @@
 //! One connection: its state, its output, its deadline.
 
-use super::output::Output;
-use super::requests::ResponseMode;
+use super::answers::ResponseMode;
+use super::output::{CloseMode, Output};
 use super::routes::{Listener, Peer, Reply};
 use crate::callback::{CallId, Request};
 use crate::clock::Millis;
 use crate::http::body::Chunked;
 use crate::http::response::CorsHeaders;
+use crate::hub::ConnId;
 use uuid::Uuid;
 
+/// A connection fills two cache lines with its slot of the table.
 pub(super) struct Connection {
+    pub id: ConnId,
     pub state: State,
     pub out: Output,
     /// Names the stream, if the connection becomes one; drawn beforehand as the core has no randomness.
     pub token: Uuid,
     pub listener: Listener,
     pub peer: Peer,
-    /// What a client may still send behind its GET.
-    pub discard: DiscardBudget,
     /// The peer has ended its side: nothing more will be read.
     pub read_closed: bool,
+    /// What a client may still send behind its GET.
+    pub discard: DiscardBudget,
     /// When something must happen.
     pub deadline: Millis,
     /// Due time of this connection's live timer entry; any other entry is stale.
@@ -30,14 +33,16 @@ pub(super) struct Connection {
 pub(super) enum State {
     /// Collecting a request, or waiting for one.
     Reading(Reading),
+    /// The answer to the last request read is owed, and no further request is read until it is there.
+    Answering(Box<Answering>),
     /// The backend is deciding.
     Connecting(Box<Connecting>),
     /// The stream is open.
     Streaming(Streaming),
-    /// The answer to the last request read is owed, and no further request is read until it is there.
-    Answering(Box<Answering>),
     /// The last response is on its way: flush, shut down writing, discard input for a while, close.
     Closing(Closing),
+    /// Over: the slot is freed at the end of the input in hand.
+    Closed(CloseMode),
 }
 
 #[derive(Default)]
@@ -50,21 +55,29 @@ pub(super) struct Reading {
     pub started: Option<Millis>,
 }
 
-/// A request whose head is done with, and what to do once its body is there.
-pub(super) struct Body {
-    pub purpose: Purpose,
-    pub mode: ResponseMode,
-    pub remaining: Remaining,
-    /// Bytes of data in the chunks so far.
-    pub taken: u64,
-    /// The body so far; stays empty if it means nothing.
-    pub bytes: Vec<u8>,
+impl Reading {
+    /// Whether a part of a request has arrived.
+    pub(super) fn has_begun(&self) -> bool {
+        !self.inbox.is_empty() || self.body.is_some()
+    }
 }
 
+/// What a request asks for.
 pub(super) enum Purpose {
     Send,
     /// Read past the body, then answer.
     Answer(Reply),
+}
+
+/// A request whose head has been read, and what to do once its body is there.
+pub(super) struct Body {
+    pub purpose: Purpose,
+    pub mode: ResponseMode,
+    remaining: Remaining,
+    /// Bytes of data in the chunks so far.
+    taken: u64,
+    /// The body so far; stays empty if it means nothing.
+    pub bytes: Vec<u8>,
 }
 
 pub(super) enum Remaining {
@@ -73,16 +86,72 @@ pub(super) enum Remaining {
     Chunked(Chunked),
 }
 
+/// How far [`Body::read`] has come, and how many bytes it took.
+pub(super) enum Progress {
+    More(usize),
+    Done(usize),
+    TooLong(usize),
+    /// The chunk framing is bad.
+    Malformed,
+}
+
+impl Body {
+    pub(super) fn new(purpose: Purpose, mode: ResponseMode, remaining: Remaining) -> Body {
+        Body { purpose, mode, remaining, taken: 0, bytes: Vec::new() }
+    }
+
+    /// Reads on. `bytes_max` bounds a chunked body; a declared length has been checked before.
+    pub(super) fn read(&mut self, input: &[u8], bytes_max: usize) -> Progress {
+        let keep = match self.purpose {
+            Purpose::Send => true,
+            Purpose::Answer(_) => false,
+        };
+        let (bytes, taken) = (&mut self.bytes, &mut self.taken);
+        match &mut self.remaining {
+            Remaining::Length(left) => {
+                let count = usize::try_from(*left).map_or(input.len(), |left| left.min(input.len()));
+                if keep {
+                    bytes.extend_from_slice(&input[..count]);
+                }
+                *left -= count as u64;
+                if *left == 0 { Progress::Done(count) } else { Progress::More(count) }
+            }
+            Remaining::Chunked(decoder) => {
+                let append = |data: &[u8]| {
+                    *taken += data.len() as u64;
+                    if keep {
+                        bytes.extend_from_slice(data);
+                    }
+                };
+                let Ok(count) = decoder.decode(input, append) else { return Progress::Malformed };
+                if decoder.announced().saturating_add(*taken) > bytes_max as u64 {
+                    Progress::TooLong(count)
+                } else if decoder.is_done() {
+                    Progress::Done(count)
+                } else {
+                    Progress::More(count)
+                }
+            }
+        }
+    }
+}
+
 pub(super) struct Answering {
     pub mode: ResponseMode,
     /// Input behind the request.
     pub rest: Vec<u8>,
 }
 
-pub(super) struct Connecting {
-    pub call: CallId,
+/// What a response to a request for a stream depends on.
+pub(super) struct StreamMode {
+    /// Whether the client understands chunks (RFC 9112 section 7.1).
     pub chunked: bool,
     pub cors: CorsHeaders,
+}
+
+pub(super) struct Connecting {
+    pub call: CallId,
+    pub mode: StreamMode,
     /// Frames that were sent meanwhile, in order.
     pub held: Vec<u8>,
     /// How many those are.
@@ -94,7 +163,7 @@ pub(super) struct Connecting {
 }
 
 pub(super) struct Streaming {
-    /// Encoded once, kept for the disconnect callback.
+    /// Kept for the disconnect callback.
     pub request: Request,
     pub heartbeat_at: Millis,
     /// Seconds since the Unix epoch.
@@ -108,42 +177,62 @@ pub(super) struct Closing {
 
 /// Input that will still be discarded.
 #[derive(Clone, Copy, Default)]
-pub(super) struct DiscardBudget(u64);
+pub(super) struct DiscardBudget(u32);
 
 impl DiscardBudget {
-    pub fn new(bytes: u64) -> DiscardBudget {
-        DiscardBudget(bytes)
+    pub(super) fn new(bytes: u64) -> DiscardBudget {
+        DiscardBudget(u32::try_from(bytes).unwrap_or(u32::MAX))
     }
 
     /// Takes `count` bytes out; `false` if there is not so much left.
-    pub fn take(&mut self, count: usize) -> bool {
-        let left = self.0.checked_sub(count as u64);
+    pub(super) fn take(&mut self, count: usize) -> bool {
+        let left = u32::try_from(count).ok().and_then(|count| self.0.checked_sub(count));
         self.0 = left.unwrap_or(0);
         left.is_some()
     }
 }
 
 impl Connection {
-    pub fn new(now: Millis, listener: Listener, peer: Peer, token: Uuid) -> Connection {
+    pub(super) fn new(id: ConnId, now: Millis, listener: Listener, peer: Peer, token: Uuid) -> Connection {
         Connection {
+            id,
             // The first request is timed from here, not from its first byte.
             state: State::Reading(Reading { started: Some(now), ..Reading::default() }),
             out: Output::new(now),
             token,
             listener,
             peer,
-            discard: DiscardBudget::default(),
             read_closed: false,
+            discard: DiscardBudget::default(),
             deadline: Millis::NEVER,
             scheduled: Millis::NEVER,
         }
     }
 
     /// Unsent bytes, those held for a pending connect included.
-    pub fn unsent_bytes(&self) -> usize {
-        match &self.state {
-            State::Connecting(connecting) => connecting.held.len() + self.out.len(),
-            State::Reading(_) | State::Answering(_) | State::Streaming(_) | State::Closing(_) => self.out.len(),
+    pub(super) fn unsent_bytes(&self) -> usize {
+        let held = match &self.state {
+            State::Connecting(connecting) => connecting.held.len(),
+            State::Reading(_) | State::Answering(_) | State::Streaming(_) | State::Closing(_) | State::Closed(_) => 0,
+        };
+        held + self.out.len()
+    }
+
+    /// Whether further input is to be read now. `answers_max` is how many bytes of answers may be unsent.
+    pub(super) fn wants_input(&self, answers_max: usize) -> bool {
+        !self.read_closed
+            && match self.state {
+                State::Reading(_) => self.out.len() < answers_max,
+                State::Answering(_) | State::Closed(_) => false,
+                State::Connecting(_) | State::Streaming(_) | State::Closing(_) => true,
+            }
+    }
+
+    /// Whether a token names this connection.
+    pub(super) fn is_stream(&self) -> bool {
+        match self.state {
+            State::Connecting(_) | State::Streaming(_) => true,
+            State::Reading(_) | State::Answering(_) | State::Closing(_) | State::Closed(_) => false,
         }
     }
 }

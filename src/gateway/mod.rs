@@ -1,56 +1,70 @@
-//! The protocol: connections, tokens, streams, callbacks, deadlines.
+//! The protocol: connections and HTTP on one side, streams and callbacks on the other.
 //!
-//! [`Gateway`] is pure. What happened goes in (bytes came, a callback was answered, time passed); bytes
+//! [`Gateway`] is pure. What happened goes in (bytes arrived, a callback was answered, time passed); bytes
 //! and [`Action`]s come out. It knows no socket, clock, thread or randomness, so a handler runs to
 //! its end without an error in its middle, a fuzzer drives it by calling functions, and a simulation
 //! decides everything that it sees.
 //!
-//! After each input the owner takes [`Gateway::next_action`] and [`Gateway::next_dirty`] until both
-//! are empty.
+//! After each input the owner takes [`Gateway::next_dirty`] and [`Gateway::next_action`], in this order, until both
+//! are empty or its budget is spent; what is left stays queued.
+//!
+//! | File | Holds |
+//! |---|---|
+//! | `settings` | what the core is told once, at the start |
+//! | `answers` | every refusal and result as status, text and metric label |
+//! | `routes` | which request is answered how: a pure function of its head |
+//! | `output` | the unsent bytes of a connection, chunks, and which connections have some |
+//! | `connection` | one connection: state, request body, deadline |
+//! | `sweep`, `shutdown`, `jitter` | a walk in slices; the stages of a shutdown; jitter of `retry` |
+//! | `deadlines` | when something must happen to which connection |
+//! | `stats`, `hints`, `listing` | counters and their text; one-time log hints; pages of the list of streams |
+//! | `shared` | what all connections have in common; answering, closing and settling one |
+//! | `streams` | asking the backend, opening, sending, ending |
+//! | `requests` | bytes to requests to answers |
+//! | `mod` | the inputs and outputs |
 
-mod calls;
+mod answers;
 mod connection;
+mod deadlines;
 mod hints;
+mod jitter;
+mod listing;
 mod output;
-mod reports;
 mod requests;
 mod routes;
 mod settings;
+mod shared;
+mod shutdown;
 mod stats;
 mod streams;
-mod tokens;
+mod sweep;
 
-pub use routes::{Cors, Listener, Peer};
-pub use settings::{ConnectFailure, Settings};
+pub use crate::hub::ConnId;
+pub use output::CloseMode;
+pub use routes::{Listener, Peer};
+pub use settings::{ConnectFailure, Cors, Settings};
+pub use shared::Ticket;
+pub use shutdown::Finished;
 pub use stats::ProcessFigures;
 
-use crate::callback::{Call, Detail, Reason};
+use crate::callback::{Called, Detail};
 use crate::clock::Millis;
 use crate::http::response::Date;
-use crate::sse;
-use crate::table::{Key, Table};
-use crate::timer::Timer;
-use calls::{Calls, EndReason};
+use crate::hub::{EndReason, Lane};
+use crate::job::{Completion, Job};
+use crate::table::Table;
+use answers::Answer;
 use connection::{Connection, State};
-use hints::Hints;
-use output::Outbox;
-use stats::{Refusal, Stats};
+use shared::Shared;
+use stats::Gauges;
 use std::time::Duration;
-use tokens::Tokens;
 use uuid::Uuid;
-
-/// Names a connection; stale once it is closed.
-pub type ConnId = Key;
-
-/// Names an answer that a connection owes, one at a time; stale once the connection is closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket(ConnId);
 
 /// What the owner of the sockets and of the worker pool is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Make this callback, and tell what came of it through [`Gateway::answer`].
-    Call(Call),
+    /// Have this done, and pass its outcome to [`Gateway::complete`].
+    Start(Job),
     /// The metrics are requested: pass the process's figures to [`Gateway::report`].
     Report(Ticket),
     /// Everything is flushed: shut the sending side down, so that the peer sees the end.
@@ -61,16 +75,7 @@ pub enum Action {
     StopAccepting,
 }
 
-/// How to close a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CloseMode {
-    /// Let the kernel deliver what it has.
-    Graceful,
-    /// Throw away what the peer has not read, and reset: it has had its time.
-    Abort,
-}
-
-/// What an I/O error amounts to.
+/// Why a socket failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SocketError {
     /// Reading failed: the peer reset the connection or is gone.
@@ -81,119 +86,53 @@ pub enum SocketError {
     TimedOut,
 }
 
-/// How the gateway came to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finished {
-    /// Every stream was ended and every callback made.
-    Clean,
-    /// The time for the drain ran out first.
-    TimedOut,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Serving,
-    /// Told to stop, and still serving so that load balancers notice.
-    ShutdownDelay {
-        drain_at: Millis,
-    },
-    Draining {
-        give_up_at: Millis,
-        /// The slot that the drain has come to; `None`: it has been everywhere.
-        next: Option<usize>,
-    },
-    GivenUp,
-}
-
-/// Timers that fire before their output is flushed: few enough that what was read and written for them is still in the
-/// cache then, and that few buffers serve them all.
+/// Flush after this many timers, while their connections are still cached and a handful of buffers is enough.
 const FIRED_AT_ONCE: usize = 16;
 
-/// Connections that the drain ends in one turn: nobody waits for a million of them.
+/// Connections drained per turn, so that a large drain never stalls the loop.
 const TURN_CONNECTIONS: usize = 1024;
 
-/// How long a peer may take to close after the last response.
-const LINGER: Duration = Duration::from_secs(1);
-
-/// Unsent answers on one connection before its requests are left unread: who pipelines must read.
+/// Unsent answers on one connection before its requests are left unread: a client that pipelines must also read.
 const ANSWERS_UNSENT_MAX: usize = 64 * 1024;
-
-/// A timer entry is never set further ahead, so that entries for deadlines that have moved do not
-/// pile up: one per connection in this time and per shortest timeout at the most.
-const TIMER_AHEAD_MAX: Duration = Duration::from_secs(30);
 
 /// The protocol's state. See the module documentation.
 pub struct Gateway {
-    settings: Settings,
     connections: Table<Connection>,
-    /// The streams that can be sent to: those connecting and those open.
-    tokens: Tokens,
-    calls: Calls,
-    timer: Timer,
-    outbox: Outbox,
-    stats: Stats,
-    hints: Hints,
-    date: Date,
-    /// The answer to a send that was delivered, complete: by far the most frequent one.
-    ok: Vec<u8>,
-    /// Where a request is encoded.
-    scratch: String,
-    /// State of the generator behind the jitter; secrets never come from it.
-    random: u64,
-    stage: Stage,
+    shared: Shared,
 }
 
 impl Gateway {
     /// A gateway at `now` without connections. `seed` feeds the jitter of `retry`.
     pub fn new(settings: Settings, now: Millis, seed: u64) -> Gateway {
-        Gateway {
-            calls: Calls::new(settings.callback_concurrency),
-            settings,
-            connections: Table::default(),
-            tokens: Tokens::default(),
-            timer: Timer::new(now),
-            outbox: Outbox::default(),
-            stats: Stats::default(),
-            hints: Hints::default(),
-            date: Date::new(0),
-            ok: requests::delivered(&Date::new(0)),
-            scratch: String::new(),
-            random: seed,
-            stage: Stage::Serving,
-        }
+        Gateway { connections: Table::default(), shared: Shared::new(settings, now, seed) }
     }
 
     /// The wall clock, for `Date` fields: seconds since the Unix epoch.
     pub fn set_date(&mut self, unix_seconds: u64) {
-        if self.date.unix_seconds() != unix_seconds {
-            self.date = Date::new(unix_seconds);
-            self.ok = requests::delivered(&self.date);
+        if self.shared.date.unix_seconds() != unix_seconds {
+            self.shared.set_date(Date::new(unix_seconds));
         }
     }
 
     /// A client connected. `token` is a fresh random one, used if the connection becomes a stream.
     /// `None`: no more connections are taken.
     pub fn accept(&mut self, now: Millis, listener: Listener, peer: Peer, token: Uuid) -> Option<ConnId> {
-        if self.is_draining() {
+        if self.shared.shutdown.is_draining() {
             return None;
         }
-        self.stats.connections_accepted += 1;
-        let id = self.connections.insert(Connection::new(now, listener, peer, token));
-        self.reschedule(now, id);
+        self.shared.stats.connections_accepted += 1;
+        let id = self.connections.insert_with(|id| Connection::new(id, now, listener, peer, token));
+        self.shared.settle(now, &mut self.connections, id);
         Some(id)
     }
 
-    /// Bytes came.
+    /// Bytes arrived.
     pub fn receive(&mut self, now: Millis, id: ConnId, bytes: &[u8]) {
-        let Some(connection) = self.connections.get(id) else { return };
-        match connection.state {
-            State::Reading(_) => self.read_input(now, id, bytes),
-            State::Answering(_) | State::Connecting(_) | State::Streaming(_) | State::Closing(_) => {
-                self.keep_rest(id, bytes);
-            }
+        if self.connections.get(id).is_some() {
+            self.shared.read_input(now, &mut self.connections, id, bytes);
+            // The answers go last: the streams that they speak of are offered to the kernel before them.
+            self.shared.settle(now, &mut self.connections, id);
         }
-        // The answers go last: what they speak of is offered to the kernel before them.
-        self.settle(now, id);
     }
 
     /// The peer will send nothing more.
@@ -201,75 +140,70 @@ impl Gateway {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.read_closed = true;
         match &connection.state {
-            State::Reading(_) if !connection.out.is_empty() => self.start_closing(id),
+            State::Reading(_) if !connection.out.is_empty() => self.shared.start_closing(connection),
             State::Closing(closing) if !closing.shut => {}
-            State::Reading(_) | State::Closing(_) => self.release(id, CloseMode::Graceful),
+            State::Reading(_) | State::Closing(_) => Shared::close(connection, CloseMode::Graceful),
             // The answer is still wanted.
-            State::Answering(_) => {}
+            State::Answering(_) | State::Closed(_) => {}
             State::Connecting(_) | State::Streaming(_) => {
-                self.cut_stream(id, EndReason { reason: Reason::ClientClosed, detail: None }, CloseMode::Graceful);
+                self.shared.cut_stream(connection, EndReason::CLIENT_CLOSED, CloseMode::Graceful);
             }
         }
-        self.settle(now, id);
+        self.shared.settle(now, &mut self.connections, id);
     }
 
     /// The socket failed.
-    pub fn fail(&mut self, now: Millis, id: ConnId, fault: SocketError) {
-        let ending = match fault {
-            SocketError::Reset => EndReason { reason: Reason::ClientClosed, detail: None },
-            SocketError::WriteFailed => EndReason { reason: Reason::Error, detail: Some(Detail::WriteFailed) },
-            SocketError::TimedOut => EndReason { reason: Reason::Error, detail: Some(Detail::ClientTimeout) },
+    pub fn fail(&mut self, now: Millis, id: ConnId, error: SocketError) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let ending = match error {
+            SocketError::Reset => EndReason::CLIENT_CLOSED,
+            SocketError::WriteFailed => EndReason::error(Detail::WriteFailed),
+            SocketError::TimedOut => EndReason::error(Detail::ClientTimeout),
         };
-        self.cut_stream(id, ending, CloseMode::Graceful);
-        self.start_calls(now);
+        self.shared.cut_stream(connection, ending, CloseMode::Graceful);
+        self.shared.settle(now, &mut self.connections, id);
     }
 
-    /// What is to be written to that connection next; empty for a stale id.
+    /// The bytes to write to that connection next; empty for a stale id.
     pub fn unsent(&mut self, id: ConnId) -> &[u8] {
-        match self.connections.get_mut(id) {
-            Some(connection) => connection.out.unsent(),
-            None => &[],
-        }
+        self.connections.get_mut(id).map_or(&[], |connection| connection.out.unsent())
     }
 
-    /// A write was tried, or given up because the socket is full: the kernel took `count` bytes.
+    /// The kernel took `count` bytes; 0 if the socket is full.
     pub fn wrote(&mut self, now: Millis, id: ConnId, count: usize) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        self.outbox.wrote(now, &mut connection.out, count);
+        self.shared.outbox.wrote(now, &mut connection.out, count);
         if connection.out.is_empty()
             && let State::Closing(closing) = &mut connection.state
         {
             if connection.read_closed {
-                return self.release(id, CloseMode::Graceful);
+                Shared::close(connection, CloseMode::Graceful);
+                self.shared.remove_closed(&mut self.connections, id);
+                return;
             }
             if !closing.shut {
                 closing.shut = true;
                 connection.out.touch(now);
-                self.outbox.act(Action::ShutdownWrite(id));
+                self.shared.outbox.act(Action::ShutdownWrite(id));
             }
         }
-        self.count_unsent(id);
-        self.reschedule(now, id);
+        self.shared.count_unsent(connection);
+        self.shared.deadlines.schedule(now, connection, &self.shared.settings);
+        if self.shared.outbox.is_unsent_stale(self.connections.len()) {
+            self.shared.sweep_unsent(&mut self.connections);
+        }
     }
 
     /// Whether input of that connection should be read now.
     pub fn wants_input(&self, id: ConnId) -> bool {
-        self.connections.get(id).is_some_and(|connection| match connection.state {
-            State::Reading(_) => !connection.read_closed && connection.out.len() < ANSWERS_UNSENT_MAX,
-            State::Answering(_) => false,
-            State::Connecting(_) | State::Streaming(_) | State::Closing(_) => !connection.read_closed,
-        })
+        self.connections.get(id).is_some_and(|connection| connection.wants_input(ANSWERS_UNSENT_MAX))
     }
 
     /// Time has passed: does what is due, or as much of it as one turn may take. Of the timers only the first few fire:
     /// `true` if there may be more, for [`Gateway::expire_more`].
     pub fn expire(&mut self, now: Millis) -> bool {
-        match self.stage {
-            Stage::ShutdownDelay { drain_at } if drain_at <= now => self.drain(now),
-            Stage::Draining { give_up_at, .. } if give_up_at <= now => self.stage = Stage::GivenUp,
-            Stage::Draining { next: Some(slot), .. } => self.drain_from(now, slot),
-            Stage::Serving | Stage::ShutdownDelay { .. } | Stage::Draining { .. } | Stage::GivenUp => {}
-        }
+        self.advance_shutdown(now);
+        self.shared.advance_listings(now, &mut self.connections);
         self.expire_more(now)
     }
 
@@ -277,7 +211,7 @@ impl Gateway {
     pub fn expire_more(&mut self, now: Millis) -> bool {
         let mut more = true;
         for _ in 0..FIRED_AT_ONCE {
-            let Some((id, due)) = self.timer.pop(now) else {
+            let Some((id, due)) = self.shared.deadlines.pop(now) else {
                 more = false;
                 break;
             };
@@ -287,38 +221,34 @@ impl Gateway {
             }
             connection.scheduled = Millis::NEVER;
             if connection.deadline <= now {
-                self.time_out(now, id);
+                self.shared.time_out(now, connection);
             }
-            self.reschedule(now, id);
+            if !self.shared.remove_closed(&mut self.connections, id)
+                && let Some(connection) = self.connections.get_mut(id)
+            {
+                self.shared.deadlines.schedule(now, connection, &self.shared.settings);
+            }
         }
-        self.start_calls(now);
+        self.shared.start_calls(now, &mut self.connections);
         more
     }
 
     /// When to call [`Gateway::expire`] at the latest; `None`: not before something else happens.
     pub fn next_deadline(&self) -> Option<Millis> {
-        let stage = match self.stage {
-            Stage::Serving | Stage::GivenUp => None,
-            Stage::ShutdownDelay { drain_at } => Some(drain_at),
-            Stage::Draining { next: Some(_), .. } => Some(Millis::ZERO),
-            Stage::Draining { give_up_at, next: None } => Some(give_up_at),
-        };
-        match (stage, self.timer.next_due()) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let listing = (!self.shared.listings.is_empty()).then_some(Millis::ZERO);
+        [listing, self.shared.shutdown.next_deadline(), self.shared.deadlines.next_due()].into_iter().flatten().min()
     }
 
     /// The next thing to do.
     pub fn next_action(&mut self) -> Option<Action> {
-        self.outbox.next_action()
+        self.shared.outbox.next_action()
     }
 
     /// The next connection that has fresh output to be written; streams come before the answers to
     /// the sends that fed them. To be followed by [`Gateway::wrote`].
     pub fn next_dirty(&mut self) -> Option<ConnId> {
         loop {
-            let id = self.outbox.next_fresh()?;
+            let id = self.shared.outbox.next_fresh()?;
             if let Some(connection) = self.connections.get_mut(id) {
                 connection.out.start_write();
                 return Some(id);
@@ -326,24 +256,40 @@ impl Gateway {
         }
     }
 
-    /// Told to stop (docs/protocol.md, section 9).
-    pub fn shut_down(&mut self, now: Millis) {
-        if self.stage == Stage::Serving {
-            let drain_at = now.after(self.settings.shutdown_delay);
-            self.stage = Stage::ShutdownDelay { drain_at };
-            if drain_at <= now {
-                self.drain(now);
-            }
+    /// A callback, or whatever else was started, is over.
+    pub fn complete(&mut self, now: Millis, completion: Completion) {
+        match completion {
+            Completion::Called(Called { id, outcome }) => self.shared.called(now, &mut self.connections, id, outcome),
         }
+        self.shared.start_calls(now, &mut self.connections);
+    }
+
+    /// Answers a request for the metrics, with what the gateway cannot know by itself.
+    #[cold]
+    pub fn report(&mut self, now: Millis, ticket: Ticket, process: &ProcessFigures) {
+        let shared = &mut self.shared;
+        let gauges = Gauges {
+            ready: shared.settings.callback_configured && !shared.shutdown.has_begun(),
+            streams_connecting: shared.hub.tokens.len() as u64 - shared.stats.streams_open,
+            streams_max: shared.settings.streams_max as u64,
+            connections_open: self.connections.len() as u64,
+            calls: Lane::ALL.map(|lane| shared.hub.calls.counts(lane)),
+            pending_bytes: shared.outbox.unsent_bytes(),
+            pending_bytes_largest: shared.sweep_unsent(&mut self.connections).into(),
+        };
+        let answer = Answer::metrics(shared.stats.render(&gauges, process));
+        shared.answer_owed(now, &mut self.connections, ticket, &answer);
+    }
+
+    /// The first signal to stop (docs/protocol.md, section 9); further ones change nothing.
+    pub fn shut_down(&mut self, now: Millis) {
+        self.shared.shutdown.begin(now, self.shared.settings.shutdown_delay);
+        self.advance_shutdown(now);
     }
 
     /// Whether it is over, and how; only after [`Gateway::shut_down`].
     pub fn finished(&self) -> Option<Finished> {
-        match self.stage {
-            Stage::Draining { .. } if self.connections.is_empty() && self.calls.is_empty() => Some(Finished::Clean),
-            Stage::GivenUp => Some(Finished::TimedOut),
-            Stage::Serving | Stage::ShutdownDelay { .. } | Stage::Draining { .. } => None,
-        }
+        self.shared.shutdown.finished(self.connections.is_empty() && self.shared.hub.calls.is_empty())
     }
 
     /// Connections of every kind.
@@ -353,266 +299,67 @@ impl Gateway {
 
     /// Streams, those still connecting included.
     pub fn stream_count(&self) -> usize {
-        self.tokens.len()
+        self.shared.hub.tokens.len()
+    }
+
+    /// Callbacks waiting or in flight.
+    pub fn call_count(&self) -> usize {
+        self.shared.hub.calls.len()
     }
 
     /// One turn of the loop took so long, waiting not included.
     pub fn turn_took(&mut self, time: Duration) {
-        self.stats.turn(time);
-    }
-
-    /// Callbacks that wait or are in flight.
-    pub fn call_count(&self) -> usize {
-        self.calls.len()
+        self.shared.stats.turn(time);
     }
 
     /// Many streams have gone: gives up memory that is not in use.
     pub fn shrink(&mut self) {
         self.connections.shrink();
-        self.tokens.shrink();
-        self.calls.shrink();
-        let connections = &self.connections;
-        self.timer.shrink(|id, due| connections.get(id).is_some_and(|connection| connection.scheduled == due));
-        self.sweep_unsent();
-        self.outbox.shrink();
-        self.scratch = String::new();
+        self.shared.deadlines.shrink(&self.connections);
+        self.shared.sweep_unsent(&mut self.connections);
+        self.shared.shrink();
     }
 
-    fn is_leaving(&self) -> bool {
-        self.stage != Stage::Serving
-    }
-
-    fn is_draining(&self) -> bool {
-        match self.stage {
-            Stage::Serving | Stage::ShutdownDelay { .. } => false,
-            Stage::Draining { .. } | Stage::GivenUp => true,
+    /// Moves the shutdown on, and the drain by one slice of the connections.
+    fn advance_shutdown(&mut self, now: Millis) {
+        let shared = &mut self.shared;
+        if shared.shutdown.advance(now, shared.settings.shutdown_timeout) {
+            shared.hub.calls.drain();
+            shared.outbox.act(Action::StopAccepting);
+        }
+        let Some(sweep) = shared.shutdown.sweep() else { return };
+        let slots = sweep.slice(TURN_CONNECTIONS, self.connections.slots());
+        for slot in slots {
+            let Some(connection) = self.connections.in_slot_mut(slot as u32) else { continue };
+            let id = connection.id;
+            shared.drain(now, connection);
+            shared.settle(now, &mut self.connections, id);
         }
     }
 
-    /// Ends everything in an orderly way.
-    fn drain(&mut self, now: Millis) {
-        let give_up_at = now.after(self.settings.shutdown_timeout);
-        self.stage = Stage::Draining { give_up_at, next: Some(0) };
-        self.calls.drain();
-        self.outbox.act(Action::StopAccepting);
-        self.drain_from(now, 0);
-    }
-
-    /// Ends the connections in the slots from `first` on, as many as one turn may take. New ones do not come.
-    fn drain_from(&mut self, now: Millis, first: usize) {
-        let end = first + TURN_CONNECTIONS;
-        let ids: Vec<ConnId> = self.connections.iter_slots(first..end).map(|(id, _)| id).collect();
-        if let Stage::Draining { next, .. } = &mut self.stage {
-            *next = (end < self.connections.slots()).then_some(end);
-        }
-        for id in ids {
-            let Some(connection) = self.connections.get(id) else { continue };
-            match &connection.state {
-                State::Reading(reading) if !reading.inbox.is_empty() || reading.body.is_some() => {
-                    self.refuse(now, id, Refusal::ShuttingDown);
-                }
-                State::Reading(_) if connection.out.is_empty() => self.release(id, CloseMode::Graceful),
-                State::Reading(_) => self.start_closing(id),
-                State::Connecting(_) => self.drain_connecting(now, id),
-                State::Streaming(_) => self.drain_stream(now, id),
-                State::Answering(_) | State::Closing(_) => {}
-            }
-            self.settle(now, id);
-        }
-    }
-
-    /// A connection's deadline has come.
-    fn time_out(&mut self, now: Millis, id: ConnId) {
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        let stalled =
-            !connection.out.is_empty() && connection.out.progress_at().after(self.settings.client_timeout) <= now;
-        match &mut connection.state {
-            State::Connecting(_) | State::Streaming(_) if stalled => {
-                let ending = EndReason { reason: Reason::Error, detail: Some(Detail::ClientTimeout) };
-                self.cut_stream(id, ending, CloseMode::Abort);
-            }
-            State::Reading(_) | State::Answering(_) if stalled => self.release(id, CloseMode::Abort),
-            State::Reading(reading) => {
-                if reading.inbox.is_empty() && reading.body.is_none() {
-                    self.release(id, CloseMode::Graceful);
-                } else {
-                    self.refuse(now, id, Refusal::Timeout);
-                }
-            }
-            State::Answering(_) => {}
-            State::Connecting(_) => self.connect_timed_out(now, id),
-            State::Streaming(streaming) => {
-                // From the last one, not from now: heartbeats do not drift. What a jump of the clock
-                // left out stays out.
-                let interval = (self.settings.heartbeat_interval.as_millis() as u64).max(1);
-                let missed = now.since(streaming.heartbeat_at) / interval;
-                let ahead = Duration::from_millis(interval.saturating_mul(missed + 1));
-                streaming.heartbeat_at = streaming.heartbeat_at.after(ahead);
-                if connection.out.is_empty() {
-                    self.stats.heartbeats += 1;
-                    self.write_frames(now, id, |out| out.extend_from_slice(sse::HEARTBEAT));
-                }
-            }
-            State::Closing(closing) => {
-                let how = if closing.shut { CloseMode::Graceful } else { CloseMode::Abort };
-                self.release(id, how);
-            }
-        }
-    }
-
-    /// When something must happen to that connection.
-    fn deadline_of(&self, connection: &Connection) -> Millis {
-        let settings = &self.settings;
-        let stalled = if connection.out.is_empty() {
-            Millis::NEVER
-        } else {
-            connection.out.progress_at().after(settings.client_timeout)
-        };
-        match &connection.state {
-            State::Reading(reading) => stalled.min(match reading.started {
-                Some(started) => started.after(settings.request_timeout),
-                // Whoever still has an answer to read is not idle.
-                None if !connection.out.is_empty() => Millis::NEVER,
-                None => connection.out.progress_at().after(settings.keepalive_timeout),
-            }),
-            State::Connecting(connecting) => stalled.min(connecting.answer_by),
-            State::Streaming(streaming) => stalled.min(streaming.heartbeat_at),
-            State::Answering(_) => stalled,
-            State::Closing(closing) if closing.shut => connection.out.progress_at().after(LINGER),
-            State::Closing(_) => stalled,
-        }
-    }
-
-    /// Sees to it that the deadline will be looked at in time.
-    fn reschedule(&mut self, now: Millis, id: ConnId) {
-        let Some(connection) = self.connections.get(id) else { return };
-        let deadline = self.deadline_of(connection);
-        let due = deadline.min(now.after(TIMER_AHEAD_MAX));
-        if let Some(connection) = self.connections.get_mut(id) {
-            connection.deadline = deadline;
-            if due < connection.scheduled {
-                connection.scheduled = due;
-                self.timer.insert(due, id);
-            }
-        }
-    }
-
-    /// What every input to a connection ends with.
-    fn settle(&mut self, now: Millis, id: ConnId) {
-        self.start_calls(now);
-        if self.connections.get(id).is_some_and(|connection| !connection.out.is_empty()) {
-            self.mark_dirty(id);
-        }
-        self.reschedule(now, id);
-    }
-
-    fn mark_dirty(&mut self, id: ConnId) {
-        if let Some(connection) = self.connections.get_mut(id) {
-            self.outbox.queue(id, &mut connection.out);
-        }
-    }
-
-    fn output(&mut self, now: Millis, id: ConnId) -> Option<&mut Vec<u8>> {
-        self.connections.get_mut(id).map(|connection| self.outbox.bytes(now, &mut connection.out))
-    }
-
-    /// Input that nobody reads.
-    fn discard(&mut self, id: ConnId, count: usize) {
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        match &connection.state {
-            // However much it is: time is what bounds it.
-            State::Reading(_) | State::Answering(_) | State::Closing(_) => {}
-            State::Connecting(_) | State::Streaming(_) => {
-                if !connection.discard.take(count) {
-                    let excess = EndReason { reason: Reason::Error, detail: Some(Detail::ExcessInput) };
-                    self.cut_stream(id, excess, CloseMode::Abort);
-                }
-            }
-        }
-    }
-
-    /// Counts what a connection has unsent.
-    fn count_unsent(&mut self, id: ConnId) {
-        let connections = self.connections.len();
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        let bytes = connection.unsent_bytes();
-        if self.outbox.count_unsent(id, &mut connection.out, bytes, connections) {
-            self.sweep_unsent();
-        }
-    }
-
-    /// Returns the most bytes that a connection has unsent.
-    fn sweep_unsent(&mut self) -> u32 {
-        let connections = &mut self.connections;
-        self.outbox.sweep_unsent(|id| connections.get_mut(id).map(|connection| connection.out.relist()))
-    }
-
-    /// The one door out: frees the slot. A stream has left before.
-    fn release(&mut self, id: ConnId, how: CloseMode) {
-        debug_assert!(self.connections.get(id).is_none_or(|connection| {
-            matches!(connection.state, State::Reading(_) | State::Answering(_) | State::Closing(_))
-                || self.tokens.get(connection.token, &self.connections).is_none()
-        }));
-        if let Some(connection) = self.connections.remove(id) {
-            self.outbox.close(id, connection.out, how);
-        }
-    }
-
-    /// A number that is `delay` give or take a fifth.
-    fn jittered(&mut self, delay: u32) -> u32 {
-        // SplitMix64 (Steele, Lea and Flood, 2014).
-        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^= mixed >> 31;
-        let fifth = u64::from(delay / 5);
-        let value = u64::from(delay) - fifth + mixed % (2 * fifth + 1);
-        u32::try_from(value).unwrap_or(u32::MAX)
-    }
-
-    /// Panics if what must always hold does not: invariants 2, 3 and 6 of the design. Walks every
+    /// Panics if what must always hold does not: invariants 2, 3 and 6 of the crate documentation. Walks every
     /// connection; for tests, simulations and fuzzers.
     pub fn assert_invariants(&self) {
+        let Shared { settings, hub, outbox, stats, .. } = &self.shared;
+        let token_in = |slot| self.connections.in_slot(slot).map(|connection| connection.token);
         let (mut streams, mut open, mut unsent) = (0, 0, 0);
         for (id, connection) in self.connections.iter() {
             unsent += u64::from(connection.out.counted());
             connection.out.assert_invariants(connection.unsent_bytes());
-            let named = self.tokens.get(connection.token, &self.connections) == Some(id);
-            match &connection.state {
-                State::Connecting(_) | State::Streaming(_) => {
-                    assert!(named, "a stream without its token");
-                    streams += 1;
-                    open += u64::from(matches!(connection.state, State::Streaming(_)));
-                }
-                State::Reading(reading) => {
-                    assert!(!named, "a token for what is no stream");
-                    assert!(reading.inbox.len() < self.settings.head_bytes_max, "an inbox over its limit");
-                }
-                State::Answering(_) | State::Closing(_) => assert!(!named, "a token for what is no stream"),
+            assert_eq!(connection.id, id);
+            let is_named = hub.tokens.get(connection.token, token_in) == Some(id.slot());
+            assert_eq!(is_named, connection.is_stream(), "tokens name streams, and nothing else");
+            streams += usize::from(connection.is_stream());
+            open += u64::from(matches!(connection.state, State::Streaming(_)));
+            if let State::Reading(reading) = &connection.state {
+                assert!(reading.inbox.len() < settings.head_bytes_max, "an inbox over its limit");
             }
-            assert_eq!(connection.deadline, self.deadline_of(connection), "a deadline that nobody looks at");
-            assert!(connection.deadline == Millis::NEVER || connection.scheduled != Millis::NEVER);
+            assert!(!matches!(connection.state, State::Closed(_)), "a connection that is over keeps its slot");
+            deadlines::assert_scheduled(connection, settings);
         }
-        assert_eq!(streams, self.tokens.len(), "tokens and streams differ");
-        assert_eq!(open, self.stats.streams_open, "open streams are miscounted");
-        assert_eq!(unsent, self.outbox.unsent_bytes(), "unsent bytes are miscounted");
-        assert!(self.calls.in_flight() <= self.settings.callback_concurrency.max(1));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn jitter_fills_a_fifth_to_either_side() {
-        let mut gateway = Gateway::new(Settings::default(), Millis::ZERO, 1);
-        let delays: Vec<u32> = (0..10_000).map(|_| gateway.jittered(1000)).collect();
-        assert_eq!((delays.iter().min(), delays.iter().max()), (Some(&800), Some(&1200)));
-        let mean = delays.iter().sum::<u32>() / 10_000;
-        assert!((990..=1010).contains(&mean), "{mean}");
-        assert_eq!(gateway.jittered(0), 0);
-        assert_eq!(gateway.jittered(4), 4);
+        assert_eq!(streams, hub.tokens.len(), "tokens and streams differ");
+        assert_eq!(open, stats.streams_open, "open streams are miscounted");
+        assert_eq!(unsent, outbox.unsent_bytes(), "unsent bytes are miscounted");
+        hub.calls.assert_invariants();
     }
 }

@@ -1,14 +1,24 @@
 //! Output: what one connection has to send and how it is framed, and which connections have some.
 
-use super::{Action, CloseMode, ConnId};
+use super::Action;
 use crate::buffer::{Buffer, Pool};
 use crate::clock::Millis;
+use crate::hub::ConnId;
 use std::collections::VecDeque;
 
 /// Room kept for the size of a chunk: most batches for a stream have 16 to 255 bytes.
 const CHUNK_SIZE_ROOM: &[u8] = b"00\r\n";
 /// The last chunk (RFC 9112 section 7.1).
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// How to close a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseMode {
+    /// Let the kernel deliver what it has.
+    Graceful,
+    /// Throw away what the peer has not read, and reset: it has had its time.
+    Abort,
+}
 
 /// The output of one connection.
 pub(super) struct Output {
@@ -174,11 +184,11 @@ impl Outbox {
         }
     }
 
-    /// Counts what a connection has unsent now. `true`: the list is long, and should be swept.
-    pub(super) fn count_unsent(&mut self, id: ConnId, output: &mut Output, bytes: usize, connections: usize) -> bool {
+    /// Counts what a connection has unsent now.
+    pub(super) fn count_unsent(&mut self, id: ConnId, output: &mut Output, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         if bytes == output.counted {
-            return false;
+            return;
         }
         self.unsent_bytes = self.unsent_bytes - u64::from(output.counted) + u64::from(bytes);
         output.counted = bytes;
@@ -186,7 +196,11 @@ impl Outbox {
             output.listed = true;
             self.unsent.push(id);
         }
-        // Each connection is listed once at most, so most of such a long list is stale.
+    }
+
+    /// Whether the list of connections with unsent output is so long that most of it is stale: each of `connections` is
+    /// listed once at most.
+    pub(super) fn is_unsent_stale(&self, connections: usize) -> bool {
         self.unsent.len() > 2 * connections + 64
     }
 

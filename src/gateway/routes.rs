@@ -1,7 +1,7 @@
 //! Who answers a request: a pure function of its head, and the fixed answers there are.
 
-use super::Settings;
-use super::stats::Refusal;
+use super::answers::Refusal;
+use super::settings::{Cors, Settings};
 use crate::http::request::{Expect, Head, decimal};
 use crate::http::response::CorsHeaders;
 use core::net::Ipv4Addr;
@@ -23,15 +23,6 @@ pub enum Peer {
     Loopback,
     /// Anywhere else.
     Remote,
-}
-
-/// Which web pages may read streams.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cors {
-    Off,
-    Any,
-    /// Origins in lower case.
-    Origins(Vec<String>),
 }
 
 /// What to do with a request.
@@ -112,7 +103,7 @@ fn probe(head: &Head<'_, '_>, reply: Reply) -> Route {
 }
 
 fn stream(head: &Head<'_, '_>, settings: &Settings) -> Route {
-    let cors = settings.cors.cors(head.origin);
+    let cors = cors_headers(&settings.cors, head.origin);
     match head.method {
         "GET" if head.expect == Expect::Unknown => Route::Answer(Reply::Refused(Refusal::Expectation, cors)),
         "GET" => Route::Stream(cors),
@@ -205,19 +196,17 @@ fn page(head: &Head<'_, '_>) -> Result<Page, &'static str> {
     Ok(page)
 }
 
-impl Cors {
-    /// What a page from `origin` (the raw `Origin` field) may do.
-    fn cors(&self, origin: Option<&[u8]>) -> CorsHeaders {
-        match (self, origin) {
-            (Cors::Off, _) => CorsHeaders::Off,
-            (Cors::Any, _) => CorsHeaders::Any,
-            (Cors::Origins(_), None) => CorsHeaders::Denied,
-            (Cors::Origins(origins), Some(given)) => origins
-                .iter()
-                .find(|origin| origin.as_bytes().eq_ignore_ascii_case(given))
-                .and_then(|_| std::str::from_utf8(given).ok())
-                .map_or(CorsHeaders::Denied, |origin| CorsHeaders::Origin(origin.into())),
-        }
+/// What a page from `origin` (the raw `Origin` field) may do.
+fn cors_headers(cors: &Cors, origin: Option<&[u8]>) -> CorsHeaders {
+    match (cors, origin) {
+        (Cors::Off, _) => CorsHeaders::Off,
+        (Cors::Any, _) => CorsHeaders::Any,
+        (Cors::Origins(_), None) => CorsHeaders::Denied,
+        (Cors::Origins(origins), Some(given)) => origins
+            .iter()
+            .find(|origin| origin.as_bytes().eq_ignore_ascii_case(given))
+            .and_then(|_| std::str::from_utf8(given).ok())
+            .map_or(CorsHeaders::Denied, |origin| CorsHeaders::Origin(origin.into())),
     }
 }
 
@@ -318,10 +307,10 @@ mod tests {
     #[test]
     fn grants_by_origin() {
         let list = Cors::Origins(vec!["https://a.example".into()]);
-        assert_eq!(list.cors(Some(b"https://a.example")), CorsHeaders::Origin("https://a.example".into()));
-        assert_eq!(list.cors(Some(b"https://a.example.evil")), CorsHeaders::Denied);
-        assert_eq!(list.cors(None), CorsHeaders::Denied);
-        assert_eq!(Cors::Any.cors(None), CorsHeaders::Any);
-        assert_eq!(Cors::Off.cors(Some(b"https://a.example")), CorsHeaders::Off);
+        assert_eq!(cors_headers(&list, Some(b"https://a.example")), CorsHeaders::Origin("https://a.example".into()));
+        assert_eq!(cors_headers(&list, Some(b"https://a.example.evil")), CorsHeaders::Denied);
+        assert_eq!(cors_headers(&list, None), CorsHeaders::Denied);
+        assert_eq!(cors_headers(&Cors::Any, None), CorsHeaders::Any);
+        assert_eq!(cors_headers(&Cors::Off, Some(b"https://a.example")), CorsHeaders::Off);
     }
 }

@@ -1,7 +1,15 @@
 //! What the core is told once, at the start.
 
-use super::routes::Cors;
 use std::time::Duration;
+
+/// Which web pages may read streams.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cors {
+    Off,
+    Any,
+    /// Origins in lower case.
+    Origins(Vec<String>),
+}
 
 /// What a client gets when the backend cannot be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

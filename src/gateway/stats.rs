@@ -1,142 +1,10 @@
 //! What the gateway counts, for `/internal/metrics`. Plain integers, changed where things happen.
 
-use super::calls::{EndReason, LaneName};
+use super::answers::{ConnectResult, Refusal, SendResult};
 use crate::callback::{Detail, Outcome, Reason};
+use crate::hub::{EndReason, Lane, LaneCounts};
 use crate::metrics::{Exposition, Histogram};
 use std::time::Duration;
-
-/// What became of a request for a stream; each has exactly one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ConnectResult {
-    Accepted,
-    Rejected,
-    Unavailable,
-    Timeout,
-    QueueTimeout,
-    ClientLeft,
-    NotConfigured,
-    TooManyStreams,
-    ShuttingDown,
-    Overflow,
-}
-
-impl ConnectResult {
-    const ALL: [(ConnectResult, &'static str); 10] = [
-        (ConnectResult::Accepted, "accepted"),
-        (ConnectResult::Rejected, "rejected"),
-        (ConnectResult::Unavailable, "unavailable"),
-        (ConnectResult::Timeout, "timeout"),
-        (ConnectResult::QueueTimeout, "queue_timeout"),
-        (ConnectResult::ClientLeft, "client_left"),
-        (ConnectResult::NotConfigured, "not_configured"),
-        (ConnectResult::TooManyStreams, "too_many_streams"),
-        (ConnectResult::ShuttingDown, "shutting_down"),
-        (ConnectResult::Overflow, "overflow"),
-    ];
-}
-
-/// What became of a send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SendResult {
-    Ok,
-    Buffered,
-    Invalid,
-    NotFound,
-    Failed,
-}
-
-impl SendResult {
-    const ALL: [(SendResult, &'static str); 5] = [
-        (SendResult::Ok, "ok"),
-        (SendResult::Buffered, "buffered"),
-        (SendResult::Invalid, "invalid"),
-        (SendResult::NotFound, "not_found"),
-        (SendResult::Failed, "failed"),
-    ];
-}
-
-/// Why a request was refused before it came to a stream or a send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
-    Malformed,
-    HeadTooLarge,
-    BodyTooLarge,
-    Timeout,
-    Version,
-    TransferCoding,
-    NotFound,
-    Method,
-    Unauthorized,
-    Origin,
-    MediaType,
-    Expectation,
-    Parameter,
-    /// The list of tokens, which nothing guards here.
-    ListingUnguarded,
-    ShuttingDown,
-}
-
-impl Refusal {
-    const ALL: [(Refusal, &'static str); 15] = [
-        (Refusal::Malformed, "malformed"),
-        (Refusal::HeadTooLarge, "head_too_large"),
-        (Refusal::BodyTooLarge, "body_too_large"),
-        (Refusal::Timeout, "timeout"),
-        (Refusal::Version, "version"),
-        (Refusal::TransferCoding, "transfer_coding"),
-        (Refusal::NotFound, "not_found"),
-        (Refusal::Method, "method"),
-        (Refusal::Unauthorized, "unauthorized"),
-        (Refusal::Origin, "origin"),
-        (Refusal::MediaType, "media_type"),
-        (Refusal::Expectation, "expectation"),
-        (Refusal::Parameter, "parameter"),
-        (Refusal::ListingUnguarded, "listing_unguarded"),
-        (Refusal::ShuttingDown, "shutting_down"),
-    ];
-}
-
-impl Refusal {
-    /// The status of the answer.
-    pub fn status(self) -> u16 {
-        match self {
-            Refusal::Malformed | Refusal::Parameter => 400,
-            Refusal::HeadTooLarge => 431,
-            Refusal::BodyTooLarge => 413,
-            Refusal::Timeout => 408,
-            Refusal::Version => 505,
-            Refusal::TransferCoding => 501,
-            Refusal::NotFound => 404,
-            Refusal::Method => 405,
-            Refusal::Unauthorized => 401,
-            Refusal::Origin | Refusal::ListingUnguarded => 403,
-            Refusal::MediaType => 415,
-            Refusal::Expectation => 417,
-            Refusal::ShuttingDown => 503,
-        }
-    }
-
-    /// The text of the `error` field; for some it is just the beginning of it.
-    pub fn message(self) -> &'static str {
-        match self {
-            Refusal::Malformed => "Bad request",
-            Refusal::HeadTooLarge => "Request header fields too large",
-            Refusal::BodyTooLarge => "Request body too large",
-            Refusal::Timeout => "Request timeout",
-            Refusal::Version => "HTTP version not supported",
-            Refusal::TransferCoding => "Transfer coding not implemented",
-            Refusal::NotFound => "Not found",
-            Refusal::Method => "Method not allowed",
-            Refusal::Unauthorized => "Unauthorized",
-            Refusal::Origin => "Requests from web pages are not allowed",
-            Refusal::MediaType => "Unsupported charset or content coding",
-            Refusal::Expectation => "Expectation failed",
-            Refusal::Parameter => "Invalid request",
-            Refusal::ListingUnguarded => "Set INTERNAL_PORT or INTERNAL_TOKEN to list tokens from another host",
-            Refusal::ShuttingDown => "Shutting down",
-        }
-    }
-}
 
 /// Why a callback failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,7 +33,8 @@ const DETAILS: [Option<Detail>; 8] = [
     Some(Detail::ConnectBroken),
 ];
 
-const ACTIONS: [(LaneName, &str); 2] = [(LaneName::Connects, "connect"), (LaneName::Disconnects, "disconnect")];
+/// The `action` of each lane's callbacks, at its index.
+const ACTIONS: [&str; Lane::COUNT] = ["connect", "disconnect"];
 
 /// From a backend on the same machine to the longest timeouts that people set.
 const CALLBACK_BOUNDS: [u64; 14] = [
@@ -211,9 +80,9 @@ pub(super) struct Stats {
     pub events: u64,
     pub event_bytes: u64,
     pub heartbeats: u64,
-    connects: [u64; ConnectResult::ALL.len()],
-    sends: [u64; SendResult::ALL.len()],
-    refusals: [u64; Refusal::ALL.len()],
+    connects: [u64; ConnectResult::COUNT],
+    sends: [u64; SendResult::LABELS.len()],
+    refusals: [u64; Refusal::COUNT],
     disconnects: [[u64; DETAILS.len()]; REASONS.len()],
     call_failures: [[u64; CallFailure::ALL.len()]; ACTIONS.len()],
     call_times: [Histogram<{ CALLBACK_BOUNDS.len() }>; ACTIONS.len()],
@@ -226,8 +95,7 @@ pub(super) struct Gauges {
     pub streams_connecting: u64,
     pub streams_max: u64,
     pub connections_open: u64,
-    /// In flight and waiting, by action.
-    pub calls: [(u64, u64); ACTIONS.len()],
+    pub calls: [LaneCounts; Lane::COUNT],
     pub pending_bytes: u64,
     pub pending_bytes_largest: u64,
 }
@@ -262,7 +130,7 @@ impl Stats {
     }
 
     pub fn send(&mut self, result: SendResult) {
-        self.sends[result as usize] += 1;
+        self.sends[result.index()] += 1;
     }
 
     pub fn refuse(&mut self, refusal: Refusal) {
@@ -270,21 +138,20 @@ impl Stats {
     }
 
     pub fn disconnect(&mut self, ending: EndReason) {
-        let detail = DETAILS.iter().position(|detail| *detail == ending.detail).unwrap_or(0);
-        self.disconnects[ending.reason as usize][detail] += 1;
+        self.disconnects[ending.reason as usize][detail_index(ending.detail)] += 1;
     }
 
-    pub fn call_ended(&mut self, kind: LaneName, outcome: &Outcome, took: Duration) {
-        self.call_times[kind as usize].observe(took);
-        let failure = match (kind, outcome) {
+    pub fn call_ended(&mut self, lane: Lane, outcome: &Outcome, took: Duration) {
+        self.call_times[lane as usize].observe(took);
+        let failure = match (lane, outcome) {
             (_, Outcome::Answered { status: 200..=299, .. }) => return,
             // A rejection is an answer.
-            (LaneName::Connects, Outcome::Answered { .. }) => return,
-            (LaneName::Disconnects, Outcome::Answered { .. }) => CallFailure::Status,
+            (Lane::Connects, Outcome::Answered { .. }) => return,
+            (Lane::Disconnects, Outcome::Answered { .. }) => CallFailure::Status,
             (_, Outcome::Unavailable { .. }) => CallFailure::Unavailable,
             (_, Outcome::TimedOut { .. }) => CallFailure::Timeout,
         };
-        self.call_failures[kind as usize][failure as usize] += 1;
+        self.call_failures[lane as usize][failure as usize] += 1;
     }
 
     pub fn turn(&mut self, took: Duration) {
@@ -318,8 +185,8 @@ impl Stats {
         );
         let name = "ssegateway_connects_total";
         text.family(name, "counter", "Requests for a stream, by what became of them.");
-        for (result, label) in ConnectResult::ALL {
-            text.sample(name, &[("result", label)], self.connects[result as usize]);
+        for (label, count) in ConnectResult::labels().zip(self.connects) {
+            text.sample(name, &[("result", label)], count);
         }
         let name = "ssegateway_disconnects_total";
         text.family(name, "counter", "Ends of accepted streams, by the reason and detail told to the backend.");
@@ -332,11 +199,11 @@ impl Stats {
                 }
             }
         }
-        let slow: u64 = self.disconnects[Reason::Error as usize][1..=2].iter().sum();
+        let slow = |detail| self.disconnects[Reason::Error as usize][detail_index(Some(detail))];
         text.counter(
             "ssegateway_slow_readers_dropped_total",
             "Streams ended because their client did not keep up (slow_consumer and client_timeout).",
-            slow,
+            slow(Detail::SlowConsumer) + slow(Detail::ClientTimeout),
         );
         text.counter("ssegateway_events_sent_total", "Events written to streams.", self.events);
         text.counter("ssegateway_event_bytes_sent_total", "Bytes of those events' frames.", self.event_bytes);
@@ -353,36 +220,36 @@ impl Stats {
         );
         let name = "ssegateway_sends_total";
         text.family(name, "counter", "Sends by the backend, by what became of them.");
-        for (result, label) in SendResult::ALL {
-            text.sample(name, &[("result", label)], self.sends[result as usize]);
+        for (label, count) in SendResult::LABELS.into_iter().zip(self.sends) {
+            text.sample(name, &[("result", label)], count);
         }
     }
 
     fn render_callbacks(&self, text: &mut Exposition, gauges: &Gauges) {
         let name = "ssegateway_callback_duration_seconds";
         text.family(name, "histogram", "Time from the start of a callback to its outcome.");
-        for (kind, action) in ACTIONS {
-            text.histogram(name, &[("action", action)], &self.call_times[kind as usize]);
+        for (action, times) in ACTIONS.iter().zip(&self.call_times) {
+            text.histogram(name, &[("action", action)], times);
         }
         let name = "ssegateway_callback_failures_total";
         text.family(name, "counter", "Callbacks that got no usable answer; a rejected connect got one.");
-        for (kind, action) in ACTIONS {
+        for lane in Lane::ALL {
             for (failure, label) in CallFailure::ALL {
-                if (kind, failure) != (LaneName::Connects, CallFailure::Status) {
-                    let count = self.call_failures[kind as usize][failure as usize];
-                    text.sample(name, &[("action", action), ("reason", label)], count);
+                if (lane, failure) != (Lane::Connects, CallFailure::Status) {
+                    let count = self.call_failures[lane as usize][failure as usize];
+                    text.sample(name, &[("action", ACTIONS[lane as usize]), ("reason", label)], count);
                 }
             }
         }
         let name = "ssegateway_callbacks_in_flight";
         text.family(name, "gauge", "Callbacks being made now.");
-        for ((_, action), (in_flight, _)) in ACTIONS.iter().zip(gauges.calls) {
-            text.sample(name, &[("action", action)], in_flight);
+        for (action, counts) in ACTIONS.iter().zip(gauges.calls) {
+            text.sample(name, &[("action", action)], counts.in_flight as u64);
         }
         let name = "ssegateway_callbacks_waiting";
         text.family(name, "gauge", "Callbacks that wait for a free worker now.");
-        for ((_, action), (_, waiting)) in ACTIONS.iter().zip(gauges.calls) {
-            text.sample(name, &[("action", action)], waiting);
+        for (action, counts) in ACTIONS.iter().zip(gauges.calls) {
+            text.sample(name, &[("action", action)], counts.waiting as u64);
         }
     }
 
@@ -395,13 +262,17 @@ impl Stats {
         text.gauge("ssegateway_connections_open", "Connections that are open now.", gauges.connections_open);
         let name = "ssegateway_requests_refused_total";
         text.family(name, "counter", "Requests refused before they came to a stream or a send.");
-        for (refusal, label) in Refusal::ALL {
-            text.sample(name, &[("reason", label)], self.refusals[refusal as usize]);
+        for (label, count) in Refusal::labels().zip(self.refusals) {
+            text.sample(name, &[("reason", label)], count);
         }
         let name = "ssegateway_loop_turn_seconds";
         text.family(name, "histogram", "Time of one turn of the event loop, waiting not included.");
         text.histogram(name, &[], &self.turns);
     }
+}
+
+fn detail_index(detail: Option<Detail>) -> usize {
+    DETAILS.iter().position(|known| *known == detail).unwrap_or(0)
 }
 
 fn goes_with(reason: Reason, detail: Option<Detail>) -> bool {
@@ -438,11 +309,8 @@ mod tests {
 
     #[test]
     fn labels_stand_at_their_index() {
-        assert!(ConnectResult::ALL.iter().enumerate().all(|(index, (result, _))| *result as usize == index));
-        assert!(SendResult::ALL.iter().enumerate().all(|(index, (result, _))| *result as usize == index));
-        assert!(Refusal::ALL.iter().enumerate().all(|(index, (refusal, _))| *refusal as usize == index));
         assert!(CallFailure::ALL.iter().enumerate().all(|(index, (failure, _))| *failure as usize == index));
         assert!(REASONS.iter().enumerate().all(|(index, reason)| *reason as usize == index));
-        assert!(ACTIONS.iter().enumerate().all(|(index, (kind, _))| *kind as usize == index));
+        assert!(Lane::ALL.iter().enumerate().all(|(index, lane)| *lane as usize == index));
     }
 }

@@ -1,282 +1,187 @@
 //! Streams: asking the backend, opening, sending, ending.
 
-use super::calls::{EndReason, LaneName, Pending, PendingConnect, PendingDisconnect};
-use super::connection::{Closing, Connecting, DiscardBudget, State, Streaming};
-use super::requests::ResponseMode;
-use super::stats::ConnectResult;
-use super::{Action, CloseMode, ConnId, ConnectFailure, Gateway, tokens};
-use crate::callback::{self, CallId, Detail, Outcome, PassedHeader, Reason, Request, RequestParts};
+use super::answers::{Answer, ConnectResult, ResponseMode, SendResult};
+use super::connection::{Closing, Connecting, Connection, DiscardBudget, State, StreamMode, Streaming};
+use super::output::CloseMode;
+use super::settings::ConnectFailure;
+use super::shared::Shared;
+use crate::callback::{self, CallId, Detail, Outcome, PassedHeader, Request, RequestParts};
 use crate::clock::Millis;
-use crate::http::request::{Framing, Head, Version};
-use crate::http::response::{self, CorsHeaders};
-use crate::send::{self, SendError};
+use crate::http::request::{Framing, Head};
+use crate::http::response;
+use crate::hub::{EndReason, Lane, Pending, PendingConnect, PendingDisconnect, parse_token};
+use crate::send;
 use crate::sse;
+use crate::table::Table;
 use log::{debug, info, warn};
 use std::borrow::Cow;
-use std::time::Duration;
 use uuid::Uuid;
 
 /// What a client may send behind its GET; enough for a stray CRLF or a pipelined request.
 const INPUT_AFTER_GET_BYTES: u64 = 8 * 1024;
 
-/// How much longer than its timeout a callback may take before the gateway stops waiting for the
-/// worker to say so: lookups and scheduling are not exact.
-const CALLBACK_GRACE: Duration = Duration::from_secs(1);
-
-/// `retry` of a stream that failed to open, if `RECONNECT_DELAY_MILLISECONDS` says nothing; what
-/// browsers use by default.
+/// `retry` of a stream that failed to open, if `RECONNECT_DELAY_MILLISECONDS` says nothing; what browsers use by default.
 const RETRY_DEFAULT_MS: u32 = 3000;
-
-/// `Retry-After` of "Too many streams", in seconds.
-const RETRY_AFTER_SECONDS: &[u8] = b"5";
 
 /// Disconnects may wait in this number even where very few streams are allowed.
 const DISCONNECTS_WAITING_MIN: usize = 1024;
 
-/// What became of a send; one variant per kind of answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SendAnswer {
-    Ok,
-    Buffered,
-    Invalid(SendError),
-    NotFound,
-    /// The stream has more unsent bytes than it may; it ends.
-    Failed,
-}
-
-/// Why a connect came to nothing although nobody rejected it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Failure {
-    NotConfigured,
-    Unavailable,
-    TimedOut,
-    /// No worker was free in time.
-    QueueTimedOut,
-    TooManyStreams,
-    ShuttingDown,
-    Overflow,
-}
-
-impl Failure {
-    fn status_and_message(self) -> (u16, &'static str) {
-        match self {
-            Failure::NotConfigured => (503, "Service not configured"),
-            Failure::Unavailable => (503, "Backend unavailable"),
-            Failure::TimedOut | Failure::QueueTimedOut => (504, "Gateway timeout"),
-            Failure::TooManyStreams => (503, "Too many streams"),
-            Failure::ShuttingDown => (503, "Shutting down"),
-            Failure::Overflow => (503, "Too much was sent before the stream opened"),
-        }
-    }
-
-    fn result(self) -> ConnectResult {
-        match self {
-            Failure::NotConfigured => ConnectResult::NotConfigured,
-            Failure::Unavailable => ConnectResult::Unavailable,
-            Failure::TimedOut => ConnectResult::Timeout,
-            Failure::QueueTimedOut => ConnectResult::QueueTimeout,
-            Failure::TooManyStreams => ConnectResult::TooManyStreams,
-            Failure::ShuttingDown => ConnectResult::ShuttingDown,
-            Failure::Overflow => ConnectResult::Overflow,
-        }
-    }
-}
-
-impl Gateway {
+impl Shared {
     /// A GET for a stream: asks the backend.
-    pub(super) fn connect(&mut self, now: Millis, id: ConnId, head: &Head<'_, '_>, cors: CorsHeaders) {
-        let chunked = head.version == Version::Http11;
-        self.hint_at_cors(head, &cors);
+    pub(super) fn connect(&mut self, now: Millis, connection: &mut Connection, head: &Head<'_, '_>, mode: StreamMode) {
+        self.hints.cors(head, &mode.cors);
         if !self.settings.callback_configured {
-            return self.fail_connect_by_status(now, id, &cors, Failure::NotConfigured);
+            return self.answer_failed_connect(now, connection, &mode, ConnectResult::NotConfigured);
         }
-        if self.is_draining() {
-            return self.fail_connect(now, id, chunked, &cors, Failure::ShuttingDown);
+        if self.shutdown.is_draining() {
+            return self.fail_connect(now, connection, &mode, ConnectResult::ShuttingDown);
         }
         if self.is_full() {
-            self.hint_at_streams_max();
-            return self.fail_connect(now, id, chunked, &cors, Failure::TooManyStreams);
+            self.hints.streams_max(self.settings.streams_max);
+            return self.fail_connect(now, connection, &mode, ConnectResult::TooManyStreams);
         }
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        let request = Request::encode(&mut self.scratch, &RequestParts { url: head.target, headers: head.headers });
+        let parts = RequestParts { url: head.target, headers: head.headers };
+        let request = Request::encode(&mut self.scratch, &parts);
         let token = connection.token;
-        let call = self.calls.queue_connect(PendingConnect { token, request, owner: Ok(id) });
+        let pending = PendingConnect { token, request, owner: Ok(connection.id) };
         let declared = match head.framing {
             Framing::Empty | Framing::Chunked => 0,
             Framing::Length(length) => length,
         };
+        connection.discard = DiscardBudget::new(declared.saturating_add(INPUT_AFTER_GET_BYTES));
         connection.state = State::Connecting(Box::new(Connecting {
-            call,
-            chunked,
-            cors,
+            call: self.hub.calls.queue(Pending::Connect(pending)),
+            mode,
             held: Vec::new(),
             held_events: 0,
             held_close: false,
             answer_by: now.after(self.settings.connect_queue),
         }));
-        connection.discard = DiscardBudget::new(declared.saturating_add(INPUT_AFTER_GET_BYTES));
-        debug_assert!(self.tokens.get(token, &self.connections).is_none(), "122 random bits do not collide");
-        self.tokens.insert(token, id);
-        self.start_calls(now);
+        self.hub.tokens.insert(token, connection.id);
     }
 
-    /// One more stream would be too many, or its disconnect could not be queued: losing that would
-    /// be worse than turning a client away.
+    /// One more stream would be too many, or its disconnect could not be queued: losing that would be worse than turning
+    /// a client away.
     fn is_full(&self) -> bool {
         let max = self.settings.streams_max;
-        self.tokens.len() >= max || self.calls.disconnects_waiting() >= max.max(DISCONNECTS_WAITING_MIN)
+        let disconnects = self.hub.calls.counts(Lane::Disconnects).waiting;
+        self.hub.tokens.len() >= max || disconnects >= max.max(DISCONNECTS_WAITING_MIN)
     }
 
-    /// Hands over the callbacks that may start.
-    pub(super) fn start_calls(&mut self, now: Millis) {
-        while let Some((call, owner)) = self.calls.start_next(now) {
-            if let Some(owner) = owner
-                && let Some(connection) = self.connections.get_mut(owner)
-                && let State::Connecting(connecting) = &mut connection.state
-            {
-                connecting.answer_by = now.after(self.settings.callback_timeout).after(CALLBACK_GRACE);
-                self.reschedule(now, owner);
-            }
-            self.outbox.act(Action::Call(call));
+    /// The outcome of a callback.
+    pub(super) fn called(&mut self, now: Millis, connections: &mut Table<Connection>, call: CallId, outcome: Outcome) {
+        let Some((pending, took)) = self.hub.calls.finish(now, call) else { return };
+        self.stats.call_ended(pending.lane(), &outcome, took);
+        match pending {
+            Pending::Connect(connect) => self.connect_answered(now, connections, connect, outcome),
+            Pending::Disconnect(disconnect) => disconnect_answered(&disconnect, &outcome),
         }
     }
 
-    /// A callback ended.
-    pub fn answer(&mut self, now: Millis, call: CallId, outcome: Outcome) {
-        match self.calls.finish(now, call) {
-            None => {}
-            Some((Pending::Connect(connect), took)) => {
-                self.stats.call_ended(LaneName::Connects, &outcome, took);
-                self.connect_answered(now, connect, outcome);
-            }
-            Some((Pending::Disconnect(disconnect), took)) => {
-                self.stats.call_ended(LaneName::Disconnects, &outcome, took);
-                disconnect_answered(&disconnect, &outcome);
-            }
-        }
-        self.start_calls(now);
-    }
-
-    fn connect_answered(&mut self, now: Millis, connect: PendingConnect, outcome: Outcome) {
+    fn connect_answered(
+        &mut self,
+        now: Millis,
+        connections: &mut Table<Connection>,
+        connect: PendingConnect,
+        outcome: Outcome,
+    ) {
         let PendingConnect { token, request, owner } = connect;
+        let waiting = owner.ok().and_then(|id| connections.get_mut(id));
+        debug_assert_eq!(owner.is_ok(), waiting.is_some(), "a client that leaves gives up its call");
         let (failure, detail, written) = match outcome {
             Outcome::Answered { status: 200..=299, passed: _, body } => {
-                match owner {
-                    Ok(id) => self.open(now, id, request, body.as_deref()),
-                    Err(ending) => self.queue_disconnect(token, request, ending),
+                match (waiting, owner) {
+                    (Some(connection), _) => self.open(now, connection, request, body.as_deref()),
+                    (None, Err(ending)) => self.queue_disconnect(token, request, ending),
+                    (None, Ok(_)) => {}
                 }
                 return;
             }
             Outcome::Answered { status, passed, body: _ } => {
-                match self.rejection_hint(status) {
+                match self.hints.rejection(status, &self.stats) {
                     Some(hint) => warn!(token = token.to_string(), status, hint; "connect rejected"),
                     None => debug!(token = token.to_string(), status; "connect rejected"),
                 }
-                if let Ok(id) = owner {
-                    self.reject(now, id, status, &passed);
+                if let Some(connection) = waiting {
+                    self.reject(now, connection, status, &passed);
                 }
                 return;
             }
-            Outcome::Unavailable { written } => (Failure::Unavailable, Detail::ConnectBroken, written),
-            Outcome::TimedOut { written } => (Failure::TimedOut, Detail::ConnectTimeout, written),
+            Outcome::Unavailable { written } => (ConnectResult::Unavailable, Detail::ConnectBroken, written),
+            Outcome::TimedOut { written } => (ConnectResult::Timeout, Detail::ConnectTimeout, written),
         };
-        if let Ok(id) = owner
-            && let Some(connecting) = self.take_connecting(id)
+        if let Some(connection) = waiting
+            && let Some(connecting) = self.give_up_connecting(connection)
         {
-            self.fail_connect(now, id, connecting.chunked, &connecting.cors, failure);
+            self.fail_connect(now, connection, &connecting.mode, failure);
         }
         if written {
             // The backend may have accepted what it could not tell us.
-            self.queue_disconnect(token, request, EndReason { reason: Reason::Error, detail: Some(detail) });
+            self.queue_disconnect(token, request, EndReason::error(detail));
         }
     }
 
-    /// Takes a connection out of its wait, whatever comes next.
-    fn take_connecting(&mut self, id: ConnId) -> Option<Box<Connecting>> {
-        let connection = self.connections.get_mut(id)?;
-        let closing = State::Closing(Closing { shut: false });
-        match std::mem::replace(&mut connection.state, closing) {
-            State::Connecting(connecting) => {
-                self.tokens.remove(connection.token, id);
-                Some(connecting)
-            }
-            other => {
-                connection.state = other;
-                None
-            }
-        }
+    /// Ends a client's wait for the backend without a stream: its token names nothing any more.
+    fn give_up_connecting(&mut self, connection: &mut Connection) -> Option<Box<Connecting>> {
+        let connecting = take_connecting(connection)?;
+        self.hub.tokens.remove(connection.token, connection.id);
+        Some(connecting)
     }
 
-    fn reject(&mut self, now: Millis, id: ConnId, status: u16, passed: &[(PassedHeader, Vec<u8>)]) {
-        let Some(connecting) = self.take_connecting(id) else { return };
+    fn reject(&mut self, now: Millis, connection: &mut Connection, status: u16, passed: &[(PassedHeader, Vec<u8>)]) {
+        let Some(connecting) = self.give_up_connecting(connection) else { return };
+        let mode = &connecting.mode;
         self.stats.connect(ConnectResult::Rejected);
         if self.settings.connect_failure == ConnectFailure::Retry && matches!(status, 500 | 502 | 503 | 504) {
-            return self.write_retry_stream(now, id, connecting.chunked, &connecting.cors);
+            return self.write_retry_stream(now, connection, mode);
         }
-        let fields: Vec<(&str, &[u8])> = passed
-            .iter()
-            .map(|(header, value)| match header {
-                PassedHeader::RetryAfter => ("Retry-After", &value[..]),
-                PassedHeader::WwwAuthenticate => ("WWW-Authenticate", &value[..]),
-            })
-            .collect();
-        let error = format!("Backend returned {status}");
-        self.respond_error(now, id, status, &error, &fields, &connecting.cors, ResponseMode::LAST);
-        self.start_closing(id);
+        self.answer(now, connection, &Answer::rejection(status, passed, &mode.cors), ResponseMode::LAST);
+        self.start_closing(connection);
     }
 
-    fn fail_connect(&mut self, now: Millis, id: ConnId, chunked: bool, cors: &CorsHeaders, failure: Failure) {
+    fn fail_connect(&mut self, now: Millis, connection: &mut Connection, mode: &StreamMode, failure: ConnectResult) {
         match self.settings.connect_failure {
-            ConnectFailure::Status => self.fail_connect_by_status(now, id, cors, failure),
+            ConnectFailure::Status => self.answer_failed_connect(now, connection, mode, failure),
             ConnectFailure::Retry => {
-                self.stats.connect(failure.result());
-                self.write_retry_stream(now, id, chunked, cors);
+                self.stats.connect(failure);
+                self.write_retry_stream(now, connection, mode);
             }
         }
     }
 
-    fn fail_connect_by_status(&mut self, now: Millis, id: ConnId, cors: &CorsHeaders, failure: Failure) {
-        self.stats.connect(failure.result());
-        let (status, message) = failure.status_and_message();
-        let fields: &[(&str, &[u8])] = match failure {
-            Failure::TooManyStreams => &[("Retry-After", RETRY_AFTER_SECONDS)],
-            Failure::NotConfigured
-            | Failure::Unavailable
-            | Failure::TimedOut
-            | Failure::QueueTimedOut
-            | Failure::ShuttingDown
-            | Failure::Overflow => &[],
-        };
-        self.respond_error(now, id, status, message, fields, cors, ResponseMode::LAST);
-        self.start_closing(id);
+    fn answer_failed_connect(
+        &mut self,
+        now: Millis,
+        connection: &mut Connection,
+        mode: &StreamMode,
+        failure: ConnectResult,
+    ) {
+        self.stats.connect(failure);
+        self.answer(now, connection, &Answer::connect_failure(failure, &mode.cors), ResponseMode::LAST);
+        self.start_closing(connection);
     }
 
     /// A 200 event stream that carries only `retry:` and ends: `EventSource` gives up for good on any other status.
-    fn write_retry_stream(&mut self, now: Millis, id: ConnId, chunked: bool, cors: &CorsHeaders) {
-        let delay = self.jittered(self.settings.reconnect_delay_ms.unwrap_or(RETRY_DEFAULT_MS));
-        self.write_stream_head(now, id, chunked, cors);
-        self.write_frames(now, id, |out| sse::write_retry(out, delay));
-        self.finish_body(now, id);
+    fn write_retry_stream(&mut self, now: Millis, connection: &mut Connection, mode: &StreamMode) {
+        let delay = self.jitter.spread(self.settings.reconnect_delay_ms.unwrap_or(RETRY_DEFAULT_MS));
+        self.write_stream_head(now, connection, mode);
+        sse::write_retry(self.outbox.frames(now, &mut connection.out), delay);
+        self.finish_body(now, connection);
     }
 
     /// The backend accepted: opens the stream, with everything that is known already in one write.
-    fn open(&mut self, now: Millis, id: ConnId, request: Request, body: Option<&[u8]>) {
-        let Some(connection) = self.connections.get_mut(id) else { return };
+    fn open(&mut self, now: Millis, connection: &mut Connection, request: Request, body: Option<&[u8]>) {
+        let Some(connecting) = take_connecting(connection) else { return };
         let token = connection.token;
-        let State::Connecting(connecting) = &mut connection.state else { return };
-        let Connecting { chunked, cors, held, held_events, held_close, .. } = &mut **connecting;
-        let (chunked, cors) = (*chunked, std::mem::take(cors));
-        let (held, held_events, held_close) = (std::mem::take(held), *held_events, *held_close);
         self.stats.connect(ConnectResult::Accepted);
         self.stats.streams_open += 1;
         info!(token = token.to_string(), url = self.shown_url(&request).as_ref(); "stream opened");
-        let heartbeat_at = now.after(self.settings.heartbeat_interval);
-        let opened_at = self.date.unix_seconds();
-        if let Some(connection) = self.connections.get_mut(id) {
-            connection.state = State::Streaming(Streaming { request, heartbeat_at, opened_at });
-        }
-        self.write_stream_head(now, id, chunked, &cors);
-        let delay = self.settings.reconnect_delay_ms.map(|delay| self.jittered(delay));
+        connection.state = State::Streaming(Streaming {
+            request,
+            heartbeat_at: now.after(self.settings.heartbeat_interval),
+            opened_at: self.date.unix_seconds(),
+        });
+        self.write_stream_head(now, connection, &connecting.mode);
         let answer = callback::read_answer(body.unwrap_or_default());
         if body.is_none() {
             warn!(token = token.to_string(), why = "late, cut short or too long"; "connect answer's body ignored");
@@ -284,170 +189,166 @@ impl Gateway {
         for ignored in &answer.ignored {
             warn!(token = token.to_string(), why = ignored.as_ref(); "connect answer partly ignored");
         }
-        if let Some(delay) = delay {
-            self.write_frames(now, id, |out| sse::write_retry(out, delay));
+        if let Some(delay) = self.settings.reconnect_delay_ms {
+            sse::write_retry(self.outbox.frames(now, &mut connection.out), self.jitter.spread(delay));
         }
         if let Some(event) = &answer.event {
-            self.write_events(now, id, 1, |out| event.write(out));
+            self.write_events(now, connection, 1, |out| event.write(out));
         }
-        if held_events > 0 {
-            self.write_events(now, id, held_events, |out| out.extend_from_slice(&held));
+        if connecting.held_events > 0 {
+            self.write_events(now, connection, connecting.held_events, |out| out.extend_from_slice(&connecting.held));
         }
-        if answer.close || held_close {
-            self.end_stream(now, id, EndReason { reason: Reason::ServerClosed, detail: None });
+        if answer.close || connecting.held_close {
+            self.end_stream(now, connection, EndReason::SERVER_CLOSED);
         }
     }
 
-    fn write_stream_head(&mut self, now: Millis, id: ConnId, chunked: bool, cors: &CorsHeaders) {
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        response::write_stream_head(self.outbox.bytes(now, &mut connection.out), &self.date, chunked, cors);
-        connection.out.set_chunked(chunked);
-        self.mark_dirty(id);
-    }
-
-    /// Appends frames to an open stream.
-    pub(super) fn write_frames(&mut self, now: Millis, id: ConnId, write: impl FnOnce(&mut Vec<u8>)) {
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        write(self.outbox.frames(now, &mut connection.out));
-        self.mark_dirty(id);
+    fn write_stream_head(&mut self, now: Millis, connection: &mut Connection, mode: &StreamMode) {
+        let out = self.outbox.bytes(now, &mut connection.out);
+        response::write_stream_head(out, &self.date, mode.chunked, &mode.cors);
+        connection.out.set_chunked(mode.chunked);
+        self.outbox.queue(connection.id, &mut connection.out);
     }
 
     /// Appends so many events to an open stream.
-    fn write_events(&mut self, now: Millis, id: ConnId, count: u64, write: impl FnOnce(&mut Vec<u8>)) {
-        let mut bytes = 0;
-        self.write_frames(now, id, |out| {
-            let start = out.len();
-            write(out);
-            bytes = out.len() - start;
-        });
+    fn write_events(&mut self, now: Millis, connection: &mut Connection, count: u64, write: impl FnOnce(&mut Vec<u8>)) {
+        let out = self.outbox.frames(now, &mut connection.out);
+        let start = out.len();
+        write(out);
         self.stats.events += count;
-        self.stats.event_bytes += bytes as u64;
+        self.stats.event_bytes += (out.len() - start) as u64;
+        self.outbox.queue(connection.id, &mut connection.out);
     }
 
-    /// A send's body: does what it asks for.
-    pub(super) fn send(&mut self, now: Millis, body: &[u8]) -> SendAnswer {
+    /// Executes the body of a send.
+    pub(super) fn send(&mut self, now: Millis, connections: &mut Table<Connection>, body: &[u8]) -> SendResult {
         let command = match send::parse(body) {
             Ok(command) => command,
-            Err(error) => return SendAnswer::Invalid(error),
+            Err(error) => return SendResult::Invalid(error),
         };
         if command.event.is_none() && !command.close {
-            self.hint_at_missing_event(body);
+            self.hints.missing_event(body);
         }
-        let Some(id) = tokens::parse(&command.token).and_then(|token| self.tokens.get(token, &self.connections)) else {
-            return SendAnswer::NotFound;
+        let token_in = |slot| connections.in_slot(slot).map(|connection| connection.token);
+        let named = parse_token(&command.token).and_then(|token| self.hub.tokens.get(token, token_in));
+        let Some(connection) = named.and_then(|slot| connections.in_slot_mut(slot)) else {
+            return SendResult::NotFound;
         };
-        let Some(connection) = self.connections.get_mut(id) else { return SendAnswer::NotFound };
         let pending_max = self.settings.pending_bytes_max;
         let event = &command.event;
         match &mut connection.state {
             State::Connecting(connecting) => {
                 if connecting.held_close {
-                    return SendAnswer::NotFound;
+                    return SendResult::NotFound;
                 }
                 if let Some(event) = event {
                     if connecting.held.len() > pending_max {
-                        self.overflow_connecting(now, id);
-                        return SendAnswer::Failed;
+                        self.stop_connecting(
+                            now,
+                            connection,
+                            EndReason::error(Detail::SlowConsumer),
+                            ConnectResult::Overflow,
+                        );
+                        return SendResult::Failed;
                     }
                     event.write(&mut connecting.held);
                     connecting.held_events += 1;
                 }
                 connecting.held_close = command.close;
-                self.count_unsent(id);
-                SendAnswer::Buffered
+                self.count_unsent(connection);
+                SendResult::Buffered
             }
             State::Streaming(_) => {
                 if event.is_some() && connection.out.refused() > pending_max {
-                    let ending = EndReason { reason: Reason::Error, detail: Some(Detail::SlowConsumer) };
-                    self.cut_stream(id, ending, CloseMode::Abort);
-                    return SendAnswer::Failed;
+                    self.cut_stream(connection, EndReason::error(Detail::SlowConsumer), CloseMode::Abort);
+                    let id = connection.id;
+                    self.remove_closed(connections, id);
+                    return SendResult::Failed;
                 }
                 if let Some(event) = event {
-                    self.write_events(now, id, 1, |out| event.write(out));
+                    self.write_events(now, connection, 1, |out| event.write(out));
                 }
                 if command.close {
-                    self.end_stream(now, id, EndReason { reason: Reason::ServerClosed, detail: None });
+                    self.end_stream(now, connection, EndReason::SERVER_CLOSED);
                 }
-                SendAnswer::Ok
+                SendResult::Ok
             }
-            State::Reading(_) | State::Answering(_) | State::Closing(_) => SendAnswer::NotFound,
+            State::Reading(_) | State::Answering(_) | State::Closing(_) | State::Closed(_) => {
+                debug_assert!(false, "a token names what is no stream");
+                SendResult::NotFound
+            }
         }
     }
 
-    /// More was sent to a stream than it may hold, before the backend had decided on it.
-    fn overflow_connecting(&mut self, now: Millis, id: ConnId) {
-        let ending = EndReason { reason: Reason::Error, detail: Some(Detail::SlowConsumer) };
-        self.stop_connecting(now, id, ending, Failure::Overflow);
-    }
-
-    fn stop_connecting(&mut self, now: Millis, id: ConnId, ending: EndReason, failure: Failure) {
-        let Some(connecting) = self.take_connecting(id) else { return };
-        self.calls.abandon(connecting.call, ending);
-        self.fail_connect(now, id, connecting.chunked, &connecting.cors, failure);
+    /// Turns away a client that waits for the backend; what the backend says later is dealt with by `ending`.
+    pub(super) fn stop_connecting(
+        &mut self,
+        now: Millis,
+        connection: &mut Connection,
+        ending: EndReason,
+        failure: ConnectResult,
+    ) {
+        let Some(connecting) = self.give_up_connecting(connection) else { return };
+        self.hub.calls.abandon(connecting.call, ending);
+        self.fail_connect(now, connection, &connecting.mode, failure);
     }
 
     /// The backend did not answer in time, and the worker did not say so.
-    pub(super) fn connect_timed_out(&mut self, now: Millis, id: ConnId) {
-        let Some(State::Connecting(connecting)) = self.connections.get(id).map(|connection| &connection.state) else {
-            return;
-        };
-        let failure = if self.calls.is_started(connecting.call) { Failure::TimedOut } else { Failure::QueueTimedOut };
-        let ending = EndReason { reason: Reason::Error, detail: Some(Detail::ConnectTimeout) };
-        self.stop_connecting(now, id, ending, failure);
-    }
-
-    /// The drain reaches a client that still waits for the backend.
-    pub(super) fn drain_connecting(&mut self, now: Millis, id: ConnId) {
-        let ending = EndReason { reason: Reason::ServerClosed, detail: Some(Detail::Shutdown) };
-        self.stop_connecting(now, id, ending, Failure::ShuttingDown);
+    pub(super) fn connect_timed_out(&mut self, now: Millis, connection: &mut Connection, call: CallId) {
+        let is_started = self.hub.calls.is_started(call);
+        let failure = if is_started { ConnectResult::Timeout } else { ConnectResult::QueueTimeout };
+        self.stop_connecting(now, connection, EndReason::error(Detail::ConnectTimeout), failure);
     }
 
     /// The drain reaches an open stream.
-    pub(super) fn drain_stream(&mut self, now: Millis, id: ConnId) {
+    pub(super) fn drain_stream(&mut self, now: Millis, connection: &mut Connection) {
         if let Some(delay) = self.settings.reconnect_delay_ms {
-            let delay = self.jittered(delay);
-            self.write_frames(now, id, |out| sse::write_retry(out, delay));
+            sse::write_retry(self.outbox.frames(now, &mut connection.out), self.jitter.spread(delay));
         }
-        self.end_stream(now, id, EndReason { reason: Reason::ServerClosed, detail: Some(Detail::Shutdown) });
+        self.end_stream(now, connection, EndReason::SHUTDOWN);
+    }
+
+    /// A heartbeat is due: written unless bytes are unsent.
+    pub(super) fn beat(&mut self, now: Millis, connection: &mut Connection) {
+        if connection.out.is_empty() {
+            self.stats.heartbeats += 1;
+            self.outbox.frames(now, &mut connection.out).extend_from_slice(sse::HEARTBEAT);
+            self.outbox.queue(connection.id, &mut connection.out);
+        }
     }
 
     /// A clean end: what is queued, the end of the body, then the close.
-    pub(super) fn end_stream(&mut self, now: Millis, id: ConnId, ending: EndReason) {
-        self.leave(id, ending);
-        self.finish_body(now, id);
+    fn end_stream(&mut self, now: Millis, connection: &mut Connection, ending: EndReason) {
+        self.retire_stream(connection, ending);
+        self.finish_body(now, connection);
     }
 
-    fn finish_body(&mut self, now: Millis, id: ConnId) {
-        if let Some(connection) = self.connections.get_mut(id) {
-            self.outbox.end_body(now, &mut connection.out);
-        }
-        self.start_closing(id);
+    fn finish_body(&mut self, now: Millis, connection: &mut Connection) {
+        self.outbox.end_body(now, &mut connection.out);
+        self.start_closing(connection);
     }
 
     /// An end that the client must be able to tell from a clean one.
-    pub(super) fn cut_stream(&mut self, id: ConnId, ending: EndReason, how: CloseMode) {
-        self.leave(id, ending);
-        self.release(id, how);
+    pub(super) fn cut_stream(&mut self, connection: &mut Connection, ending: EndReason, mode: CloseMode) {
+        self.retire_stream(connection, ending);
+        Shared::close(connection, mode);
     }
 
-    /// The stream, open or not, is over: forgets its token and sees to it that the backend hears of it.
-    pub(super) fn leave(&mut self, id: ConnId, ending: EndReason) {
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        let token = connection.token;
-        match &mut connection.state {
+    /// The stream, open or not, is over: its token names nothing any more, and its disconnect is queued.
+    fn retire_stream(&mut self, connection: &mut Connection, ending: EndReason) {
+        let closing = State::Closing(Closing { shut: false });
+        match std::mem::replace(&mut connection.state, closing) {
             State::Connecting(connecting) => {
-                let call = connecting.call;
                 self.stats.connect(ConnectResult::ClientLeft);
-                self.tokens.remove(token, id);
-                self.calls.abandon(call, ending);
+                self.hub.tokens.remove(connection.token, connection.id);
+                self.hub.calls.abandon(connecting.call, ending);
             }
             State::Streaming(streaming) => {
-                let request = std::mem::take(&mut streaming.request);
-                self.tokens.remove(token, id);
+                self.hub.tokens.remove(connection.token, connection.id);
                 self.stats.streams_open -= 1;
-                self.queue_disconnect(token, request, ending);
+                self.queue_disconnect(connection.token, streaming.request, ending);
             }
-            State::Reading(_) | State::Answering(_) | State::Closing(_) => {}
+            State::Reading(_) | State::Answering(_) | State::Closing(_) | State::Closed(_) => {}
         }
     }
 
@@ -465,7 +366,23 @@ impl Gateway {
         let detail = ending.detail.map_or("none", Detail::as_str);
         info!(token = token.to_string(), reason = ending.reason.as_str(), detail; "stream closed");
         self.stats.disconnect(ending);
-        self.calls.queue_disconnect(PendingDisconnect { token, request, ending });
+        self.hub.calls.queue(Pending::Disconnect(PendingDisconnect { token, request, ending }));
+    }
+}
+
+/// Takes a connection out of its wait for the backend, whatever comes next.
+fn take_connecting(connection: &mut Connection) -> Option<Box<Connecting>> {
+    match std::mem::replace(&mut connection.state, State::Closing(Closing { shut: false })) {
+        State::Connecting(connecting) => Some(connecting),
+        other @ (State::Reading(_)
+        | State::Answering(_)
+        | State::Streaming(_)
+        | State::Closing(_)
+        | State::Closed(_)) => {
+            debug_assert!(false, "no client waits here for the backend");
+            connection.state = other;
+            None
+        }
     }
 }
 
@@ -481,7 +398,7 @@ fn disconnect_answered(disconnect: &PendingDisconnect, outcome: &Outcome) {
         Outcome::Answered { status, passed: _, body: _ } => {
             warn!(token = token.to_string(), status; "disconnect callback failed");
         }
-        // Who made the call has said why.
+        // The worker that made the call has logged why.
         Outcome::Unavailable { .. } | Outcome::TimedOut { .. } => {}
     }
 }

@@ -1,8 +1,8 @@
 //! [`System`] on mio and the worker pool. Translates and decides nothing.
 
 use super::system::{Event, System};
-use crate::callback::{Call, Completion};
 use crate::gateway::{ConnId, Listener, Peer, ProcessFigures};
+use crate::job::{Completion, Job};
 use crate::process;
 use crate::sys::{self, Signals};
 use crate::table::Key;
@@ -223,9 +223,11 @@ impl System for MioSystem {
         uuid::Builder::from_random_bytes(bytes).into_uuid()
     }
 
-    fn submit(&mut self, call: Call) {
+    fn submit(&mut self, job: Job) {
         if let Some((workers, _)) = &self.workers {
-            workers.submit(call);
+            match job {
+                Job::Call(call) => workers.submit(call),
+            }
         }
     }
 

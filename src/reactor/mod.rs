@@ -252,7 +252,7 @@ impl<N: System> Reactor<N> {
                 self.completions_waiting = false;
                 return;
             };
-            self.gateway.answer(self.now, completion.id, completion.outcome);
+            self.gateway.complete(self.now, completion);
             self.carry_out();
         }
     }
@@ -312,7 +312,7 @@ impl<N: System> Reactor<N> {
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::Call(call) => self.net.submit(call),
+            Action::Start(job) => self.net.submit(job),
             Action::Report(ticket) => {
                 let figures = self.net.process_figures();
                 self.gateway.report(self.now, ticket, &figures);

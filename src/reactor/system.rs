@@ -3,8 +3,8 @@
 //! A seam above it, at "bytes arrived", would leave out what edge-triggered servers break by: a
 //! wake-up that was the only one and got lost. Here the loop itself runs in the simulation.
 
-use crate::callback::{Call, Completion};
 use crate::gateway::{ConnId, Listener, Peer, ProcessFigures};
+use crate::job::{Completion, Job};
 use std::io;
 use std::time::Duration;
 use uuid::Uuid;
@@ -55,9 +55,9 @@ pub trait System {
     fn unix_seconds(&mut self) -> u64;
     /// A random (version 4) UUID that nobody can guess.
     fn draw_token(&mut self) -> Uuid;
-    /// Hands a callback to the pool; never blocks.
-    fn submit(&mut self, call: Call);
-    /// The next callback that ended.
+    /// Hands a job to the pool; never blocks.
+    fn submit(&mut self, job: Job);
+    /// The next job that is finished.
     fn next_completion(&mut self) -> Option<Completion>;
     /// What the system knows of this process.
     fn process_figures(&mut self) -> ProcessFigures;

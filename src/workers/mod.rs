@@ -11,7 +11,8 @@ mod resolver;
 mod tests;
 mod transport;
 
-use crate::callback::{Call, Completion, Outcome};
+use crate::callback::{Call, Called, Outcome};
+use crate::job::Completion;
 use crate::sys;
 use client::Client;
 use resolver::Lookup;
@@ -198,7 +199,7 @@ impl Shared {
 
     fn complete(&self, call: &Call, outcome: Outcome) {
         // Nobody listens any more only while the process ends.
-        let _ = self.completions.send(Completion { id: call.id, outcome });
+        let _ = self.completions.send(Completion::Called(Called { id: call.id, outcome }));
         (self.wake)();
     }
 

@@ -9,7 +9,7 @@ use super::faults::Fault;
 use super::oracle::{CONNECT, DISCONNECT, Send, millis};
 use super::stream::{Event, Said};
 use super::world::{Item, World};
-use ssegateway::callback::{Call, CallId, CallKind, Completion, Outcome, PassedHeader};
+use ssegateway::callback::{Call, CallId, CallKind, Called, Outcome, PassedHeader};
 use ssegateway::gateway::Listener;
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -164,7 +164,7 @@ impl World {
     /// A worker is done; some repeat an old outcome, which must reach nobody.
     pub fn complete(&mut self, number: usize) {
         let record = &self.backend.calls[number];
-        let completion = Completion { id: record.id, outcome: record.outcome.clone() };
+        let completion = Called { id: record.id, outcome: record.outcome.clone() };
         self.trace.note(self.clock, "outcome", &[("client", record.client as u64)]);
         self.kernel.complete(completion);
         if self.hits(Fault::StaleOutcome) {
@@ -173,13 +173,13 @@ impl World {
             if record.taken {
                 let body = Some(br#"{"event":{"data":"stale"},"close":true}"#.to_vec());
                 let outcome = Outcome::Answered { status: 200, passed: Vec::new(), body };
-                self.kernel.complete(Completion { id: record.id, outcome });
+                self.kernel.complete(Called { id: record.id, outcome });
             }
         }
     }
 
     /// The gateway takes note of an outcome.
-    pub fn completion_taken(&mut self, completion: &Completion) {
+    pub fn completion_taken(&mut self, completion: &Called) {
         let calls = &mut self.backend.calls;
         let Some(record) = calls.iter_mut().rev().find(|record| record.id == completion.id && !record.taken) else {
             return;

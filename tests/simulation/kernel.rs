@@ -7,7 +7,7 @@
 //! Bytes towards the gateway are kept; of those towards the client only the number is, for what they
 //! say is judged when the kernel takes them: a pipe here loses and reorders nothing.
 
-use ssegateway::callback::Completion;
+use ssegateway::callback::Called;
 use ssegateway::gateway::{CloseMode, ConnId, Listener};
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -63,7 +63,7 @@ pub struct Kernel {
     backlogs: [VecDeque<usize>; 2],
     accept_edges: [bool; 2],
     ready: VecDeque<usize>,
-    pub completions: VecDeque<Completion>,
+    pub completions: VecDeque<Called>,
     completions_edge: bool,
     pub signals: u32,
     pub listening: bool,
@@ -196,7 +196,7 @@ impl Kernel {
     }
 
     /// An outcome is there for the loop.
-    pub fn complete(&mut self, completion: Completion) {
+    pub fn complete(&mut self, completion: Called) {
         self.completions.push_back(completion);
         self.completions_edge = true;
     }

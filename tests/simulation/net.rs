@@ -4,8 +4,8 @@ use super::faults::Fault;
 use super::kernel::{Edges, index};
 use super::oracle::unix_seconds;
 use super::world::{Knock, World};
-use ssegateway::callback::{Call, Completion};
 use ssegateway::gateway::{CloseMode, ConnId, Listener, Peer, ProcessFigures};
+use ssegateway::job::{Completion, Job};
 use ssegateway::reactor::{Event, System};
 use ssegateway::timer::TICK_MS;
 use std::io::{self, ErrorKind};
@@ -309,7 +309,7 @@ impl System for World {
         super::backend::token_of(self.backend.token_for)
     }
 
-    fn submit(&mut self, call: Call) {
+    fn submit(&mut self, Job::Call(call): Job) {
         self.worked = true;
         self.take_call(&call);
     }
@@ -318,7 +318,7 @@ impl System for World {
         let completion = self.kernel.completions.pop_front()?;
         self.worked = true;
         self.completion_taken(&completion);
-        Some(completion)
+        Some(Completion::Called(completion))
     }
 
     fn release_memory(&mut self) {

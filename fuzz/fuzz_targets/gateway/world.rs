@@ -6,7 +6,8 @@ use crate::operation::{Answer, Operation, Request, Send, WELCOME};
 use crate::responses::{self, Body};
 use crate::sends::{self, Expected};
 use serde_json::Value;
-use ssegateway::callback::{Call, CallId, CallKind, Reason};
+use ssegateway::callback::{Call, CallId, CallKind, Called, Reason};
+use ssegateway::job::{Completion, Job};
 use ssegateway::gateway::{Action, ConnId, SocketError, Finished, Gateway, Listener, Peer, ProcessFigures, Settings};
 use ssegateway::clock::Millis;
 use std::collections::HashMap;
@@ -131,7 +132,8 @@ impl World {
             Operation::AnswerAgain { call, answer } => {
                 if let Some(id) = self.answered.iter().rev().nth(usize::from(call)) {
                     let before = (self.gateway.stream_count(), self.gateway.connection_count(), self.gateway.call_count());
-                    self.gateway.answer(Millis::from_millis(self.now), *id, answer.outcome());
+                    let id = *id;
+                    self.complete(id, &answer);
                     assert!(self.gateway.next_action().is_none() && self.gateway.next_dirty().is_none());
                     let after = (self.gateway.stream_count(), self.gateway.connection_count(), self.gateway.call_count());
                     assert_eq!(before, after, "a stale answer reached somebody");
@@ -391,12 +393,17 @@ impl World {
         }
     }
 
+    fn complete(&mut self, id: CallId, answer: &Answer) {
+        let completion = Completion::Called(Called { id, outcome: answer.outcome() });
+        self.gateway.complete(Millis::from_millis(self.now), completion);
+    }
+
     fn answer(&mut self, call: &Call, answer: &Answer) {
         self.answered.push(call.id);
         let at = self.clients.iter().position(|client| client.call == Some(call.id));
         let before = self.gateway.stream_count();
         let Some(at) = at.filter(|_| call.kind == CallKind::Connect) else {
-            self.gateway.answer(Millis::from_millis(self.now), call.id, answer.outcome());
+            self.complete(call.id, answer);
             self.settle();
             assert_eq!(self.gateway.stream_count(), before);
             return;
@@ -411,7 +418,7 @@ impl World {
         client.may.have_been_closed |= matches!(answer, Answer::Accept { close: true, .. });
         let told = client.received.len() + self.gateway.unsent(client.id).len();
         let waits = client.closed.is_none();
-        self.gateway.answer(Millis::from_millis(self.now), call.id, answer.outcome());
+        self.complete(call.id, answer);
         let client = &mut self.clients[at];
         let tells = client.received.len() + self.gateway.unsent(client.id).len() > told;
         if answer.is_accepted() && waits && tells {
@@ -502,7 +509,7 @@ impl World {
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::Call(call) => self.call(call),
+            Action::Start(Job::Call(call)) => self.call(call),
             Action::Report(ticket) => self.gateway.report(Millis::from_millis(self.now), ticket, &ProcessFigures::default()),
             Action::ShutdownWrite(id) => {
                 assert!(self.gateway.unsent(id).is_empty(), "the end before the last bytes");

@@ -8,7 +8,8 @@ mod request;
 
 use super::resolver::{Lookup, system_lookup};
 use super::{IDLE_TIMEOUTS, IdleTimeouts, THREAD_STACK_BYTES, WorkerSettings, Workers};
-use crate::callback::{Call, CallKind, Completion, Detail, Outcome, PassedHeader, Reason};
+use crate::callback::{Call, CallKind, Called, Detail, Outcome, PassedHeader, Reason};
+use crate::job::Completion;
 use crate::table::Key;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -82,8 +83,9 @@ impl Pool {
         Pool::new(&format!("http://{address}/"), Options { timeout, ..Options::default() })
     }
 
-    fn next(&self) -> Completion {
-        self.completions.recv_timeout(LONG).unwrap()
+    fn next(&self) -> Called {
+        let Completion::Called(called) = self.completions.recv_timeout(LONG).unwrap();
+        called
     }
 
     /// One call and what came of it.

@@ -114,7 +114,7 @@ fn queued_calls_outlive_the_pool() {
         workers.submit(call(number, None));
     }
     drop(workers);
-    let outcomes: Vec<Outcome> = completions.iter().map(|completion| completion.outcome).collect();
+    let outcomes: Vec<Outcome> = completions.iter().map(|Completion::Called(called)| called.outcome).collect();
     // The channel closes only when the last thread has ended.
     assert_eq!(outcomes, vec![answered(204, Some("")); 10]);
 }

@@ -17,7 +17,7 @@ fn request(path: &str, authorization: Option<&str>, detail: Option<Detail>) -> (
     let options = Options { authorization: authorization.map(str::to_owned), ..Options::default() };
     let pool = Pool::new(&format!("http://{address}{path}"), options);
     pool.workers.submit(call(7, detail));
-    assert_eq!(pool.next(), Completion { id: key(7), outcome: answered(200, Some("{}")) });
+    assert_eq!(pool.next(), Called { id: key(7), outcome: answered(200, Some("{}")) });
     (address, script.join().unwrap())
 }
 

@@ -1,8 +1,6 @@
 //! Tokens: which connection each one names, and how they are spelled.
 
 use super::ConnId;
-use super::connection::Connection;
-use crate::table::Table;
 use hashbrown::HashTable;
 use uuid::Uuid;
 
@@ -11,7 +9,7 @@ use uuid::Uuid;
 /// Sends to many streams wait for memory more than for anything else, so an entry is small: the token itself stands in
 /// the connection, which a send needs anyway.
 #[derive(Default)]
-pub(super) struct Tokens(HashTable<Entry>);
+pub(crate) struct Tokens(HashTable<Entry>);
 
 /// Eight bytes; the table grows without a look at the connections.
 struct Entry {
@@ -39,27 +37,25 @@ fn spread(excerpt: u32) -> u64 {
 }
 
 impl Tokens {
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// The connection that `token` names.
-    pub(super) fn get(&self, token: Uuid, connections: &Table<Connection>) -> Option<ConnId> {
+    /// The slot that `token` names. `token_in` is the token of the connection in a slot.
+    pub(crate) fn get(&self, token: Uuid, token_in: impl Fn(u32) -> Option<Uuid>) -> Option<u32> {
         let excerpt = excerpt(token);
-        let in_slot =
-            |entry: &Entry| connections.in_slot(entry.slot).filter(|(_, connection)| connection.token == token);
-        let entry = self.0.find(spread(excerpt), |entry| entry.excerpt == excerpt && in_slot(entry).is_some())?;
-        in_slot(entry).map(|(id, _)| id)
+        let is_named = |entry: &Entry| entry.excerpt == excerpt && token_in(entry.slot) == Some(token);
+        self.0.find(spread(excerpt), is_named).map(|entry| entry.slot)
     }
 
     /// Lets `token`, which names nothing yet, name the connection `id`, whose token it is.
-    pub(super) fn insert(&mut self, token: Uuid, id: ConnId) {
+    pub(crate) fn insert(&mut self, token: Uuid, id: ConnId) {
         let entry = Entry { excerpt: excerpt(token), slot: id.slot() };
         self.0.insert_unique(entry.hash(), entry, Entry::hash);
     }
 
     /// Lets `token` name nothing any more. `id` is what it named.
-    pub(super) fn remove(&mut self, token: Uuid, id: ConnId) {
+    pub(crate) fn remove(&mut self, token: Uuid, id: ConnId) {
         let excerpt = excerpt(token);
         let entry = self.0.find_entry(spread(excerpt), |entry| entry.excerpt == excerpt && entry.slot == id.slot());
         if let Ok(entry) = entry {
@@ -68,49 +64,22 @@ impl Tokens {
     }
 
     /// Gives up memory that is not in use.
-    pub(super) fn shrink(&mut self) {
+    pub(crate) fn shrink(&mut self) {
         self.0.shrink_to_fit(Entry::hash);
     }
 }
 
 /// A token in the one form that the gateway gives out: lower-case, with hyphens (RFC 9562, section 4).
-pub(super) fn parse(text: &str) -> Option<Uuid> {
-    let bytes: &[u8; 36] = text.as_bytes().try_into().ok()?;
-    if [8, 13, 18, 23].iter().any(|hyphen| bytes[*hyphen] != b'-') {
-        return None;
-    }
-    let four = |at: usize| bytes[at..].first_chunk().copied().map_or(0, u32::from_be_bytes);
-    let token = [(0, 4), (9, 14), (19, 24), (28, 32)].iter().try_fold(0, |token, (left, right)| {
-        let digits = u64::from(four(*left)) << 32 | u64::from(four(*right));
-        Some(token << 32 | u128::from(hex_value(digits)?))
-    });
-    token.map(Uuid::from_u128)
-}
-
-/// A one in each byte of a word.
-const ONES: u64 = u64::MAX / 0xFF;
-
-/// The number that eight hexadecimal digits spell, the highest byte being the first one; `None` if they are not all
-/// digits or lower-case letters. All at once: whether a digit or a letter comes next is nothing that could be foretold.
-fn hex_value(digits: u64) -> Option<u32> {
-    let letters = digits >> 6 & ONES;
-    let values = (digits & (ONES * 0x0F)) + letters * 9;
-    let above_nine = (values + ONES * 6) >> 4 & ONES;
-    // What they come to, spelled.
-    let spelled = values + ONES * u64::from(b'0') + above_nine * u64::from(b'a' - b'9' - 1);
-    if values & (ONES * 0xF0) != 0 || spelled != digits {
-        return None;
-    }
-    let bytes = (values | values >> 4) & 0x00FF_00FF_00FF_00FF;
-    let pairs = (bytes | bytes >> 8) & 0x0000_FFFF_0000_FFFF;
-    Some((pairs | pairs >> 16) as u32)
+pub(crate) fn parse(text: &str) -> Option<Uuid> {
+    // Of the forms that `Uuid` reads only this one has 36 characters.
+    let is_canonical = text.len() == 36 && !text.bytes().any(|byte| byte.is_ascii_uppercase());
+    is_canonical.then(|| Uuid::try_parse(text).ok())?
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Millis;
-    use crate::gateway::{Listener, Peer};
+    use crate::table::Key;
     use std::collections::HashSet;
 
     #[test]
@@ -143,20 +112,17 @@ mod tests {
     /// Tokens that differ in what the table has of them, and some that do not.
     #[test]
     fn each_token_finds_its_own_connection() {
-        let mut connections = Table::default();
         let mut tokens = Tokens::default();
         let numbers = (1..=500).chain((1..=20).map(|n| n << 64 | 7));
-        let named: Vec<(Uuid, ConnId)> = numbers
-            .map(|number| {
-                let token = Uuid::from_u128(number);
-                let id = connections.insert(Connection::new(Millis::ZERO, Listener::Public, Peer::Remote, token));
-                tokens.insert(token, id);
-                (token, id)
-            })
-            .collect();
-        let find = |tokens: &Tokens, token: Uuid| tokens.get(token, &connections);
+        let named: Vec<(Uuid, ConnId)> =
+            (0..).zip(numbers).map(|(slot, number)| (Uuid::from_u128(number), Key::from_parts(slot, 0))).collect();
+        for (token, id) in &named {
+            tokens.insert(*token, *id);
+        }
+        let find =
+            |tokens: &Tokens, token: Uuid| tokens.get(token, |slot| named.get(slot as usize).map(|(token, _)| *token));
         assert_eq!(tokens.len(), named.len());
-        assert!(named.iter().all(|(token, id)| find(&tokens, *token) == Some(*id)));
+        assert!(named.iter().all(|(token, id)| find(&tokens, *token) == Some(id.slot())));
         let unknown = [501, 21 << 64 | 7].map(Uuid::from_u128);
         assert_eq!(unknown.map(|token| find(&tokens, token)), [None, None]);
         for (token, id) in named.iter().step_by(2) {
@@ -165,7 +131,7 @@ mod tests {
         tokens.shrink();
         assert_eq!(tokens.len(), named.len() / 2);
         for (n, (token, id)) in named.iter().enumerate() {
-            assert_eq!(find(&tokens, *token), (n % 2 == 1).then_some(*id), "{token}");
+            assert_eq!(find(&tokens, *token), (n % 2 == 1).then_some(id.slot()), "{token}");
         }
     }
 

@@ -1,0 +1,313 @@
+//! Where outcomes become HTTP: each refusal, result of a send and result of a connect, with its status, its text and its
+//! label in the metrics.
+
+use crate::callback::PassedHeader;
+use crate::http::response::{self, CorsHeaders, Date, Response};
+use crate::metrics;
+use crate::send::SendError;
+use std::borrow::Cow;
+
+/// How to answer a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ResponseMode {
+    /// Whether further requests of the connection are read.
+    pub keep_alive: bool,
+    /// The request was a HEAD.
+    pub head_only: bool,
+}
+
+impl ResponseMode {
+    /// An answer with its body, after which the connection closes.
+    pub(super) const LAST: ResponseMode = ResponseMode { keep_alive: false, head_only: false };
+}
+
+/// Why a request is refused before it comes to a stream or a send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    Malformed,
+    HeadTooLarge,
+    BodyTooLarge,
+    Timeout,
+    Version,
+    TransferCoding,
+    NotFound,
+    Method,
+    Unauthorized,
+    Origin,
+    MediaType,
+    Expectation,
+    Parameter,
+    /// The list of tokens, from another host, where nothing guards it.
+    ListingUnguarded,
+    ShuttingDown,
+}
+
+/// Each refusal at its index: status, text of the `error` field (for some only its beginning), label in the metrics.
+const REFUSALS: [(Refusal, u16, &str, &str); 15] = [
+    (Refusal::Malformed, 400, "Bad request", "malformed"),
+    (Refusal::HeadTooLarge, 431, "Request header fields too large", "head_too_large"),
+    (Refusal::BodyTooLarge, 413, "Request body too large", "body_too_large"),
+    (Refusal::Timeout, 408, "Request timeout", "timeout"),
+    (Refusal::Version, 505, "HTTP version not supported", "version"),
+    (Refusal::TransferCoding, 501, "Transfer coding not implemented", "transfer_coding"),
+    (Refusal::NotFound, 404, "Not found", "not_found"),
+    (Refusal::Method, 405, "Method not allowed", "method"),
+    (Refusal::Unauthorized, 401, "Unauthorized", "unauthorized"),
+    (Refusal::Origin, 403, "Requests from web pages are not allowed", "origin"),
+    (Refusal::MediaType, 415, "Unsupported charset or content coding", "media_type"),
+    (Refusal::Expectation, 417, "Expectation failed", "expectation"),
+    (Refusal::Parameter, 400, "Invalid request", "parameter"),
+    (
+        Refusal::ListingUnguarded,
+        403,
+        "Set INTERNAL_PORT or INTERNAL_TOKEN to list tokens from another host",
+        "listing_unguarded",
+    ),
+    (Refusal::ShuttingDown, 503, "Shutting down", "shutting_down"),
+];
+
+impl Refusal {
+    pub(super) const COUNT: usize = REFUSALS.len();
+
+    pub(super) fn labels() -> impl Iterator<Item = &'static str> {
+        REFUSALS.iter().map(|(.., label)| *label)
+    }
+
+    pub(super) fn status(self) -> u16 {
+        REFUSALS[self as usize].1
+    }
+
+    fn message(self) -> &'static str {
+        REFUSALS[self as usize].2
+    }
+}
+
+/// The result of a request for a stream; each has exactly one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ConnectResult {
+    Accepted,
+    Rejected,
+    Unavailable,
+    Timeout,
+    /// No worker was free in time.
+    QueueTimeout,
+    ClientLeft,
+    NotConfigured,
+    TooManyStreams,
+    ShuttingDown,
+    /// More was sent to the stream than it may hold before it opens.
+    Overflow,
+}
+
+/// Each result at its index: label in the metrics; status and text, where the gateway itself answers the client.
+const CONNECT_RESULTS: [(ConnectResult, &str, Option<(u16, &str)>); 10] = [
+    (ConnectResult::Accepted, "accepted", None),
+    (ConnectResult::Rejected, "rejected", None),
+    (ConnectResult::Unavailable, "unavailable", Some((503, "Backend unavailable"))),
+    (ConnectResult::Timeout, "timeout", Some((504, "Gateway timeout"))),
+    (ConnectResult::QueueTimeout, "queue_timeout", Some((504, "Gateway timeout"))),
+    (ConnectResult::ClientLeft, "client_left", None),
+    (ConnectResult::NotConfigured, "not_configured", Some((503, "Service not configured"))),
+    (ConnectResult::TooManyStreams, "too_many_streams", Some((503, "Too many streams"))),
+    (ConnectResult::ShuttingDown, "shutting_down", Some((503, "Shutting down"))),
+    (ConnectResult::Overflow, "overflow", Some((503, "Too much was sent before the stream opened"))),
+];
+
+impl ConnectResult {
+    pub(super) const COUNT: usize = CONNECT_RESULTS.len();
+
+    pub(super) fn labels() -> impl Iterator<Item = &'static str> {
+        CONNECT_RESULTS.iter().map(|(_, label, _)| *label)
+    }
+}
+
+/// The result of a send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SendResult {
+    Ok,
+    Buffered,
+    Invalid(SendError),
+    NotFound,
+    /// The stream has more unsent bytes than it may; it ends.
+    Failed,
+}
+
+impl SendResult {
+    /// The labels in the metrics, each at the index of its result.
+    pub(super) const LABELS: [&str; 5] = ["ok", "buffered", "invalid", "not_found", "failed"];
+
+    pub(super) fn index(self) -> usize {
+        match self {
+            SendResult::Ok => 0,
+            SendResult::Buffered => 1,
+            SendResult::Invalid(_) => 2,
+            SendResult::NotFound => 3,
+            SendResult::Failed => 4,
+        }
+    }
+}
+
+/// `Retry-After` of "Too many streams", in seconds.
+const RETRY_AFTER_SECONDS: &[u8] = b"5";
+
+const NO_CORS: &CorsHeaders = &CorsHeaders::Off;
+
+/// A response, but for its date and [`ResponseMode`].
+#[derive(Debug)]
+pub(super) struct Answer<'a> {
+    status: u16,
+    content_type: &'static str,
+    body: Cow<'a, [u8]>,
+    fields: Vec<(&'static str, &'a [u8])>,
+    cors: &'a CorsHeaders,
+}
+
+impl<'a> Answer<'a> {
+    fn new(status: u16, body: impl Into<Cow<'a, [u8]>>) -> Answer<'a> {
+        Answer { status, content_type: response::JSON, body: body.into(), fields: Vec::new(), cors: NO_CORS }
+    }
+
+    /// All messages are plain text without quotes.
+    fn error(status: u16, message: &str) -> Answer<'a> {
+        Answer::new(status, format!(r#"{{"error":"{message}"}}"#).into_bytes())
+    }
+
+    fn with_field(mut self, name: &'static str, value: &'a [u8]) -> Answer<'a> {
+        self.fields.push((name, value));
+        self
+    }
+
+    fn with_cors(mut self, cors: &'a CorsHeaders) -> Answer<'a> {
+        self.cors = cors;
+        self
+    }
+
+    pub(super) fn refusal(refusal: Refusal, cors: &'a CorsHeaders) -> Answer<'a> {
+        let answer = Answer::error(refusal.status(), refusal.message()).with_cors(cors);
+        match refusal {
+            Refusal::Unauthorized => answer.with_field("WWW-Authenticate", b"Bearer"),
+            Refusal::Malformed
+            | Refusal::HeadTooLarge
+            | Refusal::BodyTooLarge
+            | Refusal::Timeout
+            | Refusal::Version
+            | Refusal::TransferCoding
+            | Refusal::NotFound
+            | Refusal::Method
+            | Refusal::Origin
+            | Refusal::MediaType
+            | Refusal::Expectation
+            | Refusal::Parameter
+            | Refusal::ListingUnguarded
+            | Refusal::ShuttingDown => answer,
+        }
+    }
+
+    /// A refusal that says what is wrong.
+    pub(super) fn detailed_refusal(refusal: Refusal, detail: &str) -> Answer<'a> {
+        Answer::error(refusal.status(), &format!("{}: {detail}", refusal.message()))
+    }
+
+    pub(super) fn method_not_allowed(allow: &'static str, cors: &'a CorsHeaders) -> Answer<'a> {
+        Answer::refusal(Refusal::Method, cors).with_field("Allow", allow.as_bytes())
+    }
+
+    /// The answer to OPTIONS.
+    pub(super) fn options(allow: &'static str, cors: &'a CorsHeaders) -> Answer<'a> {
+        Answer::new(204, b"".as_slice()).with_cors(cors).with_field("Allow", allow.as_bytes())
+    }
+
+    /// The answer to a CORS preflight (WHATWG Fetch, section 3.2.2).
+    pub(super) fn preflight(cors: &'a CorsHeaders) -> Answer<'a> {
+        let answer = Answer::new(204, b"".as_slice()).with_cors(cors);
+        match cors {
+            CorsHeaders::Off | CorsHeaders::Denied => answer,
+            CorsHeaders::Any | CorsHeaders::Origin(_) => answer
+                .with_field("Access-Control-Allow-Methods", b"GET")
+                .with_field(
+                    "Access-Control-Allow-Headers",
+                    b"Authorization, Cache-Control, Content-Type, Last-Event-ID",
+                )
+                .with_field("Access-Control-Max-Age", b"86400"),
+        }
+    }
+
+    pub(super) fn healthy() -> Answer<'a> {
+        Answer::new(200, br#"{"status":"ok"}"#.as_slice())
+    }
+
+    pub(super) fn readiness(configured: bool, shutting_down: bool) -> Answer<'a> {
+        let (status, body): (u16, &[u8]) = match (configured, shutting_down) {
+            (false, _) => (503, br#"{"status":"not_ready","configured":false}"#),
+            (true, true) => (503, br#"{"status":"not_ready","configured":true}"#),
+            (true, false) => (200, br#"{"status":"ready","configured":true}"#),
+        };
+        Answer::new(status, body)
+    }
+
+    pub(super) fn send(result: SendResult) -> Answer<'a> {
+        match result {
+            SendResult::Ok => Answer::new(200, br#"{"status":"ok"}"#.as_slice()),
+            SendResult::Buffered => Answer::new(200, br#"{"status":"buffered"}"#.as_slice()),
+            SendResult::NotFound => Answer::error(404, "Token not found"),
+            SendResult::Failed => Answer::error(500, "Write failed: connection closed"),
+            SendResult::Invalid(error) => Answer::error(400, error.message()),
+        }
+    }
+
+    /// `failure` is none of the results whose client the gateway does not answer by itself.
+    pub(super) fn connect_failure(failure: ConnectResult, cors: &'a CorsHeaders) -> Answer<'a> {
+        let (status, message) = CONNECT_RESULTS[failure as usize].2.unwrap_or((503, "Backend unavailable"));
+        let answer = Answer::error(status, message).with_cors(cors);
+        if failure == ConnectResult::TooManyStreams {
+            answer.with_field("Retry-After", RETRY_AFTER_SECONDS)
+        } else {
+            answer
+        }
+    }
+
+    /// The backend rejected the connect.
+    pub(super) fn rejection(status: u16, passed: &'a [(PassedHeader, Vec<u8>)], cors: &'a CorsHeaders) -> Answer<'a> {
+        let answer = Answer::error(status, &format!("Backend returned {status}")).with_cors(cors);
+        passed.iter().fold(answer, |answer, (header, value)| {
+            let name = match header {
+                PassedHeader::RetryAfter => "Retry-After",
+                PassedHeader::WwwAuthenticate => "WWW-Authenticate",
+            };
+            answer.with_field(name, value)
+        })
+    }
+
+    pub(super) fn listing(json: String) -> Answer<'a> {
+        Answer::new(200, json.into_bytes())
+    }
+
+    pub(super) fn metrics(text: String) -> Answer<'a> {
+        Answer { content_type: metrics::CONTENT_TYPE, ..Answer::new(200, text.into_bytes()) }
+    }
+
+    /// Appends the response.
+    pub(super) fn write(&self, out: &mut Vec<u8>, date: &Date, mode: ResponseMode) {
+        let response = Response {
+            status: self.status,
+            content_type: self.content_type,
+            body: &self.body,
+            fields: &self.fields,
+            cors: self.cors,
+            close: !mode.keep_alive,
+            head_only: mode.head_only,
+        };
+        response::write(out, date, &response);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_stand_at_their_index() {
+        assert!(REFUSALS.iter().enumerate().all(|(index, (refusal, ..))| *refusal as usize == index));
+        assert!(CONNECT_RESULTS.iter().enumerate().all(|(index, (result, ..))| *result as usize == index));
+    }
+}

@@ -1,0 +1,85 @@
+//! When something must happen to which connection.
+
+use super::connection::{Connection, State};
+use super::settings::Settings;
+use crate::clock::Millis;
+use crate::hub::ConnId;
+use crate::table::Table;
+use crate::timer::Timer;
+use std::time::Duration;
+
+/// How long a peer may take to close after the last response.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// A timer entry is never set further ahead, so that entries for deadlines that have moved do not pile up: one per
+/// connection in this time and per shortest timeout at the most.
+const TIMER_AHEAD_MAX: Duration = Duration::from_secs(30);
+
+/// The deadlines of all connections.
+pub(super) struct Deadlines {
+    timer: Timer,
+}
+
+impl Deadlines {
+    pub(super) fn new(now: Millis) -> Deadlines {
+        Deadlines { timer: Timer::new(now) }
+    }
+
+    /// Has the connection's deadline looked at in time.
+    pub(super) fn schedule(&mut self, now: Millis, connection: &mut Connection, settings: &Settings) {
+        connection.deadline = deadline_of(connection, settings);
+        let due = connection.deadline.min(now.after(TIMER_AHEAD_MAX));
+        if due < connection.scheduled {
+            connection.scheduled = due;
+            self.timer.insert(due, connection.id);
+        }
+    }
+
+    /// Takes the next connection whose deadline is to be looked at. Some entries are stale: of a connection that is
+    /// gone, or of a deadline that has moved.
+    pub(super) fn pop(&mut self, now: Millis) -> Option<(ConnId, Millis)> {
+        self.timer.pop(now)
+    }
+
+    pub(super) fn next_due(&self) -> Option<Millis> {
+        self.timer.next_due()
+    }
+
+    /// Gives up memory that is not in use.
+    pub(super) fn shrink(&mut self, connections: &Table<Connection>) {
+        self.timer.shrink(|id, due| connections.get(id).is_some_and(|connection| connection.scheduled == due));
+    }
+}
+
+/// Whether the peer has taken no output for longer than a client may.
+pub(super) fn is_stalled(now: Millis, connection: &Connection, settings: &Settings) -> bool {
+    stalls_at(connection, settings) <= now
+}
+
+fn stalls_at(connection: &Connection, settings: &Settings) -> Millis {
+    if connection.out.is_empty() { Millis::NEVER } else { connection.out.progress_at().after(settings.client_timeout) }
+}
+
+/// When something must happen to that connection.
+fn deadline_of(connection: &Connection, settings: &Settings) -> Millis {
+    let stalled = stalls_at(connection, settings);
+    match &connection.state {
+        State::Reading(reading) => stalled.min(match reading.started {
+            Some(started) => started.after(settings.request_timeout),
+            // A client that still has an answer to read is not idle.
+            None if !connection.out.is_empty() => Millis::NEVER,
+            None => connection.out.progress_at().after(settings.keepalive_timeout),
+        }),
+        State::Connecting(connecting) => stalled.min(connecting.answer_by),
+        State::Streaming(streaming) => stalled.min(streaming.heartbeat_at),
+        State::Closing(closing) if closing.shut => connection.out.progress_at().after(LINGER),
+        State::Answering(_) | State::Closing(_) => stalled,
+        State::Closed(_) => Millis::NEVER,
+    }
+}
+
+/// Panics if nobody will look at the connection's deadline in time.
+pub(super) fn assert_scheduled(connection: &Connection, settings: &Settings) {
+    assert_eq!(connection.deadline, deadline_of(connection, settings), "a deadline that nobody looks at");
+    assert!(connection.deadline == Millis::NEVER || connection.scheduled != Millis::NEVER);
+}

@@ -1,0 +1,38 @@
+//! Jitter for `retry`, so that pages that lost their streams together do not come back together.
+
+/// A generator of pseudo-random numbers: SplitMix64 (Steele, Lea and Flood, 2014). Secrets never come from it.
+pub(super) struct Jitter(u64);
+
+impl Jitter {
+    pub(super) fn new(seed: u64) -> Jitter {
+        Jitter(seed)
+    }
+
+    /// A number within a fifth of `delay`.
+    pub(super) fn spread(&mut self, delay: u32) -> u32 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^= mixed >> 31;
+        let fifth = u64::from(delay / 5);
+        let value = u64::from(delay) - fifth + mixed % (2 * fifth + 1);
+        u32::try_from(value).unwrap_or(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fills_a_fifth_to_either_side() {
+        let mut jitter = Jitter::new(1);
+        let delays: Vec<u32> = (0..10_000).map(|_| jitter.spread(1000)).collect();
+        assert_eq!((delays.iter().min(), delays.iter().max()), (Some(&800), Some(&1200)));
+        let mean = delays.iter().sum::<u32>() / 10_000;
+        assert!((990..=1010).contains(&mean), "{mean}");
+        assert_eq!(jitter.spread(0), 0);
+        assert_eq!(jitter.spread(4), 4);
+    }
+}

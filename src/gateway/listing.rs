@@ -1,0 +1,78 @@
+//! `GET /internal/connections`: the open streams, page by page (docs/protocol.md, section 9).
+
+use super::answers::Answer;
+use super::connection::{Connection, State};
+use super::routes::Page;
+use super::sweep::Sweep;
+use crate::clock::rfc3339;
+use crate::table::Table;
+use std::fmt::Write;
+
+/// Most slots that a turn of the loop looks at for one page, free ones included: a hundred microseconds.
+const TURN_SLOTS: usize = 8 * 1024;
+/// Most slots that one page looks at, free ones included.
+const PAGE_SLOTS_MAX: usize = 64 * 1024;
+/// A page ends once it is this long, whatever its limit: URLs can be as long as a head.
+const PAGE_BYTES_MAX: usize = 1024 * 1024;
+
+/// A page under construction. A stream keeps its slot, so one that stays open while all pages are fetched is on exactly
+/// one of them.
+pub(super) struct Listing {
+    body: String,
+    /// Entries that the page still has room for.
+    room: usize,
+    sweep: Sweep,
+    /// The first slot that is not for this page.
+    end: usize,
+    /// The slot of the last entry.
+    last: Option<u32>,
+}
+
+impl Listing {
+    /// `streams`: how many are open.
+    pub(super) fn new(page: Page, instance: &str, streams: u64) -> Listing {
+        let first = page.after.map_or(0, |after| (after as usize).saturating_add(1));
+        Listing {
+            body: format!(r#"{{"instance":"{instance}","count":{streams},"connections":["#),
+            room: page.limit,
+            sweep: Sweep::starting_at(first),
+            end: first.saturating_add(PAGE_SLOTS_MAX),
+            last: None,
+        }
+    }
+
+    /// Goes on for one turn; the answer once the page is complete.
+    pub(super) fn advance(&mut self, connections: &Table<Connection>) -> Option<Answer<'static>> {
+        let slots = connections.slots();
+        let mut is_full = false;
+        for (id, connection) in connections.iter_slots(self.sweep.slice(TURN_SLOTS, slots.min(self.end))) {
+            let State::Streaming(streaming) = &connection.state else { continue };
+            if self.room == 0 || self.body.len() >= PAGE_BYTES_MAX {
+                is_full = true;
+                break;
+            }
+            let separator = if self.body.ends_with('[') { "" } else { "," };
+            // Writing to a String cannot fail. The URL is escaped as JSON already.
+            let _ = write!(
+                self.body,
+                r#"{separator}{{"token":"{}","url":"{}","opened_at":"{}","pending_bytes":{}}}"#,
+                connection.token,
+                streaming.request.escaped_url(),
+                rfc3339(streaming.opened_at),
+                connection.out.len()
+            );
+            self.room -= 1;
+            self.last = Some(id.slot());
+        }
+        if !is_full && !self.sweep.is_done() {
+            return None;
+        }
+        let next = if is_full { self.last.map(|slot| slot as usize) } else { (self.end < slots).then(|| self.end - 1) };
+        let mut body = std::mem::take(&mut self.body);
+        let _ = match next {
+            Some(slot) => write!(body, r#"],"next":"{slot}"}}"#),
+            None => write!(body, r#"],"next":null}}"#),
+        };
+        Some(Answer::listing(body))
+    }
+}

@@ -1,0 +1,180 @@
+//! What all connections have in common, and what any part does to a connection: answer, close, settle.
+
+use super::Action;
+use super::answers::{Answer, Refusal, ResponseMode, SendResult};
+use super::connection::{Answering, Closing, Connection, State};
+use super::deadlines::Deadlines;
+use super::hints::Hints;
+use super::jitter::Jitter;
+use super::listing::Listing;
+use super::output::{CloseMode, Outbox};
+use super::settings::Settings;
+use super::shutdown::Shutdown;
+use super::stats::Stats;
+use crate::clock::Millis;
+use crate::http::response::{CorsHeaders, Date};
+use crate::hub::{ConnId, Hub};
+use crate::job::Job;
+use crate::table::Table;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// How much longer than its timeout a callback may take before the gateway stops waiting for the worker to say so:
+/// lookups and scheduling are not exact.
+const CALLBACK_GRACE: Duration = Duration::from_secs(1);
+
+/// Names an answer that a connection owes, one at a time; stale once the connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket(ConnId);
+
+impl Ticket {
+    pub(super) fn connection(self) -> ConnId {
+        self.0
+    }
+}
+
+/// Everything in the gateway but its connections.
+pub(super) struct Shared {
+    pub settings: Settings,
+    pub hub: Hub,
+    pub outbox: Outbox,
+    pub deadlines: Deadlines,
+    pub shutdown: Shutdown,
+    pub stats: Stats,
+    pub hints: Hints,
+    pub jitter: Jitter,
+    /// Pages of the list of streams that take more than a turn of the loop.
+    pub listings: VecDeque<(Ticket, Listing)>,
+    pub date: Date,
+    /// The answer to a send that was delivered, on a connection that goes on: by far the most frequent one.
+    delivered: Vec<u8>,
+    /// Where a request is encoded.
+    pub scratch: String,
+}
+
+impl Shared {
+    pub(super) fn new(settings: Settings, now: Millis, seed: u64) -> Shared {
+        let mut shared = Shared {
+            hub: Hub::new(settings.callback_concurrency),
+            settings,
+            outbox: Outbox::default(),
+            deadlines: Deadlines::new(now),
+            shutdown: Shutdown::default(),
+            stats: Stats::default(),
+            hints: Hints::default(),
+            jitter: Jitter::new(seed),
+            listings: VecDeque::new(),
+            date: Date::new(0),
+            delivered: Vec::new(),
+            scratch: String::new(),
+        };
+        shared.set_date(Date::new(0));
+        shared
+    }
+
+    pub(super) fn set_date(&mut self, date: Date) {
+        self.date = date;
+        self.delivered.clear();
+        let mode = ResponseMode { keep_alive: true, head_only: false };
+        Answer::send(SendResult::Ok).write(&mut self.delivered, &date, mode);
+    }
+
+    /// Appends a response.
+    pub(super) fn answer(&mut self, now: Millis, connection: &mut Connection, answer: &Answer<'_>, mode: ResponseMode) {
+        answer.write(self.outbox.bytes(now, &mut connection.out), &self.date, mode);
+    }
+
+    /// Appends the answer to a send that was delivered, on a connection that goes on.
+    pub(super) fn answer_delivered(&mut self, now: Millis, connection: &mut Connection) {
+        self.outbox.bytes(now, &mut connection.out).extend_from_slice(&self.delivered);
+    }
+
+    /// Lets the connection owe the answer to the request in hand.
+    pub(super) fn owe_answer(connection: &mut Connection, mode: ResponseMode) -> Ticket {
+        connection.state = State::Answering(Box::new(Answering { mode, rest: Vec::new() }));
+        Ticket(connection.id)
+    }
+
+    /// An answer after which nothing of the connection's input can be trusted.
+    pub(super) fn refuse(&mut self, now: Millis, connection: &mut Connection, refusal: Refusal) {
+        self.hints.limit(refusal);
+        self.stats.refuse(refusal);
+        self.answer(now, connection, &Answer::refusal(refusal, &CorsHeaders::Off), ResponseMode::LAST);
+        self.start_closing(connection);
+    }
+
+    /// The last response is written: no further request is read. Most clients write a request to its end before they
+    /// read, so what still comes is discarded however much it is; time is what bounds it.
+    pub(super) fn start_closing(&mut self, connection: &mut Connection) {
+        connection.state = State::Closing(Closing { shut: false });
+        self.outbox.queue(connection.id, &mut connection.out);
+    }
+
+    /// The connection is over; its slot is freed once the input in hand is settled. A stream has been retired before.
+    pub(super) fn close(connection: &mut Connection, mode: CloseMode) {
+        debug_assert!(!connection.is_stream(), "a stream is closed without being retired");
+        connection.state = State::Closed(mode);
+    }
+
+    /// What every input to a connection ends with. The one door out of the table.
+    pub(super) fn settle(&mut self, now: Millis, connections: &mut Table<Connection>, id: ConnId) {
+        let is_gone = self.remove_closed(connections, id);
+        self.start_calls(now, connections);
+        if !is_gone && let Some(connection) = connections.get_mut(id) {
+            if !connection.out.is_empty() {
+                self.outbox.queue(id, &mut connection.out);
+            }
+            self.deadlines.schedule(now, connection, &self.settings);
+        }
+    }
+
+    /// Frees the slot of a connection that is over.
+    pub(super) fn remove_closed(&mut self, connections: &mut Table<Connection>, id: ConnId) -> bool {
+        let mode = match connections.get(id).map(|connection| &connection.state) {
+            Some(State::Closed(mode)) => *mode,
+            Some(
+                State::Reading(_)
+                | State::Answering(_)
+                | State::Connecting(_)
+                | State::Streaming(_)
+                | State::Closing(_),
+            )
+            | None => return false,
+        };
+        if let Some(connection) = connections.remove(id) {
+            self.outbox.close(id, connection.out, mode);
+        }
+        true
+    }
+
+    /// Hands over the callbacks that may start.
+    pub(super) fn start_calls(&mut self, now: Millis, connections: &mut Table<Connection>) {
+        while let Some((call, owner)) = self.hub.calls.start_next(now) {
+            if let Some(connection) = owner.and_then(|owner| connections.get_mut(owner))
+                && let State::Connecting(connecting) = &mut connection.state
+            {
+                connecting.answer_by = now.after(self.settings.callback_timeout).after(CALLBACK_GRACE);
+                self.deadlines.schedule(now, connection, &self.settings);
+            }
+            self.outbox.act(Action::Start(Job::Call(call)));
+        }
+    }
+
+    /// Counts what a connection has unsent.
+    pub(super) fn count_unsent(&mut self, connection: &mut Connection) {
+        let bytes = connection.unsent_bytes();
+        self.outbox.count_unsent(connection.id, &mut connection.out, bytes);
+    }
+
+    /// Drops what is stale in the list of connections with unsent output; returns the most that one of them has.
+    pub(super) fn sweep_unsent(&mut self, connections: &mut Table<Connection>) -> u32 {
+        self.outbox.sweep_unsent(|id| connections.get_mut(id).map(|connection| connection.out.relist()))
+    }
+
+    /// Gives up memory that is not in use.
+    pub(super) fn shrink(&mut self) {
+        self.hub.shrink();
+        self.outbox.shrink();
+        self.scratch = String::new();
+    }
+}

@@ -1,0 +1,42 @@
+//! A walk over a table in slices, so that no turn of the loop takes as long as the table is large.
+
+use std::ops::Range;
+
+/// Where a walk has got to. What stays in its slot from the first slice to the last is visited once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sweep {
+    next: usize,
+    is_done: bool,
+}
+
+impl Sweep {
+    pub(super) fn starting_at(slot: usize) -> Sweep {
+        Sweep { next: slot, is_done: false }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.is_done
+    }
+
+    /// The next `count` slots of a table that has `slots` now; empty when there are no more.
+    pub(super) fn slice(&mut self, count: usize, slots: usize) -> Range<usize> {
+        let start = self.next.min(slots);
+        let end = start.saturating_add(count).min(slots);
+        self.next = end;
+        self.is_done = end == slots;
+        start..end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn visits_each_slot_once_while_the_table_grows_and_shrinks() {
+        let mut sweep = Sweep::default();
+        assert_eq!([sweep.slice(4, 6), sweep.slice(4, 9), sweep.slice(4, 5)], [0..4, 4..8, 5..5]);
+        assert!(sweep.is_done());
+        assert_eq!(Sweep::starting_at(7).slice(4, 5), 5..5);
+    }
+}

@@ -1,0 +1,322 @@
+//! The callbacks that wait or are in flight, in lanes: one for each kind.
+//!
+//! The lanes stand here and not in the worker pool so that who waits, for how long and behind whom is part of the
+//! protocol, runs in the simulation, and needs no lock. The pool runs what it is handed.
+
+use super::ConnId;
+use crate::callback::{Call, CallId, CallKind, Detail, Reason, Request};
+use crate::clock::Millis;
+use crate::table::Table;
+use std::collections::VecDeque;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Why a stream ended, as its disconnect callback says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EndReason {
+    pub(crate) reason: Reason,
+    pub(crate) detail: Option<Detail>,
+}
+
+impl EndReason {
+    pub(crate) const CLIENT_CLOSED: EndReason = EndReason { reason: Reason::ClientClosed, detail: None };
+    pub(crate) const SERVER_CLOSED: EndReason = EndReason { reason: Reason::ServerClosed, detail: None };
+    pub(crate) const SHUTDOWN: EndReason = EndReason { reason: Reason::ServerClosed, detail: Some(Detail::Shutdown) };
+
+    pub(crate) const fn error(detail: Detail) -> EndReason {
+        EndReason { reason: Reason::Error, detail: Some(detail) }
+    }
+}
+
+/// A connect callback that has not been answered.
+pub(crate) struct PendingConnect {
+    pub(crate) token: Uuid,
+    pub(crate) request: Request,
+    /// The connection that waits for the answer, or why none does any more.
+    pub(crate) owner: Result<ConnId, EndReason>,
+}
+
+/// A disconnect callback that has not been answered.
+pub(crate) struct PendingDisconnect {
+    pub(crate) token: Uuid,
+    pub(crate) request: Request,
+    pub(crate) ending: EndReason,
+}
+
+pub(crate) enum Pending {
+    Connect(PendingConnect),
+    Disconnect(PendingDisconnect),
+}
+
+impl Pending {
+    pub(crate) fn lane(&self) -> Lane {
+        match self {
+            Pending::Connect(_) => Lane::Connects,
+            Pending::Disconnect(_) => Lane::Disconnects,
+        }
+    }
+}
+
+struct Entry {
+    /// When a worker was handed the call; `None` while it waits for one.
+    started_at: Option<Millis>,
+    pending: Pending,
+}
+
+/// The kinds of callbacks that wait for each other only within their kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    Connects,
+    Disconnects,
+}
+
+impl Lane {
+    /// Each at its index.
+    pub(crate) const ALL: [Lane; 2] = [Lane::Connects, Lane::Disconnects];
+    pub(crate) const COUNT: usize = Lane::ALL.len();
+}
+
+/// How many callbacks of one lane there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LaneCounts {
+    pub(crate) in_flight: usize,
+    pub(crate) waiting: usize,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// May hold ids that were withdrawn; they are stale and passed over.
+    waiting: VecDeque<CallId>,
+    withdrawn: usize,
+    in_flight: usize,
+}
+
+pub(crate) struct Calls {
+    table: Table<Entry>,
+    lanes: [Queue; Lane::COUNT],
+    /// Most in flight at once, all lanes together.
+    limit: usize,
+    /// No connects start any more.
+    draining: bool,
+    started_last: Lane,
+}
+
+/// Withdrawn ids that a lane may hold before they are swept out.
+const WITHDRAWN_MAX: usize = 1024;
+
+impl Calls {
+    pub(crate) fn new(limit: usize) -> Calls {
+        Calls {
+            table: Table::default(),
+            lanes: Default::default(),
+            limit: limit.max(1),
+            draining: false,
+            started_last: Lane::Disconnects,
+        }
+    }
+
+    /// Waiting and in flight, all lanes.
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// Gives up memory that is not in use.
+    pub(crate) fn shrink(&mut self) {
+        self.table.shrink();
+        for lane in &mut self.lanes {
+            lane.waiting.shrink_to_fit();
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.in_flight).sum()
+    }
+
+    /// Whether a worker has been handed that call.
+    pub(crate) fn is_started(&self, id: CallId) -> bool {
+        self.table.get(id).is_some_and(|entry| entry.started_at.is_some())
+    }
+
+    pub(crate) fn counts(&self, lane: Lane) -> LaneCounts {
+        let queue = &self.lanes[lane as usize];
+        LaneCounts { in_flight: queue.in_flight, waiting: queue.waiting.len() - queue.withdrawn }
+    }
+
+    /// From now on no connect starts, as all clients are about to be turned away, and disconnects may have all workers.
+    pub(crate) fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Queues a callback; it starts by [`Calls::start_next`].
+    pub(crate) fn queue(&mut self, pending: Pending) -> CallId {
+        let lane = pending.lane();
+        let id = self.table.insert(Entry { started_at: None, pending });
+        self.lanes[lane as usize].waiting.push_back(id);
+        id
+    }
+
+    /// The client of a connect does not wait any more. A call that has not started is withdrawn; of one that has, the
+    /// reason is kept until its outcome is known.
+    pub(crate) fn abandon(&mut self, id: CallId, ending: EndReason) {
+        let Some(entry) = self.table.get_mut(id) else { return };
+        if entry.started_at.is_some() {
+            match &mut entry.pending {
+                Pending::Connect(connect) => connect.owner = Err(ending),
+                Pending::Disconnect(_) => debug_assert!(false, "no client waits for a disconnect"),
+            }
+            return;
+        }
+        self.table.remove(id);
+        let queue = &mut self.lanes[Lane::Connects as usize];
+        queue.withdrawn += 1;
+        if queue.withdrawn > WITHDRAWN_MAX {
+            queue.waiting.retain(|id| self.table.get(*id).is_some());
+            queue.withdrawn = 0;
+        }
+    }
+
+    /// Takes the next call that may start now, with the connection that waits for it.
+    pub(crate) fn start_next(&mut self, now: Millis) -> Option<(Call, Option<ConnId>)> {
+        if self.in_flight() >= self.limit {
+            return None;
+        }
+        let lane = self.next_lane()?;
+        let queue = &mut self.lanes[lane as usize];
+        let id = queue.waiting.pop_front()?;
+        queue.in_flight += 1;
+        self.started_last = lane;
+        let entry = self.table.get_mut(id)?;
+        entry.started_at = Some(now);
+        let (kind, token, request, owner) = match &entry.pending {
+            Pending::Connect(PendingConnect { token, request, owner }) => {
+                (CallKind::Connect, token, request, owner.ok())
+            }
+            Pending::Disconnect(PendingDisconnect { token, request, ending: EndReason { reason, detail } }) => {
+                (CallKind::Disconnect { reason: *reason, detail: *detail }, token, request, None)
+            }
+        };
+        Some((Call { id, kind, token: *token, request: request.clone() }, owner))
+    }
+
+    /// Takes out the call that has been answered, with the time that took; `None` if the id is stale.
+    pub(crate) fn finish(&mut self, now: Millis, id: CallId) -> Option<(Pending, Duration)> {
+        let took = Duration::from_millis(now.since(self.table.get(id)?.started_at?));
+        let pending = self.table.remove(id)?.pending;
+        self.lanes[pending.lane() as usize].in_flight -= 1;
+        Some((pending, took))
+    }
+
+    /// A few workers (of 128, two) are kept from each lane, so that a flood in one leaves the others moving at once.
+    /// As workers become free the lanes take turns, which gives each its share.
+    fn lane_limit(&self) -> usize {
+        if self.limit == 1 || self.draining { self.limit } else { self.limit - (self.limit / 64).max(1) }
+    }
+
+    /// The lane whose turn it is, of those with a call that may start.
+    fn next_lane(&mut self) -> Option<Lane> {
+        let (limit, draining) = (self.lane_limit(), self.draining);
+        let turns = (1..=Lane::COUNT).map(|turn| Lane::ALL[(self.started_last as usize + turn) % Lane::COUNT]);
+        turns.filter(|lane| !(draining && *lane == Lane::Connects)).find(|lane| {
+            let queue = &mut self.lanes[*lane as usize];
+            queue.pass_withdrawn(&self.table);
+            !queue.waiting.is_empty() && queue.in_flight < limit
+        })
+    }
+
+    /// Panics if more is in flight than may be.
+    pub(crate) fn assert_invariants(&self) {
+        assert!(self.in_flight() <= self.limit, "too many callbacks in flight");
+    }
+}
+
+impl Queue {
+    fn pass_withdrawn(&mut self, table: &Table<Entry>) {
+        while self.withdrawn > 0 && self.waiting.front().is_some_and(|id| table.get(*id).is_none()) {
+            self.waiting.pop_front();
+            self.withdrawn -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::Key;
+
+    fn queue_both(calls: &mut Calls, count: usize) {
+        let ending = EndReason::CLIENT_CLOSED;
+        for _ in 0..count {
+            let (token, request) = (Uuid::nil(), Request::default());
+            calls.queue(Pending::Connect(PendingConnect { token, request, owner: Ok(Key::from_parts(0, 0)) }));
+            calls.queue(Pending::Disconnect(PendingDisconnect { token, request: Request::default(), ending }));
+        }
+    }
+
+    fn start(calls: &mut Calls) -> Option<(CallId, bool)> {
+        calls.start_next(Millis::ZERO).map(|(call, _)| (call.id, call.kind == CallKind::Connect))
+    }
+
+    #[test]
+    fn a_flood_in_one_lane_leaves_the_other_moving() {
+        for limit in [1, 2, 16, 128, 1000] {
+            let mut calls = Calls::new(limit);
+            let owner = Ok(Key::from_parts(0, 0));
+            for _ in 0..2 * limit {
+                let (token, request) = (Uuid::nil(), Request::default());
+                calls.queue(Pending::Connect(PendingConnect { token, request, owner }));
+            }
+            let mut flying = VecDeque::new();
+            while let Some((id, connect)) = start(&mut calls) {
+                assert!(connect);
+                flying.push_back(id);
+            }
+            // All but what is kept for the others.
+            assert_eq!(limit - flying.len(), if limit == 1 { 0 } else { (limit / 64).max(1) });
+            queue_both(&mut calls, 2 * limit);
+            let mut disconnects = 0;
+            for _ in 0..2 * limit {
+                while let Some((id, connect)) = start(&mut calls) {
+                    flying.push_back(id);
+                    disconnects += usize::from(!connect);
+                }
+                assert_eq!(flying.len(), limit);
+                assert!(disconnects > 0 || limit == 1);
+                calls.finish(Millis::ZERO, flying.pop_front().unwrap());
+            }
+            assert!(
+                disconnects >= limit && disconnects <= limit + limit.div_ceil(64),
+                "{disconnects} of {}",
+                2 * limit
+            );
+        }
+    }
+
+    #[test]
+    fn withdrawn_connects_are_passed_over_and_do_not_pile_up() {
+        let mut calls = Calls::new(2);
+        let left = EndReason::CLIENT_CLOSED;
+        let connect = |calls: &mut Calls, slot| {
+            let owner = Ok(Key::from_parts(slot, 0));
+            let (token, request) = (Uuid::nil(), Request::default());
+            calls.queue(Pending::Connect(PendingConnect { token, request, owner }))
+        };
+        let start = |calls: &mut Calls| calls.start_next(Millis::ZERO).and_then(|(_, owner)| owner);
+        let first = connect(&mut calls, 0);
+        assert_eq!(start(&mut calls), Some(Key::from_parts(0, 0)));
+        for slot in 1..10_000 {
+            let id = connect(&mut calls, slot);
+            calls.abandon(id, left);
+            assert!(calls.lanes[0].waiting.len() <= WITHDRAWN_MAX + 1);
+            assert_eq!(calls.len(), 1, "the one in flight");
+        }
+        connect(&mut calls, 10_000);
+        assert!(start(&mut calls).is_none(), "one worker is kept for disconnects");
+        assert!(calls.finish(Millis::ZERO, first).is_some());
+        assert_eq!(start(&mut calls), Some(Key::from_parts(10_000, 0)));
+        assert_eq!((calls.lanes[0].waiting.len(), calls.lanes[0].withdrawn), (0, 0));
+    }
+}

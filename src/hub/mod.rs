@@ -1,0 +1,32 @@
+//! Which connection a token names, and which callbacks wait: connection ids in, connection ids out.
+
+mod calls;
+mod tokens;
+
+pub(crate) use calls::{Calls, EndReason, Lane, LaneCounts, Pending, PendingConnect, PendingDisconnect};
+pub(crate) use tokens::{Tokens, parse as parse_token};
+
+use crate::table::Key;
+
+/// Names a connection; stale once it is closed.
+pub type ConnId = Key;
+
+/// The audiences and the callbacks.
+pub(crate) struct Hub {
+    /// The streams that can be sent to: those connecting and those open.
+    pub(crate) tokens: Tokens,
+    pub(crate) calls: Calls,
+}
+
+impl Hub {
+    /// `callback_concurrency`: most callbacks in flight.
+    pub(crate) fn new(callback_concurrency: usize) -> Hub {
+        Hub { tokens: Tokens::default(), calls: Calls::new(callback_concurrency) }
+    }
+
+    /// Gives up memory that is not in use.
+    pub(crate) fn shrink(&mut self) {
+        self.tokens.shrink();
+        self.calls.shrink();
+    }
+}
