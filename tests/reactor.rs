@@ -135,3 +135,23 @@ fn timers_that_are_all_due_at_once_keep_nobody_waiting_for_the_last_of_them() {
     reactor.turn().unwrap();
     assert_ne!(reactor.net().timeout, Some(Duration::ZERO), "there is nothing to do");
 }
+
+#[test]
+fn a_turn_writes_to_so_many_connections_and_the_next_one_goes_on_without_waiting() {
+    /// Connections with fresh output written to in one turn.
+    const FLUSHES: usize = 512;
+    let gateway = Gateway::new(Settings::default(), Millis::ZERO, 0);
+    let mut reactor = Reactor::new(Kernel::default(), gateway, 2 * FLUSHES, false);
+    reactor.net().knock(0..FLUSHES + 10);
+    while reactor.gateway().connection_count() < FLUSHES + 10 {
+        reactor.turn().expect("a turn");
+    }
+    for client in 0..FLUSHES + 10 {
+        reactor.net().send(client, b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
+    }
+    reactor.turn().expect("a turn");
+    assert_eq!(reactor.net().got.len(), FLUSHES);
+    reactor.turn().expect("a turn");
+    assert_eq!(reactor.net().timeout, Some(Duration::ZERO));
+    assert_eq!(reactor.net().got.len(), FLUSHES + 10);
+}

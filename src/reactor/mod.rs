@@ -7,6 +7,8 @@
 //! Readiness has memory. An edge is told once, so what it said is kept per socket until a call proves
 //! otherwise; whatever budget runs out puts the connection back in the queue of those that are ready.
 
+mod gate;
+mod memory;
 pub mod mio;
 mod system;
 
@@ -15,29 +17,27 @@ pub use system::{Event, System};
 use crate::clock::Millis;
 use crate::gateway::{Action, CloseMode, ConnId, Finished, Gateway, Listener, Peer, SocketError};
 use crate::limits::internal_reserve;
+use gate::Gate;
 use log::{debug, warn};
+use memory::Release;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 /// Read from and written to one connection per turn, so that one fast peer does not own the loop.
 const TURN_BYTES: usize = 64 * 1024;
-/// Where they are read to. More than is used, for then malloc(3) maps it by itself: what no read has filled yet, on a
-/// small gateway nearly all of it, takes no memory.
+/// Where they are read to. Oversized so that malloc(3) maps it separately: pages that no read has touched, on a small
+/// gateway nearly all of them, stay unbacked.
 const SCRATCH_BYTES: usize = 128 * 1024;
 /// Clients accepted per listener and turn.
 const TURN_ACCEPTS: usize = 64;
+/// Connections with fresh output written to per turn, twice: what the last turn left over, and what this turn adds. Some
+/// milliseconds; what is left stays queued, so that a large fan-out does not stall the loop.
+const TURN_FLUSHES: usize = 512;
 /// Callbacks' outcomes taken per turn.
 const TURN_COMPLETIONS: usize = 256;
-/// How often a few timers may fire in one turn: nobody waits for a million heartbeats.
+/// Batches of timers fired per turn, so that a million heartbeats do not stall the loop.
 const TURN_EXPIRIES: usize = 64;
-/// How long to let the descriptors recover when there are none left, unless one is closed before.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Memory is given back when there were so many streams and half of them have gone,
-const RELEASE_STREAMS_MIN: usize = 64;
-/// and this much later, when their disconnects and the threads that made them are done with; it costs
-/// milliseconds.
-const RELEASE_DELAY: Duration = Duration::from_secs(6);
 
 struct Link<S> {
     id: ConnId,
@@ -50,17 +50,6 @@ struct Link<S> {
     read_closed: bool,
     /// In the queue of ready connections.
     queued: bool,
-}
-
-/// Whether a listener's clients may be accepted.
-#[derive(Default)]
-struct Gate {
-    /// The kernel said that clients wait, and no accept has said otherwise since.
-    waiting: bool,
-    /// Descriptors or memory ran out: not before this time, unless a connection closes.
-    paused_until: Option<Millis>,
-    /// That was said in the log already.
-    exhausted: bool,
 }
 
 /// The event loop.
@@ -76,12 +65,11 @@ pub struct Reactor<N: System> {
     has_internal: bool,
     connections_max: usize,
     completions_waiting: bool,
+    /// What is left of [`TURN_FLUSHES`]; 0: some output and actions may be left over for the next turn.
+    flushes_left: usize,
     events: Vec<Event>,
     scratch: Box<[u8]>,
-    /// Most streams there were since memory was last given back.
-    streams_peak: usize,
-    /// When to give memory back.
-    release_at: Option<Millis>,
+    memory: Release,
     now: Millis,
     /// The clock when the last turn ended.
     clock: Duration,
@@ -101,10 +89,10 @@ impl<N: System> Reactor<N> {
             has_internal,
             connections_max,
             completions_waiting: false,
+            flushes_left: TURN_FLUSHES,
             events: Vec::new(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
-            streams_peak: 0,
-            release_at: None,
+            memory: Release::default(),
             now: Millis::ZERO.after(clock),
             clock,
         }
@@ -169,8 +157,15 @@ impl<N: System> Reactor<N> {
             signals += usize::from(self.note(*event));
         }
         self.events = events;
+        if std::mem::replace(&mut self.flushes_left, TURN_FLUSHES) == 0 {
+            self.carry_out();
+            self.flushes_left = TURN_FLUSHES;
+        }
         self.take_completions();
         for _ in 0..self.ready.len() {
+            if self.flushes_left == 0 {
+                break;
+            }
             let Some(id) = self.ready.pop_front() else { break };
             self.serve(id);
         }
@@ -179,7 +174,7 @@ impl<N: System> Reactor<N> {
         let mut more = self.gateway.expire(self.now);
         self.carry_out();
         for _ in 1..TURN_EXPIRIES {
-            if !more {
+            if !more || self.flushes_left == 0 {
                 break;
             }
             more = self.gateway.expire_more(self.now);
@@ -194,14 +189,16 @@ impl<N: System> Reactor<N> {
     }
 
     fn poll_timeout(&mut self) -> Option<Duration> {
-        if !self.ready.is_empty() || self.completions_waiting {
+        if !self.ready.is_empty() || self.completions_waiting || self.flushes_left == 0 {
             return Some(Duration::ZERO);
         }
         self.now = Millis::ZERO.after(self.clock);
-        let mut until = [self.gateway.next_deadline(), self.release_at].into_iter().flatten().min();
+        let mut until = [self.gateway.next_deadline(), self.memory.release_at()].into_iter().flatten().min();
         for listener in [Listener::Public, Listener::Internal] {
-            if self.gate(listener).waiting && self.has_room(listener) {
-                let at = self.gate(listener).paused_until.unwrap_or(self.now);
+            let now = self.now;
+            if self.has_room(listener)
+                && let Some(at) = self.gate(listener).opens_at(now)
+            {
                 until = Some(until.map_or(at, |until| until.min(at)));
             }
         }
@@ -220,7 +217,7 @@ impl<N: System> Reactor<N> {
                 false
             }
             Event::Accept(listener) => {
-                self.gate(listener).waiting = true;
+                self.gate(listener).clients_wait();
                 false
             }
             Event::Completions => {
@@ -248,6 +245,9 @@ impl<N: System> Reactor<N> {
             return;
         }
         for _ in 0..TURN_COMPLETIONS {
+            if self.flushes_left == 0 {
+                return;
+            }
             let Some(completion) = self.net.next_completion() else {
                 self.completions_waiting = false;
                 return;
@@ -297,10 +297,12 @@ impl<N: System> Reactor<N> {
         }
     }
 
-    /// Carries out what the gateway has decided: writes fresh output, then does its actions.
+    /// Carries out what the gateway has decided, as far as the turn's budget goes: writes fresh output, then does its
+    /// actions.
     fn carry_out(&mut self) {
-        loop {
+        while self.flushes_left > 0 {
             if let Some(id) = self.gateway.next_dirty() {
+                self.flushes_left -= 1;
                 self.flush(id);
             } else if let Some(action) = self.gateway.next_action() {
                 self.act(action);
@@ -333,12 +335,12 @@ impl<N: System> Reactor<N> {
                     CloseMode::Abort => self.net.abort(link.socket),
                 }
                 // There is a descriptor again.
-                self.public.paused_until = None;
-                self.internal.paused_until = None;
+                self.public.resume();
+                self.internal.resume();
             }
             Action::StopAccepting => {
-                self.public.waiting = false;
-                self.internal.waiting = false;
+                self.public = Gate::default();
+                self.internal = Gate::default();
                 self.net.stop_accepting();
             }
         }
@@ -386,34 +388,17 @@ impl<N: System> Reactor<N> {
 
     fn accept(&mut self, listener: Listener) {
         let now = self.now;
-        let gate = self.gate(listener);
-        if !gate.waiting || gate.paused_until.is_some_and(|until| until > now) {
+        if !self.gate(listener).enter(now) {
             return;
         }
-        gate.paused_until = None;
         for _ in 0..TURN_ACCEPTS {
             if !self.has_room(listener) {
                 return;
             }
             match self.net.accept(listener) {
                 Ok((socket, peer)) => self.admit(listener, peer, socket),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    let gate = self.gate(listener);
-                    gate.waiting = false;
-                    // Not before nobody waits: one place at a time becomes free and is taken again.
-                    gate.exhausted = false;
-                    return;
-                }
-                Err(error) if is_exhausted(&error) => {
-                    let until = self.now.after(ACCEPT_PAUSE);
-                    let gate = self.gate(listener);
-                    gate.paused_until = Some(until);
-                    if !gate.exhausted {
-                        gate.exhausted = true;
-                        warn!(error = error.to_string(); "accepting paused");
-                    }
-                    return;
-                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return self.gate(listener).nobody_waits(),
+                Err(error) if gate::is_exhausted(&error) => return self.gate(listener).pause(now, &error),
                 // The client has gone again, or the call was interrupted.
                 Err(error) => debug!(error = error.to_string(); "accept failed"),
             }
@@ -458,25 +443,15 @@ impl<N: System> Reactor<N> {
     }
 
     fn release_memory(&mut self) {
-        let streams = self.gateway.stream_count();
-        self.streams_peak = self.streams_peak.max(streams);
-        // Their disconnects hold memory too until they have been made.
-        let gone = streams <= self.streams_peak / 2 && self.gateway.call_count() <= self.streams_peak / 16;
-        if self.streams_peak < RELEASE_STREAMS_MIN || !gone {
-            self.release_at = None;
+        if !self.memory.is_due(self.now, self.gateway.stream_count(), self.gateway.call_count()) {
             return;
         }
-        let at = *self.release_at.get_or_insert(self.now.after(RELEASE_DELAY));
-        if at <= self.now {
-            self.release_at = None;
-            self.streams_peak = streams;
-            self.gateway.shrink();
-            let used = self.links.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
-            self.links.truncate(used);
-            self.links.shrink_to_fit();
-            self.ready.shrink_to_fit();
-            self.net.release_memory();
-        }
+        self.gateway.shrink();
+        let used = self.links.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        self.links.truncate(used);
+        self.links.shrink_to_fit();
+        self.ready.shrink_to_fit();
+        self.net.release_memory();
     }
 }
 
@@ -492,9 +467,4 @@ fn read_fault(error: &io::Error) -> SocketError {
 /// unreachable meanwhile, the kernel says that instead of the timeout (tcp(7)).
 fn is_vanished(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable)
-}
-
-/// No descriptors or no memory: trying again at once would only spin.
-fn is_exhausted(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }

@@ -1,0 +1,66 @@
+//! Whether a listener's clients may be accepted.
+
+use crate::clock::Millis;
+use log::warn;
+use std::io;
+use std::time::Duration;
+
+/// How long to let the descriptors recover when there are none left, unless one is closed before.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What is known of a listener's queue, and of the process's ability to take from it.
+#[derive(Default)]
+pub(super) struct Gate {
+    /// The kernel said that clients wait, and no accept has said otherwise since.
+    waiting: bool,
+    /// Descriptors or memory ran out: not before this time, unless a connection closes.
+    paused_until: Option<Millis>,
+    /// That has been logged already.
+    exhausted: bool,
+}
+
+impl Gate {
+    pub(super) fn clients_wait(&mut self) {
+        self.waiting = true;
+    }
+
+    /// The last one has been accepted.
+    pub(super) fn nobody_waits(&mut self) {
+        self.waiting = false;
+        // Not before: one place at a time becomes free and is taken again.
+        self.exhausted = false;
+    }
+
+    /// When the next client may be accepted; `None` if none waits.
+    pub(super) fn opens_at(&self, now: Millis) -> Option<Millis> {
+        self.waiting.then(|| self.paused_until.unwrap_or(now))
+    }
+
+    /// Whether clients may be accepted now; ends a pause that is over.
+    pub(super) fn enter(&mut self, now: Millis) -> bool {
+        let is_open = self.opens_at(now).is_some_and(|at| at <= now);
+        if is_open {
+            self.paused_until = None;
+        }
+        is_open
+    }
+
+    /// Descriptors or memory ran out.
+    pub(super) fn pause(&mut self, now: Millis, error: &io::Error) {
+        self.paused_until = Some(now.after(ACCEPT_PAUSE));
+        if !self.exhausted {
+            self.exhausted = true;
+            warn!(error = error.to_string(); "accepting paused");
+        }
+    }
+
+    /// A descriptor is free again.
+    pub(super) fn resume(&mut self) {
+        self.paused_until = None;
+    }
+}
+
+/// No descriptors or no memory: trying again at once would only spin.
+pub(super) fn is_exhausted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}

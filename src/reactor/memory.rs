@@ -1,0 +1,39 @@
+//! When to give memory back to the operating system: after most of many streams have gone.
+
+use crate::clock::Millis;
+use std::time::Duration;
+
+/// It takes at least so many streams, and half of them must have gone.
+const STREAMS_MIN: usize = 64;
+/// How much later, as it costs milliseconds: by then their disconnects and the threads that made them are done.
+const DELAY: Duration = Duration::from_secs(6);
+
+/// Watches the number of streams.
+#[derive(Default)]
+pub(super) struct Release {
+    /// Most streams there were since memory was last given back.
+    streams_peak: usize,
+    release_at: Option<Millis>,
+}
+
+impl Release {
+    pub(super) fn release_at(&self) -> Option<Millis> {
+        self.release_at
+    }
+
+    /// Whether to give memory back now. `calls`: callbacks waiting or in flight, which hold memory too.
+    pub(super) fn is_due(&mut self, now: Millis, streams: usize, calls: usize) -> bool {
+        self.streams_peak = self.streams_peak.max(streams);
+        let gone = streams <= self.streams_peak / 2 && calls <= self.streams_peak / 16;
+        if self.streams_peak < STREAMS_MIN || !gone {
+            self.release_at = None;
+            return false;
+        }
+        let is_due = *self.release_at.get_or_insert(now.after(DELAY)) <= now;
+        if is_due {
+            self.release_at = None;
+            self.streams_peak = streams;
+        }
+        is_due
+    }
+}
