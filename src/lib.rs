@@ -12,7 +12,7 @@
 //!
 //! | Room | Holds | Knows nothing of |
 //! |---|---|---|
-//! | [`clock`], [`table`], [`timer`], [`buffer`], [`escape`], [`metrics`] | milliseconds; generational slab; timer wheel; output buffers and their pool; text made fit for a log; histograms and the text format of Prometheus | everything else |
+//! | [`clock`], [`table`], [`timer`], [`buffer`], [`escape`], [`secret`], [`metrics`] | milliseconds; generational slab; timer wheel; output buffers and their pool; text made fit for a log; text that is never shown; histograms and the text format of Prometheus | everything else |
 //! | [`http`] | request heads, request bodies, responses: borrowed bytes in, appended bytes out | sockets, streams |
 //! | [`sse`] | event to frame, heartbeat, retry | HTTP, JSON |
 //! | `json` | JSON of backends, read in place; quotes and escapes found 64 bytes at a time | commands, callbacks |
@@ -79,6 +79,7 @@ pub mod metrics;
 pub mod notify;
 pub mod process;
 pub mod reactor;
+pub mod secret;
 pub mod send;
 pub mod serve;
 pub mod sse;

@@ -137,7 +137,7 @@ fn gateway_settings(config: &Config, limits: &Limits, instance: String) -> Setti
         reconnect_delay_ms: config.reconnect_delay.map(|delay| u32::try_from(delay.as_millis()).unwrap_or(u32::MAX)),
         cors: config.cors.clone(),
         internal_listener: config.internal_port.is_some(),
-        internal_token: config.internal_token.as_ref().map(|token| token.expose().to_owned()),
+        internal_token: config.internal_token.clone(),
         streams_max: limits.streams_max,
         head_bytes_max: config.header_bytes_max,
         body_bytes_max: config.body_bytes_max,

@@ -7,6 +7,7 @@ use ssegateway::gateway::{
     Action, CloseMode, ConnId, Finished, Gateway, Listener, Peer, ProcessFigures, Settings, SocketError,
 };
 use ssegateway::job::{Completion, Job};
+use ssegateway::secret::Secret;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -72,7 +73,7 @@ fn listing(settings: Settings, listener: Listener, peer: Peer, host: &str) -> St
 fn tokens_are_listed_to_other_hosts_only_where_something_guards_them() {
     let open = Settings::default;
     let port = || Settings { internal_listener: true, ..Settings::default() };
-    let token = || Settings { internal_token: Some("t".to_owned()), ..Settings::default() };
+    let token = || Settings { internal_token: Some(Secret::new("t".to_owned())), ..Settings::default() };
     assert_eq!(listing(open(), Listener::Public, Peer::Loopback, "localhost:3000"), "200");
     assert_eq!(listing(open(), Listener::Public, Peer::Remote, "localhost:3000"), "403");
     assert_eq!(listing(port(), Listener::Internal, Peer::Remote, "gateway:3001"), "200");

@@ -14,10 +14,11 @@ use crate::escape::Escaped;
 use crate::gateway::{ConnectFailure, Cors};
 use crate::limits::Limits;
 use crate::logger::LogFormat;
+use crate::secret::Secret;
 use log::LevelFilter;
 use std::borrow::Cow;
 use std::ffi::OsString;
-use std::fmt::{self, Debug, Display, Formatter};
+use std::fmt::{self, Display, Formatter};
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
@@ -34,27 +35,6 @@ const CONCURRENCY_MAX: u64 = 10_000;
 const STREAMS_MAX: u64 = 1_000_000_000;
 /// A request line and a Host header fit.
 const HEADER_BYTES_MIN: u64 = 256;
-
-/// Text that is never shown: `Debug` masks it and there is no `Display`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    pub fn new(text: String) -> Secret {
-        Secret(text)
-    }
-
-    /// The text itself, for the wire.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl Debug for Secret {
-    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
-        out.write_str("***")
-    }
-}
 
 /// The checked configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,8 +109,8 @@ impl Config {
             listen_address,
             internal_port: reader.port(Variable::InternalPort),
             internal_address: reader.value(Variable::InternalAddress, values::address).unwrap_or(listen_address),
-            internal_token: reader.value(Variable::InternalToken, values::token).map(Secret),
-            callback_token: reader.value(Variable::CallbackToken, values::token).map(Secret),
+            internal_token: reader.value(Variable::InternalToken, values::token).map(Secret::new),
+            callback_token: reader.value(Variable::CallbackToken, values::token).map(Secret::new),
             callback_timeout: reader.seconds(Variable::CallbackTimeout, 1),
             connect_queue: reader.seconds(Variable::ConnectQueue, 1),
             callback_concurrency: reader.count(Variable::CallbackConcurrency, 1, CONCURRENCY_MAX).unwrap_or(1),
@@ -190,7 +170,7 @@ impl Config {
 
     /// The value of the callbacks' `Authorization` header, if they carry one.
     pub fn callback_authorization(&self) -> Option<Secret> {
-        let bearer = self.callback_token.as_ref().map(|token| Secret(format!("Bearer {}", token.expose())));
+        let bearer = self.callback_token.as_ref().map(|token| Secret::new(format!("Bearer {}", token.expose())));
         bearer.or_else(|| self.callback_url.as_ref().and_then(|url| url.authorization.clone()))
     }
 

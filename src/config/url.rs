@@ -1,6 +1,6 @@
 //! The backend's URL: checked once at start, so that a callback can only fail for the network's reasons.
 
-use super::Secret;
+use crate::secret::Secret;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use std::net::Ipv6Addr;

@@ -124,7 +124,7 @@ fn internal(head: &Head<'_, '_>, path: &str, listener: Listener, peer: Peer, set
         return Route::Answer(Reply::Refused(Refusal::Origin, CorsHeaders::Off));
     }
     if let Some(token) = &settings.internal_token
-        && !bearer_matches(head.header("authorization"), token.as_bytes())
+        && !bearer_matches(head.header("authorization"), token.expose().as_bytes())
     {
         return Route::Answer(Reply::Refused(Refusal::Unauthorized, CorsHeaders::Off));
     }

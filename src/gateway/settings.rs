@@ -1,5 +1,6 @@
 //! What the core is told once, at the start.
 
+use crate::secret::Secret;
 use std::time::Duration;
 
 /// Which web pages may read streams.
@@ -37,7 +38,7 @@ pub struct Settings {
     pub cors: Cors,
     /// Whether `/internal/*` has a listener of its own.
     pub internal_listener: bool,
-    pub internal_token: Option<String>,
+    pub internal_token: Option<Secret>,
     pub streams_max: usize,
     pub head_bytes_max: usize,
     pub body_bytes_max: usize,

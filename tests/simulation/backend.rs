@@ -269,7 +269,8 @@ impl World {
                 body.push_str(if send.close { r#","close":true}"# } else { "}" });
             }
         }
-        let auth = self.settings.internal_token.as_ref().map(|token| format!("Authorization: Bearer {token}\r\n"));
+        let auth =
+            self.settings.internal_token.as_ref().map(|token| format!("Authorization: Bearer {}\r\n", token.expose()));
         let auth = auth.unwrap_or_default();
         let head = format!("POST /internal/send HTTP/1.1\r\nHost: sim\r\n{auth}");
         if self.random.chance(100) {

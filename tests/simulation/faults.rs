@@ -2,6 +2,7 @@
 
 use super::random::Random;
 use ssegateway::gateway::{ConnectFailure, Cors, Settings};
+use ssegateway::secret::Secret;
 use std::time::Duration;
 
 /// One way for the world to be unkind.
@@ -169,7 +170,7 @@ pub fn draw_settings(random: &mut Random) -> Settings {
         reconnect_delay_ms: random.pick(&[None, None, Some(0), Some(1_000)]),
         cors: Cors::Off,
         internal_listener: random.chance(300),
-        internal_token: random.chance(200).then(|| "secret".to_owned()),
+        internal_token: random.chance(200).then(|| Secret::new("secret".to_owned())),
         streams_max: random.pick(&[1, 3, 8, 1_000]),
         head_bytes_max: random.pick(&[256, 1_500, 16 * 1024]),
         body_bytes_max: random.pick(&[1_000, 4_000, 1024 * 1024]),

@@ -1,0 +1,24 @@
+//! Tokens and passwords.
+
+use std::fmt::{self, Debug, Formatter};
+
+/// Text that is never shown: `Debug` masks it and there is no `Display`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(text: String) -> Secret {
+        Secret(text)
+    }
+
+    /// The text itself, for the wire.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Debug for Secret {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        out.write_str("***")
+    }
+}
