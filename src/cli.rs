@@ -1,7 +1,6 @@
 //! The command line: a service to run, and a few questions that a person or a container asks.
 
-use crate::config::variables::{Fallback, TABLE};
-use crate::config::{Config, Problem, Warning};
+use crate::config::{Config, DefaultValue, Problem, VARIABLES, Warning};
 use crate::limits::Limits;
 use std::ffi::OsString;
 use std::fmt::Write;
@@ -68,22 +67,23 @@ pub fn help() -> String {
          Environment variables and their defaults:\n",
         version()
     );
-    for row in TABLE {
-        let default = match row.default {
-            Fallback::Text(value) => value.to_owned(),
-            Fallback::Computed(how) => format!("({how})"),
+    let defaults = Config::default();
+    for variable in VARIABLES {
+        let default = match variable.default {
+            DefaultValue::Literal => variable.show(&defaults),
+            DefaultValue::Derived(how) => format!("({how})"),
         };
-        let _ = writeln!(text, "  {:<30}{default}\n      {}", row.name, row.meaning);
+        let _ = writeln!(text, "  {:<30}{default}\n      {}", variable.name, variable.help);
     }
     text.push_str("\nExit status: 0 after a clean end, 1 after a failure, 2 for a bad configuration or argument.\n");
     text
 }
 
 /// What `check` prints of a good configuration: one `NAME=value` per variable, secrets masked.
-pub fn effective(config: &Config, limits: &Limits) -> String {
+pub fn effective(config: &Config) -> String {
     let mut text = String::new();
-    for row in TABLE {
-        let _ = writeln!(text, "{}={}", row.name, config.show(row.variable, limits));
+    for variable in VARIABLES {
+        let _ = writeln!(text, "{}={}", variable.name, variable.show(config));
     }
     text
 }
@@ -96,8 +96,8 @@ pub fn problems(problems: &[Problem]) -> String {
 /// One line per thing that was not taken as configured; the limits may have a say in it.
 pub fn warnings(config: &Config, warnings: &[Warning], limits: &Limits) -> Vec<String> {
     let mut lines: Vec<String> = warnings.iter().map(Warning::to_string).collect();
-    if let Some(wanted) = config.max_streams
-        && !limits.fits(config.max_streams)
+    if let Some(wanted) = config.streams_wanted
+        && !limits.fits(config.streams_wanted)
     {
         let possible = limits.streams_max;
         let raise = "ulimit -n, LimitNOFILE, --ulimit nofile";
@@ -144,12 +144,12 @@ mod tests {
 
     #[test]
     fn help_and_check_show_every_variable() {
-        let (config, found) = Config::from_env(|name| (name == "MAX_STREAMS").then(|| "5000".into())).unwrap();
-        let limits = config.limits(1024);
-        let shown = effective(&config, &limits);
-        for row in TABLE {
-            assert!(help().contains(&format!("  {} ", row.name)), "{}", row.name);
-            assert!(shown.contains(&format!("{}=", row.name)), "{}", row.name);
+        let (mut config, found) = Config::from_env(|name| (name == "MAX_STREAMS").then(|| "5000".into())).unwrap();
+        let limits = config.fit(1024);
+        let shown = effective(&config);
+        for variable in VARIABLES {
+            assert!(help().contains(&format!("  {} ", variable.name)), "{}", variable.name);
+            assert!(shown.contains(&format!("{}=", variable.name)), "{}", variable.name);
         }
         assert!(shown.contains("MAX_STREAMS=763\n") && shown.contains("PORT=3000\n"), "{shown}");
         let lines = warnings(&config, &found, &limits);

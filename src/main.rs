@@ -24,7 +24,7 @@ fn main() -> ExitCode {
         Ok(Command::Version) => show(&cli::version()),
         Ok(command @ (Command::Run | Command::Check | Command::Healthcheck { .. })) => {
             match Config::from_env(|name| std::env::var_os(name)) {
-                Ok((config, warnings)) => configured(command, &config, &warnings),
+                Ok((config, warnings)) => configured(command, config, &warnings),
                 Err(problems) => {
                     let _ = io::stderr().write_all(cli::problems(&problems).as_bytes());
                     ExitCode::from(MISUSE)
@@ -35,9 +35,9 @@ fn main() -> ExitCode {
 }
 
 /// The commands that need the configuration.
-fn configured(command: Command, config: &Config, warnings: &[Warning]) -> ExitCode {
+fn configured(command: Command, mut config: Config, warnings: &[Warning]) -> ExitCode {
     if let Command::Healthcheck { ready } = command {
-        return match healthcheck::run(config, ready) {
+        return match healthcheck::run(&config, ready) {
             Ok(()) => ExitCode::SUCCESS,
             Err(line) => fail(&line, 1),
         };
@@ -46,14 +46,14 @@ fn configured(command: Command, config: &Config, warnings: &[Warning]) -> ExitCo
         Ok(descriptors) => descriptors,
         Err(error) => return fail(&format!("cannot read the descriptor limit: {error}"), 1),
     };
-    let limits = config.limits(descriptors);
-    let warnings = cli::warnings(config, warnings, &limits);
+    let limits = config.fit(descriptors);
+    let warnings = cli::warnings(&config, warnings, &limits);
     if command == Command::Check {
         let unset = config.callback_url.is_none().then(|| serve::CALLBACK_UNSET.to_owned());
         for line in warnings.into_iter().chain(unset) {
             let _ = writeln!(io::stderr(), "{line}");
         }
-        return show(&cli::effective(config, &limits));
+        return show(&cli::effective(&config));
     }
     match run(config, &limits, &warnings) {
         Ok(status) => status,
@@ -62,10 +62,10 @@ fn configured(command: Command, config: &Config, warnings: &[Warning]) -> ExitCo
 }
 
 /// Runs the gateway to its end. Errors: what kept it from starting, in one line.
-fn run(config: &Config, limits: &Limits, warnings: &[String]) -> Result<ExitCode, String> {
+fn run(config: Config, limits: &Limits, warnings: &[String]) -> Result<ExitCode, String> {
     // Before any thread, so that all of them leave the signals to the descriptor.
     let signals = sys::Signals::block().map_err(|error| format!("cannot block signals: {error}"))?;
-    let listeners = Listeners::open(config)?;
+    let listeners = Listeners::open(&config)?;
     let logger = Logger::start(config.log_level, config.log_format);
     for line in warnings {
         log::error!("{line}");

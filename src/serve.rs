@@ -1,8 +1,8 @@
 //! From a configuration to a running gateway: what can fail at the start fails here, with one line.
 
 use crate::clock::Millis;
-use crate::config::{CallbackUrl, Config, Variable};
-use crate::gateway::{Finished, Gateway, Settings};
+use crate::config::{CallbackUrl, Config};
+use crate::gateway::{Finished, Gateway};
 use crate::limits::Limits;
 use crate::notify::{ServiceManager, ServiceState};
 use crate::reactor::mio::MioSystem;
@@ -27,14 +27,14 @@ pub struct Listeners {
 impl Listeners {
     /// Opens them. Errors: one line naming the address and what is wrong with it.
     pub fn open(config: &Config) -> Result<Listeners, String> {
-        let public = listen(config.public_socket(), Variable::Port)?;
-        let internal = config.internal_socket().map(|socket| listen(socket, Variable::InternalPort)).transpose()?;
+        let public = listen(config.public_socket(), "PORT")?;
+        let internal = config.internal_socket().map(|socket| listen(socket, "INTERNAL_PORT")).transpose()?;
         Ok(Listeners { public, internal })
     }
 }
 
-/// `variable` is the one that names the port.
-fn listen(address: SocketAddr, variable: Variable) -> Result<TcpListener, String> {
+/// `variable` sets the port.
+fn listen(address: SocketAddr, variable: &str) -> Result<TcpListener, String> {
     let opened = match sys::listen(address, BACKLOG) {
         Err(error) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && lacks_ipv6(&error) => {
             sys::listen(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()), BACKLOG)
@@ -42,11 +42,12 @@ fn listen(address: SocketAddr, variable: Variable) -> Result<TcpListener, String
         result => result,
     };
     opened.map_err(|error| {
-        let name = variable.name();
         let hint = match error.kind() {
-            ErrorKind::AddrInUse => format!("; another process has that port: stop it, or choose another by {name}"),
+            ErrorKind::AddrInUse => {
+                format!("; another process has that port: stop it, or choose another by {variable}")
+            }
             ErrorKind::PermissionDenied => {
-                format!("; ports below 1024 need CAP_NET_BIND_SERVICE: choose another by {name}, or cors it")
+                format!("; ports below 1024 need CAP_NET_BIND_SERVICE: choose another by {variable}, or grant it")
             }
             ErrorKind::AddrNotAvailable => "; no interface of this machine has that address".to_owned(),
             _ => String::new(),
@@ -86,25 +87,24 @@ fn log_start(config: &Config, limits: &Limits, listeners: &Listeners) {
 }
 
 /// Serves until a signal ends it. Errors: one line.
-pub fn run(config: &Config, limits: &Limits, listeners: Listeners, signals: Signals) -> Result<Finished, String> {
-    log_start(config, limits, &listeners);
+pub fn run(mut config: Config, limits: &Limits, listeners: Listeners, signals: Signals) -> Result<Finished, String> {
+    log_start(&config, limits, &listeners);
     let has_internal = listeners.internal.is_some();
-    let mut net = MioSystem::new(listeners.public, listeners.internal, signals, config.client_timeout)
+    let mut system = MioSystem::new(listeners.public, listeners.internal, signals, config.gateway.client_timeout)
         .map_err(|error| format!("cannot start the event loop: {error}"))?;
-    let instance = net.draw_token().to_string();
+    config.gateway.instance = system.draw_token().to_string();
     if let Some(url) = &config.callback_url {
         let (sender, completions) = mpsc::channel();
-        let wakeup = net.wakeup();
-        let settings = worker_settings(config, limits, url, instance.clone());
-        let workers = Workers::start(settings, sender, Arc::new(move || wakeup.wake()))
+        let wakeup = system.wakeup();
+        let workers = Workers::start(worker_settings(&config, url), sender, Arc::new(move || wakeup.wake()))
             .map_err(|error| format!("cannot prepare callbacks to {}: {error}", url.masked()))?;
-        net.set_workers(workers, completions);
+        system.set_workers(workers, completions);
     }
-    let now = Millis::ZERO.after(net.now());
+    let now = Millis::ZERO.after(system.now());
     // Feeds nothing but the jitter of `retry`.
-    let seed = net.draw_token().as_u64_pair().0;
-    let gateway = Gateway::new(gateway_settings(config, limits, instance), now, seed);
-    let reactor = Reactor::new(net, gateway, limits.connections_max, has_internal);
+    let seed = system.draw_token().as_u64_pair().0;
+    let gateway = Gateway::new(config.gateway, now, seed);
+    let reactor = Reactor::new(system, gateway, limits.connections_max, has_internal);
     let manager = ServiceManager::from_env();
     manager.notify(ServiceState::Ready);
     let finished = reactor
@@ -114,40 +114,13 @@ pub fn run(config: &Config, limits: &Limits, listeners: Listeners, signals: Sign
     Ok(finished)
 }
 
-fn worker_settings(config: &Config, limits: &Limits, url: &CallbackUrl, instance: String) -> WorkerSettings {
+fn worker_settings(config: &Config, url: &CallbackUrl) -> WorkerSettings {
     WorkerSettings {
         url: url.url.clone(),
         authorization: config.callback_authorization().map(|value| value.expose().to_owned()),
-        instance,
-        timeout: config.callback_timeout,
-        threads_max: limits.threads_max,
-    }
-}
-
-/// The part of the configuration that the protocol depends on.
-fn gateway_settings(config: &Config, limits: &Limits, instance: String) -> Settings {
-    Settings {
-        instance,
-        callback_configured: config.callback_url.is_some(),
-        callback_timeout: config.callback_timeout,
-        connect_queue: config.connect_queue,
-        callback_concurrency: limits.threads_max,
-        connect_failure: config.connect_failure,
-        heartbeat_interval: config.heartbeat_interval,
-        reconnect_delay_ms: config.reconnect_delay.map(|delay| u32::try_from(delay.as_millis()).unwrap_or(u32::MAX)),
-        cors: config.cors.clone(),
-        internal_listener: config.internal_port.is_some(),
-        internal_token: config.internal_token.clone(),
-        streams_max: limits.streams_max,
-        head_bytes_max: config.header_bytes_max,
-        body_bytes_max: config.body_bytes_max,
-        pending_bytes_max: config.pending_bytes_max,
-        request_timeout: config.request_timeout,
-        keepalive_timeout: config.keepalive_timeout,
-        client_timeout: config.client_timeout,
-        shutdown_delay: config.shutdown_delay,
-        shutdown_timeout: config.shutdown_timeout,
-        log_query: config.log_query,
+        instance: config.gateway.instance.clone(),
+        timeout: config.gateway.callback_timeout,
+        threads_max: config.gateway.callback_concurrency,
     }
 }
 
@@ -176,7 +149,7 @@ mod tests {
             assert!(lacks_ipv6(&io::Error::from_raw_os_error(code)));
         }
         assert!(!lacks_ipv6(&io::Error::from_raw_os_error(libc::EADDRINUSE)));
-        let anywhere = listen((Ipv6Addr::UNSPECIFIED, 0).into(), Variable::Port).unwrap();
+        let anywhere = listen((Ipv6Addr::UNSPECIFIED, 0).into(), "PORT").unwrap();
         TcpStream::connect((Ipv4Addr::LOCALHOST, anywhere.local_addr().unwrap().port())).unwrap();
     }
 }

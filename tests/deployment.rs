@@ -1,6 +1,6 @@
 //! The deployment files, and what the README shows of them. That they work is tested by `make test-deploy`.
 
-use ssegateway::config::variables::{Fallback, TABLE};
+use ssegateway::config::{Config, DefaultValue, VARIABLES};
 use std::fs;
 use std::path::Path;
 
@@ -48,7 +48,7 @@ fn every_variable_exists() {
             words.filter(|word| word.contains('_') && !word.contains(|c: char| c.is_ascii_lowercase())).collect();
         assert!(variables.contains(&"CALLBACK_URL"), "{name}: {variables:?}");
         for variable in variables {
-            let known = TABLE.iter().any(|row| row.name == variable) || NOT_OURS.contains(&variable);
+            let known = VARIABLES.iter().any(|known| known.name == variable) || NOT_OURS.contains(&variable);
             assert!(known, "{name} has {variable}, which means nothing");
         }
     }
@@ -58,10 +58,12 @@ fn every_variable_exists() {
 fn every_variable_is_in_both_tables_with_its_default() {
     for name in ["README.md", "docs/protocol.md"] {
         let text = read(name);
-        for row in TABLE {
-            let start = match row.default {
-                Fallback::Text(default) => format!("\n| `{}` | `{default}`", row.name),
-                Fallback::Computed(_) => format!("\n| `{}` | ", row.name),
+        for variable in VARIABLES {
+            let start = match variable.default {
+                DefaultValue::Literal => {
+                    format!("\n| `{}` | `{}`", variable.name, variable.show(&Config::default()))
+                }
+                DefaultValue::Derived(_) => format!("\n| `{}` | ", variable.name),
             };
             assert!(text.contains(&start), "{name} has no {start}");
         }

@@ -39,8 +39,8 @@ fn run() -> Result<(), Box<dyn Error>> {
     pages.set_nonblocking(false)?;
     let page_port = pages.local_addr()?.port();
 
-    let config = config(gateway_port, page_port)?;
-    let limits = config.limits(sys::raise_descriptor_limit()?);
+    let mut config = config(gateway_port, page_port)?;
+    let limits = config.fit(sys::raise_descriptor_limit()?);
     let logger = Logger::start(config.log_level, config.log_format);
 
     let backend = Arc::new(Backend::new(gateway_port));
@@ -49,7 +49,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     http::serve(pages, move |request| answer(&page, &backend, &request));
 
     println!("\n  Open  http://127.0.0.1:{page_port}/  in a browser. Ctrl-C ends the demo.\n");
-    let finished = serve::run(&config, &limits, Listeners { public, internal: None }, signals);
+    let finished = serve::run(config, &limits, Listeners { public, internal: None }, signals);
     logger.finish();
     finished?;
     Ok(())

@@ -1,6 +1,8 @@
 use super::*;
+use crate::gateway::{ConnectFailure, Cors};
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStringExt;
+use std::time::Duration;
 
 type Read = Result<(Config, Vec<Warning>), Vec<Problem>>;
 
@@ -25,27 +27,30 @@ fn nothing_set_gives_the_contract_defaults() {
     assert_eq!(config.callback_url, None);
     assert_eq!(config.public_socket(), "[::]:3000".parse().unwrap());
     assert_eq!(config.internal_socket(), None);
-    assert_eq!(config.heartbeat_interval, Duration::from_secs(15));
-    assert_eq!((config.internal_token.clone(), config.callback_token.clone()), (None, None));
+    assert_eq!(config.gateway.heartbeat_interval, Duration::from_secs(15));
+    assert_eq!((config.gateway.internal_token.clone(), config.callback_token.clone()), (None, None));
     assert_eq!(config.callback_authorization(), None);
-    assert_eq!(config.callback_timeout, Duration::from_secs(5));
-    assert_eq!(config.connect_queue, Duration::from_secs(30));
-    assert_eq!(config.callback_concurrency, 128);
-    assert_eq!(config.connect_failure, ConnectFailure::Status);
-    assert_eq!((config.reconnect_delay, config.cors, config.max_streams), (None, Cors::Off, None));
-    assert_eq!(config.header_bytes_max, 16_384);
-    assert_eq!((config.body_bytes_max, config.pending_bytes_max), (1_048_576, 1_048_576));
-    assert_eq!(config.request_timeout, Duration::from_secs(10));
-    assert_eq!(config.keepalive_timeout, Duration::from_secs(75));
-    assert_eq!(config.client_timeout, Duration::from_secs(30));
-    assert_eq!(config.shutdown_delay, Duration::ZERO);
-    assert_eq!(config.shutdown_timeout, Duration::from_secs(10));
+    assert_eq!(config.gateway.callback_timeout, Duration::from_secs(5));
+    assert_eq!(config.gateway.connect_queue, Duration::from_secs(30));
+    assert_eq!(config.gateway.callback_concurrency, 128);
+    assert_eq!(config.gateway.connect_failure, ConnectFailure::Status);
+    assert_eq!(
+        (config.gateway.reconnect_delay_ms, config.gateway.cors, config.streams_wanted),
+        (None, Cors::Off, None)
+    );
+    assert_eq!(config.gateway.head_bytes_max, 16_384);
+    assert_eq!((config.gateway.body_bytes_max, config.gateway.pending_bytes_max), (1_048_576, 1_048_576));
+    assert_eq!(config.gateway.request_timeout, Duration::from_secs(10));
+    assert_eq!(config.gateway.keepalive_timeout, Duration::from_secs(75));
+    assert_eq!(config.gateway.client_timeout, Duration::from_secs(30));
+    assert_eq!(config.gateway.shutdown_delay, Duration::ZERO);
+    assert_eq!(config.gateway.shutdown_timeout, Duration::from_secs(10));
     assert_eq!(config.log_level, LevelFilter::Info);
 }
 
 #[test]
 fn empty_values_count_as_unset() {
-    let empty: Vec<(&str, &str)> = variables::TABLE.iter().map(|row| (row.name, "")).collect();
+    let empty: Vec<(&str, &str)> = VARIABLES.iter().map(|variable| (variable.name, "")).collect();
     assert_eq!(good(&empty), good(&[]));
 }
 
@@ -56,6 +61,7 @@ fn what_is_shown_can_be_read_back() {
         ("PORT", "8080"),
         ("LISTEN_ADDRESS", "127.0.0.1"),
         ("INTERNAL_PORT", "8081"),
+        ("INTERNAL_ADDRESS", "::1"),
         ("CONNECT_FAILURE", "retry"),
         ("RECONNECT_DELAY_MILLISECONDS", "0"),
         ("CORS_ORIGINS", "https://a.example,http://b:1"),
@@ -63,12 +69,13 @@ fn what_is_shown_can_be_read_back() {
         ("SHUTDOWN_DELAY_SECONDS", "3"),
         ("LOG_LEVEL", "DEBUG"),
     ];
-    let config = good(&pairs);
-    let limits = config.limits(20_000);
-    let shown: Vec<(&str, String)> =
-        variables::TABLE.iter().map(|row| (row.name, config.show(row.variable, &limits))).collect();
+    let mut config = good(&pairs);
+    config.fit(20_000);
+    let shown: Vec<(&str, String)> = VARIABLES.iter().map(|variable| (variable.name, variable.show(&config))).collect();
     let again: Vec<(&str, &str)> = shown.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    assert_eq!(good(&again), config);
+    let mut read_back = good(&again);
+    read_back.fit(20_000);
+    assert_eq!(read_back, config);
     for (name, value) in pairs {
         let value = if name == "LOG_LEVEL" { "debug" } else { value };
         assert!(again.contains(&(name, value)), "{name}");
@@ -128,12 +135,12 @@ fn every_number_has_limits() {
 fn a_bad_heartbeat_interval_is_replaced() {
     for value in ["0", "-5", "soon", "99999999999"] {
         let (config, warnings) = read(&[("HEARTBEAT_INTERVAL_SECONDS", value)]).unwrap();
-        assert_eq!(config.heartbeat_interval, Duration::from_secs(15));
+        assert_eq!(config.gateway.heartbeat_interval, Duration::from_secs(15));
         let want = format!("HEARTBEAT_INTERVAL_SECONDS=\"{value}\": must be an integer from 1 to 31536000; using 15");
         assert_eq!(warnings.iter().map(Warning::to_string).collect::<Vec<_>>(), [want]);
     }
-    assert_eq!(good(&[("HEARTBEAT_INTERVAL_SECONDS", "1")]).heartbeat_interval, Duration::from_secs(1));
-    assert_eq!(good(&[]).heartbeat_interval, Duration::from_secs(15));
+    assert_eq!(good(&[("HEARTBEAT_INTERVAL_SECONDS", "1")]).gateway.heartbeat_interval, Duration::from_secs(1));
+    assert_eq!(good(&[]).gateway.heartbeat_interval, Duration::from_secs(15));
 }
 
 #[test]
@@ -141,8 +148,8 @@ fn secrets_show_nowhere() {
     let pairs = [("INTERNAL_TOKEN", "hunter2"), ("CALLBACK_URL", "http://ann:hunter2@host/x")];
     let config = good(&pairs);
     let mut text = format!("{config:?}");
-    for row in variables::TABLE {
-        text += &format!("{}={}\n", row.name, config.show(row.variable, &config.limits(1024)));
+    for variable in VARIABLES {
+        text += &format!("{}={}\n", variable.name, variable.show(&config));
     }
     assert!(text.contains("INTERNAL_TOKEN=***\n") && text.contains("CALLBACK_URL=http://ann:***@host/x\n"));
     assert!(!text.contains("hunter2") && !text.contains("aHVudGVyMg"), "{text}");

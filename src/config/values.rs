@@ -1,15 +1,36 @@
 //! Text to value, one kind of value each. An error is a phrase that says what is allowed.
 
 use crate::gateway::Cors;
+use crate::http::request::decimal;
+use crate::secret::Secret;
+use log::LevelFilter;
 use std::net::{IpAddr, Ipv6Addr};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// A year. Longer is a typing error, and sums of such times cannot overflow.
+const SECONDS_MAX: u64 = 31_536_000;
 
 /// Plain decimal digits within the limits, both included.
-pub fn integer(text: &str, min: u64, max: u64) -> Result<u64, String> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    match text.parse::<u64>() {
-        Ok(value) if digits && (min..=max).contains(&value) => Ok(value),
-        Ok(_) | Err(_) => Err(format!("must be an integer from {min} to {max}")),
-    }
+pub fn integer<T: TryFrom<u64>>(text: &str, min: u64, max: u64) -> Result<T, String> {
+    let value = decimal(text.as_bytes()).filter(|value| (min..=max).contains(value));
+    value.and_then(|value| T::try_from(value).ok()).ok_or_else(|| format!("must be an integer from {min} to {max}"))
+}
+
+/// Whole seconds, at least `min`.
+pub fn seconds(text: &str, min: u64) -> Result<Duration, String> {
+    integer(text, min, SECONDS_MAX).map(Duration::from_secs)
+}
+
+/// The value of that name among a few.
+pub fn choice<T: Copy>(text: &str, choices: &[(&str, T); 2]) -> Result<T, String> {
+    let chosen = choices.iter().find(|(name, _)| *name == text);
+    chosen.map(|(_, value)| *value).ok_or_else(|| format!("must be {} or {}", choices[0].0, choices[1].0))
+}
+
+/// The name of a value among a few.
+pub fn name_of<T: PartialEq>(value: T, choices: &[(&str, T); 2]) -> String {
+    choices.iter().find(|(_, known)| *known == value).map_or_else(String::new, |(name, _)| (*name).to_owned())
 }
 
 /// An IP address; IPv6 also in brackets.
@@ -22,10 +43,15 @@ pub fn address(text: &str) -> Result<IpAddr, String> {
     parsed.map_err(|_| "must be an IP address, like 127.0.0.1".to_owned())
 }
 
+/// A level by its name, in upper or lower case.
+pub fn log_level(text: &str) -> Result<LevelFilter, &'static str> {
+    LevelFilter::from_str(text).map_err(|_| "must be error, warn, info, debug, trace or off")
+}
+
 /// A token that fits into `Authorization: Bearer`.
-pub fn token(text: &str) -> Result<String, String> {
+pub fn token(text: &str) -> Result<Secret, String> {
     if text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        Ok(text.to_owned())
+        Ok(Secret::new(text.to_owned()))
     } else {
         Err("must consist of visible ASCII characters".to_owned())
     }
@@ -95,10 +121,10 @@ mod tests {
 
     #[test]
     fn integers_are_plain_digits_within_limits() {
-        assert_eq!(integer("1", 1, 9), Ok(1));
-        assert_eq!(integer("009", 1, 9), Ok(9));
+        assert_eq!(integer("1", 1, 9), Ok(1_u8));
+        assert_eq!(integer("009", 1, 9), Ok(9_u8));
         for text in ["", "0", "10", "-1", "+1", " 1", "1 ", "1.0", "1e0", "0x1", "\u{661}", "99999999999999999999"] {
-            assert_eq!(integer(text, 1, 9), Err("must be an integer from 1 to 9".to_owned()), "{text}");
+            assert_eq!(integer::<u8>(text, 1, 9), Err("must be an integer from 1 to 9".to_owned()), "{text}");
         }
     }
 

@@ -1,120 +1,213 @@
-//! The table of environment variables. `--help`, `check` and the parser all read it, so that what is
-//! documented, shown and done cannot differ.
+//! The table of environment variables. The start, `check` and `--help` all go by it, so that what is done, shown and
+//! documented cannot differ.
+//!
+//! To add a variable, add a row here and a field, with its default, to [`Config`] or to the core's
+//! [`Settings`](crate::gateway::Settings); then use it.
 
-/// One environment variable; also its row in [`TABLE`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Variable {
-    CallbackUrl,
-    Port,
-    HeartbeatInterval,
-    ListenAddress,
-    InternalPort,
-    InternalAddress,
-    InternalToken,
-    CallbackToken,
-    CallbackTimeout,
-    ConnectQueue,
-    CallbackConcurrency,
-    ConnectFailure,
-    ReconnectDelay,
-    CorsOrigins,
-    MaxStreams,
-    MaxHeaderBytes,
-    MaxBodyBytes,
-    MaxPendingBytes,
-    RequestTimeout,
-    KeepaliveTimeout,
-    ClientTimeout,
-    ShutdownDelay,
-    ShutdownTimeout,
-    LogLevel,
-    LogFormat,
-    LogQuery,
-}
+use super::url::{self, CallbackUrl};
+use super::values::{address, choice, integer, log_level, name_of, origins, seconds, token};
+use super::{Config, line};
+use crate::gateway::{ConnectFailure, Cors};
+use crate::logger::LogFormat;
+use std::ffi::OsString;
 
-/// What the value of a variable is when the environment does not set it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fallback {
-    /// This text, parsed like a value from the environment.
-    Text(&'static str),
-    /// Worked out, as the phrase says; or simply absent.
-    Computed(&'static str),
-}
+/// 1 GiB: more in one buffer is a typing error, and fits every `usize`.
+const BYTES_MAX: u64 = 1 << 30;
+/// Some 11 days; leaves room for the jitter within the `retry` field's 31 bits.
+const RECONNECT_DELAY_MAX: u64 = 1_000_000_000;
+/// A thread each; far beyond what helps.
+const CONCURRENCY_MAX: u64 = 10_000;
+/// More than any machine holds.
+const STREAMS_MAX: u64 = 1_000_000_000;
+/// A request line and a Host header fit.
+const HEADER_BYTES_MIN: u64 = 256;
+const PORT_MAX: u64 = 65_535;
 
-/// One row: docs/protocol.md, section 2.
+const CONNECT_FAILURES: [(&str, ConnectFailure); 2] =
+    [("status", ConnectFailure::Status), ("retry", ConnectFailure::Retry)];
+const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+const SWITCH: [(&str, bool); 2] = [("on", true), ("off", false)];
+
+/// One environment variable: docs/protocol.md, section 2.
 #[derive(Clone, Copy, Debug)]
-pub struct Row {
-    pub variable: Variable,
+pub struct Variable {
     pub name: &'static str,
-    pub default: Fallback,
-    pub meaning: &'static str,
+    pub default: DefaultValue,
+    /// Its line in `--help`.
+    pub help: &'static str,
+    read: Read,
+    show: Show,
+    bad_value: BadValue,
 }
+
+/// The value of a variable that is not set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DefaultValue {
+    /// The one in [`Config::default`].
+    Literal,
+    /// Absent, or derived from something else, as the phrase says.
+    Derived(&'static str),
+}
+
+/// What becomes of a value that cannot be used.
+#[derive(Clone, Copy, Debug)]
+enum BadValue {
+    /// The gateway does not start, and says why in a line that quotes the value.
+    Refused,
+    /// The same; the line quotes what this makes of the value.
+    RefusedMasked(fn(&str) -> String),
+    /// The gateway starts with the default and logs an error.
+    Replaced,
+}
+
+/// Reads text into a field. Errors: a phrase that says what is allowed.
+type Read = fn(&mut Config, &str) -> Result<(), String>;
+/// The effective value as text, secrets masked; empty if there is none.
+type Show = fn(&Config) -> String;
 
 impl Variable {
-    /// The row of this variable.
-    pub fn row(self) -> &'static Row {
-        &TABLE[self as usize]
+    /// Reads a value from the environment into its field. Errors: one line with name, value (secrets masked) and what
+    /// is allowed.
+    pub(super) fn read(&self, config: &mut Config, value: OsString) -> Result<(), String> {
+        let (text, result) = match value.into_string() {
+            Ok(text) => {
+                let result = (self.read)(config, &text);
+                (text, result)
+            }
+            Err(value) => (value.to_string_lossy().into_owned(), Err("must be UTF-8".to_owned())),
+        };
+        result.map_err(|allowed| match self.bad_value {
+            BadValue::Refused | BadValue::Replaced => line(self.name, &text, &allowed),
+            BadValue::RefusedMasked(mask) => line(self.name, &mask(&text), &allowed),
+        })
     }
 
-    /// The name in the environment.
-    pub fn name(self) -> &'static str {
-        self.row().name
+    /// The effective value as text, secrets masked; empty if there is none.
+    pub fn show(&self, config: &Config) -> String {
+        (self.show)(config)
     }
 
-    /// Whether the value must never be shown.
-    pub fn is_secret(self) -> bool {
-        matches!(self, Variable::InternalToken | Variable::CallbackToken)
+    /// Whether the default takes the place of a bad value.
+    pub(super) fn is_replaceable(&self) -> bool {
+        matches!(self.bad_value, BadValue::Replaced)
+    }
+
+    const fn on_bad_value(self, bad_value: BadValue) -> Variable {
+        Variable { bad_value, ..self }
     }
 }
 
-const fn row(variable: Variable, name: &'static str, default: Fallback, meaning: &'static str) -> Row {
-    Row { variable, name, default, meaning }
+const fn row(name: &'static str, default: DefaultValue, help: &'static str, read: Read, show: Show) -> Variable {
+    Variable { name, default, help, read, show, bad_value: BadValue::Refused }
 }
 
-/// All variables, in the order of [`Variable`].
+/// Puts a value into its field, if it could be read.
+fn set<T>(field: &mut T, value: Result<T, impl Into<String>>) -> Result<(), String> {
+    *field = value.map_err(Into::into)?;
+    Ok(())
+}
+
+/// Nothing for a value that is not there.
+fn optional<T>(value: Option<T>, show: impl Fn(T) -> String) -> String {
+    value.map_or_else(String::new, show)
+}
+
+fn hide(_secret: &str) -> String {
+    "***".to_owned()
+}
+
+/// All variables, in the order of docs/protocol.md.
 #[rustfmt::skip]
-pub const TABLE: [Row; 26] = {
-    use Fallback::{Computed, Text};
-    use Variable as V;
-    [
-        row(V::CallbackUrl, "CALLBACK_URL", Computed("none"), "backend endpoint, http or https; user:pass@ is sent as Basic auth"),
-        row(V::Port, "PORT", Text("3000"), "port for clients, 1-65535"),
-        row(V::HeartbeatInterval, "HEARTBEAT_INTERVAL_SECONDS", Text("15"), "time between heartbeats of a stream"),
-        row(V::ListenAddress, "LISTEN_ADDRESS", Text("::"), "address of PORT; :: takes IPv4 too, and becomes 0.0.0.0 where there is no IPv6"),
-        row(V::InternalPort, "INTERNAL_PORT", Computed("none"), "a second port; if set, /internal/* is served there only"),
-        row(V::InternalAddress, "INTERNAL_ADDRESS", Computed("LISTEN_ADDRESS"), "address of INTERNAL_PORT"),
-        row(V::InternalToken, "INTERNAL_TOKEN", Computed("none"), "bearer token that /internal/* asks for"),
-        row(V::CallbackToken, "CALLBACK_TOKEN", Computed("none"), "bearer token that callbacks carry"),
-        row(V::CallbackTimeout, "CALLBACK_TIMEOUT_SECONDS", Text("5"), "time for one callback, name lookup to answer"),
-        row(V::ConnectQueue, "CONNECT_QUEUE_SECONDS", Text("30"), "longest wait of a connect for a free callback worker"),
-        row(V::CallbackConcurrency, "CALLBACK_CONCURRENCY", Text("128"), "most callbacks in flight"),
-        row(V::ConnectFailure, "CONNECT_FAILURE", Text("status"), "an unreachable backend gives clients an error (status) or a short stream to retry after (retry)"),
-        row(V::ReconnectDelay, "RECONNECT_DELAY_MILLISECONDS", Computed("none"), "retry field sent to clients, give or take 20 %"),
-        row(V::CorsOrigins, "CORS_ORIGINS", Computed("none"), "origins that may read streams, comma-separated, or *"),
-        row(V::MaxStreams, "MAX_STREAMS", Computed("from the descriptor limit"), "most streams at once"),
-        row(V::MaxHeaderBytes, "MAX_HEADER_BYTES", Text("16384"), "longest request line and headers"),
-        row(V::MaxBodyBytes, "MAX_BODY_BYTES", Text("1048576"), "longest body of a send"),
-        row(V::MaxPendingBytes, "MAX_PENDING_BYTES", Text("1048576"), "most unsent bytes of a stream"),
-        row(V::RequestTimeout, "REQUEST_TIMEOUT_SECONDS", Text("10"), "time for a whole request to arrive"),
-        row(V::KeepaliveTimeout, "KEEPALIVE_TIMEOUT_SECONDS", Text("75"), "longest idle time of a connection between requests"),
-        row(V::ClientTimeout, "CLIENT_TIMEOUT_SECONDS", Text("30"), "longest time without progress while bytes for a client are unsent"),
-        row(V::ShutdownDelay, "SHUTDOWN_DELAY_SECONDS", Text("0"), "time of normal service, but not ready, after SIGTERM"),
-        row(V::ShutdownTimeout, "SHUTDOWN_TIMEOUT_SECONDS", Text("10"), "longest drain after that"),
-        row(V::LogLevel, "LOG_LEVEL", Text("info"), "error, warn, info, debug, trace or off"),
-        row(V::LogFormat, "LOG_FORMAT", Text("text"), "text, or json: one object a line"),
-        row(V::LogQuery, "LOG_QUERY", Text("on"), "off leaves the query out of logged URLs, since tokens travel in it"),
+pub const VARIABLES: &[Variable] = {
+    use BadValue::{RefusedMasked, Replaced};
+    use DefaultValue::{Derived, Literal};
+    &[
+        row("CALLBACK_URL", Derived("none"), "backend endpoint, http or https; user:pass@ is sent as Basic auth",
+            |config, text| set(&mut config.callback_url, CallbackUrl::parse(text).map(Some)),
+            |config| optional(config.callback_url.as_ref(), CallbackUrl::masked))
+            .on_bad_value(RefusedMasked(url::mask)),
+        row("PORT", Literal, "port for clients, 1-65535",
+            |config, text| set(&mut config.port, integer(text, 1, PORT_MAX)),
+            |config| config.port.to_string()),
+        row("HEARTBEAT_INTERVAL_SECONDS", Literal, "time between heartbeats of a stream",
+            |config, text| set(&mut config.gateway.heartbeat_interval, seconds(text, 1)),
+            |config| config.gateway.heartbeat_interval.as_secs().to_string())
+            .on_bad_value(Replaced),
+        row("LISTEN_ADDRESS", Literal, "address of PORT; :: takes IPv4 too, and becomes 0.0.0.0 where there is no IPv6",
+            |config, text| set(&mut config.listen_address, address(text)),
+            |config| config.listen_address.to_string()),
+        row("INTERNAL_PORT", Derived("none"), "a second port; if set, /internal/* is served there only",
+            |config, text| set(&mut config.internal_port, integer(text, 1, PORT_MAX).map(Some)),
+            |config| optional(config.internal_port, |port| port.to_string())),
+        row("INTERNAL_ADDRESS", Derived("LISTEN_ADDRESS"), "address of INTERNAL_PORT",
+            |config, text| set(&mut config.internal_address, address(text).map(Some)),
+            |config| config.internal_address().to_string()),
+        row("INTERNAL_TOKEN", Derived("none"), "bearer token that /internal/* asks for",
+            |config, text| set(&mut config.gateway.internal_token, token(text).map(Some)),
+            |config| optional(config.gateway.internal_token.as_ref(), |token| hide(token.expose())))
+            .on_bad_value(RefusedMasked(hide)),
+        row("CALLBACK_TOKEN", Derived("none"), "bearer token that callbacks carry",
+            |config, text| set(&mut config.callback_token, token(text).map(Some)),
+            |config| optional(config.callback_token.as_ref(), |token| hide(token.expose())))
+            .on_bad_value(RefusedMasked(hide)),
+        row("CALLBACK_TIMEOUT_SECONDS", Literal, "time for one callback, name lookup to answer",
+            |config, text| set(&mut config.gateway.callback_timeout, seconds(text, 1)),
+            |config| config.gateway.callback_timeout.as_secs().to_string()),
+        row("CONNECT_QUEUE_SECONDS", Literal, "longest wait of a connect for a free callback worker",
+            |config, text| set(&mut config.gateway.connect_queue, seconds(text, 1)),
+            |config| config.gateway.connect_queue.as_secs().to_string()),
+        row("CALLBACK_CONCURRENCY", Literal, "most callbacks in flight",
+            |config, text| set(&mut config.gateway.callback_concurrency, integer(text, 1, CONCURRENCY_MAX)),
+            |config| config.gateway.callback_concurrency.to_string()),
+        row("CONNECT_FAILURE", Literal,
+            "an unreachable backend gives clients an error (status) or a short stream to retry after (retry)",
+            |config, text| set(&mut config.gateway.connect_failure, choice(text, &CONNECT_FAILURES)),
+            |config| name_of(config.gateway.connect_failure, &CONNECT_FAILURES)),
+        row("RECONNECT_DELAY_MILLISECONDS", Derived("none"), "retry field sent to clients, give or take 20 %",
+            |config, text| set(&mut config.gateway.reconnect_delay_ms, integer(text, 0, RECONNECT_DELAY_MAX).map(Some)),
+            |config| optional(config.gateway.reconnect_delay_ms, |delay| delay.to_string())),
+        row("CORS_ORIGINS", Derived("none"), "origins that may read streams, comma-separated, or *",
+            |config, text| set(&mut config.gateway.cors, origins(text)),
+            |config| match &config.gateway.cors {
+                Cors::Off => String::new(),
+                Cors::Any => "*".to_owned(),
+                Cors::Origins(list) => list.join(","),
+            }),
+        row("MAX_STREAMS", Derived("from the descriptor limit"), "most streams at once",
+            |config, text| set(&mut config.streams_wanted, integer(text, 1, STREAMS_MAX).map(Some)),
+            |config| config.gateway.streams_max.to_string()),
+        row("MAX_HEADER_BYTES", Literal, "longest request line and headers",
+            |config, text| set(&mut config.gateway.head_bytes_max, integer(text, HEADER_BYTES_MIN, BYTES_MAX)),
+            |config| config.gateway.head_bytes_max.to_string()),
+        row("MAX_BODY_BYTES", Literal, "longest body of a send",
+            |config, text| set(&mut config.gateway.body_bytes_max, integer(text, 1, BYTES_MAX)),
+            |config| config.gateway.body_bytes_max.to_string()),
+        row("MAX_PENDING_BYTES", Literal, "most unsent bytes of a stream",
+            |config, text| set(&mut config.gateway.pending_bytes_max, integer(text, 1, BYTES_MAX)),
+            |config| config.gateway.pending_bytes_max.to_string()),
+        row("REQUEST_TIMEOUT_SECONDS", Literal, "time for a whole request to arrive",
+            |config, text| set(&mut config.gateway.request_timeout, seconds(text, 1)),
+            |config| config.gateway.request_timeout.as_secs().to_string()),
+        row("KEEPALIVE_TIMEOUT_SECONDS", Literal, "longest idle time of a connection between requests",
+            |config, text| set(&mut config.gateway.keepalive_timeout, seconds(text, 1)),
+            |config| config.gateway.keepalive_timeout.as_secs().to_string()),
+        row("CLIENT_TIMEOUT_SECONDS", Literal, "longest time without progress while bytes for a client are unsent",
+            |config, text| set(&mut config.gateway.client_timeout, seconds(text, 1)),
+            |config| config.gateway.client_timeout.as_secs().to_string()),
+        row("SHUTDOWN_DELAY_SECONDS", Literal, "time of normal service, but not ready, after SIGTERM",
+            |config, text| set(&mut config.gateway.shutdown_delay, seconds(text, 0)),
+            |config| config.gateway.shutdown_delay.as_secs().to_string()),
+        row("SHUTDOWN_TIMEOUT_SECONDS", Literal, "longest drain after that",
+            |config, text| set(&mut config.gateway.shutdown_timeout, seconds(text, 1)),
+            |config| config.gateway.shutdown_timeout.as_secs().to_string()),
+        row("LOG_LEVEL", Literal, "error, warn, info, debug, trace or off",
+            |config, text| set(&mut config.log_level, log_level(text)),
+            |config| config.log_level.as_str().to_ascii_lowercase()),
+        row("LOG_FORMAT", Literal, "text, or json: one object a line",
+            |config, text| set(&mut config.log_format, choice(text, &LOG_FORMATS)),
+            |config| name_of(config.log_format, &LOG_FORMATS)),
+        row("LOG_QUERY", Literal, "off leaves the query out of logged URLs, since tokens travel in it",
+            |config, text| set(&mut config.gateway.log_query, choice(text, &SWITCH)),
+            |config| name_of(config.gateway.log_query, &SWITCH)),
     ]
 };
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_stand_in_the_order_of_the_variables() {
-        for (index, row) in TABLE.iter().enumerate() {
-            assert_eq!(row.variable as usize, index, "{}", row.name);
-            assert_eq!(row.variable.row().name, row.name);
-        }
-    }
-}

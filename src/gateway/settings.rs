@@ -1,4 +1,4 @@
-//! What the core is told once, at the start.
+//! The core's configuration.
 
 use crate::secret::Secret;
 use std::time::Duration;
@@ -12,19 +12,19 @@ pub enum Cors {
     Origins(Vec<String>),
 }
 
-/// What a client gets when the backend cannot be asked.
+/// The answer to a client whose connect callback failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectFailure {
     /// 503 or 504.
     Status,
-    /// A stream that says when to come back, and ends (docs/protocol.md, section 9).
+    /// A stream that carries only `retry:` and ends (docs/protocol.md, section 9).
     Retry,
 }
 
-/// The configuration, as far as the protocol depends on it; each field as in docs/protocol.md, section 2.
-#[derive(Clone, Debug)]
+/// The part of the configuration that the protocol depends on; docs/protocol.md, section 2, explains each field.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Names this start of the gateway. Plain letters, digits and hyphens.
+    /// Identifies this run of the gateway: letters, digits and hyphens.
     pub instance: String,
     /// Whether there is a `CALLBACK_URL`.
     pub callback_configured: bool,
@@ -52,6 +52,7 @@ pub struct Settings {
     pub log_query: bool,
 }
 
+/// The defaults of the contract, for a gateway with a backend.
 impl Default for Settings {
     fn default() -> Self {
         Settings {
@@ -66,6 +67,7 @@ impl Default for Settings {
             cors: Cors::Off,
             internal_listener: false,
             internal_token: None,
+            // Really derived from the descriptor limit.
             streams_max: 1024,
             head_bytes_max: 16 * 1024,
             body_bytes_max: 1024 * 1024,

@@ -1,7 +1,7 @@
 //! What can go wrong, how likely, and in which settings: all drawn from the seed.
 
 use super::random::Random;
-use ssegateway::gateway::{ConnectFailure, Cors, Settings};
+use ssegateway::gateway::{ConnectFailure, Settings};
 use ssegateway::secret::Secret;
 use std::time::Duration;
 
@@ -160,7 +160,6 @@ pub fn draw_settings(random: &mut Random) -> Settings {
     let millis = |random: &mut Random, low, high| Duration::from_millis(random.within(low, high));
     Settings {
         instance: "simulated".to_owned(),
-        log_query: true,
         callback_configured: !random.chance(20),
         callback_timeout: millis(random, 500, 4_000),
         connect_queue: millis(random, 500, 6_000),
@@ -168,7 +167,6 @@ pub fn draw_settings(random: &mut Random) -> Settings {
         connect_failure: random.pick(&[ConnectFailure::Status, ConnectFailure::Status, ConnectFailure::Retry]),
         heartbeat_interval: millis(random, 200, 5_000),
         reconnect_delay_ms: random.pick(&[None, None, Some(0), Some(1_000)]),
-        cors: Cors::Off,
         internal_listener: random.chance(300),
         internal_token: random.chance(200).then(|| Secret::new("secret".to_owned())),
         streams_max: random.pick(&[1, 3, 8, 1_000]),
@@ -180,5 +178,6 @@ pub fn draw_settings(random: &mut Random) -> Settings {
         client_timeout: millis(random, 300, 5_000),
         shutdown_delay: random.pick(&[Duration::ZERO, Duration::from_millis(700), Duration::from_secs(3)]),
         shutdown_timeout: millis(random, 200, 6_000),
+        ..Settings::default()
     }
 }

@@ -143,7 +143,6 @@ fn settings(input: &mut Unstructured<'_>) -> Result<Settings> {
     let seconds = |long: bool, a: u64, b: u64| Duration::from_secs(if long { b } else { a });
     Ok(Settings {
         callback_configured: manner & 0xf != 0xf,
-        callback_timeout: Duration::from_secs(5),
         connect_queue: seconds(bit(times, 0), 2, 30),
         callback_concurrency: usize::from(sizes & 3) + 1,
         connect_failure: if bit(manner, 4) { ConnectFailure::Retry } else { ConnectFailure::Status },
@@ -151,19 +150,16 @@ fn settings(input: &mut Unstructured<'_>) -> Result<Settings> {
         reconnect_delay_ms: bit(manner, 5).then_some(1000),
         cors: if bit(manner, 6) { Cors::Any } else { Cors::Off },
         internal_listener: bit(manner, 7),
-        internal_token: None,
         streams_max: if bit(sizes, 2) { 64 } else { 2 },
         head_bytes_max: if bit(sizes, 3) { 16 * 1024 } else { 400 },
         body_bytes_max: if bit(sizes, 4) { 4096 } else { 512 },
         // Any of many numbers: a backlog of just so many bytes must turn up.
         pending_bytes_max: if bit(sizes, 5) { 100_000 } else { 45 + usize::from(pending) },
-        request_timeout: Duration::from_secs(10),
         keepalive_timeout: seconds(bit(times, 2), 75, 4),
-        client_timeout: Duration::from_secs(30),
         shutdown_delay: seconds(bit(times, 3), 0, 3),
-        shutdown_timeout: Duration::from_secs(10),
         instance: "fuzzed".to_owned(),
         log_query: bit(times, 4),
+        ..Settings::default()
     })
 }
 
