@@ -3,34 +3,7 @@
 mod common;
 
 use common::{Backend, Client, Gateway, Output, Port, assert_json, get, run};
-
-/// Every variable of the contract.
-const VARIABLES: [&str; 24] = [
-    "CALLBACK_URL",
-    "PORT",
-    "HEARTBEAT_INTERVAL_SECONDS",
-    "LISTEN_ADDRESS",
-    "INTERNAL_PORT",
-    "INTERNAL_ADDRESS",
-    "INTERNAL_TOKEN",
-    "CALLBACK_TOKEN",
-    "CALLBACK_TIMEOUT_SECONDS",
-    "CONNECT_QUEUE_SECONDS",
-    "CALLBACK_CONCURRENCY",
-    "CONNECT_FAILURE",
-    "RECONNECT_DELAY_MILLISECONDS",
-    "CORS_ORIGINS",
-    "MAX_STREAMS",
-    "MAX_HEADER_BYTES",
-    "MAX_BODY_BYTES",
-    "MAX_PENDING_BYTES",
-    "REQUEST_TIMEOUT_SECONDS",
-    "KEEPALIVE_TIMEOUT_SECONDS",
-    "CLIENT_TIMEOUT_SECONDS",
-    "SHUTDOWN_DELAY_SECONDS",
-    "SHUTDOWN_TIMEOUT_SECONDS",
-    "LOG_LEVEL",
-];
+use ssegateway::config::VARIABLES;
 
 /// The whole number variables whose bad values end the process.
 const NUMBERS: [&str; 15] = [
@@ -187,7 +160,7 @@ fn a_bad_heartbeat_is_an_error_in_the_log_and_the_default() {
 fn check_prints_the_effective_configuration() {
     let output =
         check(&[("PORT", "4567"), ("CALLBACK_URL", "http://127.0.0.1:1/hook?a=b"), ("CONNECT_FAILURE", "retry")]);
-    for name in VARIABLES {
+    for name in VARIABLES.iter().map(|variable| variable.name) {
         assert!(output.stdout.contains(name), "{name}: {output:?}");
     }
     for value in ["4567", "http://127.0.0.1:1/hook?a=b", "retry", "16384", "1048576", "128", "30", "75", "info"] {
@@ -224,7 +197,7 @@ fn an_empty_callback_url_is_an_unset_one() {
 fn help_shows_every_variable() {
     let output = run(&["--help"], &[]);
     assert_eq!(output.code, Some(0), "{output:?}");
-    for name in VARIABLES {
+    for name in VARIABLES.iter().map(|variable| variable.name) {
         assert!(output.stdout.contains(name), "{name}: {output:?}");
     }
     for word in ["check", "healthcheck", "--ready", "--version", "--help", "ssegateway"] {

@@ -1,6 +1,7 @@
 //! The deployment files, and what the README shows of them. That they work is tested by `make test-deploy`.
 
 use ssegateway::config::{Config, DefaultValue, VARIABLES};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -54,18 +55,29 @@ fn every_variable_exists() {
     }
 }
 
+/// The cells of the rows about variables in a table: name and default.
+fn documented(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+    let rows = rows.filter(|(name, _)| !name.contains(|c: char| c.is_ascii_lowercase()));
+    rows.map(|(name, rest)| (name, rest.split(" | ").next().unwrap_or_default()))
+}
+
 #[test]
-fn every_variable_is_in_both_tables_with_its_default() {
-    for name in ["README.md", "docs/protocol.md"] {
+fn the_documented_variables_are_those_that_exist_with_their_defaults() {
+    let section = |name: &str, heading: &str| {
         let text = read(name);
-        for variable in VARIABLES {
-            let start = match variable.default {
-                DefaultValue::Literal => {
-                    format!("\n| `{}` | `{}`", variable.name, variable.show(&Config::default()))
-                }
-                DefaultValue::Derived(_) => format!("\n| `{}` | ", variable.name),
-            };
-            assert!(text.contains(&start), "{name} has no {start}");
+        let (_, section) = text.split_once(&format!("\n## {heading}\n")).expect(heading);
+        section.split("\n## ").next().unwrap_or_default().to_owned()
+    };
+    let tables =
+        [section("docs/protocol.md", "2. Configuration (environment only)"), section("README.md", "Configuration")];
+    for table in &tables {
+        let documented: BTreeMap<&str, &str> = documented(table).collect();
+        let known: BTreeSet<&str> = VARIABLES.iter().map(|variable| variable.name).collect();
+        assert_eq!(documented.keys().copied().collect::<BTreeSet<_>>(), known, "documented, and known");
+        for variable in VARIABLES.iter().filter(|variable| variable.default == DefaultValue::Literal) {
+            let (default, literal) = (documented[variable.name], variable.show(&Config::default()));
+            assert!(default.starts_with(&format!("`{literal}`")), "{}: {default}, not {literal}", variable.name);
         }
     }
 }
