@@ -1,9 +1,9 @@
 //! The backend's URL: checked once at start, so that a callback can only fail for the network's reasons.
 
+use super::values;
 use crate::secret::Secret;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use std::net::Ipv6Addr;
 
 /// Where callbacks go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl CallbackUrl {
             Some((userinfo, host_port)) => (Some(userinfo), host_port),
             None => (None, authority),
         };
-        check_host_port(host_port)?;
+        values::host_port(host_port)?;
         let slash = if target.starts_with('/') { "" } else { "/" };
         let url = format!("{scheme}://{host_port}{slash}{target}");
         // The HTTP client has the last word; what it cannot parse would fail every callback.
@@ -73,40 +73,6 @@ pub fn mask(text: &str) -> String {
     match before.split_once("://") {
         Some((scheme, _)) if is_scheme(scheme) => format!("{scheme}://***@{after}"),
         Some(_) | None => format!("***@{after}"),
-    }
-}
-
-fn check_host_port(host_port: &str) -> Result<(), &'static str> {
-    const HOST: &str = "must name a host: letters, digits, dots, hyphens, underscores, or an address";
-    let port = match host_port.strip_prefix('[') {
-        Some(rest) => {
-            let (address, after) = rest.split_once(']').ok_or(HOST)?;
-            address.parse::<Ipv6Addr>().map_err(|_| HOST)?;
-            match after.strip_prefix(':') {
-                Some(port) => Some(port),
-                None if after.is_empty() => None,
-                None => return Err(HOST),
-            }
-        }
-        None => {
-            let (host, port) = match host_port.split_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (host_port, None),
-            };
-            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
-            if host.is_empty() || !host.bytes().all(allowed) {
-                return Err(HOST);
-            }
-            port
-        }
-    };
-    match port {
-        None => Ok(()),
-        // The client would silently fall back to the default port.
-        Some(digits) => match digits.parse::<u16>() {
-            Ok(1..) if digits.bytes().all(|byte| byte.is_ascii_digit()) => Ok(()),
-            Ok(_) | Err(_) => Err("must have a port from 1 to 65535"),
-        },
     }
 }
 

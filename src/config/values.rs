@@ -17,6 +17,11 @@ pub fn integer<T: TryFrom<u64>>(text: &str, min: u64, max: u64) -> Result<T, Str
     value.and_then(|value| T::try_from(value).ok()).ok_or_else(|| format!("must be an integer from {min} to {max}"))
 }
 
+/// The port of a listener or a URL.
+pub fn port(text: &str) -> Result<u16, String> {
+    integer(text, 1, 65_535)
+}
+
 /// Whole seconds, at least `min`.
 pub fn seconds(text: &str, min: u64) -> Result<Duration, String> {
     integer(text, min, SECONDS_MAX).map(Duration::from_secs)
@@ -76,32 +81,41 @@ fn origin(text: &str) -> Option<String> {
     if text == "null" {
         return Some(text);
     }
-    let (scheme, host_port) = text.split_once("://")?;
+    let (scheme, address) = text.split_once("://")?;
     let scheme_bytes = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
     if !scheme.starts_with(|first: char| first.is_ascii_lowercase()) || !scheme.bytes().all(scheme_bytes) {
         return None;
     }
-    let host_end = match host_port.strip_prefix('[') {
-        Some(rest) => {
-            let inside = rest.find(']')?;
-            rest[..inside].parse::<Ipv6Addr>().ok()?;
-            inside + 2
-        }
-        None => host_port.find(':').unwrap_or(host_port.len()),
+    let (host, port) = host_port(address).ok()?;
+    Some(match port {
+        // A browser leaves the default port out, so it must not stand in the list either.
+        Some(80) if scheme == "http" => format!("http://{host}"),
+        Some(443) if scheme == "https" => format!("https://{host}"),
+        Some(port) => format!("{scheme}://{host}:{port}"),
+        None => text,
+    })
+}
+
+/// Splits `host[:port]`, an IPv6 address being in brackets.
+pub fn host_port(text: &str) -> Result<(&str, Option<u16>), &'static str> {
+    const HOST: &str = "must name a host: letters, digits, dots, hyphens, underscores, or an address";
+    let host_end = match text.strip_prefix('[') {
+        Some(rest) => rest.find(']').ok_or(HOST)? + 2,
+        None => text.find(':').unwrap_or(text.len()),
     };
-    let (host, port) = host_port.split_at(host_end);
-    let host_bytes = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
-    if host.is_empty() || !(host.starts_with('[') || host.bytes().all(host_bytes)) {
-        return None;
+    let (host, rest) = text.split_at(host_end);
+    let is_host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte)),
+    };
+    if !is_host {
+        return Err(HOST);
     }
-    if port.is_empty() {
-        return Some(text);
-    }
-    let port = integer(port.strip_prefix(':')?, 1, 65_535).ok()?;
-    // A browser leaves the default port out, so it must not stand in the list either.
-    match (scheme, port) {
-        ("http", 80) | ("https", 443) => Some(format!("{scheme}://{host}")),
-        (_, port) => Some(format!("{scheme}://{host}:{port}")),
+    match rest.strip_prefix(':') {
+        // The HTTP client would silently use the default port in place of a bad one.
+        Some(digits) => Ok((host, Some(port(digits).map_err(|_| "must have a port from 1 to 65535")?))),
+        None if rest.is_empty() => Ok((host, None)),
+        None => Err(HOST),
     }
 }
 

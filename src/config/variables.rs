@@ -5,7 +5,7 @@
 //! [`Settings`](crate::gateway::Settings); then use it.
 
 use super::url::{self, CallbackUrl};
-use super::values::{address, choice, integer, log_level, name_of, origins, seconds, token};
+use super::values::{address, choice, integer, log_level, name_of, origins, port, seconds, token};
 use super::{Config, line};
 use crate::gateway::{ConnectFailure, Cors};
 use crate::logger::LogFormat;
@@ -21,7 +21,6 @@ const CONCURRENCY_MAX: u64 = 10_000;
 const STREAMS_MAX: u64 = 1_000_000_000;
 /// A request line and a Host header fit.
 const HEADER_BYTES_MIN: u64 = 256;
-const PORT_MAX: u64 = 65_535;
 
 const CONNECT_FAILURES: [(&str, ConnectFailure); 2] =
     [("status", ConnectFailure::Status), ("retry", ConnectFailure::Retry)];
@@ -127,7 +126,7 @@ pub const VARIABLES: &[Variable] = {
             |config| optional(config.callback_url.as_ref(), CallbackUrl::masked))
             .on_bad_value(RefusedMasked(url::mask)),
         row("PORT", Literal, "port for clients, 1-65535",
-            |config, text| set(&mut config.port, integer(text, 1, PORT_MAX)),
+            |config, text| set(&mut config.port, port(text)),
             |config| config.port.to_string()),
         row("HEARTBEAT_INTERVAL_SECONDS", Literal, "time between heartbeats of a stream",
             |config, text| set(&mut config.gateway.heartbeat_interval, seconds(text, 1)),
@@ -137,7 +136,7 @@ pub const VARIABLES: &[Variable] = {
             |config, text| set(&mut config.listen_address, address(text)),
             |config| config.listen_address.to_string()),
         row("INTERNAL_PORT", Derived("none"), "a second port; if set, /internal/* is served there only",
-            |config, text| set(&mut config.internal_port, integer(text, 1, PORT_MAX).map(Some)),
+            |config, text| set(&mut config.internal_port, port(text).map(Some)),
             |config| optional(config.internal_port, |port| port.to_string())),
         row("INTERNAL_ADDRESS", Derived("LISTEN_ADDRESS"), "address of INTERNAL_PORT",
             |config, text| set(&mut config.internal_address, address(text).map(Some)),
