@@ -1,11 +1,11 @@
-//! The command line: a service to run, and a few questions that a person or a container asks.
+//! The command line: the service itself, and a few commands for people and containers.
 
 use crate::config::{Config, DefaultValue, Problem, VARIABLES, Warning};
 use crate::limits::Limits;
 use std::ffi::OsString;
 use std::fmt::Write;
 
-/// What the process is asked to do.
+/// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     Run,
@@ -13,13 +13,12 @@ pub enum Command {
     Version,
     Check,
     Healthcheck {
-        /// Ask `/readyz` instead of `/healthz`.
+        /// Probe `/readyz` instead of `/healthz`.
         ready: bool,
     },
 }
 
-/// Reads the arguments, without the program's name. Errors: one line naming the argument that was
-/// not understood.
+/// Reads the arguments, without the program's name. Errors: one line naming the unknown argument.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     let mut arguments = arguments.into_iter();
     let Some(first) = arguments.next() else { return Ok(Command::Run) };
@@ -45,7 +44,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
 
 fn unknown(argument: &OsString) -> String {
     // Debug keeps it on one line, whatever it is.
-    format!("unknown argument {argument:?}: the environment configures everything, see --help")
+    format!("unknown argument {argument:?}: everything is configured by environment variables, see --help")
 }
 
 /// The text of `--version`.
@@ -59,9 +58,9 @@ pub fn help() -> String {
         "{}\
          A gateway that holds Server-Sent Events streams for an HTTP backend.\n\
          \n\
-         ssegateway                        run; everything is configured by the environment\n\
+         ssegateway                        run; everything is configured by environment variables\n\
          ssegateway check                  print the effective configuration, or what is wrong with it\n\
-         ssegateway healthcheck [--ready]  ask a running gateway; exit status 0 if it is well (or ready)\n\
+         ssegateway healthcheck [--ready]  probe a running gateway; exit status 0 if it is healthy (or ready)\n\
          ssegateway --help, --version\n\
          \n\
          Environment variables and their defaults:\n",
@@ -79,7 +78,7 @@ pub fn help() -> String {
     text
 }
 
-/// What `check` prints of a good configuration: one `NAME=value` per variable, secrets masked.
+/// The output of `check` for a valid configuration: one `NAME=value` per variable, secrets masked.
 pub fn effective(config: &Config) -> String {
     let mut text = String::new();
     for variable in VARIABLES {
@@ -93,7 +92,7 @@ pub fn problems(problems: &[Problem]) -> String {
     problems.iter().fold(String::new(), |text, problem| text + &format!("{problem}\n"))
 }
 
-/// One line per thing that was not taken as configured; the limits may have a say in it.
+/// One line per value that was not taken as configured, `MAX_STREAMS` included.
 pub fn warnings(config: &Config, warnings: &[Warning], limits: &Limits) -> Vec<String> {
     let mut lines: Vec<String> = warnings.iter().map(Warning::to_string).collect();
     if let Some(wanted) = config.streams_wanted
@@ -117,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn every_command_is_understood() {
+    fn every_command_is_known() {
         assert_eq!(parsed(&[]), Ok(Command::Run));
         for flag in ["--help", "-h"] {
             assert_eq!(parsed(&[flag]), Ok(Command::Help));
@@ -131,12 +130,13 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_named() {
+    fn an_unknown_argument_is_named() {
         for arguments in [&["run"][..], &["check", "run"], &["healthcheck", "run"], &["healthcheck", "--ready", "run"]]
         {
             assert_eq!(
                 parsed(arguments),
-                Err("unknown argument \"run\": the environment configures everything, see --help".to_owned())
+                Err("unknown argument \"run\": everything is configured by environment variables, see --help"
+                    .to_owned())
             );
         }
         assert_eq!(parsed(&["a\nb"]).unwrap_err().lines().count(), 1);

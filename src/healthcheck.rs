@@ -1,5 +1,5 @@
-//! `ssegateway healthcheck`: asks a running gateway how it is, since a container made from nothing has
-//! no curl. One request, one status line; nothing of it is worth an HTTP client.
+//! `ssegateway healthcheck`: queries a probe of a running gateway, since an image built from scratch has no curl. One
+//! request and one status line do not need an HTTP client.
 
 use crate::config::Config;
 use crate::escape::Escaped;
@@ -7,12 +7,12 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// For everything together.
+/// For all attempts together.
 const TIME_MAX: Duration = Duration::from_secs(3);
-/// A status line is shorter.
+/// More than a status line.
 const ANSWER_BYTES_MAX: usize = 256;
 
-/// Asks `/readyz` or `/healthz` on the public port. Errors: one line saying why it is not well.
+/// Queries `/readyz` or `/healthz` on the public port. Errors: one line saying what is wrong.
 pub fn run(config: &Config, ready: bool) -> Result<(), String> {
     let target = if ready { "/readyz" } else { "/healthz" };
     let deadline = Instant::now() + TIME_MAX;
@@ -28,7 +28,7 @@ pub fn run(config: &Config, ready: bool) -> Result<(), String> {
     Err(failure)
 }
 
-/// Where a gateway that listens on `address` can be reached from here.
+/// The addresses at which a gateway that listens on `address` can be reached from this machine.
 fn addresses(address: IpAddr) -> Vec<IpAddr> {
     if address.is_unspecified() { vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] } else { vec![address] }
 }
@@ -42,7 +42,7 @@ fn connect(address: SocketAddr, deadline: Instant) -> io::Result<TcpStream> {
     TcpStream::connect_timeout(&address, left(deadline)?)
 }
 
-/// The first line of the answer, or as much of it as there was.
+/// The first line of the answer, or as much of it as arrived.
 fn ask(mut stream: TcpStream, target: &str, deadline: Instant) -> io::Result<String> {
     stream.set_write_timeout(Some(left(deadline)?))?;
     write!(stream, "GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
@@ -77,7 +77,7 @@ mod tests {
         Config::from_env(lookup).unwrap().0
     }
 
-    /// Runs a check against a server that answers one request so; also gives the request line.
+    /// The result of a check against a server with this answer, and the request line that it got.
     fn checked(answer: &'static str, ready: bool) -> (Result<(), String>, String) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn only_200_is_well() {
+    fn only_200_is_healthy() {
         let (result, line) = checked("HTTP/1.1 200 OK\r\n\r\n", false);
         assert_eq!((result, line.as_str()), (Ok(()), "GET /healthz HTTP/1.1"));
         let (result, line) = checked("HTTP/1.1 503 Service Unavailable\r\n\r\n", true);
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_there_is_not_well() {
+    fn a_closed_port_is_unhealthy() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);

@@ -1,19 +1,19 @@
-//! How the descriptor limit is shared out, so that sends, probes and callbacks still find a
-//! descriptor when every stream is taken.
+//! Divides the descriptor limit among streams, other connections and callbacks, so that sends, probes and callbacks
+//! still get a descriptor when every stream is taken.
 
 /// Descriptors that are neither connections nor callbacks: stdio, epoll, eventfd, signalfd, the
-/// listeners, the log pipe, a name lookup; doubled for what libraries open behind our back.
+/// listeners, the log pipe, a name lookup; doubled as a margin for what libraries open.
 const FIXED_RESERVE: usize = 24;
 
-/// The least and the most connections kept free of streams, for sends and probes.
+/// Minimum and maximum of connections reserved for sends and probes.
 const SENDS_RESERVE_MIN: usize = 4;
 const SENDS_RESERVE_MAX: usize = 256;
 
-/// Connections that only the internal listener may use, where there is one: sends get through when the public port is
-/// crowded. Half of all, if that is less.
+/// Connections reserved for the internal listener, where there is one, so that sends get through when the public port
+/// is crowded. At most half of all.
 const INTERNAL_RESERVE_MAX: usize = 16;
 
-/// How many of so many connections are kept for the internal listener, where there is one.
+/// How many of `connections_max` are reserved for the internal listener, where there is one.
 pub fn internal_reserve(connections_max: usize) -> usize {
     INTERNAL_RESERVE_MAX.min(connections_max / 2)
 }
@@ -30,8 +30,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Shares out `descriptors` (the soft limit after it was raised). `streams_wanted` is an
-    /// explicit `MAX_STREAMS`, which is honoured as far as it fits: see [`Limits::fits`].
+    /// Divides `descriptors` (the soft limit after it was raised). `streams_wanted` is an explicit `MAX_STREAMS`,
+    /// lowered to what is possible: see [`Limits::fits`].
     pub fn from_descriptors(
         descriptors: u64,
         callback_concurrency: usize,
@@ -42,7 +42,7 @@ impl Limits {
         let threads_max = callback_concurrency.min((descriptors / 4).max(1));
         // Below some 30 descriptors nothing works well; two connections keep the arithmetic whole.
         let connections_max = descriptors.saturating_sub(FIXED_RESERVE + threads_max).max(2);
-        // Streams, and what else comes to the public port: a client too many is told so over a connection, too.
+        // The public port also needs connections to refuse further clients on.
         let public_max = connections_max - if has_internal { internal_reserve(connections_max) } else { 0 };
         let reserve = (public_max / 8).clamp(SENDS_RESERVE_MIN, SENDS_RESERVE_MAX);
         let streams_room = public_max.saturating_sub(reserve).max(1);
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_limit_takes_from_the_callbacks_first() {
+    fn a_small_limit_leaves_a_quarter_to_callbacks() {
         let limits = Limits::from_descriptors(64, 128, None, false);
         assert_eq!(limits, Limits { threads_max: 16, connections_max: 24, streams_max: 20 });
         let limits = Limits::from_descriptors(64, 128, None, true);

@@ -61,7 +61,7 @@ fn configured(command: Command, mut config: Config, warnings: &[Warning]) -> Exi
     }
 }
 
-/// Runs the gateway to its end. Errors: what kept it from starting, in one line.
+/// Runs the gateway to its end. Errors: why it did not start, in one line.
 fn run(config: Config, limits: &Limits, warnings: &[String]) -> Result<ExitCode, String> {
     // Before any thread, so that all of them leave the signals to the descriptor.
     let signals = sys::Signals::block().map_err(|error| format!("cannot block signals: {error}"))?;
@@ -79,7 +79,7 @@ fn run(config: Config, limits: &Limits, warnings: &[String]) -> Result<ExitCode,
 }
 
 fn show(text: &str) -> ExitCode {
-    // Whoever closed the pipe has read enough.
+    // A reader that closed the pipe has seen enough.
     let _ = io::stdout().write_all(text.as_bytes());
     ExitCode::SUCCESS
 }

@@ -1,4 +1,4 @@
-//! From a configuration to a running gateway: what can fail at the start fails here, with one line.
+//! From a configuration to a running gateway. Whatever can fail at the start fails here, with one line.
 
 use crate::clock::Millis;
 use crate::config::{CallbackUrl, Config};
@@ -14,7 +14,7 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::{Arc, mpsc};
 
-/// A burst of reconnecting pages fits; the kernel cuts it to net.core.somaxconn.
+/// Enough for a burst of reconnecting pages; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 
 /// The open ports, nonblocking.
@@ -44,10 +44,10 @@ fn listen(address: SocketAddr, variable: &str) -> Result<TcpListener, String> {
     opened.map_err(|error| {
         let hint = match error.kind() {
             ErrorKind::AddrInUse => {
-                format!("; another process has that port: stop it, or choose another by {variable}")
+                format!("; another process has that port: stop it, or set {variable} to another one")
             }
             ErrorKind::PermissionDenied => {
-                format!("; ports below 1024 need CAP_NET_BIND_SERVICE: choose another by {variable}, or grant it")
+                format!("; ports below 1024 need CAP_NET_BIND_SERVICE: grant it, or set {variable} to a higher one")
             }
             ErrorKind::AddrNotAvailable => "; no interface of this machine has that address".to_owned(),
             _ => String::new(),
@@ -56,15 +56,15 @@ fn listen(address: SocketAddr, variable: &str) -> Result<TcpListener, String> {
     })
 }
 
-/// What a kernel or container without IPv6 says to a socket or a bind.
+/// Whether a kernel or container without IPv6 refused the socket or the bind.
 fn lacks_ipv6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
-/// What a gateway that has no backend says of itself.
+/// The warning of a gateway without a backend.
 pub const CALLBACK_UNSET: &str = "CALLBACK_URL is not set: every stream gets 503";
 
-/// Says in one line of the log what has started, and what a newcomer may have forgotten.
+/// Logs what has started, and warns of a missing backend.
 fn log_start(config: &Config, limits: &Limits, listeners: &Listeners) {
     let address =
         |listener: &TcpListener| listener.local_addr().map_or("none".to_owned(), |address| address.to_string());
@@ -81,7 +81,7 @@ fn log_start(config: &Config, limits: &Limits, listeners: &Listeners) {
         "started"
     );
     if config.callback_url.is_none() {
-        let hint = "set it to where the backend takes callbacks, like http://127.0.0.1:8000/callback";
+        let hint = "set it to the URL of the backend's callback endpoint, like http://127.0.0.1:8000/callback";
         warn!(hint; "{CALLBACK_UNSET}");
     }
 }
@@ -101,7 +101,7 @@ pub fn run(mut config: Config, limits: &Limits, listeners: Listeners, signals: S
         system.set_workers(workers, completions);
     }
     let now = Millis::ZERO.after(system.now());
-    // Feeds nothing but the jitter of `retry`.
+    // Used for the jitter of `retry` only.
     let seed = system.draw_token().as_u64_pair().0;
     let gateway = Gateway::new(config.gateway, now, seed);
     let reactor = Reactor::new(system, gateway, limits.connections_max, has_internal);
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn without_ipv6_the_default_address_is_the_one_of_ipv4() {
+    fn without_ipv6_the_default_address_is_that_of_ipv4() {
         for code in [libc::EAFNOSUPPORT, libc::EADDRNOTAVAIL] {
             assert!(lacks_ipv6(&io::Error::from_raw_os_error(code)));
         }

@@ -38,13 +38,13 @@ fn a_taken_port_is_named_with_a_way_out() {
     let output = run(&[], &[("PORT", &port), ("LISTEN_ADDRESS", "127.0.0.1")]);
     assert_eq!(output.code, Some(1));
     assert_eq!(output.stderr.lines().count(), 1, "{output:?}");
-    for part in [port.as_str(), "in use", "choose another by PORT"] {
+    for part in [port.as_str(), "in use", "set PORT to another one"] {
         assert!(output.stderr.contains(part), "{output:?}");
     }
     let free = Port::reserve();
     let variables = [("PORT", &*free.to_string()), ("INTERNAL_PORT", &port), ("LISTEN_ADDRESS", "127.0.0.1")];
     let output = run(&[], &variables);
-    assert!(output.stderr.contains("choose another by INTERNAL_PORT"), "{output:?}");
+    assert!(output.stderr.contains("set INTERNAL_PORT to another one"), "{output:?}");
 }
 
 #[test]

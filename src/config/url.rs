@@ -1,11 +1,11 @@
-//! The backend's URL: checked once at start, so that a callback can only fail for the network's reasons.
+//! The backend's URL, checked once at the start, so that callbacks can fail only because of the network.
 
 use super::values;
 use crate::secret::Secret;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-/// Where callbacks go.
+/// The endpoint of callbacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallbackUrl {
     /// Absolute, `http` or `https`, without user info and fragment; otherwise verbatim, except that
@@ -45,7 +45,7 @@ impl CallbackUrl {
         values::host_port(host_port)?;
         let slash = if target.starts_with('/') { "" } else { "/" };
         let url = format!("{scheme}://{host_port}{slash}{target}");
-        // The HTTP client has the last word; what it cannot parse would fail every callback.
+        // A URL that the HTTP client cannot parse would fail every callback.
         url.parse::<ureq::http::Uri>().map_err(|_| SHAPE)?;
         let credentials = userinfo.filter(|userinfo| !userinfo.is_empty()).map(basic).transpose()?;
         let (user, authorization) = credentials.unzip();

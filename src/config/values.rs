@@ -1,4 +1,4 @@
-//! Text to value, one kind of value each. An error is a phrase that says what is allowed.
+//! Text to value. Errors: a phrase that says what is allowed.
 
 use crate::gateway::Cors;
 use crate::http::request::decimal;
@@ -119,7 +119,7 @@ pub fn host_port(text: &str) -> Result<(&str, Option<u16>), &'static str> {
     }
 }
 
-/// Whether two listeners with the same port would be in each other's way.
+/// Whether two listeners on the same port would conflict.
 pub fn overlap(one: IpAddr, other: IpAddr) -> bool {
     let takes_all = |address: IpAddr| address == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
     let same_family = one.is_ipv4() == other.is_ipv4();
