@@ -69,11 +69,18 @@ fn log_start(config: &Config, limits: &Limits, listeners: &Listeners) {
     let address =
         |listener: &TcpListener| listener.local_addr().map_or("none".to_owned(), |address| address.to_string());
     let internal_address = listeners.internal.as_ref().map_or("none".to_owned(), address);
+    let internal_guard = match (listeners.internal.is_some(), config.gateway.internal_token.is_some()) {
+        (true, true) => "port+token",
+        (true, false) => "port",
+        (false, true) => "token",
+        (false, false) => "none",
+    };
     let callback = config.callback_url.as_ref().map_or("none", CallbackUrl::bare);
     info!(
         version = env!("CARGO_PKG_VERSION"),
         address = address(&listeners.public),
         internal_address,
+        internal_guard,
         callback,
         streams_max = limits.streams_max,
         connections_max = limits.connections_max,

@@ -2,8 +2,10 @@
 
 mod common;
 
-use common::{Backend, Client, Gateway, Output, Port, assert_json, get, run};
+use common::{Backend, Builder, Client, Gateway, Output, Port, assert_json, get, run, send_request};
 use ssegateway::config::VARIABLES;
+use std::fs;
+use std::path::Path;
 
 /// The whole number variables whose bad values end the process.
 const NUMBERS: [&str; 15] = [
@@ -114,8 +116,89 @@ fn a_token_and_a_password_exclude_each_other() {
 fn a_token_that_no_header_can_carry_is_refused_and_not_shown() {
     for name in ["CALLBACK_TOKEN", "INTERNAL_TOKEN"] {
         let lines = refuse(&[(name, "open\r\nsesame")]);
-        assert!(lines[0].contains(name) && !lines[0].contains("sesame"), "{lines:?}");
+        assert!(lines[0].contains(name) && lines[0].contains("line break"), "{lines:?}");
+        assert!(!lines[0].contains("sesame"), "{lines:?}");
     }
+}
+
+/// A file of this content; its path.
+fn file(name: &str, content: &[u8]) -> String {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("configuration-{name}"));
+    fs::write(&path, content).expect("a file");
+    path.to_str().expect("a plain path").to_owned()
+}
+
+#[test]
+fn an_empty_secret_is_refused() {
+    for name in ["INTERNAL_TOKEN", "CALLBACK_TOKEN"] {
+        let line = refuse(&[(name, "")]).remove(0);
+        assert!(line.contains(name) && line.contains("empty"), "{line}");
+        let line = refuse(&[(&format!("{name}_FILE"), "")]).remove(0);
+        assert!(line.contains(&format!("{name}_FILE")), "{line}");
+    }
+}
+
+#[test]
+fn a_secret_can_come_from_a_file() {
+    for (ending, content) in [("none", "s3cret"), ("lf", "s3cret\n"), ("crlf", "s3cret\r\n")] {
+        let path = file(ending, content.as_bytes());
+        let backend = Backend::accepting();
+        let gateway =
+            Gateway::for_backend(&backend).set("INTERNAL_TOKEN_FILE", &path).set("CALLBACK_TOKEN_FILE", &path).start();
+        gateway.log_line(&["started", "internal_guard=token"]);
+        let _stream = gateway.open("/x");
+        let call = backend.connect("/x");
+        assert_eq!(call.header("authorization"), Some("Bearer s3cret"));
+        assert_eq!(gateway.event(call.token(), "x").status, 401);
+        let body = format!(r#"{{"token":"{}"}}"#, call.token());
+        let request = send_request(&body).replace("\r\n\r\n", "\r\nAuthorization: Bearer s3cret\r\n\r\n");
+        assert_eq!(gateway.request(request).status, 200);
+        let shown = check(&[("INTERNAL_TOKEN_FILE", &path)]).stdout;
+        let want = format!("\nINTERNAL_TOKEN=***\nINTERNAL_TOKEN_FILE={path}\n");
+        assert!(shown.contains(&want) && !shown.contains("s3cret"), "{shown}");
+    }
+}
+
+#[test]
+fn a_file_without_a_good_secret_is_refused() {
+    for name in ["INTERNAL_TOKEN", "CALLBACK_TOKEN"] {
+        let of_file = format!("{name}_FILE");
+        for (case, content, allowed) in [
+            ("blank", &b"\n"[..], "empty"),
+            ("two-lines", b"s3cret\ns3cret\n", "line break"),
+            ("two-breaks", b"s3cret\n\n", "line break"),
+            ("spaces", b"s3 cret", "visible ASCII"),
+            ("bytes", b"s3cret\xff", "visible ASCII"),
+            ("long", &[b'x'; 100_000], "nothing else"),
+        ] {
+            let path = file(&format!("{name}-{case}"), content);
+            let line = refuse(&[(&of_file, &path)]).remove(0);
+            assert!(line.contains(&of_file) && line.contains(&path) && line.contains(allowed), "{line}");
+            assert!(!line.contains("s3"), "{line}");
+        }
+        for path in ["/nowhere/token", env!("CARGO_TARGET_TMPDIR"), "/dev/zero"] {
+            let line = refuse(&[(&of_file, path)]).remove(0);
+            assert!(line.contains(&of_file) && line.contains(path), "{line}");
+        }
+        let path = file(&format!("{name}-good"), b"s3cret");
+        let output = run(&[], &[(name, "opensesame"), (&of_file, &path)]);
+        assert_eq!(output.code, Some(2), "{output:?}");
+        assert!(output.stderr.contains(&of_file) && output.stderr.contains("together"), "{output:?}");
+    }
+    let path = file("beside-password", b"s3cret");
+    let lines = run(&["check"], &[("CALLBACK_URL", "http://user:hunter2@h/"), ("CALLBACK_TOKEN_FILE", &path)]).stderr;
+    assert!(lines.contains("CALLBACK_TOKEN_FILE") && lines.contains("CALLBACK_URL"), "{lines}");
+}
+
+#[test]
+fn the_start_says_how_the_internal_paths_are_guarded() {
+    let of = |builder: Builder, guard: &str| {
+        builder.start().log_line(&["started", &format!("internal_guard={guard} ")]);
+    };
+    of(Gateway::builder(), "none");
+    of(Gateway::builder().internal_port(), "port");
+    of(Gateway::builder().set("INTERNAL_TOKEN", "t"), "token");
+    of(Gateway::builder().set("INTERNAL_TOKEN", "t").internal_port(), "port+token");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Environment to [`Config`] (docs/protocol.md, section 2). Pure: the environment is passed in.
+//! Environment to [`Config`] (docs/protocol.md, section 2). The environment is passed in; only files that hold secrets
+//! are read here.
 //!
 //! Everything is checked here, once, and all problems are reported together; other modules take plain values and need
 //! not look at them again.
@@ -25,6 +26,10 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 pub struct Config {
     pub callback_url: Option<CallbackUrl>,
     pub callback_token: Option<Secret>,
+    /// The file that `callback_token` was read from, if it was.
+    pub callback_token_file: Option<String>,
+    /// The file that [`Settings::internal_token`] was read from, if it was.
+    pub internal_token_file: Option<String>,
     /// Port of the public listener, not 0.
     pub port: u16,
     /// `::` means dual stack.
@@ -46,6 +51,8 @@ impl Default for Config {
         Config {
             callback_url: None,
             callback_token: None,
+            callback_token_file: None,
+            internal_token_file: None,
             port: 3000,
             listen_address: Ipv6Addr::UNSPECIFIED.into(),
             internal_port: None,
@@ -79,13 +86,14 @@ impl Display for Warning {
 }
 
 impl Config {
-    /// Reads all variables through `lookup` (`std::env::var_os`, or a test's own). An empty value
-    /// counts as unset. Errors: every problem there is, one per bad variable.
+    /// Reads all variables through `lookup` (`std::env::var_os`, or a test's own). An empty value counts as unset, but
+    /// for secrets. Errors: every problem there is, one per bad variable.
     pub fn from_env(lookup: impl Fn(&str) -> Option<OsString>) -> Result<(Config, Vec<Warning>), Vec<Problem>> {
         let mut config = Config::default();
         let (mut problems, mut warnings) = (Vec::new(), Vec::new());
         for variable in VARIABLES {
-            let Some(value) = lookup(variable.name).filter(|value| !value.is_empty()) else { continue };
+            let is_set = |value: &OsString| !(value.is_empty() && variable.empty_is_unset);
+            let Some(value) = lookup(variable.name).filter(is_set) else { continue };
             match variable.read(&mut config, value) {
                 Ok(()) => {}
                 Err(line) if variable.is_replaceable() => {
@@ -104,8 +112,11 @@ impl Config {
     fn check_combinations(&self, problems: &mut Vec<Problem>) {
         let has_user = self.callback_url.as_ref().is_some_and(|url| url.authorization.is_some());
         if has_user && self.callback_token.is_some() {
-            let allowed = "must not be set together with user:pass@ in CALLBACK_URL";
-            problems.push(Problem(line("CALLBACK_TOKEN", "***", allowed)));
+            let (name, value) = match &self.callback_token_file {
+                Some(path) => ("CALLBACK_TOKEN_FILE", path.as_str()),
+                None => ("CALLBACK_TOKEN", "***"),
+            };
+            problems.push(Problem(line(name, value, "must not be set together with user:pass@ in CALLBACK_URL")));
         }
         // A bad address has left its default in place, which must not be blamed.
         if let Some(internal_port) = self.internal_port

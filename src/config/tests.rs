@@ -50,8 +50,19 @@ fn nothing_set_gives_the_contract_defaults() {
 
 #[test]
 fn empty_values_count_as_unset() {
-    let empty: Vec<(&str, &str)> = VARIABLES.iter().map(|variable| (variable.name, "")).collect();
+    let others = VARIABLES.iter().filter(|variable| !variable.name.contains("_TOKEN"));
+    let empty: Vec<(&str, &str)> = others.map(|variable| (variable.name, "")).collect();
     assert_eq!(good(&empty), good(&[]));
+}
+
+#[test]
+fn an_empty_secret_is_a_problem() {
+    let lines = problems(&[("INTERNAL_TOKEN", ""), ("CALLBACK_TOKEN", "")]);
+    let want = |name: &str| format!(r#"{name}="": must not be empty; to do without it, leave the variable unset"#);
+    assert_eq!(lines, [want("INTERNAL_TOKEN"), want("CALLBACK_TOKEN")]);
+    let lines = problems(&[("INTERNAL_TOKEN_FILE", ""), ("CALLBACK_TOKEN_FILE", "")]);
+    assert!(lines[0].starts_with(r#"INTERNAL_TOKEN_FILE="": must name a readable file: "#), "{lines:?}");
+    assert!(lines[1].starts_with(r#"CALLBACK_TOKEN_FILE="": must name a readable file: "#), "{lines:?}");
 }
 
 #[test]
@@ -72,7 +83,8 @@ fn what_is_shown_can_be_read_back() {
     let mut config = good(&pairs);
     config.fit(20_000);
     let shown: Vec<(&str, String)> = VARIABLES.iter().map(|variable| (variable.name, variable.show(&config))).collect();
-    let again: Vec<(&str, &str)> = shown.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let set = shown.iter().filter(|(_, value)| !value.is_empty());
+    let again: Vec<(&str, &str)> = set.map(|(name, value)| (*name, value.as_str())).collect();
     let mut read_back = good(&again);
     read_back.fit(20_000);
     assert_eq!(read_back, config);

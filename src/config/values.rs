@@ -4,12 +4,16 @@ use crate::gateway::Cors;
 use crate::http::request::decimal;
 use crate::secret::Secret;
 use log::LevelFilter;
+use std::fs::File;
+use std::io::Read;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 use std::time::Duration;
 
 /// A year. Longer is a typing error, and sums of such times cannot overflow.
 const SECONDS_MAX: u64 = 31_536_000;
+/// More than any header may hold, so that a path like /dev/zero comes to an end.
+const TOKEN_FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// Plain decimal digits within the limits, both included.
 pub fn integer<T: TryFrom<u64>>(text: &str, min: u64, max: u64) -> Result<T, String> {
@@ -54,12 +58,30 @@ pub fn log_level(text: &str) -> Result<LevelFilter, &'static str> {
 }
 
 /// A token that fits into `Authorization: Bearer`.
-pub fn token(text: &str) -> Result<Secret, String> {
-    if text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        Ok(Secret::new(text.to_owned()))
+pub fn token(text: &str) -> Result<Secret, &'static str> {
+    if text.is_empty() {
+        // An unset variable in a compose file would otherwise leave the door open without a word.
+        Err("must not be empty; to do without it, leave the variable unset")
+    } else if text.contains(['\r', '\n']) {
+        Err("must not contain a line break")
+    } else if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Err("must consist of visible ASCII characters")
     } else {
-        Err("must consist of visible ASCII characters".to_owned())
+        Ok(Secret::new(text.to_owned()))
     }
+}
+
+/// The token in the file at `path`, without the line break at its end, if there is one.
+pub fn token_file(path: &str) -> Result<Secret, String> {
+    let mut content = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(TOKEN_FILE_BYTES_MAX).read_to_end(&mut content));
+    let length = read.map_err(|error| format!("must name a readable file: {error}"))?;
+    if length as u64 == TOKEN_FILE_BYTES_MAX {
+        return Err("must name a file with a token and nothing else".to_owned());
+    }
+    let text = String::from_utf8_lossy(&content);
+    let line = text.strip_suffix('\n').map_or(&*text, |line| line.strip_suffix('\r').unwrap_or(line));
+    token(line).map_err(|allowed| format!("the content of the file {allowed}"))
 }
 
 /// `*`, or origins separated by commas.
@@ -149,6 +171,15 @@ mod tests {
         for text in ["localhost", "127.0.0.1:80", "[127.0.0.1]", "[::1", "::1]", "1.2.3", "fe80::1%eth0"] {
             assert!(address(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn tokens_are_visible_ascii_on_one_line() {
+        assert_eq!(token("opensesame").unwrap().expose(), "opensesame");
+        assert_eq!(token("open\nsesame"), Err("must not contain a line break"));
+        assert_eq!(token("opensesame\r"), Err("must not contain a line break"));
+        assert_eq!(token("open sesame"), Err("must consist of visible ASCII characters"));
+        assert!(token("").unwrap_err().starts_with("must not be empty"));
     }
 
     #[test]

@@ -5,10 +5,11 @@
 //! [`Settings`](crate::gateway::Settings); then use it.
 
 use super::url::{self, CallbackUrl};
-use super::values::{address, choice, integer, log_level, name_of, origins, port, seconds, token};
+use super::values::{address, choice, integer, log_level, name_of, origins, port, seconds, token, token_file};
 use super::{Config, line};
 use crate::gateway::{ConnectFailure, Cors};
 use crate::logger::LogFormat;
+use crate::secret::Secret;
 use std::ffi::OsString;
 
 /// 1 GiB: more in one buffer is a typing error, and fits every `usize`.
@@ -37,6 +38,8 @@ pub struct Variable {
     read: Read,
     show: Show,
     bad_value: BadValue,
+    /// Otherwise an empty value is read, and refused, like any other.
+    pub(super) empty_is_unset: bool,
 }
 
 /// The value of a variable that is not set.
@@ -94,10 +97,14 @@ impl Variable {
     const fn on_bad_value(self, bad_value: BadValue) -> Variable {
         Variable { bad_value, ..self }
     }
+
+    const fn refuse_empty(self) -> Variable {
+        Variable { empty_is_unset: false, ..self }
+    }
 }
 
 const fn row(name: &'static str, default: DefaultValue, help: &'static str, read: Read, show: Show) -> Variable {
-    Variable { name, default, help, read, show, bad_value: BadValue::Refused }
+    Variable { name, default, help, read, show, bad_value: BadValue::Refused, empty_is_unset: true }
 }
 
 /// Puts a value into its field, if it could be read.
@@ -111,8 +118,19 @@ fn optional<T>(value: Option<T>, show: impl Fn(T) -> String) -> String {
     value.map_or_else(String::new, show)
 }
 
-fn hide(_secret: &str) -> String {
-    "***".to_owned()
+/// Puts the token of a file into its field, and the file's name into that for `check`.
+fn set_from_file(token: &mut Option<Secret>, file: &mut Option<String>, name: &str, path: &str) -> Result<(), String> {
+    if token.is_some() {
+        return Err(format!("must not be set together with {name}"));
+    }
+    set(token, token_file(path).map(Some))?;
+    *file = Some(path.to_owned());
+    Ok(())
+}
+
+/// What is shown of a secret.
+fn hide(secret: &str) -> String {
+    if secret.is_empty() { String::new() } else { "***".to_owned() }
 }
 
 /// All variables, in the order of docs/protocol.md.
@@ -144,11 +162,21 @@ pub const VARIABLES: &[Variable] = {
         row("INTERNAL_TOKEN", Derived("none"), "bearer token that /internal/* requires",
             |config, text| set(&mut config.gateway.internal_token, token(text).map(Some)),
             |config| optional(config.gateway.internal_token.as_ref(), |token| hide(token.expose())))
-            .on_bad_value(RefusedMasked(hide)),
+            .on_bad_value(RefusedMasked(hide)).refuse_empty(),
+        row("INTERNAL_TOKEN_FILE", Derived("none"), "file that holds INTERNAL_TOKEN, in place of it",
+            |config, path| set_from_file(
+                &mut config.gateway.internal_token, &mut config.internal_token_file, "INTERNAL_TOKEN", path),
+            |config| config.internal_token_file.clone().unwrap_or_default())
+            .refuse_empty(),
         row("CALLBACK_TOKEN", Derived("none"), "bearer token that callbacks carry",
             |config, text| set(&mut config.callback_token, token(text).map(Some)),
             |config| optional(config.callback_token.as_ref(), |token| hide(token.expose())))
-            .on_bad_value(RefusedMasked(hide)),
+            .on_bad_value(RefusedMasked(hide)).refuse_empty(),
+        row("CALLBACK_TOKEN_FILE", Derived("none"), "file that holds CALLBACK_TOKEN, in place of it",
+            |config, path| set_from_file(
+                &mut config.callback_token, &mut config.callback_token_file, "CALLBACK_TOKEN", path),
+            |config| config.callback_token_file.clone().unwrap_or_default())
+            .refuse_empty(),
         row("CALLBACK_TIMEOUT_SECONDS", Literal, "timeout of one callback, from name lookup to answer",
             |config, text| set(&mut config.gateway.callback_timeout, seconds(text, 1)),
             |config| config.gateway.callback_timeout.as_secs().to_string()),
