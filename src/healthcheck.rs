@@ -12,13 +12,15 @@ const TIME_MAX: Duration = Duration::from_secs(3);
 /// More than a status line.
 const ANSWER_BYTES_MAX: usize = 256;
 
-/// Queries `/readyz` or `/healthz` on the public port. Errors: one line saying what is wrong.
+/// Queries `/readyz` or `/healthz`, on the internal port where there is one: a crowd on the public port does not keep
+/// it from an answer there. Errors: one line saying what is wrong.
 pub fn run(config: &Config, ready: bool) -> Result<(), String> {
     let target = if ready { "/readyz" } else { "/healthz" };
     let deadline = Instant::now() + TIME_MAX;
     let mut failure = String::new();
-    for address in addresses(config.listen_address) {
-        let address = SocketAddr::new(address, config.port);
+    let listener = config.internal_socket().unwrap_or(config.public_socket());
+    for address in addresses(listener.ip()) {
+        let address = SocketAddr::new(address, listener.port());
         match connect(address, deadline).and_then(|stream| ask(stream, target, deadline)) {
             Ok(line) if line.starts_with("HTTP/1.1 200 ") => return Ok(()),
             Ok(line) => return Err(format!("{address}{target} answered \"{}\"", Escaped(&line))),

@@ -90,6 +90,14 @@ fn number(text: &str, name: &str) -> u64 {
 }
 
 #[test]
+fn probes_come_to_the_internal_port() {
+    let pod = read(KUBERNETES);
+    let internal_port = number(&pod, "INTERNAL_PORT, value");
+    let probes: Vec<u64> = pod.split("httpGet: ").skip(1).map(|probe| number(probe, "port: ")).collect();
+    assert_eq!(probes, [internal_port; 3]);
+}
+
+#[test]
 fn nobody_is_killed_while_streams_end() {
     let unit = read(UNIT);
     assert!(number(&unit, "\nTimeoutStopSec=") > DRAIN_SECONDS && !unit.contains("Environment=SHUTDOWN"), "{unit}");

@@ -33,6 +33,23 @@ fn ready_asks_readyz() {
 }
 
 #[test]
+fn the_internal_port_is_asked_where_there_is_one() {
+    let backend = Backend::accepting();
+    let gateway = Gateway::for_backend(&backend).internal_port().start();
+    let closed = Port::reserve();
+    let of = |port: u16, internal_port: u16| {
+        let (port, internal_port) = (port.to_string(), internal_port.to_string());
+        let address = ("LISTEN_ADDRESS", "127.0.0.1");
+        run(&["healthcheck", "--ready"], &[("PORT", &port), ("INTERNAL_PORT", &internal_port), address]).code
+    };
+    assert_eq!(of(closed.number, gateway.internal_port()), Some(0));
+    assert_eq!(of(gateway.port, closed.number), Some(1));
+    let port = gateway.internal_port().to_string();
+    let elsewhere = [("LISTEN_ADDRESS", "127.0.0.2"), ("INTERNAL_ADDRESS", "127.0.0.1"), ("INTERNAL_PORT", &port)];
+    assert_eq!(run(&["healthcheck"], &elsewhere).code, Some(0));
+}
+
+#[test]
 fn nobody_listening_is_unhealthy() {
     assert_eq!(healthcheck(&[], Port::reserve().number), Some(1));
 }
