@@ -1,7 +1,7 @@
 //! The command line: the service itself, and a few commands for people and containers.
 
 use crate::config::{Config, DefaultValue, Problem, VARIABLES, Warning};
-use crate::limits::Limits;
+use crate::limits::{Limits, RAISE};
 use std::ffi::OsString;
 use std::fmt::Write;
 
@@ -99,9 +99,8 @@ pub fn warnings(config: &Config, warnings: &[Warning], limits: &Limits) -> Vec<S
         && !limits.fits(config.streams_wanted)
     {
         let possible = limits.streams_max;
-        let raise = "ulimit -n, LimitNOFILE, --ulimit nofile";
         lines.push(format!(
-            "MAX_STREAMS=\"{wanted}\": more than the descriptor limit ({raise}) allows; using {possible}"
+            "MAX_STREAMS=\"{wanted}\": more than the descriptor limit ({RAISE}) allows; using {possible}"
         ));
     }
     lines
@@ -145,7 +144,7 @@ mod tests {
     #[test]
     fn help_and_check_show_every_variable() {
         let (mut config, found) = Config::from_env(|name| (name == "MAX_STREAMS").then(|| "5000".into())).unwrap();
-        let limits = config.fit(1024);
+        let limits = config.fit(1024).unwrap();
         let shown = effective(&config);
         for variable in VARIABLES {
             assert!(help().contains(&format!("  {} ", variable.name)), "{}", variable.name);

@@ -18,6 +18,14 @@ pub fn internal_reserve(connections_max: usize) -> usize {
     INTERNAL_RESERVE_MAX.min(connections_max / 2)
 }
 
+/// The lowest descriptor limit that leaves a place for a stream beside the reserves, whatever `CALLBACK_CONCURRENCY` is;
+/// with and without an internal listener.
+const DESCRIPTORS_MIN_INTERNAL: usize = 48;
+const DESCRIPTORS_MIN: usize = 40;
+
+/// The settings that raise the limit, for messages.
+pub const RAISE: &str = "ulimit -n, LimitNOFILE, --ulimit nofile";
+
 /// What the process may hold at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -31,24 +39,30 @@ pub struct Limits {
 
 impl Limits {
     /// Divides `descriptors` (the soft limit after it was raised). `streams_wanted` is an explicit `MAX_STREAMS`,
-    /// lowered to what is possible: see [`Limits::fits`].
+    /// lowered to what is possible: see [`Limits::fits`]. Errors: one line, for a limit that is too low to serve.
     pub fn from_descriptors(
         descriptors: u64,
         callback_concurrency: usize,
         streams_wanted: Option<usize>,
         has_internal: bool,
-    ) -> Limits {
+    ) -> Result<Limits, String> {
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
-        let threads_max = callback_concurrency.min((descriptors / 4).max(1));
-        // Below some 30 descriptors nothing works well; two connections keep the arithmetic whole.
-        let connections_max = descriptors.saturating_sub(FIXED_RESERVE + threads_max).max(2);
+        let (needed, purpose) =
+            if has_internal { (DESCRIPTORS_MIN_INTERNAL, " with INTERNAL_PORT") } else { (DESCRIPTORS_MIN, "") };
+        if descriptors < needed {
+            return Err(format!(
+                "the descriptor limit is {descriptors}, and at least {needed} are needed{purpose}: raise it ({RAISE})"
+            ));
+        }
+        let threads_max = callback_concurrency.min(descriptors / 4);
+        let connections_max = descriptors - FIXED_RESERVE - threads_max;
         // The public port also needs connections to refuse further clients on.
         let public_max = connections_max - if has_internal { internal_reserve(connections_max) } else { 0 };
         let reserve = (public_max / 8).clamp(SENDS_RESERVE_MIN, SENDS_RESERVE_MAX);
-        let streams_room = public_max.saturating_sub(reserve).max(1);
+        let streams_room = public_max - reserve;
         let streams_max = streams_wanted.map_or(streams_room, |wanted| wanted.min(streams_room));
-        debug_assert!(streams_max < connections_max);
-        Limits { threads_max, connections_max, streams_max }
+        debug_assert!(streams_max >= 1 && streams_max < public_max);
+        Ok(Limits { threads_max, connections_max, streams_max })
     }
 
     /// Whether an explicit `MAX_STREAMS` was honoured in full.
@@ -61,47 +75,61 @@ impl Limits {
 mod tests {
     use super::*;
 
+    fn limits(descriptors: u64, concurrency: usize, wanted: Option<usize>, has_internal: bool) -> Limits {
+        Limits::from_descriptors(descriptors, concurrency, wanted, has_internal).unwrap()
+    }
+
     #[test]
     fn a_usual_limit() {
-        let limits = Limits::from_descriptors(20_000, 128, None, false);
-        assert_eq!(limits, Limits { threads_max: 128, connections_max: 19_848, streams_max: 19_592 });
-        let limits = Limits::from_descriptors(20_000, 128, None, true);
-        assert_eq!(limits, Limits { threads_max: 128, connections_max: 19_848, streams_max: 19_576 });
+        let alone = Limits { threads_max: 128, connections_max: 19_848, streams_max: 19_592 };
+        assert_eq!(limits(20_000, 128, None, false), alone);
+        let with_internal = Limits { threads_max: 128, connections_max: 19_848, streams_max: 19_576 };
+        assert_eq!(limits(20_000, 128, None, true), with_internal);
     }
 
     #[test]
     fn a_small_limit_leaves_a_quarter_to_callbacks() {
-        let limits = Limits::from_descriptors(64, 128, None, false);
-        assert_eq!(limits, Limits { threads_max: 16, connections_max: 24, streams_max: 20 });
-        let limits = Limits::from_descriptors(64, 128, None, true);
-        assert_eq!(limits, Limits { threads_max: 16, connections_max: 24, streams_max: 8 });
+        let alone = Limits { threads_max: 16, connections_max: 24, streams_max: 20 };
+        assert_eq!(limits(64, 128, None, false), alone);
+        let with_internal = Limits { threads_max: 16, connections_max: 24, streams_max: 8 };
+        assert_eq!(limits(64, 128, None, true), with_internal);
     }
 
     #[test]
     fn an_explicit_number_of_streams_is_kept_or_clamped() {
-        let kept = Limits::from_descriptors(1024, 128, Some(10), false);
+        let kept = limits(1024, 128, Some(10), false);
         assert_eq!(kept.streams_max, 10);
         assert!(kept.fits(Some(10)));
         assert!(kept.fits(None));
-        let clamped = Limits::from_descriptors(1024, 128, Some(5_000), false);
+        let clamped = limits(1024, 128, Some(5_000), false);
         assert_eq!(clamped.streams_max, 872 - 109);
         assert!(!clamped.fits(Some(5_000)));
     }
 
     #[test]
+    fn a_limit_that_is_too_low_is_named() {
+        let line = Limits::from_descriptors(20, 128, None, true).unwrap_err();
+        let raise = "raise it (ulimit -n, LimitNOFILE, --ulimit nofile)";
+        assert_eq!(line, format!("the descriptor limit is 20, and at least 48 are needed with INTERNAL_PORT: {raise}"));
+        let line = Limits::from_descriptors(39, 1, Some(1), false).unwrap_err();
+        assert_eq!(line, format!("the descriptor limit is 39, and at least 40 are needed: {raise}"));
+    }
+
+    #[test]
     fn every_limit_leaves_room_for_all() {
-        for descriptors in (0..5_000).chain([1 << 20, u64::MAX]) {
+        for descriptors in (40..5_000).chain([1 << 20, u64::MAX]) {
             for concurrency in [1, 8, 128, 10_000] {
                 for (wanted, has_internal) in [(None, false), (None, true), (Some(1), true), (Some(1_000_000), true)] {
-                    let limits = Limits::from_descriptors(descriptors, concurrency, wanted, has_internal);
-                    assert!(limits.threads_max >= 1 && limits.threads_max <= concurrency);
-                    assert!(limits.streams_max >= 1 && limits.streams_max < limits.connections_max);
-                    if descriptors >= 64 {
-                        let used = limits.threads_max + limits.connections_max + FIXED_RESERVE;
-                        assert!(used as u64 <= descriptors, "{descriptors}: {limits:?}");
-                        let public_max = limits.connections_max - internal_reserve(limits.connections_max);
-                        assert!(!has_internal || limits.streams_max < public_max, "{descriptors}: {limits:?}");
+                    if has_internal && descriptors < 48 {
+                        continue;
                     }
+                    let limits = limits(descriptors, concurrency, wanted, has_internal);
+                    assert!(limits.threads_max >= 1 && limits.threads_max <= concurrency);
+                    let reserved = if has_internal { internal_reserve(limits.connections_max) } else { 0 };
+                    let public_max = limits.connections_max - reserved;
+                    assert!(limits.streams_max >= 1 && limits.streams_max + SENDS_RESERVE_MIN <= public_max);
+                    let used = limits.threads_max + limits.connections_max + FIXED_RESERVE;
+                    assert!(used as u64 <= descriptors, "{descriptors}: {limits:?}");
                 }
             }
         }

@@ -46,7 +46,10 @@ fn configured(command: Command, mut config: Config, warnings: &[Warning]) -> Exi
         Ok(descriptors) => descriptors,
         Err(error) => return fail(&format!("cannot read the descriptor limit: {error}"), 1),
     };
-    let limits = config.fit(descriptors);
+    let limits = match config.fit(descriptors) {
+        Ok(limits) => limits,
+        Err(line) => return fail(&line, MISUSE),
+    };
     let warnings = cli::warnings(&config, warnings, &limits);
     if command == Command::Check {
         let unset = config.callback_url.is_none().then(|| serve::CALLBACK_UNSET.to_owned());

@@ -3,6 +3,8 @@
 
 #![allow(unsafe_code)]
 
+mod stdio;
+
 use libc::{c_int, c_void};
 use std::hint::black_box;
 use std::io;

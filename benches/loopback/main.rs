@@ -64,7 +64,7 @@ fn run(signals: Signals) -> Result<bool, Box<dyn Error>> {
     let only = setting("BENCH_ONLY");
     let descriptors = sys::raise_descriptor_limit()?;
     // The gateway raises its limit as well.
-    let streams_max = Limits::from_descriptors(descriptors, 128, None, false).streams_max;
+    let streams_max = Limits::from_descriptors(descriptors, 128, None, false)?.streams_max;
     let streams_max = streams_max.min(descriptors.saturating_sub(DESCRIPTORS_BESIDE) as usize);
     if streams_max < rows::MANY_STREAMS {
         println!("The descriptor limit (ulimit -n) is {descriptors}: no more than {streams_max} streams.\n");

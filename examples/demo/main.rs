@@ -40,7 +40,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     let page_port = pages.local_addr()?.port();
 
     let mut config = config(gateway_port, page_port)?;
-    let limits = config.fit(sys::raise_descriptor_limit()?);
+    let limits = config.fit(sys::raise_descriptor_limit()?)?;
     let logger = Logger::start(config.log_level, config.log_format);
 
     let backend = Arc::new(Backend::new(gateway_port));

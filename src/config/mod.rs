@@ -129,18 +129,19 @@ impl Config {
         }
     }
 
-    /// Lowers the settings to what is possible with so many descriptors (the soft limit after it was raised).
-    pub fn fit(&mut self, descriptors: u64) -> Limits {
+    /// Lowers the settings to what is possible with so many descriptors (the soft limit after it was raised). Errors: one
+    /// line, for too few.
+    pub fn fit(&mut self, descriptors: u64) -> Result<Limits, String> {
         let gateway = &mut self.gateway;
         let limits = Limits::from_descriptors(
             descriptors,
             gateway.callback_concurrency,
             self.streams_wanted,
             gateway.internal_listener,
-        );
+        )?;
         gateway.callback_concurrency = limits.threads_max;
         gateway.streams_max = limits.streams_max;
-        limits
+        Ok(limits)
     }
 
     /// The public listener's address.

@@ -81,12 +81,12 @@ fn what_is_shown_can_be_read_back() {
         ("LOG_LEVEL", "DEBUG"),
     ];
     let mut config = good(&pairs);
-    config.fit(20_000);
+    config.fit(20_000).unwrap();
     let shown: Vec<(&str, String)> = VARIABLES.iter().map(|variable| (variable.name, variable.show(&config))).collect();
     let set = shown.iter().filter(|(_, value)| !value.is_empty());
     let again: Vec<(&str, &str)> = set.map(|(name, value)| (*name, value.as_str())).collect();
     let mut read_back = good(&again);
-    read_back.fit(20_000);
+    read_back.fit(20_000).unwrap();
     assert_eq!(read_back, config);
     for (name, value) in pairs {
         let value = if name == "LOG_LEVEL" { "debug" } else { value };

@@ -67,7 +67,7 @@ pub struct Builder {
     variables: Vec<(String, String)>,
     internal: bool,
     stderr: Option<std::io::PipeWriter>,
-    ulimit: Option<&'static str>,
+    shell: Option<String>,
 }
 
 impl Builder {
@@ -96,8 +96,13 @@ impl Builder {
     }
 
     /// Starts it under `ulimit` with these arguments.
-    pub fn ulimit(mut self, arguments: &'static str) -> Builder {
-        self.ulimit = Some(arguments);
+    pub fn ulimit(self, arguments: &str) -> Builder {
+        self.shell(&format!("ulimit {arguments}"))
+    }
+
+    /// Starts it from a shell, behind these commands; `$0` is the binary.
+    pub fn shell(mut self, commands: &str) -> Builder {
+        self.shell = Some(format!("{commands} && exec \"$0\""));
         self
     }
 
@@ -105,11 +110,11 @@ impl Builder {
     pub fn start(self) -> Gateway {
         let reserved = Port::reserve();
         let internal = self.internal.then(Port::reserve);
-        let mut command = match self.ulimit {
+        let mut command = match &self.shell {
             None => Command::new(BINARY),
-            Some(limit) => {
+            Some(script) => {
                 let mut shell = Command::new("/bin/sh");
-                shell.arg("-c").arg(format!("ulimit {limit} && exec \"$0\"")).arg(BINARY);
+                shell.arg("-c").arg(script).arg(BINARY);
                 shell
             }
         };
@@ -169,7 +174,7 @@ pub struct Gateway {
 impl Gateway {
     /// Without a callback URL.
     pub fn builder() -> Builder {
-        let builder = Builder { variables: Vec::new(), internal: false, stderr: None, ulimit: None };
+        let builder = Builder { variables: Vec::new(), internal: false, stderr: None, shell: None };
         builder.set("LISTEN_ADDRESS", "127.0.0.1")
     }
 

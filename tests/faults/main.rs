@@ -17,6 +17,7 @@ mod readers;
 mod shutdown;
 mod slow_requests;
 mod stampede;
+mod standard_descriptors;
 mod vanished_host;
 
 use std::io::Write;
