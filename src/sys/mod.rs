@@ -1,0 +1,102 @@
+//! The system calls that std and mio do not offer, behind safe functions. The only module with `unsafe`. Linux is the
+//! target; what only glibc has is left out elsewhere.
+
+#![allow(unsafe_code)]
+
+mod memory;
+mod signals;
+mod socket;
+mod stdio;
+
+pub use memory::{limit_heap_arenas, release_heap, release_stack};
+pub use signals::Signals;
+pub use socket::{
+    PIPE_CHUNK, Ready, abort_on_close, is_quiet, listen, listen_backlog, set_stream_options, wait, write_at_once,
+};
+
+use libc::c_int;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Turns the -1 of a system call into the error it stands for.
+fn check(result: c_int) -> io::Result<c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Lets name lookups use the hosts file and DNS only. A statically linked glibc would otherwise load
+/// the NSS modules that `nsswitch.conf` names, and a module built for another glibc kills the
+/// process. Call first in `main`, before any thread.
+pub fn pin_nss() {
+    #[cfg(all(target_os = "linux", target_env = "gnu", target_feature = "crt-static"))]
+    {
+        unsafe extern "C" {
+            fn __nss_configure_lookup(database: *const libc::c_char, services: *const libc::c_char) -> c_int;
+        }
+        // SAFETY: both arguments are NUL-terminated and static; no other thread runs yet. A failure
+        // leaves the default in place, so the result needs no check.
+        unsafe { __nss_configure_lookup(c"hosts".as_ptr(), c"files dns".as_ptr()) };
+    }
+}
+
+/// Raises the soft limit on descriptors to the hard one and returns the soft limit now in force.
+/// Errors: only if the limit cannot be read; if it cannot be raised, the old one stays.
+pub fn raise_descriptor_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a live rlimit.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) })?;
+    if limit.rlim_cur < limit.rlim_max {
+        let raised = libc::rlimit { rlim_cur: limit.rlim_max, rlim_max: limit.rlim_max };
+        // SAFETY: the pointer is to a live rlimit.
+        if check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raised) }).is_ok() {
+            limit = raised;
+        }
+    }
+    // The width of rlim_t differs between targets.
+    #[allow(clippy::useless_conversion)]
+    Ok(limit.rlim_cur.into())
+}
+
+/// Bytes from the operating system's generator, fit for secrets; at most 256, which it gives whole. The
+/// system call itself: a library that looks for it at run time finds nothing in a static binary and opens
+/// `/dev/urandom`, which an empty root does not have.
+/// Errors: a kernel before Linux 3.17, or a filter that forbids the call.
+pub fn random_bytes<const COUNT: usize>() -> io::Result<[u8; COUNT]> {
+    const { assert!(COUNT <= 256) };
+    let mut bytes = [0; COUNT];
+    loop {
+        // SAFETY: the pointer and the length are those of a live array.
+        let read = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+        if usize::try_from(read) == Ok(bytes.len()) {
+            return Ok(bytes);
+        }
+        let error = io::Error::last_os_error();
+        // Only a wait for the generator, early in a machine's life, can be interrupted.
+        if read >= 0 || error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// Makes descriptor 2 a duplicate of `fd`; what it was before is closed.
+pub fn replace_stderr(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: takes plain integers. Descriptor 2 is nobody's `OwnedFd`, std's stderr names it by number.
+    check(unsafe { libc::dup2(fd.as_raw_fd(), libc::STDERR_FILENO) })?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_bytes_differ() {
+        assert_ne!(random_bytes::<16>().unwrap(), random_bytes::<16>().unwrap());
+    }
+
+    #[test]
+    fn the_descriptor_limit_ends_up_at_the_hard_one() {
+        let limit = raise_descriptor_limit().unwrap();
+        assert!(limit > 3);
+        assert_eq!(raise_descriptor_limit().unwrap(), limit);
+    }
+}
