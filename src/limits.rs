@@ -2,7 +2,7 @@
 //! still get a descriptor when every stream is taken.
 
 /// Descriptors that are neither connections nor callbacks: stdio, epoll, eventfd, signalfd, the
-/// listeners, the log pipe, a name lookup; doubled as a margin for what libraries open.
+/// listeners, a name lookup; doubled as a margin for what libraries open.
 const FIXED_RESERVE: usize = 24;
 
 /// Minimum and maximum of connections reserved for sends and probes.

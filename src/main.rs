@@ -6,9 +6,8 @@ use ssegateway::cli::{self, Command};
 use ssegateway::config::{Config, Warning};
 use ssegateway::gateway::Finished;
 use ssegateway::limits::Limits;
-use ssegateway::logger::Logger;
 use ssegateway::serve::{self, Listeners};
-use ssegateway::{healthcheck, sys};
+use ssegateway::{healthcheck, logger, sys};
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -69,12 +68,12 @@ fn run(config: Config, limits: &Limits, warnings: &[String]) -> Result<ExitCode,
     // Before any thread, so that all of them leave the signals to the descriptor.
     let signals = sys::Signals::block().map_err(|error| format!("cannot block signals: {error}"))?;
     let listeners = Listeners::open(&config)?;
-    let logger = Logger::start(config.log_level, config.log_format);
+    logger::start(config.log_level, config.log_format).map_err(|error| format!("cannot start the log: {error}"))?;
     for line in warnings {
         log::error!("{line}");
     }
     let finished = serve::run(config, limits, listeners, signals);
-    logger.finish();
+    log::logger().flush();
     Ok(match finished? {
         Finished::Clean => ExitCode::SUCCESS,
         Finished::TimedOut => ExitCode::FAILURE,

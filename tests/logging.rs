@@ -4,6 +4,7 @@ mod common;
 
 use common::{Answer, Backend, Client, Gateway, Stream, get, send_request};
 use std::io::Write;
+use std::os::fd::OwnedFd;
 
 /// The capacity of a pipe (pipe(7)).
 const PIPE_BYTES: usize = 64 * 1024;
@@ -187,6 +188,19 @@ fn a_full_pipe_does_no_harm() {
     writer.write_all(&[b'x'; PIPE_BYTES]).expect("room for exactly this");
     assert_unharmed(Gateway::for_backend(&backend).stderr(writer), &backend);
     drop(reader);
+}
+
+#[test]
+fn a_full_disk_does_no_harm() {
+    let backend = Backend::accepting();
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("a disk that is full");
+    assert_unharmed(Gateway::for_backend(&backend).stderr(OwnedFd::from(full).into()), &backend);
+}
+
+#[test]
+fn a_closed_stderr_does_no_harm() {
+    let backend = Backend::accepting();
+    assert_unharmed(Gateway::for_backend(&backend).ulimit("-c 0 && exec 2>&-"), &backend);
 }
 
 #[test]

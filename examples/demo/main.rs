@@ -9,7 +9,7 @@ mod http;
 use backend::Backend;
 use http::{Request, Response};
 use ssegateway::config::Config;
-use ssegateway::logger::Logger;
+use ssegateway::logger;
 use ssegateway::serve::{self, Listeners};
 use ssegateway::sys::{self, Signals};
 use std::error::Error;
@@ -41,7 +41,7 @@ fn run() -> Result<(), Box<dyn Error>> {
 
     let mut config = config(gateway_port, page_port)?;
     let limits = config.fit(sys::raise_descriptor_limit()?)?;
-    let logger = Logger::start(config.log_level, config.log_format);
+    logger::start(config.log_level, config.log_format)?;
 
     let backend = Arc::new(Backend::new(gateway_port));
     backend.start_ticking();
@@ -50,7 +50,7 @@ fn run() -> Result<(), Box<dyn Error>> {
 
     println!("\n  Open  http://127.0.0.1:{page_port}/  in a browser. Ctrl-C ends the demo.\n");
     let finished = serve::run(config, &limits, Listeners { public, internal: None }, signals);
-    logger.finish();
+    log::logger().flush();
     finished?;
     Ok(())
 }

@@ -6,16 +6,12 @@
 //! A field is a string, an integer or a boolean. Whatever else can be displayed is made a string where it is logged:
 //! to display any value there may be takes the code for floating-point numbers, 16 kB that nothing else here needs.
 
-use super::relay::Lines;
+use super::queue::CHUNK_BYTES;
 use crate::clock::rfc3339;
 use crate::escape::Escaped;
-use crate::sys;
-use log::kv::{Key, Value, VisitSource, VisitValue};
-use log::{Level, Log, Metadata, Record};
-use simple_logger::SimpleLogger;
-use std::fmt::Write as _;
-use std::io::{self, Write as _};
-use std::sync::Arc;
+use log::Record;
+use log::kv::{Error, Key, Value, VisitSource};
+use std::fmt::{Arguments, Write};
 use time::OffsetDateTime;
 
 /// How lines are written.
@@ -25,145 +21,81 @@ pub enum LogFormat {
     Json,
 }
 
-/// The longest text of one field, so that the relay need not cut the line, which would break the object.
-const VALUE_BYTES_MAX: usize = 1024;
-/// What a line may hold in all, its closing brace included.
-const LINE_BYTES_MAX: usize = sys::PIPE_CHUNK - 8;
+/// Bytes of one string in JSON, its quotes not counted. An object is never cut, and has room for three of these.
+const STRING_BYTES_MAX: usize = 1024;
+/// Bytes of an object but for its brace and line end.
+const OBJECT_BYTES_MAX: usize = CHUNK_BYTES - 8;
 
 /// Text lines are seldom longer.
 const LINE_BYTES_USUAL: usize = 256;
+/// Ends a text line that was too long. A request line of 4 KiB still shows its beginning.
+const CUT: &str = "...\n";
 
-/// simple_logger, with fields, and with a shorter way than its own where there is a relay.
-pub struct Formatter {
-    format: LogFormat,
-    /// Decides what is logged in both formats, and prints the text where there is no relay.
-    inner: SimpleLogger,
-    lines: Arc<Lines>,
-}
-
-impl Formatter {
-    pub fn new(format: LogFormat, inner: SimpleLogger, lines: Arc<Lines>) -> Formatter {
-        Formatter { format, inner, lines }
+/// One line with its end, at most [`CHUNK_BYTES`] long.
+pub fn line(format: LogFormat, record: &Record<'_>, now: OffsetDateTime) -> String {
+    match format {
+        LogFormat::Text => text(record, now),
+        LogFormat::Json => json(record, now),
     }
-}
-
-impl Log for Formatter {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.inner.enabled(metadata)
-    }
-
-    fn log(&self, record: &Record<'_>) {
-        if !self.enabled(record.metadata()) {
-            return;
-        }
-        let now = OffsetDateTime::now_utc();
-        let mut line = match self.format {
-            LogFormat::Text => text_line(record, now),
-            LogFormat::Json => json(record, now),
-        };
-        if self.lines.push(&line) {
-            return;
-        }
-        match self.format {
-            LogFormat::Text => {
-                let text = text(record);
-                self.inner.log(&record.to_builder().args(format_args!("{text}")).build());
-            }
-            LogFormat::Json => {
-                line.push('\n');
-                // Nobody is left to be told if it fails.
-                let _ = io::stderr().write_all(line.as_bytes());
-            }
-        }
-    }
-
-    fn flush(&self) {}
 }
 
 /// The value of a field.
 enum Field<'a> {
     Text(&'a str),
-    Unsigned(u64),
-    Signed(i64),
-    Truth(bool),
+    /// A number or a truth value, which looks the same in both formats.
+    Plain(Arguments<'a>),
 }
 
 /// Calls `push` with each field of `record`.
 fn visit_fields(record: &Record<'_>, push: impl FnMut(&str, Field<'_>)) {
-    struct Fields<F>(F);
+    struct Visitor<F>(F);
 
-    impl<'kvs, F: FnMut(&str, Field<'_>)> VisitSource<'kvs> for Fields<F> {
-        fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
-            value.visit(Pair { key: key.as_str(), push: &mut self.0 })
-        }
-    }
-
-    struct Pair<'a, F> {
-        key: &'a str,
-        push: &'a mut F,
-    }
-
-    impl<'v, F: FnMut(&str, Field<'_>)> VisitValue<'v> for Pair<'_, F> {
-        fn visit_any(&mut self, _value: Value<'_>) -> Result<(), log::kv::Error> {
-            debug_assert!(false, "a field that is no string, integer or boolean");
-            Ok(())
-        }
-
-        fn visit_str(&mut self, text: &str) -> Result<(), log::kv::Error> {
-            (self.push)(self.key, Field::Text(text));
-            Ok(())
-        }
-
-        fn visit_u64(&mut self, number: u64) -> Result<(), log::kv::Error> {
-            (self.push)(self.key, Field::Unsigned(number));
-            Ok(())
-        }
-
-        fn visit_i64(&mut self, number: i64) -> Result<(), log::kv::Error> {
-            (self.push)(self.key, Field::Signed(number));
-            Ok(())
-        }
-
-        fn visit_bool(&mut self, truth: bool) -> Result<(), log::kv::Error> {
-            (self.push)(self.key, Field::Truth(truth));
+    impl<'kvs, F: FnMut(&str, Field<'_>)> VisitSource<'kvs> for Visitor<F> {
+        fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
+            let (push, key) = (&mut self.0, key.as_str());
+            if let Some(text) = value.to_borrowed_str() {
+                push(key, Field::Text(text));
+            } else if let Some(truth) = value.to_bool() {
+                push(key, Field::Plain(format_args!("{truth}")));
+            } else if let Some(number) = value.to_u64() {
+                push(key, Field::Plain(format_args!("{number}")));
+            } else if let Some(number) = value.to_i64() {
+                push(key, Field::Plain(format_args!("{number}")));
+            } else {
+                debug_assert!(false, "a field that is no string, integer or boolean");
+            }
             Ok(())
         }
     }
 
-    // The visitors never fail.
-    let _ = record.key_values().visit(&mut Fields(push));
+    // The visitor never fails.
+    let _ = record.key_values().visit(&mut Visitor(push));
 }
 
 /// The message and its fields, as simple_logger would print them.
-fn text_line(record: &Record<'_>, now: OffsetDateTime) -> String {
+fn text(record: &Record<'_>, now: OffsetDateTime) -> String {
     let mut line = String::with_capacity(LINE_BYTES_USUAL);
     // Writing to a String cannot fail.
-    let _ = write!(line, "{} {:<5} [{}] ", timestamp(now), record.level().as_str(), record.target());
-    push_text(&mut line, record);
-    line
-}
-
-/// The message and its fields.
-fn text(record: &Record<'_>) -> String {
-    let mut text = String::new();
-    push_text(&mut text, record);
-    text
-}
-
-fn push_text(line: &mut String, record: &Record<'_>) {
-    // Writing to a String cannot fail.
-    let _ = line.write_fmt(*record.args());
+    let _ = write!(line, "{} {:<5} [{}] {}", timestamp(now), record.level().as_str(), record.target(), record.args());
     visit_fields(record, |key, value| {
         line.push(' ');
         line.push_str(key);
         line.push('=');
-        let _ = match value {
-            Field::Text(text) => return push_value(line, text),
-            Field::Unsigned(number) => write!(line, "{number}"),
-            Field::Signed(number) => write!(line, "{number}"),
-            Field::Truth(truth) => write!(line, "{truth}"),
-        };
+        match value {
+            Field::Text(text) => push_value(&mut line, text),
+            Field::Plain(value) => {
+                let _ = line.write_fmt(value);
+            }
+        }
     });
+    let room = CHUNK_BYTES - CUT.len();
+    if line.len() > room {
+        line.truncate((0..=room).rev().find(|end| line.is_char_boundary(*end)).unwrap_or(0));
+        line.push_str(CUT);
+    } else {
+        line.push('\n');
+    }
+    line
 }
 
 /// Appends the text of a field, in quotes where it would not end with the next blank.
@@ -181,31 +113,24 @@ fn push_value(line: &mut String, text: &str) {
     }
 }
 
-/// One object without a line end.
+/// One object. What does not fit into it is left out.
 fn json(record: &Record<'_>, now: OffsetDateTime) -> String {
-    let level = match record.level() {
-        Level::Error => "error",
-        Level::Warn => "warn",
-        Level::Info => "info",
-        Level::Debug => "debug",
-        Level::Trace => "trace",
-    };
+    let level = record.level().as_str().to_ascii_lowercase();
     let mut object = format!(r#"{{"ts":"{}","level":"{level}""#, timestamp(now));
-    // `value` is JSON.
-    let mut push = |key: &str, value: &str| {
-        let field = format!(",{}:{value}", quoted(key));
-        if object.len() + field.len() < LINE_BYTES_MAX {
-            object.push_str(&field);
+    let mut push = |key: &str, json: Arguments<'_>| {
+        let start = object.len();
+        // Writing to a String cannot fail.
+        let _ = write!(object, ",{}:{json}", quoted(key));
+        if object.len() >= OBJECT_BYTES_MAX {
+            object.truncate(start);
         }
     };
-    push("msg", &quoted(&record.args().to_string()));
+    push("msg", format_args!("{}", quoted(&record.args().to_string())));
     visit_fields(record, |key, value| match value {
-        Field::Text(text) => push(key, &quoted(text)),
-        Field::Unsigned(number) => push(key, &number.to_string()),
-        Field::Signed(number) => push(key, &number.to_string()),
-        Field::Truth(truth) => push(key, &truth.to_string()),
+        Field::Text(text) => push(key, format_args!("{}", quoted(text))),
+        Field::Plain(value) => push(key, value),
     });
-    object.push('}');
+    object.push_str("}\n");
     object
 }
 
@@ -215,7 +140,7 @@ fn timestamp(now: OffsetDateTime) -> String {
     format!("{}.{:03}Z", seconds.trim_end_matches('Z'), now.millisecond())
 }
 
-/// `text` as a JSON string, or as much of its beginning as takes no more than [`VALUE_BYTES_MAX`] bytes.
+/// `text` as a JSON string, or as much of its beginning as takes no more than [`STRING_BYTES_MAX`] bytes.
 fn quoted(text: &str) -> String {
     let mut bytes = 0;
     let mut too_long = text.char_indices().skip_while(|(_, character)| {
@@ -224,7 +149,7 @@ fn quoted(text: &str) -> String {
             '\0'..='\u{1f}' => 6,
             other => other.len_utf8(),
         };
-        bytes <= VALUE_BYTES_MAX
+        bytes <= STRING_BYTES_MAX
     });
     let json = match too_long.next() {
         Some((at, _)) => serde_json::to_string(&format!("{}...", &text[..at])),
@@ -237,6 +162,7 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use log::Level;
     use log::kv::Source;
     use serde_json::Map;
     use serde_json::Value as Json;
@@ -248,16 +174,30 @@ mod tests {
     #[test]
     fn text_looks_as_simple_logger_prints_it() {
         let now = OffsetDateTime::from_unix_timestamp(1_795_688_528).unwrap();
-        let line = text_line(&record(format_args!("stream {}", "closed"), &[("reason", "error")]), now);
-        assert_eq!(line, "2026-11-26T10:22:08.000Z WARN  [t] stream closed reason=error");
+        let line = text(&record(format_args!("stream {}", "closed"), &[("reason", "error")]), now);
+        assert_eq!(line, "2026-11-26T10:22:08.000Z WARN  [t] stream closed reason=error\n");
     }
 
     #[test]
     fn text_has_its_fields_behind_the_message() {
         let fields = [("token", Value::from("t-1")), ("status", 503.into()), ("error", "a \"b\"\n".into())];
-        let line = text(&record(format_args!("connect failed"), &fields));
-        assert_eq!(line, r#"connect failed token=t-1 status=503 error="a \"b\"\n""#);
-        assert_eq!(text(&record(format_args!("m"), &[("url", "")])), r#"m url="""#);
+        let line = text(&record(format_args!("connect failed"), &fields), OffsetDateTime::UNIX_EPOCH);
+        assert!(line.ends_with("] connect failed token=t-1 status=503 error=\"a \\\"b\\\"\\n\"\n"), "{line}");
+        let line = text(&record(format_args!("m"), &[("url", "")]), OffsetDateTime::UNIX_EPOCH);
+        assert!(line.ends_with("] m url=\"\"\n"), "{line}");
+    }
+
+    #[test]
+    fn a_long_text_line_is_cut_between_characters() {
+        let line = |url: String| text(&record(format_args!("m"), &[("url", url)]), OffsetDateTime::UNIX_EPOCH);
+        let rest = line("x".to_owned()).len() - 1;
+        let fits = line("x".repeat(CHUNK_BYTES - CUT.len() + 1 - rest));
+        assert!(fits.len() == CHUNK_BYTES - CUT.len() + 1 && fits.ends_with("x\n"));
+        let cut = line("x".repeat(CHUNK_BYTES));
+        assert!(cut.len() == CHUNK_BYTES && cut.ends_with("x...\n"));
+        let lengths =
+            ["", "x", "xx", "xxx"].map(|before| line(format!("{before}{}", "\u{1f600}".repeat(CHUNK_BYTES))).len());
+        assert!(lengths.iter().all(|length| *length > CHUNK_BYTES - 4) && lengths.contains(&CHUNK_BYTES));
     }
 
     #[test]
@@ -273,7 +213,7 @@ mod tests {
         assert_eq!(
             line,
             "{\"ts\":\"2026-11-26T10:22:08.000Z\",\"level\":\"warn\",\"msg\":\"stream closed\",\"token\":\"t-1\",\
-             \"status\":503,\"clean\":true,\"url\":\"/\\\"\\\\\u{2028}\\r\\n\"}"
+             \"status\":503,\"clean\":true,\"url\":\"/\\\"\\\\\u{2028}\\r\\n\"}\n"
         );
     }
 
@@ -283,7 +223,7 @@ mod tests {
             let long = letter.repeat(5_000);
             let fields = [("a", &long), ("b", &long), ("c", &long), ("d", &long), ("e", &long)];
             let line = json(&record(format_args!("{long}"), &fields), OffsetDateTime::UNIX_EPOCH);
-            assert!(line.len() < sys::PIPE_CHUNK, "{}", line.len());
+            assert!(line.len() <= CHUNK_BYTES, "{}", line.len());
             let object: Map<String, Json> = serde_json::from_str(&line).unwrap();
             assert!(object["a"].as_str().unwrap().ends_with("..."));
         }

@@ -1,101 +1,78 @@
-//! The log: simple_logger on stderr, made harmless.
+//! The log: lines on stderr that never delay the event loop.
 //!
-//! simple_logger writes with `eprintln!`, which panics when stderr is a closed pipe and blocks the
-//! whole event loop when it is a full one. So descriptor 2 becomes a private pipe, and a relay thread
-//! carries whole lines from there to the real stderr as far as that takes them without blocking.
-//! What a slow reader leaves no room for is dropped and counted; a dead one is forgotten.
+//! Stderr may be a pipe that nobody reads or a slow disk. So a line goes into a queue in memory, and a thread of its
+//! own, the only one that may block on the log, writes the queue to descriptor 2. A reader that is too slow costs lines,
+//! which are counted; one that has gone costs nothing.
 //!
-//! Two writes for each line would be a tenth of what a stream costs to open. So our own lines do not go through the
-//! pipe: they wait in memory, and the pipe only wakes the relay for the first of them.
+//! Descriptor 2 itself is left alone: the runtime and libc report a fatal error there just before abort(3), when nothing
+//! in this process can be relied on to pass a message on. That abort gives the queue a moment to drain.
 
 mod format;
-mod relay;
+mod queue;
+mod writer;
 
 pub use format::LogFormat;
 
 use crate::sys;
-use format::Formatter;
-use log::LevelFilter;
-use relay::{Lines, Relay};
+use log::{LevelFilter, Log, Metadata, Record};
+use queue::Queue;
 use simple_logger::SimpleLogger;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::os::fd::AsFd;
+use std::panic;
 use std::thread;
 use std::time::Duration;
+use time::OffsetDateTime;
 
-/// How long [`Logger::finish`] waits for a slow reader to take the last lines.
-const FINISH_TIME: Duration = Duration::from_millis(200);
+/// How long a flush waits for a slow reader: it takes a full queue at 8 MB/s. A stuck reader delays the exit by as much.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The relay as seen from the rest of the process. Clones name the same relay.
-#[derive(Clone, Debug, Default)]
-pub struct Logger(Arc<Mutex<Option<Running>>>);
+/// There is one log per process; the hooks for panics and aborts need it to live as long.
+static QUEUE: Queue = Queue::new();
 
-#[derive(Debug)]
-struct Running {
-    lines: Arc<Lines>,
-    stderr: OwnedFd,
-    /// Disconnects when the relay has ended.
-    ended: mpsc::Receiver<()>,
+/// Installs the global logger, which [`Log::flush`] flushes for at most a second. A panic or an abort lets queued lines
+/// out, too. Call once per process, before `log` is used; nothing is installed if `level` is off.
+/// Errors: no thread to be had.
+pub fn start(level: LevelFilter, format: LogFormat) -> io::Result<()> {
+    if level == LevelFilter::Off {
+        return Ok(());
+    }
+    // Libraries get no further than warnings: their traces hold request heads and so credentials.
+    let filter =
+        SimpleLogger::new().with_level(level.min(LevelFilter::Warn)).with_module_level(env!("CARGO_PKG_NAME"), level);
+    thread::Builder::new().name("log".to_owned()).stack_size(128 * 1024).spawn(|| writer::run(&QUEUE, io::stderr()))?;
+    sys::delay_abort(QUEUE.unwritten())?;
+    let print = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        log::logger().flush();
+        // A full pipe must not keep a broken process alive.
+        if sys::wait_writable(io::stderr().as_fd(), Some(Duration::ZERO)).unwrap_or(true) {
+            print(info);
+        }
+    }));
+    log::set_max_level(filter.max_level());
+    // Fails only if there is a logger already, and then that one serves.
+    let _ = log::set_boxed_logger(Box::new(Logger { filter, format }));
+    Ok(())
 }
 
-impl Logger {
-    /// Installs the global logger, and the relay unless `level` is off; also a panic hook that lets
-    /// the panic's message out. Without descriptors or threads to spare, the log goes straight to
-    /// stderr. Call once per process.
-    pub fn start(level: LevelFilter, format: LogFormat) -> Logger {
-        // Libraries get no further than warnings: their traces hold request heads and so credentials.
-        let logger = SimpleLogger::new()
-            .with_utc_timestamps()
-            .with_level(level.min(LevelFilter::Warn))
-            .with_module_level(env!("CARGO_PKG_NAME"), level);
-        log::set_max_level(logger.max_level());
-        let lines = Arc::<Lines>::default();
-        // Fails only if there is a logger already, and then that one serves.
-        let _ = log::set_boxed_logger(Box::new(Formatter::new(format, logger, Arc::clone(&lines))));
-        if level == LevelFilter::Off {
-            return Logger::default();
-        }
-        let running = Running::start(lines)
-            .inspect_err(|error| log::warn!(error = error.to_string(); "log relay failed to start"));
-        let logger = Logger(Arc::new(Mutex::new(running.ok())));
-        let at_panic = logger.clone();
-        let print = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            at_panic.finish();
-            print(panic);
-        }));
-        logger
-    }
-
-    /// Lets out what is pending, waiting at most 250 ms for it, and makes stderr what it was at the
-    /// start. Call before the process exits; the second call does nothing.
-    pub fn finish(&self) {
-        let Some(running) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-        // Closing the pipe's two write ends, this one and stderr, is what tells the relay to end. A failure here
-        // leaves nothing to be done but to exit.
-        running.lines.close();
-        if sys::replace_stderr(running.stderr.as_fd()).is_ok() {
-            // A little longer than the relay itself allows.
-            let _ = running.ended.recv_timeout(FINISH_TIME * 5 / 4);
-        }
-    }
+struct Logger {
+    filter: SimpleLogger,
+    format: LogFormat,
 }
 
-impl Running {
-    fn start(lines: Arc<Lines>) -> io::Result<Running> {
-        let stderr = io::stderr().as_fd().try_clone_to_owned()?;
-        let (reader, writer) = io::pipe()?;
-        let (alive, ended) = mpsc::channel();
-        let output = stderr.try_clone()?;
-        let fetched = Arc::clone(&lines);
-        thread::Builder::new().name("log".to_owned()).stack_size(128 * 1024).spawn(move || {
-            Relay::default().run(&fetched, reader, output.as_fd(), FINISH_TIME);
-            drop(alive);
-        })?;
-        // From here on everything on descriptor 2 goes through the relay.
-        sys::replace_stderr(writer.as_fd())?;
-        lines.open(writer);
-        Ok(Running { lines, stderr, ended })
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.filter.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            QUEUE.push(&format::line(self.format, record, OffsetDateTime::now_utc()));
+        }
+    }
+
+    fn flush(&self) {
+        QUEUE.wait_until_written(FLUSH_TIMEOUT);
     }
 }

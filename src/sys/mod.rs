@@ -9,14 +9,11 @@ mod socket;
 mod stdio;
 
 pub use memory::{limit_heap_arenas, release_heap, release_stack};
-pub use signals::Signals;
-pub use socket::{
-    PIPE_CHUNK, Ready, abort_on_close, is_quiet, listen, listen_backlog, set_stream_options, wait, write_at_once,
-};
+pub use signals::{Signals, delay_abort};
+pub use socket::{abort_on_close, is_quiet, listen, listen_backlog, send_now, set_stream_options, wait_writable};
 
 use libc::c_int;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Turns the -1 of a system call into the error it stands for.
 fn check(result: c_int) -> io::Result<c_int> {
@@ -75,13 +72,6 @@ pub fn random_bytes<const COUNT: usize>() -> io::Result<[u8; COUNT]> {
             return Err(error);
         }
     }
-}
-
-/// Makes descriptor 2 a duplicate of `fd`; what it was before is closed.
-pub fn replace_stderr(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: takes plain integers. Descriptor 2 is nobody's `OwnedFd`, std's stderr names it by number.
-    check(unsafe { libc::dup2(fd.as_raw_fd(), libc::STDERR_FILENO) })?;
-    Ok(())
 }
 
 #[cfg(test)]

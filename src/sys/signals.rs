@@ -1,10 +1,12 @@
-//! The signals that ask the process to end.
+//! The signals that end the process: SIGTERM and SIGINT, which ask for it, and SIGABRT.
 
 use super::check;
-use libc::c_void;
+use libc::{c_int, c_void};
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// SIGTERM and SIGINT as a descriptor: readable when one has come.
 #[derive(Debug)]
@@ -54,6 +56,39 @@ impl AsRawFd for Signals {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
+}
+
+/// The longest delay of an abort, in milliseconds: some megabytes of log, but a stuck reader must not keep a broken
+/// process alive.
+const ABORT_DELAY_MS: u32 = 1_000;
+
+/// Makes abort(3) wait while `busy` is set, for at most a second, so that another thread can finish its work. Only the
+/// first call counts.
+pub fn delay_abort(busy: &'static AtomicBool) -> io::Result<()> {
+    static BUSY: OnceLock<&AtomicBool> = OnceLock::new();
+
+    /// Calls nothing but what signal-safety(7) allows.
+    extern "C" fn wait(signal: c_int) {
+        let is_busy = || BUSY.get().is_some_and(|busy| busy.load(Ordering::Acquire));
+        let mut left = ABORT_DELAY_MS;
+        while left > 0 && is_busy() {
+            left -= 1;
+            // SAFETY: without descriptors the pointer is not used; the call sleeps for a millisecond.
+            unsafe { libc::poll(std::ptr::null_mut(), 0, 1) };
+        }
+        // SAFETY: takes a plain integer. The action is the default one again; it comes when this handler returns.
+        unsafe { libc::raise(signal) };
+    }
+
+    let _ = BUSY.set(busy);
+    // SAFETY: all zeroes is a valid action: no flags, an empty mask.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = wait as extern "C" fn(c_int) as usize;
+    action.sa_flags = libc::SA_RESETHAND | libc::SA_ONSTACK;
+    // SAFETY: the action is initialised, its handler has the signature that the flags call for; a null old action is
+    // allowed.
+    check(unsafe { libc::sigaction(libc::SIGABRT, &raw const action, std::ptr::null_mut()) })?;
+    Ok(())
 }
 
 #[cfg(test)]

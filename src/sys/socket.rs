@@ -81,52 +81,27 @@ fn set_option<T>(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: &T) -> io
     Ok(())
 }
 
-/// What [`wait`] found. Errors and hang-ups count as ready: the next read or write reports them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ready {
-    pub input: bool,
-    pub output: bool,
-}
-
-/// Waits until `input` can be read or `output` written without blocking, or `timeout` has passed
-/// (`None`: for ever). A descriptor that is `None` is not waited for.
-pub fn wait(
-    input: Option<BorrowedFd<'_>>,
-    output: Option<BorrowedFd<'_>>,
-    timeout: Option<Duration>,
-) -> io::Result<Ready> {
-    // poll skips negative descriptors.
-    let entry = |fd: Option<BorrowedFd<'_>>, events| libc::pollfd {
-        fd: fd.map_or(-1, |fd| fd.as_raw_fd()),
-        events,
-        revents: 0,
-    };
-    let mut fds = [entry(input, libc::POLLIN), entry(output, libc::POLLOUT)];
+/// Waits until a write to a descriptor of any kind can go ahead or fail, or until `timeout` has passed (`None`: for ever).
+/// `false`: it would still block, or a signal came.
+pub fn wait_writable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
+    let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
     // Rounded up, or the last millisecond would be spent spinning.
     let millis = timeout.map_or(-1, |time| c_int::try_from(time.as_micros().div_ceil(1000)).unwrap_or(c_int::MAX));
-    // SAFETY: pointer and count describe `fds`.
-    match check(unsafe { libc::poll(fds.as_mut_ptr(), 2, millis) }) {
-        Ok(_) => Ok(Ready { input: fds[0].revents != 0, output: fds[1].revents != 0 }),
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(Ready { input: false, output: false }),
+    // SAFETY: the pointer is to one live entry, and the count is 1.
+    match check(unsafe { libc::poll(&raw mut entry, 1, millis) }) {
+        Ok(count) => Ok(count > 0),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
         Err(error) => Err(error),
     }
 }
 
-/// Writes what can be written at once to a descriptor of any kind. On a socket this never blocks; on
-/// a pipe it does not if [`wait`] found it writable and `bytes` is no longer than [`PIPE_CHUNK`].
-pub fn write_at_once(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+/// Sends what a socket takes without blocking.
+pub fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // SAFETY: pointer and length describe `bytes`.
-    let mut sent = unsafe { libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
-    if sent < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOTSOCK) {
-        // SAFETY: pointer and length describe `bytes`.
-        sent = unsafe { libc::write(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) };
-    }
+    let sent = unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
-
-/// What a pipe that polls as writable takes without blocking (PIPE_BUF, pipe(7)).
-pub const PIPE_CHUNK: usize = libc::PIPE_BUF;
 
 /// Whether a socket is open with nothing to read. Takes nothing out of it and never blocks.
 pub fn is_quiet(fd: BorrowedFd<'_>) -> bool {
@@ -137,7 +112,7 @@ pub fn is_quiet(fd: BorrowedFd<'_>) -> bool {
     read < 0 && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
 }
 
-/// Makes the coming close of a socket a reset that discards what is unsent.
+/// Makes close() send RST and drop unsent data (SO_LINGER 0).
 pub fn abort_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_option(fd, libc::SOL_SOCKET, libc::SO_LINGER, &libc::linger { l_onoff: 1, l_linger: 0 })
 }
@@ -147,8 +122,6 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
     use std::net::{Ipv4Addr, Ipv6Addr, TcpStream};
-
-    const MOMENT: Option<Duration> = Some(Duration::ZERO);
 
     fn tcp_option(fd: BorrowedFd<'_>, name: c_int) -> c_int {
         let mut value: c_int = 0;
@@ -184,7 +157,7 @@ mod tests {
             set_stream_options(listener.as_fd(), Duration::from_secs(31_536_000)).unwrap();
             set_stream_options(listener.as_fd(), Duration::from_millis(29_500)).unwrap();
             let _far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            assert!(wait(Some(listener.as_fd()), None, None).unwrap().input);
+            listener.set_nonblocking(false).unwrap();
             let (near, _) = listener.accept().unwrap();
             assert_ne!(tcp_option(near.as_fd(), libc::TCP_NODELAY), 0);
             assert_eq!(tcp_option(near.as_fd(), libc::TCP_USER_TIMEOUT), 29_500);
@@ -192,30 +165,27 @@ mod tests {
     }
 
     #[test]
-    fn waiting_tells_what_would_not_block() {
+    fn a_full_pipe_is_not_writable_and_a_broken_one_is() {
         let (mut reader, mut writer) = io::pipe().unwrap();
-        let idle = wait(Some(reader.as_fd()), Some(writer.as_fd()), None).unwrap();
-        assert_eq!(idle, Ready { input: false, output: true });
-        assert_eq!(write_at_once(writer.as_fd(), b"x").unwrap(), 1);
-        assert_eq!(wait(Some(reader.as_fd()), None, None).unwrap(), Ready { input: true, output: false });
-        while wait(None, Some(writer.as_fd()), MOMENT).unwrap().output {
-            writer.write_all(&[b'y'; PIPE_CHUNK]).unwrap();
+        let is_writable = |writer: &io::PipeWriter| wait_writable(writer.as_fd(), Some(Duration::ZERO)).unwrap();
+        while is_writable(&writer) {
+            writer.write_all(&[b'x'; libc::PIPE_BUF]).unwrap();
         }
-        let mut one = [0];
-        reader.read_exact(&mut one).unwrap();
-        assert_eq!(&one, b"x");
+        reader.read_exact(&mut [0; libc::PIPE_BUF]).unwrap();
+        assert!(is_writable(&writer));
+        writer.write_all(&[b'x'; libc::PIPE_BUF]).unwrap();
+        assert!(!is_writable(&writer));
         drop(reader);
-        assert!(wait(None, Some(writer.as_fd()), None).unwrap().output);
-        assert_eq!(write_at_once(writer.as_fd(), b"z").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert!(wait_writable(writer.as_fd(), None).unwrap());
     }
 
     #[test]
-    fn a_socket_is_never_waited_for() {
+    fn a_send_never_blocks() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (_far, _) = listener.accept().unwrap();
         let full = loop {
-            if let Err(error) = write_at_once(near.as_fd(), &[0; 65_536]) {
+            if let Err(error) = send_now(near.as_fd(), &[0; 65_536]) {
                 break error;
             }
         };
@@ -231,12 +201,12 @@ mod tests {
             let (mut far, _) = listener.accept().unwrap();
             assert!(is_quiet(near.as_fd()));
             far.write_all(b"x").unwrap();
-            wait(Some(near.as_fd()), None, None).unwrap();
+            let _ = near.peek(&mut [0]);
             assert!(!is_quiet(near.as_fd()));
             (&near).read_exact(&mut [0]).unwrap();
             assert!(is_quiet(near.as_fd()));
             end(far);
-            wait(Some(near.as_fd()), None, None).unwrap();
+            let _ = near.peek(&mut [0]);
             assert!(!is_quiet(near.as_fd()));
         }
     }

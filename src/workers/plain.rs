@@ -68,7 +68,7 @@ impl Transport for Plain {
         let deadline = Instant::now().checked_add(*timeout.after);
         let mut rest = &self.buffers.output[..amount];
         while !rest.is_empty() {
-            match sys::write_at_once(self.stream.as_fd(), rest) {
+            match sys::send_now(self.stream.as_fd(), rest) {
                 Ok(count) => rest = &rest[count..],
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -76,7 +76,7 @@ impl Transport for Plain {
                     if left.is_some_and(|left| left.is_zero()) {
                         return Err(Error::Timeout(timeout.reason));
                     }
-                    sys::wait(None, Some(self.stream.as_fd()), left)?;
+                    sys::wait_writable(self.stream.as_fd(), left)?;
                 }
                 Err(error) => return Err(Error::Io(error)),
             }

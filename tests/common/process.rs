@@ -21,6 +21,11 @@ pub fn peak_rss_kib(pid: u32) -> usize {
     status(pid, "VmHWM")
 }
 
+/// Address space in KiB.
+pub fn virtual_kib(pid: u32) -> usize {
+    status(pid, "VmSize")
+}
+
 /// What the main thread is doing, as proc(5) has it: `S` asleep, `T` stopped, `R` running.
 pub fn state(pid: u32) -> char {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process that lives");

@@ -101,3 +101,22 @@ pub fn listen_for_many(listener: &impl AsRawFd) {
     let result = unsafe { libc::listen(listener.as_raw_fd(), 4096) };
     assert_eq!(result, 0, "listen: {}", io::Error::last_os_error());
 }
+
+/// Bounds the address space of a running child.
+pub fn limit_address_space(pid: u32, bytes: u64) {
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+    // SAFETY: the new limit outlives the call, and no old one is asked for.
+    let result = unsafe { libc::prlimit(pid as libc::pid_t, libc::RLIMIT_AS, &raw const limit, std::ptr::null_mut()) };
+    assert_eq!(result, 0, "prlimit: {}", io::Error::last_os_error());
+}
+
+/// Ends this process as code does that was compiled with a stack protector and finds its stack overwritten: glibc reports
+/// it and aborts.
+#[cfg(target_env = "gnu")]
+pub fn fail_stack_check() -> ! {
+    unsafe extern "C" {
+        fn __stack_chk_fail() -> !;
+    }
+    // SAFETY: takes nothing and does nothing but to report and abort.
+    unsafe { __stack_chk_fail() }
+}

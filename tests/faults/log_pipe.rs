@@ -1,25 +1,29 @@
-//! Readers of the log that stall or die while there is much to say.
+//! A log that is not read, or cannot be written, while there is much to say.
 
 use crate::common::{Backend, Client, Gateway, SIGTERM, get, process};
 use crate::healthy::Healthy;
 use crate::report;
-use std::io::Read;
+use std::fs::File;
+use std::io::{PipeWriter, Read};
+use std::os::fd::OwnedFd;
 
-/// More than any pipe holds.
+/// With lines of 4 KiB each, more than a pipe and the gateway's queue hold.
 const REQUESTS: usize = 3000;
+const URL_BYTES: usize = 4000;
 
 /// Traffic that fills the log, beside a stream that must not notice.
 fn talk(gateway: &Gateway, backend: &Backend) -> crate::healthy::Seen {
     let (stream, token) = gateway.open_with(backend, "/healthy");
     let healthy = Healthy::start(gateway, stream, token);
+    let request = get(&format!("/{}", "x".repeat(URL_BYTES)));
     for _ in 0..REQUESTS {
-        drop(Client::open(gateway.port, get("/a-url-that-is-not-short-and-so-fills-the-log")).head());
+        drop(Client::open(gateway.port, &request).head());
     }
     healthy.finish()
 }
 
-fn talkative(backend: &Backend, pipe: std::io::PipeWriter) -> Gateway {
-    Gateway::for_backend(backend).set("LOG_LEVEL", "trace").stderr(pipe).start()
+fn talkative(backend: &Backend, log: impl Into<OwnedFd>) -> Gateway {
+    Gateway::for_backend(backend).set("LOG_LEVEL", "trace").stderr(PipeWriter::from(log.into())).start()
 }
 
 #[test]
@@ -52,4 +56,15 @@ fn a_pipe_closed_at_any_time_holds_nobody_up() {
     gateway.signal(SIGTERM);
     assert_eq!(gateway.exit_code(), Some(0));
     report(&format!("a closed log pipe: {seen}"));
+}
+
+#[test]
+fn a_full_disk_holds_nobody_up() {
+    let backend = Backend::accepting();
+    let full = File::options().write(true).open("/dev/full").expect("a disk that is full");
+    let mut gateway = talkative(&backend, full);
+    let seen = talk(&gateway, &backend);
+    gateway.signal(SIGTERM);
+    assert_eq!(gateway.exit_code(), Some(0));
+    report(&format!("a full disk behind the log: {seen}"));
 }
