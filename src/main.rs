@@ -63,9 +63,9 @@ fn configured(command: Command, mut config: Config, warnings: &[Warning]) -> Exi
     }
 }
 
-/// Runs the gateway to its end. Errors: why it did not start, in one line.
+/// Runs the gateway until it is stopped. Errors: one line.
 fn run(config: Config, limits: &Limits, warnings: &[String]) -> Result<ExitCode, String> {
-    // Before any thread, so that all of them leave the signals to the descriptor.
+    // Before any thread starts: threads inherit the blocked signals.
     let signals = sys::Signals::block().map_err(|error| format!("cannot block signals: {error}"))?;
     let listeners = Listeners::open(&config)?;
     logger::start(config.log_level, config.log_format).map_err(|error| format!("cannot start the log: {error}"))?;

@@ -1,5 +1,5 @@
-//! Tells the service manager where the gateway is in its life: `sd_notify(3)`, which is one datagram to
-//! the socket that `$NOTIFY_SOCKET` names. Without a manager that asks, nothing is done.
+//! Reports the state of the gateway to the service manager, as `sd_notify(3)` does: one datagram to the socket that
+//! `$NOTIFY_SOCKET` names. Without that variable nothing is sent.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -8,15 +8,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// A manager may be busy for a moment; a loop that serves streams cannot wait for long.
+/// How long a busy manager may delay the event loop.
 const SEND_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What the manager is told.
+/// A state worth a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServiceState {
-    /// Clients are served.
+    /// The gateway serves clients.
     Ready,
-    /// The end has been asked for and has begun.
+    /// Shutdown has begun.
     Stopping,
 }
 
@@ -29,28 +29,29 @@ impl ServiceState {
     }
 }
 
-/// The service manager, if there is one.
+/// The name of the service manager's socket, if there is one.
 #[derive(Debug)]
 pub struct ServiceManager(Option<OsString>);
 
 impl ServiceManager {
-    /// The one that started this process, if it wants to be told.
+    /// The manager that started this process.
     pub fn from_env() -> ServiceManager {
         ServiceManager(std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()))
     }
 
-    /// Tells it. A failure is logged: the gateway serves all the same, and the manager has a timeout.
+    /// Reports `state`. A failure is only logged: the manager has a timeout of its own.
     pub fn notify(&self, state: ServiceState) {
         let Some(name) = &self.0 else { return };
         if let Err(error) = send(name, state.text()) {
-            log::error!(socket = name.to_string_lossy().as_ref(), error = error.to_string(); "cannot notify the service manager: {}", state.text());
+            let (socket, error) = (name.to_string_lossy(), error.to_string());
+            log::error!(socket = socket.as_ref(), error; "cannot notify the service manager: {}", state.text());
         }
     }
 }
 
 fn send(name: &OsStr, text: &str) -> io::Result<()> {
     let address = match name.as_bytes() {
-        // A name that is no file (unix(7)); containers get such ones.
+        // An abstract name (unix(7)), as containers get.
         [b'@', abstract_name @ ..] => SocketAddr::from_abstract_name(abstract_name)?,
         _ => SocketAddr::from_pathname(name)?,
     };
@@ -65,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_that_takes_nothing_holds_nobody_up() {
+    fn a_full_socket_does_not_block() {
         let name = format!("ssegateway-{}", uuid::Uuid::from_bytes(crate::sys::random_bytes().unwrap()));
         let _full = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         let name = OsString::from(format!("@{name}"));

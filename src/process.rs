@@ -1,15 +1,15 @@
-//! What the kernel knows of this process, for the metrics (proc(5)). Read only when somebody asks; what a
-//! kernel or a container without `/proc` does not tell is left out.
+//! Figures of this process for the metrics, from proc(5), read once per scrape. A figure that the kernel or the container
+//! does not provide is left out.
 
 use crate::gateway::ProcessFigures;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime};
 
-/// Ticks a second in `/proc/self/stat`: a constant of Linux's interface to programs.
+/// Clock ticks in `/proc/self/stat` (`USER_HZ`, time(7)): the same on every Linux.
 const TICKS_PER_SECOND: u64 = 100;
 
-/// The figures now, for a process that started at `started_at`.
+/// The current figures of this process, which started at `started_at`.
 pub fn figures(started_at: SystemTime) -> ProcessFigures {
     let status = read("/proc/self/status");
     ProcessFigures {
@@ -23,8 +23,8 @@ pub fn figures(started_at: SystemTime) -> ProcessFigures {
     }
 }
 
-/// User and system time: the twelfth and thirteenth field behind the name, which stands in parentheses and may
-/// hold anything.
+/// User and system time: the twelfth and thirteenth field after the name, which is in parentheses and can itself contain
+/// blanks and parentheses.
 fn cpu(stat: &str) -> Option<Duration> {
     let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace().skip(11);
     let ticks: u64 = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
@@ -35,17 +35,17 @@ fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-/// The number behind that name at the start of a line.
+/// The number that follows `name` at the start of a line.
 #[inline(never)]
 fn field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
 }
 
-/// From Linux 6.2 on the directory's size is the number of descriptors; before, they must be counted.
+/// Since Linux 6.2 the size of the directory is the number of descriptors; before that, they must be counted.
 fn descriptors() -> Option<u64> {
     const DIRECTORY: &str = "/proc/self/fd";
     match fs::metadata(DIRECTORY).ok()?.size() {
-        // The one that the counting itself takes does not count.
+        // Not counting the one that reads the directory.
         0 => Some(fs::read_dir(DIRECTORY).ok()?.count().saturating_sub(1) as u64),
         size => Some(size),
     }

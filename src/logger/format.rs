@@ -1,10 +1,10 @@
-//! What a log line looks like: a message and its fields, as text or as JSON.
+//! The format of a log line: a message and its fields, as text or as JSON.
 //!
-//! The text looks as simple_logger's does, with the fields behind the message as `key=value`. JSON is one object a
-//! line: `ts`, `level`, `msg`, then the fields.
+//! Text looks like simple_logger's, with the fields after the message as `key=value`. JSON is one object per line: `ts`,
+//! `level`, `msg`, then the fields.
 //!
-//! A field is a string, an integer or a boolean. Whatever else can be displayed is made a string where it is logged:
-//! to display any value there may be takes the code for floating-point numbers, 16 kB that nothing else here needs.
+//! A field is a string, an integer or a boolean. The caller makes a string of anything else: formatting arbitrary values
+//! would link the code for floating-point numbers, 16 kB that nothing else here needs.
 
 use super::queue::CHUNK_BYTES;
 use crate::clock::rfc3339;
@@ -26,9 +26,9 @@ const STRING_BYTES_MAX: usize = 1024;
 /// Bytes of an object but for its brace and line end.
 const OBJECT_BYTES_MAX: usize = CHUNK_BYTES - 8;
 
-/// Text lines are seldom longer.
+/// Capacity of a text line, in bytes; few are longer.
 const LINE_BYTES_USUAL: usize = 256;
-/// Ends a text line that was too long. A request line of 4 KiB still shows its beginning.
+/// Replaces the end of a text line that is too long.
 const CUT: &str = "...\n";
 
 /// One line with its end, at most [`CHUNK_BYTES`] long.
@@ -42,7 +42,7 @@ pub fn line(format: LogFormat, record: &Record<'_>, now: OffsetDateTime) -> Stri
 /// The value of a field.
 enum Field<'a> {
     Text(&'a str),
-    /// A number or a truth value, which looks the same in both formats.
+    /// A number or a boolean, which looks the same in both formats.
     Plain(Arguments<'a>),
 }
 
@@ -72,7 +72,7 @@ fn visit_fields(record: &Record<'_>, push: impl FnMut(&str, Field<'_>)) {
     let _ = record.key_values().visit(&mut Visitor(push));
 }
 
-/// The message and its fields, as simple_logger would print them.
+/// One line as simple_logger would print it, with the fields.
 fn text(record: &Record<'_>, now: OffsetDateTime) -> String {
     let mut line = String::with_capacity(LINE_BYTES_USUAL);
     // Writing to a String cannot fail.
@@ -98,7 +98,7 @@ fn text(record: &Record<'_>, now: OffsetDateTime) -> String {
     line
 }
 
-/// Appends the text of a field, in quotes where it would not end with the next blank.
+/// Appends the text of a field, in quotes if it is empty or contains a blank or a quote.
 fn push_value(line: &mut String, text: &str) {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\') {
         return line.push_str(text);
@@ -113,7 +113,7 @@ fn push_value(line: &mut String, text: &str) {
     }
 }
 
-/// One object. What does not fit into it is left out.
+/// One object. A field that does not fit is left out.
 fn json(record: &Record<'_>, now: OffsetDateTime) -> String {
     let level = record.level().as_str().to_ascii_lowercase();
     let mut object = format!(r#"{{"ts":"{}","level":"{level}""#, timestamp(now));
@@ -140,7 +140,7 @@ fn timestamp(now: OffsetDateTime) -> String {
     format!("{}.{:03}Z", seconds.trim_end_matches('Z'), now.millisecond())
 }
 
-/// `text` as a JSON string, or as much of its beginning as takes no more than [`STRING_BYTES_MAX`] bytes.
+/// `text` as a JSON string, cut to [`STRING_BYTES_MAX`].
 fn quoted(text: &str) -> String {
     let mut bytes = 0;
     let mut too_long = text.char_indices().skip_while(|(_, character)| {

@@ -4,8 +4,8 @@ use libc::c_void;
 use std::hint::black_box;
 use std::mem::MaybeUninit;
 
-/// Makes all threads share one heap: without this each callback thread gets an arena of its own,
-/// which costs memory and wins nothing here. Call before any thread starts.
+/// Makes all threads share one heap: an arena for each callback thread would cost memory and gain nothing here. Call
+/// before any thread starts.
 pub fn limit_heap_arenas() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: takes plain integers; a refusal (0) leaves the default in place.
@@ -14,8 +14,7 @@ pub fn limit_heap_arenas() {
     };
 }
 
-/// Gives free heap pages back to the system; takes up to milliseconds on a large heap. For the quiet
-/// after a mass disconnect.
+/// Returns free heap pages to the system, which takes milliseconds on a large heap. For the quiet after a mass disconnect.
 pub fn release_heap() {
     empty_chunk_cache();
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -25,9 +24,9 @@ pub fn release_heap() {
     };
 }
 
-/// Every thread of glibc's keeps a few freed chunks of each small size for itself, and each of them pins the page it
-/// lies in: after a crowd, the last chunks of it all over the heap. This takes them out and has each grow into the free
-/// memory behind it, to a size that nobody keeps.
+/// glibc caches a few free chunks of each small size per thread, and each of them pins its page; after a crowd they are
+/// scattered all over the heap. This takes them out of the cache and grows each into the free memory behind it, to a size
+/// that is not cached.
 fn empty_chunk_cache() {
     /// glibc's defaults: seven chunks a size, sizes up to 1032 bytes in steps of 16.
     const CHUNKS_A_SIZE: usize = 7;
@@ -36,7 +35,7 @@ fn empty_chunk_cache() {
     for size in (24..=SIZE_MAX).step_by(16) {
         chunks.extend((0..CHUNKS_A_SIZE).map(|_| black_box(Vec::with_capacity(size))));
     }
-    // They lie side by side here and there: the last one goes first, and leaves its place to the one before it.
+    // From the highest address down, so that a chunk can grow into an adjacent one that has just been freed.
     chunks.sort_unstable_by_key(|chunk| chunk.as_ptr().addr());
     while let Some(mut chunk) = chunks.pop() {
         chunk.reserve_exact(SIZE_MAX + 1);
@@ -44,12 +43,12 @@ fn empty_chunk_cache() {
     }
 }
 
-/// Gives the pages of the calling thread's stack below this call back to the system. The last thing that a
-/// thread does: glibc keeps its stack for the next one, and with it what the thread had touched.
+/// Returns the unused pages of the calling thread's stack to the system. For a thread that is about to end: glibc keeps
+/// its stack for the next thread, with every page that was ever touched.
 pub fn release_stack() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
-        // SAFETY: it takes and gives a plain integer.
+        // SAFETY: takes and returns plain integers.
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
         let Some(page) = usize::try_from(page).ok().filter(|page| page.is_power_of_two()) else { return };
         let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
@@ -63,12 +62,12 @@ pub fn release_stack() {
             libc::pthread_attr_getstack(attributes.as_ptr(), &raw mut low, &raw mut size);
             libc::pthread_attr_destroy(attributes.as_mut_ptr());
         }
-        // This page and the one below it stay, for the frames of this function and of what it calls.
+        // This page and the one below it stay, for the frames of this function and its callees.
         let here = (&raw const size).addr();
         let end = (here & !(page - 1)).saturating_sub(page);
         if let Some(length) = end.checked_sub(low.addr()).filter(|length| *length < size) {
-            // SAFETY: the range lies in this thread's own stack, below every frame in use, where nothing
-            // that lives can be; it reads as zeroes from now on.
+            // SAFETY: the range is in this thread's own stack, below every frame in use, so it holds nothing live; it
+            // reads as zeroes from now on.
             unsafe { libc::madvise(low, length, libc::MADV_DONTNEED) };
         }
     }

@@ -15,14 +15,13 @@ pub use socket::{abort_on_close, is_quiet, listen, listen_backlog, send_now, set
 use libc::c_int;
 use std::io;
 
-/// Turns the -1 of a system call into the error it stands for.
+/// Turns -1 from a system call into the error in errno.
 fn check(result: c_int) -> io::Result<c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// Lets name lookups use the hosts file and DNS only. A statically linked glibc would otherwise load
-/// the NSS modules that `nsswitch.conf` names, and a module built for another glibc kills the
-/// process. Call first in `main`, before any thread.
+/// Restricts name lookups to the hosts file and DNS. A statically linked glibc would otherwise load the NSS modules in
+/// `nsswitch.conf`, and a module built for another glibc crashes the process. Call first in `main`, before any thread.
 pub fn pin_nss() {
     #[cfg(all(target_os = "linux", target_env = "gnu", target_feature = "crt-static"))]
     {
@@ -35,8 +34,8 @@ pub fn pin_nss() {
     }
 }
 
-/// Raises the soft limit on descriptors to the hard one and returns the soft limit now in force.
-/// Errors: only if the limit cannot be read; if it cannot be raised, the old one stays.
+/// Raises the soft limit on descriptors to the hard one, if it can, and returns the soft limit now in force.
+/// Errors: the limit cannot be read.
 pub fn raise_descriptor_limit() -> io::Result<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a live rlimit.
@@ -53,9 +52,9 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
     Ok(limit.rlim_cur.into())
 }
 
-/// Bytes from the operating system's generator, fit for secrets; at most 256, which it gives whole. The
-/// system call itself: a library that looks for it at run time finds nothing in a static binary and opens
-/// `/dev/urandom`, which an empty root does not have.
+/// Bytes from the kernel's generator, fit for secrets; at most 256, which are never cut short. Made by the system call
+/// itself: a library that looks up `getrandom` at run time finds nothing in a static binary and opens `/dev/urandom`,
+/// which an empty root does not have.
 /// Errors: a kernel before Linux 3.17, or a filter that forbids the call.
 pub fn random_bytes<const COUNT: usize>() -> io::Result<[u8; COUNT]> {
     const { assert!(COUNT <= 256) };
@@ -67,7 +66,7 @@ pub fn random_bytes<const COUNT: usize>() -> io::Result<[u8; COUNT]> {
             return Ok(bytes);
         }
         let error = io::Error::last_os_error();
-        // Only a wait for the generator, early in a machine's life, can be interrupted.
+        // Interrupted only while the generator is not seeded yet, early in the boot.
         if read >= 0 || error.kind() != io::ErrorKind::Interrupted {
             return Err(error);
         }

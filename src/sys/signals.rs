@@ -8,13 +8,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// SIGTERM and SIGINT as a descriptor: readable when one has come.
+/// SIGTERM and SIGINT as a descriptor: readable when one is pending.
 #[derive(Debug)]
 pub struct Signals(OwnedFd);
 
 impl Signals {
-    /// Blocks both signals for this thread and all that it starts later, and opens the descriptor,
-    /// nonblocking and close-on-exec. Call before any thread starts.
+    /// Blocks both signals in this thread and all threads that it starts later, and opens the descriptor, nonblocking and
+    /// close-on-exec. Call before any thread starts.
     pub fn block() -> io::Result<Signals> {
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: sigemptyset initialises the set; the others work on the initialised set. These
@@ -36,7 +36,7 @@ impl Signals {
         Ok(Signals(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Takes one signal, if one has come. Call until it returns `false`.
+    /// Takes one pending signal. Call until it returns `false`.
     pub fn take(&self) -> bool {
         let mut info = MaybeUninit::<libc::signalfd_siginfo>::uninit();
         let size = size_of::<libc::signalfd_siginfo>();

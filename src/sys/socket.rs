@@ -1,4 +1,4 @@
-//! Sockets, from the listener to the close; and writes that never block.
+//! What a socket needs from the listener to the close.
 
 use super::check;
 use libc::{c_int, c_void};
@@ -8,8 +8,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-/// Binds and listens: address reusable at once, `[::]` taking IPv4 too whatever the system's default
-/// is, close-on-exec, nonblocking. `backlog` is cut by the kernel to `net.core.somaxconn`.
+/// Binds and listens: address reusable at once, `[::]` also for IPv4 whatever the system's default, close-on-exec,
+/// nonblocking. The kernel caps `backlog` at `net.core.somaxconn`.
 pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     let family = if address.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
@@ -54,18 +54,17 @@ fn bind(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-/// Listens on a bound socket, or changes the backlog of one that listens already: std and mio
-/// hard-code 128, and clients beyond the backlog wait a second for their SYN to be repeated.
+/// Listens on a bound socket, or changes the backlog of a listener: std and mio hard-code 128, and clients beyond the
+/// backlog wait a second until they repeat their SYN.
 pub fn listen_backlog(fd: BorrowedFd<'_>, backlog: i32) -> io::Result<()> {
     // SAFETY: takes plain integers; the descriptor is open for the duration of the borrow.
     check(unsafe { libc::listen(fd.as_raw_fd(), backlog) })?;
     Ok(())
 }
 
-/// Prepares a listener for streams; Linux hands both options down to the sockets that it accepts.
-/// `TCP_NODELAY`, as a frame that waits for the acknowledgement of the last one can be 40 ms late.
-/// `TCP_USER_TIMEOUT`: a connection fails once data stays unacknowledged for `timeout` (milliseconds on
-/// the wire; more than 24 days count as 24 days).
+/// Prepares a listener for streams; accepted sockets inherit both options on Linux.
+/// `TCP_NODELAY`: a frame that waits for the acknowledgement of the previous one can be 40 ms late.
+/// `TCP_USER_TIMEOUT`: a connection fails once data has been unacknowledged for `timeout`, at most 24 days.
 pub fn set_stream_options(listener: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
     let millis = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
     set_option(listener, libc::IPPROTO_TCP, libc::TCP_NODELAY, &1_i32)?;
@@ -75,8 +74,8 @@ pub fn set_stream_options(listener: BorrowedFd<'_>, timeout: Duration) -> io::Re
 fn set_option<T>(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: &T) -> io::Result<()> {
     // The options used here are at most 16 bytes.
     let size = size_of::<T>() as libc::socklen_t;
-    // SAFETY: pointer and size describe `value`, which outlives the call; the callers in this module
-    // pass the type that the option asks for.
+    // SAFETY: pointer and size describe `value`, which outlives the call; the callers in this module pass the type that
+    // the option requires.
     check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), size) })?;
     Ok(())
 }
@@ -103,7 +102,7 @@ pub fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
-/// Whether a socket is open with nothing to read. Takes nothing out of it and never blocks.
+/// Whether a socket is open with nothing to read. Consumes nothing and never blocks.
 pub fn is_quiet(fd: BorrowedFd<'_>) -> bool {
     let mut byte = 0_u8;
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
