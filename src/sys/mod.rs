@@ -10,7 +10,7 @@ mod stdio;
 
 pub use memory::{limit_heap_arenas, release_heap, release_stack};
 pub use signals::{Signals, delay_abort};
-pub use socket::{abort_on_close, is_quiet, listen, listen_backlog, send_now, set_stream_options, wait_writable};
+pub use socket::{abort_on_close, is_quiet, listen, send_now, set_stream_options, wait_writable};
 
 use libc::c_int;
 use std::io;

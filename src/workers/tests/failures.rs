@@ -37,8 +37,7 @@ fn a_connection_that_is_not_accepted() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
     // A backlog of 0 holds one connection; fill it until a connect hangs.
-    use std::os::fd::AsFd;
-    crate::sys::listen_backlog(listener.as_fd(), 0).unwrap();
+    socket2::SockRef::from(&listener).listen(0).unwrap();
     let mut fillers = Vec::new();
     while let Ok(filler) = TcpStream::connect_timeout(&address, SHORT) {
         fillers.push(filler);
