@@ -13,18 +13,18 @@ HOST, PORT = os.environ.get("HOST", "127.0.0.1"), int(os.environ.get("PORT", "80
 GATEWAY = urlsplit(os.environ.get("GATEWAY_URL", "http://127.0.0.1:3000"))
 gateway = http.client.HTTPConnection(GATEWAY.hostname, GATEWAY.port or 80, timeout=5)  # kept open between sends
 streams = {}  # token -> user, for every stream that is open
-due = collections.deque()  # tokens that have yet to get the current tick
+due = collections.deque()  # tokens that have not been sent the current tick
 
 
 def send(token, **message):
     """Sends to one stream: event={"name": ..., "data": ...}, close=True, or both."""
     body = json.dumps({"token": token, **message})
-    for _attempt in range(2):  # the idle connection may have been closed meanwhile: once more on a new one
+    for _attempt in range(2):  # the idle connection may have been closed: retry once on a new one
         try:
             gateway.request("POST", "/internal/send", body, {"Content-Type": "application/json"})
             with gateway.getresponse() as answer:
                 answer.read()
-                if answer.status == 404:  # the stream is gone, so nothing more is sent to it
+                if answer.status == 404:  # the stream has ended
                     streams.pop(token, None)
                 return
         except (OSError, http.client.HTTPException):
@@ -33,7 +33,7 @@ def send(token, **message):
 
 class Backend(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    timeout = 5  # seconds; a peer that connects and stays silent must not hold the only thread
+    timeout = 5  # seconds; a silent peer must not block the only thread
 
     def do_POST(self):
         call = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -41,7 +41,7 @@ class Backend(http.server.BaseHTTPRequestHandler):
         body = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("Connection", "close")  # an idle connection kept open would hold the only thread
+        self.send_header("Connection", "close")  # an idle connection would block the only thread
         self.end_headers()
         self.wfile.write(body)
 
@@ -51,9 +51,9 @@ class Backend(http.server.BaseHTTPRequestHandler):
             streams.pop(token, None)
             return 200, {}
         if url.path == "/forbidden":
-            return 403, {}  # any status but 2xx: the client gets that status, and no stream
+            return 403, {}  # any status other than 2xx rejects the client with that status
         user = parse_qs(url.query).get("user", [None])[0]
-        for old in [t for t, u in streams.items() if user and u == user]:  # one stream per user: end the older one
+        for old in [t for t, u in streams.items() if user and u == user]:  # one stream per user: close the older one
             send(old, event={"name": "replaced", "data": "You opened another stream."}, close=True)
         streams[token] = user
         send(token, event={"name": "early", "data": "Sent before this callback was answered."})
@@ -61,10 +61,10 @@ class Backend(http.server.BaseHTTPRequestHandler):
 
 
 class Server(http.server.HTTPServer):
-    request_queue_size = 4096  # callbacks that may wait while the one thread is busy
+    request_queue_size = 4096  # callbacks that queue while the only thread is busy
     timeout, next_tick = 0, time.monotonic() + 1
 
-    def handle_timeout(self):  # no callback is waiting: send one tick, then look again
+    def handle_timeout(self):  # no callback is pending: send one tick, then check again
         if due:
             send(due.popleft(), event={"data": time.strftime("tick %H:%M:%S")})
         elif time.monotonic() >= self.next_tick:

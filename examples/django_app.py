@@ -24,7 +24,7 @@ class Stream(models.Model):
         app_label = "streams"
 
 
-@csrf_exempt  # the gateway knows no CSRF token; CALLBACK_TOKEN keeps others out
+@csrf_exempt  # the gateway has no CSRF token; CALLBACK_TOKEN keeps others out
 def callback(request):
     call = gateway.callback(request.body, request.headers)
     if call.action == "disconnect":
@@ -32,7 +32,7 @@ def callback(request):
         return HttpResponse()
     if not (user := SessionStore(call.cookies.get(settings.SESSION_COOKIE_NAME)).get("user")):
         return HttpResponse(status=401)
-    Stream.objects.exclude(instance=call.instance).delete()  # gone since the gateway was restarted
+    Stream.objects.exclude(instance=call.instance).delete()  # lost when the gateway restarted
     Stream.objects.create(token=call.token, user=user, instance=call.instance)
     for oldest in Stream.objects.filter(user=user).order_by("-id")[3:]:
         gateway.send(str(oldest.token), "Three pages are enough.", name="replaced", close=True)
@@ -50,10 +50,10 @@ def messages(request):
 
 def users(request):
     if request.method == "POST":
-        request.session["user"] = request.POST["user"]  # in earnest: django.contrib.auth
+        request.session["user"] = request.POST["user"]  # a real project uses django.contrib.auth
     return JsonResponse(list(Stream.objects.values_list("user", flat=True).distinct()), safe=False)
 
 
 urlpatterns = [path("callback", callback), path("messages", messages), path("users", users)]
-with connection.cursor() as cursor:  # in earnest: a migration
+with connection.cursor() as cursor:  # a real project has a migration
     cursor.execute("CREATE TABLE IF NOT EXISTS streams_stream (id INTEGER PRIMARY KEY, token, user, instance)")

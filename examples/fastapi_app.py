@@ -11,15 +11,16 @@ from ssegateway.aio import AsyncGateway
 @asynccontextmanager
 async def lifespan(app):
     async with aclosing(gateway):
-        with suppress(GatewayError):  # streams from before a restart are nobody's: end them, and the pages come back
+        with suppress(GatewayError):  # the owners of open streams are not known: close them, the pages reconnect
             async for connection in gateway.connections():
                 await gateway.send(connection.token, close=True)
         yield
 
 
 app, gateway = FastAPI(lifespan=lifespan), AsyncGateway()
-sessions = {}  # cookie -> user; in earnest: your sessions
-streams, instance = {}, None  # token -> user; of the gateway
+sessions = {}  # cookie -> user; a real application has its own
+streams = {}  # token -> user
+instance = None  # of the gateway that holds them
 
 
 @app.post("/callback")
@@ -31,7 +32,7 @@ async def callback(request: Request):
         return {}
     if not (user := sessions.get(call.cookies.get("session"))):
         raise HTTPException(401)
-    if instance != (instance := call.instance):  # the gateway was restarted
+    if instance != (instance := call.instance):  # the gateway restarted, and its streams are lost
         streams.clear()
     streams[call.token] = user
     for oldest in [token for token, of in streams.items() if of == user][:-3]:

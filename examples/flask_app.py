@@ -13,7 +13,7 @@ app, gateway = Flask(__name__), Gateway()
 app.secret_key = os.environ["SECRET_KEY"]
 
 
-def query(sql, *values):  # every worker has to know whose the streams are, so a dict will not do
+def query(sql, *values):  # a database rather than a dict, since all workers share the streams
     with closing(sqlite3.connect(os.environ.get("DATABASE", "streams.db"), isolation_level=None)) as database:
         return database.execute(sql, values).fetchall()
 
@@ -27,10 +27,10 @@ def callback():
     if call.action == "disconnect":
         query("DELETE FROM streams WHERE token = ?", call.token)
         return {}
-    with app.test_request_context(headers=call.headers):  # the client's request, and with it its session
+    with app.test_request_context(headers=call.headers):  # the client's request, with its session cookie
         if not (user := session.get("user")):
             return {}, 401
-    query("DELETE FROM streams WHERE instance IS NOT ?", call.instance)  # gone since the gateway was restarted
+    query("DELETE FROM streams WHERE instance IS NOT ?", call.instance)  # lost when the gateway restarted
     query("INSERT INTO streams VALUES (?, ?, ?)", call.token, user, call.instance)
     for (oldest,) in query("SELECT token FROM streams WHERE user = ? ORDER BY rowid DESC LIMIT -1 OFFSET 3", user):
         gateway.send(oldest, "Three pages are enough.", name="replaced", close=True)
@@ -54,5 +54,5 @@ def online():
 
 @app.post("/users")
 def login():
-    session["user"] = request.form["user"]  # in earnest: after a look at the password
+    session["user"] = request.form["user"]  # a real application checks a password first
     return {}
