@@ -12,7 +12,7 @@ FILES = {"nginx": "nginx.conf", "haproxy": "haproxy.cfg", "caddy": "Caddyfile"}
 # What surrounds the file of examples/proxies where the distribution installs it.
 NGINX = """
 daemon off; error_log stderr; pid {directory}/pid;
-events {{ }}
+events {{ worker_connections 4096; }}
 http {{
     access_log off;
     client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy;
