@@ -23,6 +23,11 @@ streams = {}  # token -> user
 instance = None  # of the gateway that holds them
 
 
+async def send(token, *data, **options):
+    if not await gateway.send(token, *data, **options):  # the stream has ended
+        streams.pop(token, None)
+
+
 @app.post("/callback")
 async def callback(request: Request):
     global instance
@@ -36,7 +41,7 @@ async def callback(request: Request):
         streams.clear()
     streams[call.token] = user
     for oldest in [token for token, of in streams.items() if of == user][:-3]:
-        await gateway.send(oldest, "Three pages are enough.", name="replaced", close=True)
+        await send(oldest, "Three pages are enough.", name="replaced", close=True)
     return {"event": {"name": "welcome", "data": user}}
 
 
@@ -45,8 +50,7 @@ async def messages(to: Annotated[str, Form()], text: Annotated[str, Form()], ses
     if not (user := sessions.get(session)):
         raise HTTPException(401)
     for token in [token for token, of in streams.items() if of == to]:
-        if not await gateway.send(token, f"{user}: {text}"):
-            streams.pop(token, None)
+        await send(token, f"{user}: {text}")
 
 
 @app.get("/users")

@@ -4,10 +4,10 @@ SECRET_KEY=... gunicorn --workers 2 flask_app:app     CALLBACK_URL=http://127.0.
 """
 import os
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 
 from flask import Flask, request, session
-from ssegateway import Gateway
+from ssegateway import Gateway, GatewayError
 
 app, gateway = Flask(__name__), Gateway()
 app.secret_key = os.environ["SECRET_KEY"]
@@ -18,7 +18,15 @@ def query(sql, *values):  # a database rather than a dict, since all workers sha
         return database.execute(sql, values).fetchall()
 
 
+def send(token, *data, **options):
+    if not gateway.send(token, *data, **options):  # the stream has ended
+        query("DELETE FROM streams WHERE token = ?", token)
+
+
 query("CREATE TABLE IF NOT EXISTS streams (token TEXT PRIMARY KEY, user TEXT, instance TEXT)")
+with suppress(GatewayError):  # forget the streams that ended while this application was down
+    for token in {token for (token,) in query("SELECT token FROM streams")} - {c.token for c in gateway.connections()}:
+        send(token)  # a send without an event is a probe: the stream may still be connecting
 
 
 @app.post("/callback")
@@ -31,9 +39,9 @@ def callback():
         if not (user := session.get("user")):
             return {}, 401
     query("DELETE FROM streams WHERE instance IS NOT ?", call.instance)  # lost when the gateway restarted
-    query("INSERT INTO streams VALUES (?, ?, ?)", call.token, user, call.instance)
+    query("INSERT OR REPLACE INTO streams VALUES (?, ?, ?)", call.token, user, call.instance)  # the gateway may retry
     for (oldest,) in query("SELECT token FROM streams WHERE user = ? ORDER BY rowid DESC LIMIT -1 OFFSET 3", user):
-        gateway.send(oldest, "Three pages are enough.", name="replaced", close=True)
+        send(oldest, "Three pages are enough.", name="replaced", close=True)
     return {"event": {"name": "welcome", "data": user}}
 
 
@@ -42,8 +50,7 @@ def messages():
     if "user" not in session:
         return {}, 401
     for (token,) in query("SELECT token FROM streams WHERE user = ?", request.form["to"]):
-        if not gateway.send(token, f"{session['user']}: {request.form['text']}"):
-            query("DELETE FROM streams WHERE token = ?", token)
+        send(token, f"{session['user']}: {request.form['text']}")
     return {}
 
 

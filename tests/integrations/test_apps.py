@@ -2,11 +2,12 @@
 
 import json
 import socket
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from apps import SERVERS, TOKENS, App, eventually
+from apps import PATIENCE_SECONDS, SERVERS, TOKENS, App, eventually
 from ssegateway.pytest_plugin import LiveGateway
 
 
@@ -97,6 +98,39 @@ def test_streams_of_a_gateway_that_crashed_are_forgotten(app: App) -> None:
     app.gateway.restart()
     _stream = bob.open()
     assert app.online() == ["bob"]
+
+
+def test_a_retried_connect_opens_no_second_stream(app: App) -> None:
+    ann, bob = app.user("ann"), app.user("bob")
+    stream = ann.open()
+    internal = {"Authorization": f"Bearer {TOKENS['INTERNAL_TOKEN']}"}
+    listing = urllib.request.Request(f"{app.gateway.client.url}/internal/connections", headers=internal)
+    with urllib.request.urlopen(listing) as answer:
+        listed = json.load(answer)
+    client = {"url": "/events", "headers": {"cookie": ann.headers["Cookie"]}}
+    call = json.dumps({"action": "connect", "token": listed["connections"][0]["token"], "request": client})
+    headers = {"Authorization": f"Bearer {TOKENS['CALLBACK_TOKEN']}", "SSEGateway-Instance": listed["instance"]}
+    assert app.request("POST", "/callback", call, headers).status == 200
+    for text in ("once", "only"):
+        bob.say(to="ann", text=text)
+        assert stream.event() == ("message", f"bob: {text}", "")
+
+
+@pytest.mark.parametrize("app", ["flask", "django"], indirect=True)
+def test_streams_that_ended_while_the_application_was_down_are_forgotten(app: App, listener: socket.socket) -> None:
+    ann, bob = app.user("ann"), app.user("bob")
+    stream_of_ann, stream_of_bob = ann.open(), bob.open()
+    app.stop()
+    stream_of_ann.close()
+    listener.settimeout(PATIENCE_SECONDS)
+    with listener.accept()[0] as callback:  # and it is lost
+        received = b""
+        while b'"disconnect"' not in received:
+            received += callback.recv(4096)
+    app.start()
+    assert app.online() == ["bob"]
+    ann.say(to="bob", text="hello")
+    assert stream_of_bob.event() == ("message", "ann: hello", "")
 
 
 @pytest.mark.parametrize("app", ["fastapi"], indirect=True)
