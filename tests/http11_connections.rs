@@ -185,12 +185,12 @@ fn a_request_byte_by_byte_is_a_request() {
 #[test]
 fn an_idle_connection_is_closed_after_its_time() {
     let gateway = Gateway::builder().set("KEEPALIVE_TIMEOUT_SECONDS", 1).start();
+    let start = Instant::now();
     let mut client = Client::open(gateway.port, get("/healthz"));
     assert_eq!(client.response().status, 200);
-    let start = Instant::now();
     client.assert_closed();
     let elapsed = start.elapsed();
-    assert!((Duration::from_millis(900)..Duration::from_secs(5)).contains(&elapsed), "{elapsed:?}");
+    assert!((Duration::from_secs(1)..Duration::from_secs(5)).contains(&elapsed), "{elapsed:?}");
 }
 
 #[test]
@@ -206,15 +206,15 @@ fn a_request_that_takes_too_long_ends_with_408_or_a_close() {
     // On a kept connection the time runs from the first byte of the request.
     let mut kept = gateway.client();
     kept.assert_open();
+    let start = Instant::now();
     kept.send("GET /x");
     clients.push(kept);
-    let start = Instant::now();
     for client in &mut clients {
         let answer = client.rest();
         assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 408 "), "{}", String::from_utf8_lossy(&answer));
     }
     let elapsed = start.elapsed();
-    assert!((Duration::from_millis(800)..Duration::from_secs(5)).contains(&elapsed), "{elapsed:?}");
+    assert!((Duration::from_secs(1)..Duration::from_secs(5)).contains(&elapsed), "{elapsed:?}");
 }
 
 #[test]

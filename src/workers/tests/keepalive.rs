@@ -1,7 +1,6 @@
 //! Connections that serve several calls, and what happens when one of them turns out closed.
 
 use super::*;
-use std::time::Instant;
 
 const OK: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 
@@ -12,11 +11,7 @@ fn answer(stream: &mut TcpStream, bytes: &[u8]) -> bool {
 
 /// Waits until a connection is back among the idle ones, which happens after the outcome is known.
 fn until_idle(pool: &Pool, count: usize) {
-    let start = Instant::now();
-    while pool.workers.0.client.idle_connections() != count {
-        assert!(start.elapsed() < LONG, "never {count} idle connections");
-        thread::yield_now();
-    }
+    eventually("as many idle connections", || pool.workers.0.client.idle_connections() == count);
 }
 
 #[test]
@@ -170,7 +165,7 @@ fn an_answer_begun_forbids_the_replacement() {
 #[test]
 fn the_replacement_has_only_the_time_that_is_left() {
     let (release, hold) = mpsc::channel::<()>();
-    let (pool, script) = warmed(SHORT, move |listener, mut stream| {
+    let (pool, script) = warmed(ENOUGH, move |listener, mut stream| {
         read_request(&mut stream).unwrap();
         drop(stream);
         let (mut stream, _) = listener.accept().unwrap();

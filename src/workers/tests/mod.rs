@@ -16,12 +16,14 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Long enough never to matter, where a test is about something else.
 const LONG: Duration = Duration::from_secs(60);
 /// A timeout that is meant to run out.
 const SHORT: Duration = Duration::from_millis(100);
+/// A timeout that is meant to run out, behind something that must be in time on a busy machine, too.
+const ENOUGH: Duration = Duration::from_secs(2);
 /// What the pool's gateway is called.
 const INSTANCE: &str = "5f0c2a9e-6d1b-4c8e-9f37-2b1d0e4a6c85";
 
@@ -94,6 +96,15 @@ impl Pool {
         let completion = self.next();
         assert_eq!(completion.id, key(7));
         completion.outcome
+    }
+}
+
+/// Polls for something that announces itself through no channel.
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < LONG, "never happened: {what}");
+        thread::yield_now();
     }
 }
 

@@ -27,9 +27,7 @@ fn every_call_completes_and_wakes() {
     assert!(pool.completions.try_recv().is_err());
     assert!(pool.threads() <= 8);
     // The last wake follows its completion.
-    while pool.wakes.load(Ordering::SeqCst) < 500 {
-        thread::yield_now();
-    }
+    eventually("500 wakes", || pool.wakes.load(Ordering::SeqCst) == 500);
 }
 
 #[test]
@@ -72,9 +70,7 @@ fn idle_threads_end_and_new_ones_start() {
     let pool = Pool::new(&format!("http://{address}/"), Options { idle_timeouts, ..Options::default() });
     for _ in 0..3 {
         assert_eq!(pool.call(), answered(204, Some("")));
-        while pool.threads() > 0 {
-            thread::yield_now();
-        }
+        eventually("no thread is left", || pool.threads() == 0);
     }
 }
 
@@ -99,9 +95,7 @@ fn one_idle_thread_stays_for_the_next_call() {
         assert_eq!(pool.next().outcome, answered(204, Some("")));
     }
     script.join().unwrap();
-    while pool.threads() > 1 {
-        thread::yield_now();
-    }
+    eventually("one thread is left", || pool.threads() == 1);
     assert_eq!(pool.workers.0.lock().idle.len(), 1);
 }
 
