@@ -18,7 +18,7 @@ fn idle_connections_closed_at_random_moments_show_nowhere() {
     let calls = AtomicU64::new(0);
     let backend = Backend::new(move |call| {
         entries.enter(call, Verdict::Accepted);
-        let random = Random(calls.fetch_add(1, Ordering::SeqCst)).next();
+        let random = Random::new(calls.fetch_add(1, Ordering::SeqCst)).next();
         // Whole milliseconds would miss the window in which the next call is on its way.
         let pause = Duration::from_micros(random % 3000);
         match random >> 32 & 3 {

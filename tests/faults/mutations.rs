@@ -58,10 +58,10 @@ const SPLICES: &[&str] = &[
 
 /// A valid request with one to four changes.
 fn mutated(random: &mut Random) -> Vec<u8> {
-    let mut bytes = VALID[random.below(VALID.len())].as_bytes().to_vec();
+    let mut bytes = random.pick(VALID).as_bytes().to_vec();
     for _ in 0..=random.below(4) {
-        let at = random.below(bytes.len());
-        let end = (at + 1 + random.below(20)).min(bytes.len());
+        let at = random.index(bytes.len());
+        let end = (at + 1 + random.index(20)).min(bytes.len());
         match random.below(9) {
             0 => bytes[at] ^= 1 << random.below(8),
             1 => bytes[at] = random.next() as u8,
@@ -73,14 +73,14 @@ fn mutated(random: &mut Random) -> Vec<u8> {
             4 => bytes.truncate(at + 1),
             5 => bytes[at] = bytes[at].to_ascii_uppercase() ^ 0x20,
             6 => {
-                let other = VALID[random.below(VALID.len())].as_bytes();
-                bytes.splice(at.., other[random.below(other.len())..].iter().copied());
+                let other = random.pick(VALID).as_bytes();
+                bytes.splice(at.., other[random.index(other.len())..].iter().copied());
             }
             7 => {
                 let long = vec![bytes[at]; 1 << random.below(15)];
                 bytes.splice(at..at, long);
             }
-            _ => drop(bytes.splice(at..at, SPLICES[random.below(SPLICES.len())].bytes())),
+            _ => drop(bytes.splice(at..at, random.pick(SPLICES).bytes())),
         }
         if bytes.is_empty() {
             bytes.push(b'\n');
@@ -103,14 +103,14 @@ fn mutated_requests_get_an_answer_or_a_close() {
     let (stream, token) = gateway.open_with(&backend, "/healthy");
     let healthy = Healthy::start(&gateway, stream, token);
     let descriptors = gateway.descriptors();
-    let mut random = Random(SEED);
+    let mut random = Random::new(SEED);
     let mut statuses = std::collections::BTreeMap::<String, usize>::new();
     let mut before = 0;
     for n in 0..REQUESTS {
         let bytes = mutated(&mut random);
         let mut client = gateway.client();
         // Sometimes in two pieces; the gateway may be through with it after the first.
-        let cut = if n % 2 == 0 { bytes.len() } else { random.below(bytes.len()) };
+        let cut = if n % 2 == 0 { bytes.len() } else { random.index(bytes.len()) };
         let _ = client.try_send(&bytes[..cut]);
         let _ = client.try_send(&bytes[cut..]);
         // So that whatever it was ends: half a request, an idle connection, a stream.

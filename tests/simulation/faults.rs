@@ -1,6 +1,6 @@
 //! What can go wrong, how likely, and in which settings: all drawn from the seed.
 
-use super::random::Random;
+use crate::random::Random;
 use ssegateway::gateway::{ConnectFailure, Settings};
 use ssegateway::secret::Secret;
 use std::time::Duration;

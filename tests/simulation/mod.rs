@@ -10,7 +10,6 @@ mod faults;
 mod kernel;
 mod net;
 mod oracle;
-mod random;
 mod requests;
 mod response;
 mod stream;

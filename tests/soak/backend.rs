@@ -24,11 +24,11 @@ pub fn start(ledger: Ledger, news: Sender<News>) -> Backend {
         // The books first: the gateway may be quicker than the next line.
         ledger.enter(call, verdict);
         let _ = news.send((visit, call.token().to_owned()));
-        let mut random = Random(visit ^ 0x5eed);
+        let mut random = Random::new(visit ^ 0x5eed);
         let answer = match random.below(1000) {
             // Some streams have events sent to them before they are open.
-            0..50 => answer.delayed(Duration::from_millis(100 + random.below(300) as u64)),
-            50..500 => answer.delayed(Duration::from_millis(random.below(20) as u64)),
+            0..50 => answer.delayed(Duration::from_millis(100 + random.below(300))),
+            50..500 => answer.delayed(Duration::from_millis(random.below(20))),
             _ => answer,
         };
         closing_at_times(answer, &mut random)
@@ -36,7 +36,7 @@ pub fn start(ledger: Ledger, news: Sender<News>) -> Backend {
 }
 
 fn decide(visit: u64) -> (Verdict, Answer) {
-    let mut random = Random(visit);
+    let mut random = Random::new(visit);
     match random.below(1000) {
         0..30 => (Verdict::Rejected, Answer::status(403)),
         30..45 => (Verdict::Rejected, Answer::new(302, &[("Location", "/login")], "moved")),
@@ -56,12 +56,13 @@ fn decide(visit: u64) -> (Verdict, Answer) {
 /// It never breaks off before it has answered: a callback on a kept connection would then be repeated, as it should be,
 /// and the books could not tell that from a second one.
 fn after_disconnect(call: &Call) -> Answer {
-    let mut random = Random(call.at.elapsed().as_nanos() as u64 ^ call.connection as u64 ^ (call.ordinal as u64) << 32);
+    let mut random =
+        Random::new(call.at.elapsed().as_nanos() as u64 ^ call.connection as u64 ^ (call.ordinal as u64) << 32);
     let answer = match random.below(1000) {
         0..20 => Answer::status(500),
         20..30 => Answer::raw("no HTTP at all\r\n\r\n").then(Step::Close),
         30..35 => return Answer::silence(),
-        35..200 => Answer::ok().delayed(Duration::from_millis(random.below(100) as u64)),
+        35..200 => Answer::ok().delayed(Duration::from_millis(random.below(100))),
         _ => Answer::ok(),
     };
     closing_at_times(answer, &mut random)
@@ -69,7 +70,7 @@ fn after_disconnect(call: &Call) -> Answer {
 
 /// Closes the connection now and then, perhaps while the next call is on its way.
 fn closing_at_times(answer: Answer, random: &mut Random) -> Answer {
-    let pause = Duration::from_micros(random.below(2000) as u64);
+    let pause = Duration::from_micros(random.below(2000));
     match random.below(100) {
         0..4 => answer.then(Step::Close),
         4..7 => answer.then(Step::Pause(pause)).then(Step::Close),

@@ -68,7 +68,7 @@ impl Crowd {
             slots: (0..size).map(|_| None).collect(),
             by_visit: HashMap::new(),
             news,
-            random: Random(seed),
+            random: Random::new(seed),
             start: Instant::now(),
             lifetime,
             rate,
@@ -170,7 +170,7 @@ impl Crowd {
 
     fn open_some(&mut self) {
         let mut opened = 0;
-        let first = self.random.below(self.slots.len());
+        let first = self.random.index(self.slots.len());
         for slot in (first..self.slots.len()).chain(0..first) {
             if opened == OPENS_PER_TICK {
                 return;
@@ -210,7 +210,7 @@ impl Crowd {
         let now = Instant::now();
         let stays = match role {
             Role::Healthy | Role::Hasty => self.lifetime.mul_f64(self.exponential()),
-            Role::Early => Duration::from_millis(self.random.below(40) as u64),
+            Role::Early => Duration::from_millis(self.random.below(40)),
             Role::Lazy => LAZY_TIME,
             Role::Garbage | Role::SlowHead => PATIENCE,
         };
@@ -247,9 +247,9 @@ impl Crowd {
     fn send_some(&mut self) {
         while self.due >= 1.0 {
             self.due -= 1.0;
-            let slot = self.random.below(self.slots.len());
+            let slot = self.random.index(self.slots.len());
             // Several in a row for the same stream, now and then.
-            let count = if self.random.permille(50) { 5 } else { 1 };
+            let count = if self.random.chance(50) { 5 } else { 1 };
             for _ in 0..count {
                 self.send_event(slot);
             }
@@ -263,7 +263,7 @@ impl Crowd {
         if !sends || !matches!(visitor.stage, Stage::Waiting | Stage::Open) {
             return;
         }
-        let padding = "x".repeat(self.random.below(300));
+        let padding = "x".repeat(self.random.index(300));
         let (visit, sequence, micros) = (visitor.visit, visitor.sent, self.start.elapsed().as_micros());
         let body = format!(r#"{{"token":"{token}","event":{{"data":"{visit} {sequence} {micros} {padding}"}}}}"#);
         visitor.sent += 1;
@@ -292,7 +292,7 @@ impl Crowd {
                     let visit = visitor.visit;
                     self.senders[slot % SENDERS].push(visit, &body.to_string());
                 }
-                (Role::SlowHead, Stage::Waiting) if self.random.permille(500) => visitor.out.push(b'x'),
+                (Role::SlowHead, Stage::Waiting) if self.random.chance(500) => visitor.out.push(b'x'),
                 (Role::Hasty | Role::Early, Stage::Open) | (Role::Early | Role::Lazy, Stage::Waiting) if over => {
                     self.remove(slot)
                 }
