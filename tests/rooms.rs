@@ -18,8 +18,10 @@ const ROOMS: [&[&str]; 9] = [
 ];
 
 /// Rooms that a simulation or a fuzzer must be able to run, and what none of them may name.
-const PURE: [&str; 14] =
-    ["clock", "table", "timer", "buffer", "escape", "secret", "metrics", "http", "sse", "json", "send", "callback", "job", "hub"];
+const PURE: [&str; 14] = [
+    "clock", "table", "timer", "buffer", "escape", "secret", "metrics", "http", "sse", "json", "send", "callback",
+    "job", "hub",
+];
 const IMPURE: [&str; 9] =
     ["std::net", "std::thread", "std::env", "std::fs", "Instant", "SystemTime::now", "mio::", "ureq", "libc"];
 

@@ -99,8 +99,11 @@ pub(super) enum ConnectResult {
     Overflow,
 }
 
-/// Each result at its index: label in the metrics; status and text, where the gateway itself answers the client.
-const CONNECT_RESULTS: [(ConnectResult, &str, Option<(u16, &str)>); 10] = [
+/// Status and text of an answer that the gateway gives by itself.
+type OwnAnswer = (u16, &'static str);
+
+/// Each result at its index: label in the metrics; the answer, where the backend has given none.
+const CONNECT_RESULTS: [(ConnectResult, &str, Option<OwnAnswer>); 10] = [
     (ConnectResult::Accepted, "accepted", None),
     (ConnectResult::Rejected, "rejected", None),
     (ConnectResult::Unavailable, "unavailable", Some((503, "Backend unavailable"))),
