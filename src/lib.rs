@@ -5,26 +5,44 @@
 //! the backend when the client has gone. `docs/protocol.md` says what happens on the wire, exactly. This
 //! page is the map of the code.
 //!
-//! # The rooms, bottom to top
+//! # The layers
 //!
-//! One thread runs everything but the blocking callbacks. A room imports only from rooms above it in
-//! this table.
+//! One thread runs everything but what blocks. A module imports only from those above it in this table, and so do the
+//! files within a module: `tests/rooms.rs` reads the sources and fails when one does not, or when a module that must be
+//! pure names a socket, a thread or a clock.
 //!
-//! | Room | Holds | Knows nothing of |
+//! | Module | Holds | Knows nothing of |
 //! |---|---|---|
-//! | [`clock`], [`table`], [`timer`], [`buffer`], [`escape`], [`secret`], [`metrics`] | milliseconds; generational slab; timer wheel; output buffers and their pool; text made fit for a log; text that is never shown; histograms and the text format of Prometheus | everything else |
+//! | [`clock`], [`table`], [`escape`], [`secret`], [`timer`], [`buffer`], [`metrics`] | milliseconds; generational slab; text made fit for a log; text that is never shown; timer wheel; output buffers and their pool; histograms and the text format of Prometheus | everything else |
 //! | [`http`] | request heads, request bodies, responses: borrowed bytes in, appended bytes out | sockets, streams |
 //! | [`sse`] | event to frame, heartbeat, retry | HTTP, JSON |
-//! | `json` | JSON of backends, read in place; quotes and escapes found 64 bytes at a time | commands, callbacks |
+//! | `json` | JSON of backends, read in place | commands, callbacks |
 //! | [`send`] | the JSON of `/internal/send`, one error per row of the contract | connections |
-//! | [`callback`] | payloads and outcomes of callbacks | threads, ureq |
-//! | [`gateway`] | the protocol: connections, tokens, callbacks, deadlines. Inputs in, bytes and actions out | I/O, clocks, randomness |
-//! | [`reactor`] | the event loop's judgement: readiness, fairness, the accept gate, flushing; over [`reactor::System`], one method per system call | the protocol's rules |
-//! | [`workers`] | the callback pool on ureq: elastic threads, a caching resolver | connections |
-//! | [`config`], [`limits`], [`logger`], [`process`], [`sys`], [`notify`], [`serve`], [`cli`], [`healthcheck`] | environment, descriptors, log, the process's own figures, system calls, service manager, start and end | |
+//! | [`callback`] | the client's request as callbacks carry it; callbacks and their outcomes | threads, ureq |
+//! | [`job`] | what the core has done by others, and what came of it | who does it |
+//! | `hub` | which connection a token names, which callbacks wait: connection ids in, connection ids out | HTTP, sockets |
+//! | [`gateway`] | connections and the protocol: HTTP on one side, `hub` on the other. Inputs in, bytes and actions out | I/O, clocks, randomness |
+//! | [`sys`] | system calls that std and mio do not offer; the only `unsafe` code | the gateway |
+//! | [`limits`], [`logger`], [`config`], [`process`], [`notify`] | descriptors; the log; the environment; the process's own figures; the service manager | sockets of clients |
+//! | [`workers`], [`reactor`] | the callback pool on ureq: elastic threads, a caching resolver; the event loop: readiness, fairness, accepting, flushing, over [`reactor::System`], one method per system call | the protocol's rules |
+//! | [`healthcheck`], [`serve`], [`cli`] | the probe for containers; start and end; the command line | |
 //!
-//! `tests/rooms.rs` reads the sources and fails when a pure room names a socket, a thread or a clock,
-//! or imports from a room below it in the table.
+//! # Where to change what
+//!
+//! | To change | Look in |
+//! |---|---|
+//! | status, text or metric label of an answer | `gateway/answers.rs`, one row each |
+//! | who answers which request, and its checks | `gateway/routes.rs` |
+//! | the head of a stream, `Date`, CORS fields | `http/response.rs` |
+//! | opening, sending to and ending streams; what a connect's answer may carry | `gateway/streams.rs` |
+//! | a timeout, the heartbeat, the drain | `gateway/deadlines.rs` (when), `gateway/expiry.rs` (what happens then) |
+//! | unsent bytes, chunks, order of writes | `gateway/output.rs` |
+//! | order and limits of callbacks | `hub/calls.rs` |
+//! | a field of an event | `send/mod.rs`, `sse/mod.rs` |
+//! | a counter or gauge | `gateway/stats.rs`, and where it is counted |
+//! | a variable | its row in `config/variables.rs`, its field in `gateway/settings.rs`, and its use |
+//! | budgets of a turn of the loop | `reactor/mod.rs` |
+//! | a hint in the log | `gateway/hints.rs` |
 //!
 //! # One event, from socket to socket
 //!
@@ -33,10 +51,10 @@
 //! 2. [`gateway::Gateway::receive`] parses the request in place ([`http::request`]), routes it, and hands
 //!    the body to [`send::parse`], whose strings borrow from the scratch buffer.
 //! 3. The token is looked up, the frame appended to the stream's output by [`send::EventFields::write`] inside a
-//!    chunk, and the stream marked dirty. The answer is appended to the backend's output, which is marked
-//!    dirty when its whole batch has been read.
-//! 4. The reactor takes [`gateway::Gateway::next_dirty`] until it is empty: one write per stream, then one for
-//!    the answers. What the kernel took is forgotten, and an empty buffer goes back to its pool.
+//!    chunk, and the stream queued for a write. The answer is appended to the backend's output, which is queued
+//!    when its whole batch has been read.
+//! 4. The reactor takes [`gateway::Gateway::next_dirty`] until it is empty or the turn's budget is spent: one write per
+//!    stream, then one for the answers. What the kernel took is forgotten, and an empty buffer goes back to its pool.
 //!
 //! No allocation, one read and one write per connection and batch.
 //!
@@ -56,8 +74,12 @@
 //! happens in the loop and not in the protocol. So the simulation (`tests/simulation.rs`) replaces the
 //! system calls, and both run inside it.
 //!
-//! The lanes of callbacks that wait stand in the core ([`gateway`]) and not in the worker pool, so that
+//! The lanes of callbacks that wait stand in the core (`hub`) and not in the worker pool, so that
 //! their order and their limits are simulated too; the pool runs what it is handed.
+//!
+//! What all connections share (`gateway/shared.rs`) stands apart from the table of connections, so that a handler is
+//! handed one connection and cannot reach another; only sends and callbacks' outcomes look one up. A slot is freed by
+//! one door, when the input in hand is settled: inside a handler no id goes stale.
 
 #![deny(unsafe_code)]
 

@@ -94,24 +94,43 @@ impl From<String> for Request {
 
 /// Appends the fields of the `headers` object.
 fn push_headers(out: &mut String, headers: &[Header<'_>]) {
-    let mut separator = "\"";
-    for (first, index) in group_by_name(headers) {
-        let Header { name, value } = headers[index];
-        if index != first {
-            push_repeat(out, name, value);
-            continue;
+    if are_distinct(headers) {
+        for header in headers {
+            push_first(out, header);
         }
-        out.push_str(separator);
-        separator = "\",\"";
-        let start = out.len();
-        push_text(out, name);
-        out[start..].make_ascii_lowercase();
-        out.push_str("\":\"");
-        push_value(out, value);
+    } else {
+        for (first, index) in group_by_name(headers) {
+            if index == first {
+                push_first(out, &headers[index]);
+            } else {
+                push_repeat(out, &headers[index]);
+            }
+        }
     }
     if !headers.is_empty() {
         out.push('"');
     }
+}
+
+/// Whether no name appears twice; `false` also where that takes more than the few fields of a usual request.
+fn are_distinct(headers: &[Header<'_>]) -> bool {
+    const FEW: usize = 32;
+    let mut keys = [0; FEW];
+    let Some(keys) = keys.get_mut(..headers.len()) else { return false };
+    headers.iter().enumerate().all(|(index, header)| {
+        keys[index] = sort_key(header.name);
+        !keys[..index].contains(&keys[index])
+    })
+}
+
+/// Appends a field, but for the quote that ends its value.
+fn push_first(out: &mut String, header: &Header<'_>) {
+    out.push_str(if out.ends_with('{') { "\"" } else { "\",\"" });
+    let start = out.len();
+    push_text(out, header.name);
+    out[start..].make_ascii_lowercase();
+    out.push_str("\":\"");
+    push_value(out, header.value);
 }
 
 /// The indexes of all headers, each with that of the first header of the same name: names in the order in which they
@@ -153,7 +172,7 @@ fn lowercase(name: &str) -> impl Iterator<Item = u8> {
 }
 
 /// Joins the value of a repeated header to what came before it, unless the first one wins.
-fn push_repeat(out: &mut String, name: &str, value: &[u8]) {
+fn push_repeat(out: &mut String, &Header { name, value }: &Header<'_>) {
     if FIRST_WINS.iter().any(|first_wins| name.eq_ignore_ascii_case(first_wins)) {
         return;
     }

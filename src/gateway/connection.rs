@@ -1,7 +1,8 @@
 //! One connection: its state, its output, its deadline.
 
+use super::actions::CloseMode;
 use super::answers::ResponseMode;
-use super::output::{CloseMode, Output};
+use super::output::Output;
 use super::routes::{Listener, Peer, Reply};
 use crate::callback::{CallId, Request};
 use crate::clock::Millis;

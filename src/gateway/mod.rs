@@ -10,7 +10,7 @@
 //!
 //! | File | Holds |
 //! |---|---|
-//! | `settings` | what the core is told once, at the start |
+//! | `settings`, `actions` | the core's configuration; what it has its owner do |
 //! | `answers` | every refusal and result as status, text and metric label |
 //! | `routes` | which request is answered how: a pure function of its head |
 //! | `output` | the unsent bytes of a connection, chunks, and which connections have some |
@@ -20,12 +20,15 @@
 //! | `stats`, `hints`, `listing` | counters and their text; one-time log hints; pages of the list of streams |
 //! | `shared` | what all connections have in common; answering, closing and settling one |
 //! | `streams` | asking the backend, opening, sending, ending |
+//! | `expiry` | what time does to a connection: timeouts, heartbeats, the drain |
 //! | `requests` | bytes to requests to answers |
 //! | `mod` | the inputs and outputs |
 
+mod actions;
 mod answers;
 mod connection;
 mod deadlines;
+mod expiry;
 mod hints;
 mod jitter;
 mod listing;
@@ -40,10 +43,9 @@ mod streams;
 mod sweep;
 
 pub use crate::hub::ConnId;
-pub use output::CloseMode;
+pub use actions::{Action, CloseMode, Ticket};
 pub use routes::{Listener, Peer};
 pub use settings::{ConnectFailure, Cors, Settings};
-pub use shared::Ticket;
 pub use shutdown::Finished;
 pub use stats::ProcessFigures;
 
@@ -51,7 +53,7 @@ use crate::callback::{Called, Detail};
 use crate::clock::Millis;
 use crate::http::response::Date;
 use crate::hub::{EndReason, Lane};
-use crate::job::{Completion, Job};
+use crate::job::Completion;
 use crate::table::Table;
 use answers::Answer;
 use connection::{Connection, State};
@@ -59,21 +61,6 @@ use shared::Shared;
 use stats::Gauges;
 use std::time::Duration;
 use uuid::Uuid;
-
-/// What the owner of the sockets and of the worker pool is to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Have this done, and pass its outcome to [`Gateway::complete`].
-    Start(Job),
-    /// The metrics are requested: pass the process's figures to [`Gateway::report`].
-    Report(Ticket),
-    /// Everything is flushed: shut the sending side down, so that the peer sees the end.
-    ShutdownWrite(ConnId),
-    /// Close the socket; the id is stale already.
-    Close(ConnId, CloseMode),
-    /// Close the listeners.
-    StopAccepting,
-}
 
 /// Why a socket failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

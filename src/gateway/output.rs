@@ -1,6 +1,6 @@
 //! Output: what one connection has to send and how it is framed, and which connections have some.
 
-use super::Action;
+use super::actions::{Action, CloseMode};
 use crate::buffer::{Buffer, Pool};
 use crate::clock::Millis;
 use crate::hub::ConnId;
@@ -10,15 +10,6 @@ use std::collections::VecDeque;
 const CHUNK_SIZE_ROOM: &[u8] = b"00\r\n";
 /// The last chunk (RFC 9112 section 7.1).
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
-
-/// How to close a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CloseMode {
-    /// Let the kernel deliver what it has.
-    Graceful,
-    /// Throw away what the peer has not read, and reset: it has had its time.
-    Abort,
-}
 
 /// The output of one connection.
 pub(super) struct Output {

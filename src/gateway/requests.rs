@@ -1,13 +1,11 @@
 //! Requests: bytes of a connection to heads, bodies and answers.
 
-use super::Action;
-use super::answers::{Answer, ConnectResult, Refusal, ResponseMode, SendResult};
+use super::actions::{Action, CloseMode, Ticket};
+use super::answers::{Answer, Refusal, ResponseMode, SendResult};
 use super::connection::{Answering, Body, Connection, Progress, Purpose, Reading, Remaining, State, StreamMode};
-use super::deadlines;
 use super::listing::Listing;
-use super::output::CloseMode;
 use super::routes::{self, Reply, Route};
-use super::shared::{Shared, Ticket};
+use super::shared::Shared;
 use crate::callback::Detail;
 use crate::clock::Millis;
 use crate::http::body::Chunked;
@@ -15,7 +13,6 @@ use crate::http::request::{self, Expect, Framing, Head, HeadError, Version};
 use crate::http::response;
 use crate::hub::{ConnId, EndReason};
 use crate::table::Table;
-use std::time::Duration;
 
 /// A head that is this long is looked at again only when another line of it has come: a client that drips bytes must not
 /// make each of them cost a parse of all.
@@ -330,52 +327,6 @@ impl Shared {
         match listing.advance(connections) {
             Some(answer) => self.answer_owed(now, connections, ticket, &answer),
             None => self.listings.push_back((ticket, listing)),
-        }
-    }
-
-    /// The connection's deadline has come.
-    pub(super) fn time_out(&mut self, now: Millis, connection: &mut Connection) {
-        let is_stalled = deadlines::is_stalled(now, connection, &self.settings);
-        match &mut connection.state {
-            State::Connecting(_) | State::Streaming(_) if is_stalled => {
-                self.cut_stream(connection, EndReason::error(Detail::ClientTimeout), CloseMode::Abort);
-            }
-            State::Reading(_) | State::Answering(_) if is_stalled => Shared::close(connection, CloseMode::Abort),
-            State::Reading(reading) if reading.has_begun() => self.refuse(now, connection, Refusal::Timeout),
-            State::Reading(_) => Shared::close(connection, CloseMode::Graceful),
-            State::Connecting(connecting) => {
-                let call = connecting.call;
-                self.connect_timed_out(now, connection, call);
-            }
-            State::Streaming(streaming) => {
-                // From the last one, not from now: heartbeats do not drift. What a jump of the clock
-                // left out stays out.
-                let interval = (self.settings.heartbeat_interval.as_millis() as u64).max(1);
-                let missed = now.since(streaming.heartbeat_at) / interval;
-                let ahead = Duration::from_millis(interval.saturating_mul(missed + 1));
-                streaming.heartbeat_at = streaming.heartbeat_at.after(ahead);
-                self.beat(now, connection);
-            }
-            State::Closing(closing) => {
-                let mode = if closing.shut { CloseMode::Graceful } else { CloseMode::Abort };
-                Shared::close(connection, mode);
-            }
-            State::Answering(_) | State::Closed(_) => {}
-        }
-    }
-
-    /// The drain reaches a connection.
-    pub(super) fn drain(&mut self, now: Millis, connection: &mut Connection) {
-        match &connection.state {
-            State::Reading(reading) if reading.has_begun() => self.refuse(now, connection, Refusal::ShuttingDown),
-            State::Reading(_) if connection.out.is_empty() => Shared::close(connection, CloseMode::Graceful),
-            State::Reading(_) => self.start_closing(connection),
-            State::Connecting(_) => {
-                self.stop_connecting(now, connection, EndReason::SHUTDOWN, ConnectResult::ShuttingDown);
-            }
-            State::Streaming(_) => self.drain_stream(now, connection),
-            // What is owed is answered first.
-            State::Answering(_) | State::Closing(_) | State::Closed(_) => {}
         }
     }
 

@@ -1,13 +1,13 @@
 //! What all connections have in common, and what any part does to a connection: answer, close, settle.
 
-use super::Action;
+use super::actions::{Action, CloseMode, Ticket};
 use super::answers::{Answer, Refusal, ResponseMode, SendResult};
 use super::connection::{Answering, Closing, Connection, State};
 use super::deadlines::Deadlines;
 use super::hints::Hints;
 use super::jitter::Jitter;
 use super::listing::Listing;
-use super::output::{CloseMode, Outbox};
+use super::output::Outbox;
 use super::settings::Settings;
 use super::shutdown::Shutdown;
 use super::stats::Stats;
@@ -22,16 +22,6 @@ use std::time::Duration;
 /// How much longer than its timeout a callback may take before the gateway stops waiting for the worker to say so:
 /// lookups and scheduling are not exact.
 const CALLBACK_GRACE: Duration = Duration::from_secs(1);
-
-/// Names an answer that a connection owes, one at a time; stale once the connection is closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket(ConnId);
-
-impl Ticket {
-    pub(super) fn connection(self) -> ConnId {
-        self.0
-    }
-}
 
 /// Everything in the gateway but its connections.
 pub(super) struct Shared {
@@ -92,7 +82,7 @@ impl Shared {
     /// Lets the connection owe the answer to the request in hand.
     pub(super) fn owe_answer(connection: &mut Connection, mode: ResponseMode) -> Ticket {
         connection.state = State::Answering(Box::new(Answering { mode, rest: Vec::new() }));
-        Ticket(connection.id)
+        Ticket::new(connection.id)
     }
 
     /// An answer after which nothing of the connection's input can be trusted.
@@ -118,14 +108,16 @@ impl Shared {
 
     /// What every input to a connection ends with. The one door out of the table.
     pub(super) fn settle(&mut self, now: Millis, connections: &mut Table<Connection>, id: ConnId) {
-        let is_gone = self.remove_closed(connections, id);
-        self.start_calls(now, connections);
-        if !is_gone && let Some(connection) = connections.get_mut(id) {
+        let Some(connection) = connections.get_mut(id) else { return };
+        if let State::Closed(_) = connection.state {
+            self.remove_closed(connections, id);
+        } else {
             if !connection.out.is_empty() {
                 self.outbox.queue(id, &mut connection.out);
             }
             self.deadlines.schedule(now, connection, &self.settings);
         }
+        self.start_calls(now, connections);
     }
 
     /// Frees the slot of a connection that is over.

@@ -1,8 +1,8 @@
 //! Streams: asking the backend, opening, sending, ending.
 
+use super::actions::CloseMode;
 use super::answers::{Answer, ConnectResult, ResponseMode, SendResult};
 use super::connection::{Closing, Connecting, Connection, DiscardBudget, State, StreamMode, Streaming};
-use super::output::CloseMode;
 use super::settings::ConnectFailure;
 use super::shared::Shared;
 use crate::callback::{self, CallId, Detail, Outcome, PassedHeader, Request, RequestParts};

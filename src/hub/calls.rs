@@ -3,7 +3,7 @@
 //! The lanes stand here and not in the worker pool so that who waits, for how long and behind whom is part of the
 //! protocol, runs in the simulation, and needs no lock. The pool runs what it is handed.
 
-use super::ConnId;
+use super::tokens::ConnId;
 use crate::callback::{Call, CallId, CallKind, Detail, Reason, Request};
 use crate::clock::Millis;
 use crate::table::Table;
@@ -181,7 +181,8 @@ impl Calls {
 
     /// Takes the next call that may start now, with the connection that waits for it.
     pub(crate) fn start_next(&mut self, now: Millis) -> Option<(Call, Option<ConnId>)> {
-        if self.in_flight() >= self.limit {
+        let is_idle = self.lanes.iter().all(|lane| lane.waiting.is_empty());
+        if is_idle || self.in_flight() >= self.limit {
             return None;
         }
         let lane = self.next_lane()?;

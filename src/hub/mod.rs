@@ -4,12 +4,8 @@ mod calls;
 mod tokens;
 
 pub(crate) use calls::{Calls, EndReason, Lane, LaneCounts, Pending, PendingConnect, PendingDisconnect};
+pub use tokens::ConnId;
 pub(crate) use tokens::{Tokens, parse as parse_token};
-
-use crate::table::Key;
-
-/// Names a connection; stale once it is closed.
-pub type ConnId = Key;
 
 /// The audiences and the callbacks.
 pub(crate) struct Hub {

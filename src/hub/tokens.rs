@@ -1,8 +1,11 @@
 //! Tokens: which connection each one names, and how they are spelled.
 
-use super::ConnId;
+use crate::table::Key;
 use hashbrown::HashTable;
 use uuid::Uuid;
+
+/// Names a connection; stale once it is closed.
+pub type ConnId = Key;
 
 /// The streams that can be sent to, by token.
 ///
@@ -79,7 +82,6 @@ pub(crate) fn parse(text: &str) -> Option<Uuid> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::Key;
     use std::collections::HashSet;
 
     #[test]
