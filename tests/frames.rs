@@ -1,9 +1,13 @@
 //! The bytes of an event (contract, section 5; WHATWG HTML, server-sent events).
 
 mod common;
+#[path = "common/decode.rs"]
+mod decode;
 
 use common::{Backend, Gateway, Stream};
+use decode::{Decoder, Message};
 use serde_json::json;
+use ssegateway::sse::{Event, HEARTBEAT, write_event};
 
 /// Sends each event and compares the bytes that arrive.
 fn assert_frames(cases: &[(serde_json::Value, &str)]) {
@@ -126,4 +130,121 @@ fn frames_from_many_senders_are_never_torn() {
             next[sender] += 1;
         }
     });
+}
+
+const PLAIN: Event<'static> = Event { name: None, id: None, retry: None, data: "" };
+
+#[test]
+fn injected_fields_stay_data() {
+    let mut frame = Vec::new();
+    write_event(&mut frame, &Event { data: "x\revent: evil\r\rdata: y\n\n: z", ..PLAIN });
+    let messages = Decoder::decode_all(&frame);
+    assert_eq!(
+        messages,
+        [Message { name: "message".into(), data: "x\nevent: evil\n\ndata: y\n\n: z".into(), id: "".into() }]
+    );
+}
+
+/// Every text of up to `length` letters from an alphabet of troublemakers.
+fn awkward_texts(length: usize) -> Vec<String> {
+    let alphabet = ["", "a", " ", ":", "\r", "\n", "\0", "\u{feff}", "id: 9"];
+    let mut texts = vec![String::new()];
+    for _ in 0..length {
+        texts = texts.iter().flat_map(|text| alphabet.map(|letter| format!("{text}{letter}"))).collect();
+    }
+    texts
+}
+
+#[test]
+fn a_browser_reads_back_what_was_written() {
+    let lines = ["", "n", " n", "n: m", ":", "data", "\u{feff}"];
+    for (number, data) in awkward_texts(4).into_iter().enumerate() {
+        let name = lines[number % lines.len()];
+        let id = lines[number / lines.len() % lines.len()];
+        let retry = u32::try_from(number).unwrap();
+        let mut out = Vec::new();
+        write_event(&mut out, &Event { name: Some(name), id: Some(id), retry: Some(retry), data: &data });
+        out.extend_from_slice(HEARTBEAT);
+        write_event(&mut out, &Event { data: "next", ..PLAIN });
+
+        let joined = data.replace("\r\n", "\n").replace('\r', "\n");
+        let name = if name.is_empty() { "message" } else { name };
+        let expected = [
+            Message { name: name.into(), data: joined, id: id.into() },
+            Message { name: "message".into(), data: "next".into(), id: id.into() },
+        ];
+        let mut decoder = Decoder::default();
+        decoder.receive(&out);
+        assert_eq!(decoder.take_messages(), expected, "{data:?}");
+        assert_eq!(decoder.retry(), Some(u64::from(retry)));
+    }
+}
+
+fn decode(stream: &str) -> Vec<(String, String, String)> {
+    let messages = Decoder::decode_all(stream.as_bytes());
+    messages.into_iter().map(|message| (message.name, message.data, message.id)).collect()
+}
+
+fn message(name: &str, data: &str, id: &str) -> (String, String, String) {
+    (name.into(), data.into(), id.into())
+}
+
+#[test]
+fn the_decoder_reads_the_examples_of_the_standard() {
+    assert_eq!(decode("data: YHOO\ndata: +2\ndata: 10\n\n"), [message("message", "YHOO\n+2\n10", "")]);
+    let stream = ": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event";
+    assert_eq!(decode(stream), [message("message", "first event", "1"), message("message", "second event", "")]);
+    assert_eq!(decode("data\n\ndata\ndata\n\ndata:"), [message("message", "", ""), message("message", "\n", "")]);
+    assert_eq!(decode("data:test\n\ndata: test\n\n"), [message("message", "test", ""), message("message", "test", "")]);
+    assert_eq!(decode("event: add\ndata: 1\n\ndata: 2\n\n"), [message("add", "1", ""), message("message", "2", "")]);
+}
+
+#[test]
+fn the_decoder_keeps_rules_that_are_easily_missed() {
+    assert_eq!(
+        decode("\u{feff}data: a\r\rdata: b\r\n\r\n"),
+        [message("message", "a", ""), message("message", "b", "")]
+    );
+    assert_eq!(decode("data: a\n\u{feff}data: b\n\n"), [message("message", "a", "")]);
+    assert_eq!(decode("event: lost\n\ndata: x\n\n"), [message("message", "x", "")]);
+    assert_eq!(decode("id: 1\n\nid: 2\0\nData: no\ndata: x\n\n"), [message("message", "x", "1")]);
+}
+
+#[test]
+fn the_decoder_takes_retry_in_digits_only() {
+    let mut decoder = Decoder::default();
+    for (line, expected) in
+        [("retry: 10\n", 10), ("retry: +1\n", 10), ("retry:\n", 10), ("retry: 1.5\n", 10), ("retry:7\n", 7)]
+    {
+        decoder.receive(line.as_bytes());
+        assert_eq!(decoder.retry(), Some(expected), "{line}");
+    }
+}
+
+#[test]
+fn a_cut_frame_is_told_from_a_whole_one() {
+    let mut decoder = Decoder::default();
+    assert!(decoder.is_between_frames());
+    for (piece, between) in
+        [(":", false), ("\n", false), ("\n", true), ("id: 1\r\n", false), ("\r", true), ("\n", true)]
+    {
+        decoder.receive(piece.as_bytes());
+        assert_eq!(decoder.is_between_frames(), between, "after {piece:?}");
+    }
+}
+
+#[test]
+fn pieces_of_any_size_give_the_same_messages() {
+    let stream = "event: a\r\ndata: \u{1f600}\r\n\r\n: comment\rdata: b\ndata\n\nid: 4\ndata: c\r\r".as_bytes();
+    let whole = Decoder::decode_all(stream);
+    assert_eq!(whole.len(), 3);
+    for cut in 0..=stream.len() {
+        let mut decoder = Decoder::default();
+        decoder.receive(&stream[..cut]);
+        let mut messages = decoder.take_messages();
+        decoder.receive(&stream[cut..]);
+        messages.extend(decoder.take_messages());
+        assert_eq!(messages, whole, "cut at {cut}");
+        assert!(decoder.is_between_frames());
+    }
 }

@@ -4,8 +4,11 @@
 //! without a byte stands for a heartbeat.
 #![no_main]
 
+#[path = "../../tests/common/decode.rs"]
+mod decode;
+
+use decode::{Decoder, Message};
 use libfuzzer_sys::fuzz_target;
-use ssegateway::sse::decode::{Decoder, Message};
 use ssegateway::sse::{Event, HEARTBEAT, write_event, write_retry};
 
 fuzz_target!(|input: &[u8]| {

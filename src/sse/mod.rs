@@ -1,8 +1,5 @@
 //! Events to Server-Sent Events frames (WHATWG HTML, section 9.2). Knows nothing of HTTP or JSON.
 
-#[doc(hidden)]
-pub mod decode;
-
 use memchr::{memchr2, memchr3};
 use std::io::Write;
 
@@ -142,7 +139,6 @@ fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::decode::{Decoder, Message};
     use super::*;
 
     const PLAIN: Event<'static> = Event { name: None, id: None, retry: None, data: "" };
@@ -210,16 +206,6 @@ mod tests {
     }
 
     #[test]
-    fn injected_fields_stay_data() {
-        let frame = data_frame("x\revent: evil\r\rdata: y\n\n: z");
-        let messages = Decoder::decode_all(frame.as_bytes());
-        assert_eq!(
-            messages,
-            [Message { name: "message".into(), data: "x\nevent: evil\n\ndata: y\n\n: z".into(), id: "".into() }]
-        );
-    }
-
-    #[test]
     fn frames_are_appended() {
         let mut out = b": heartbeat\n\n".to_vec();
         write_event(&mut out, &Event { data: "a", ..PLAIN });
@@ -255,30 +241,5 @@ mod tests {
             texts = texts.iter().flat_map(|text| alphabet.map(|letter| format!("{text}{letter}"))).collect();
         }
         texts
-    }
-
-    #[test]
-    fn a_browser_reads_back_what_was_written() {
-        let lines = ["", "n", " n", "n: m", ":", "data", "\u{feff}"];
-        for (number, data) in awkward_texts(4).into_iter().enumerate() {
-            let name = lines[number % lines.len()];
-            let id = lines[number / lines.len() % lines.len()];
-            let retry = u32::try_from(number).unwrap();
-            let mut out = Vec::new();
-            write_event(&mut out, &Event { name: Some(name), id: Some(id), retry: Some(retry), data: &data });
-            out.extend_from_slice(HEARTBEAT);
-            write_event(&mut out, &Event { data: "next", ..PLAIN });
-
-            let joined = data.replace("\r\n", "\n").replace('\r', "\n");
-            let name = if name.is_empty() { "message" } else { name };
-            let expected = [
-                Message { name: name.into(), data: joined, id: id.into() },
-                Message { name: "message".into(), data: "next".into(), id: id.into() },
-            ];
-            let mut decoder = Decoder::default();
-            decoder.receive(&out);
-            assert_eq!(decoder.take_messages(), expected, "{data:?}");
-            assert_eq!(decoder.retry(), Some(u64::from(retry)));
-        }
     }
 }

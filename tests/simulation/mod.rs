@@ -5,6 +5,8 @@ mod arrivals;
 mod backend;
 mod callbacks;
 mod client;
+#[path = "../common/decode.rs"]
+mod decode;
 mod exchange;
 mod faults;
 mod kernel;

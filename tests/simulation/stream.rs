@@ -1,9 +1,9 @@
 //! What the oracle knows of one stream: what the backend was asked and said, what was sent, what the
 //! client must therefore see next, and why it ended.
 
+use super::decode::{Decoder, Message};
 use super::exchange::due;
 use ssegateway::callback::{Detail, Outcome, Reason};
-use ssegateway::sse::decode::{Decoder, Message};
 use std::collections::VecDeque;
 use std::rc::Rc;
 

@@ -1,6 +1,8 @@
-//! What a browser makes of a stream: the parser of WHATWG HTML, section 9.2.6, written from the standard
-//! and sharing nothing with the encoder. The tests and fuzz targets judge frames by it; the gateway
-//! itself never decodes one.
+//! What a browser makes of a stream: the parser of WHATWG HTML, section 9.2.6, written from the standard and sharing
+//! nothing with the encoder. Tests and fuzz targets judge frames by it.
+
+// Each program that includes this file uses a part of it.
+#![allow(dead_code)]
 
 /// One message as `EventSource` would dispatch it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,85 +109,5 @@ impl Decoder {
         data.pop();
         let name = if name.is_empty() { "message".to_owned() } else { name };
         self.messages.push(Message { name, data, id: self.id.clone() });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn decode(stream: &str) -> Vec<(String, String, String)> {
-        let messages = Decoder::decode_all(stream.as_bytes());
-        messages.into_iter().map(|message| (message.name, message.data, message.id)).collect()
-    }
-
-    fn message(name: &str, data: &str, id: &str) -> (String, String, String) {
-        (name.into(), data.into(), id.into())
-    }
-
-    #[test]
-    fn the_examples_of_the_standard() {
-        assert_eq!(decode("data: YHOO\ndata: +2\ndata: 10\n\n"), [message("message", "YHOO\n+2\n10", "")]);
-        let stream = ": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event";
-        assert_eq!(decode(stream), [message("message", "first event", "1"), message("message", "second event", "")]);
-        assert_eq!(decode("data\n\ndata\ndata\n\ndata:"), [message("message", "", ""), message("message", "\n", "")]);
-        assert_eq!(
-            decode("data:test\n\ndata: test\n\n"),
-            [message("message", "test", ""), message("message", "test", "")]
-        );
-        assert_eq!(
-            decode("event: add\ndata: 1\n\ndata: 2\n\n"),
-            [message("add", "1", ""), message("message", "2", "")]
-        );
-    }
-
-    #[test]
-    fn rules_that_are_easily_missed() {
-        assert_eq!(
-            decode("\u{feff}data: a\r\rdata: b\r\n\r\n"),
-            [message("message", "a", ""), message("message", "b", "")]
-        );
-        assert_eq!(decode("data: a\n\u{feff}data: b\n\n"), [message("message", "a", "")]);
-        assert_eq!(decode("event: lost\n\ndata: x\n\n"), [message("message", "x", "")]);
-        assert_eq!(decode("id: 1\n\nid: 2\0\nData: no\ndata: x\n\n"), [message("message", "x", "1")]);
-    }
-
-    #[test]
-    fn retry_takes_digits_only() {
-        let mut decoder = Decoder::default();
-        for (line, expected) in
-            [("retry: 10\n", 10), ("retry: +1\n", 10), ("retry:\n", 10), ("retry: 1.5\n", 10), ("retry:7\n", 7)]
-        {
-            decoder.receive(line.as_bytes());
-            assert_eq!(decoder.retry(), Some(expected), "{line}");
-        }
-    }
-
-    #[test]
-    fn a_cut_frame_is_told_from_a_whole_one() {
-        let mut decoder = Decoder::default();
-        assert!(decoder.is_between_frames());
-        for (piece, between) in
-            [(":", false), ("\n", false), ("\n", true), ("id: 1\r\n", false), ("\r", true), ("\n", true)]
-        {
-            decoder.receive(piece.as_bytes());
-            assert_eq!(decoder.is_between_frames(), between, "after {piece:?}");
-        }
-    }
-
-    #[test]
-    fn pieces_of_any_size_give_the_same_messages() {
-        let stream = "event: a\r\ndata: \u{1f600}\r\n\r\n: comment\rdata: b\ndata\n\nid: 4\ndata: c\r\r".as_bytes();
-        let whole = Decoder::decode_all(stream);
-        assert_eq!(whole.len(), 3);
-        for cut in 0..=stream.len() {
-            let mut decoder = Decoder::default();
-            decoder.receive(&stream[..cut]);
-            let mut messages = decoder.take_messages();
-            decoder.receive(&stream[cut..]);
-            messages.extend(decoder.take_messages());
-            assert_eq!(messages, whole, "cut at {cut}");
-            assert!(decoder.is_between_frames());
-        }
     }
 }
