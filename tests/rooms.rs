@@ -24,7 +24,7 @@ const MODULES: [&[&str]; 14] = [
 ];
 
 /// The files of the modules that are folders, in the same order.
-const FILES: [(&str, &[&str]); 11] = [
+const FILES: [(&str, &[&str]); 12] = [
     ("http", &["request", "body", "response", "mod"]),
     ("sse", &["mod"]),
     ("json", &["block", "unescape", "mod"]),
@@ -55,9 +55,10 @@ const FILES: [(&str, &[&str]); 11] = [
         ],
     ),
     ("reactor", &["system", "gate", "memory", "mod", "mio"]),
-    ("workers", &["plain", "transport", "resolver", "client", "mod"]),
-    ("config", &["url", "values", "variables", "mod"]),
-    ("logger", &["format", "mod"]),
+    ("workers", &["plain", "resolver", "transport", "client", "mod"]),
+    ("sys", &["errno", "stdio", "memory", "signals", "socket", "mod"]),
+    ("config", &["values", "url", "fields", "variables", "mod"]),
+    ("logger", &["queue", "format", "writer", "mod"]),
 ];
 
 /// Modules that a simulation or a fuzzer must be able to run, and what none of them may name.

@@ -4,66 +4,21 @@
 //! Everything is checked here, once, and all problems are reported together; other modules take plain values and need
 //! not look at them again.
 
+mod fields;
 mod url;
 mod values;
 mod variables;
 
+pub use fields::Config;
 pub use url::CallbackUrl;
 pub use variables::{DefaultValue, VARIABLES, Variable};
 
-use crate::escape::Escaped;
-use crate::gateway::Settings;
 use crate::limits::Limits;
-use crate::logger::LogFormat;
 use crate::secret::Secret;
-use log::LevelFilter;
+use fields::line;
 use std::ffi::OsString;
 use std::fmt::{self, Display, Formatter};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-
-/// The checked configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    pub callback_url: Option<CallbackUrl>,
-    pub callback_token: Option<Secret>,
-    /// The file that `callback_token` was read from, if it was.
-    pub callback_token_file: Option<String>,
-    /// The file that [`Settings::internal_token`] was read from, if it was.
-    pub internal_token_file: Option<String>,
-    /// Port of the public listener, not 0.
-    pub port: u16,
-    /// `::` means dual stack.
-    pub listen_address: IpAddr,
-    /// Port of the internal listener, not 0.
-    pub internal_port: Option<u16>,
-    /// Of the internal listener, if it is not `listen_address`.
-    pub internal_address: Option<IpAddr>,
-    /// `MAX_STREAMS`; what is possible is in [`Settings::streams_max`] after [`Config::fit`].
-    pub streams_wanted: Option<usize>,
-    pub log_level: LevelFilter,
-    pub log_format: LogFormat,
-    /// What the core has to know.
-    pub gateway: Settings,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            callback_url: None,
-            callback_token: None,
-            callback_token_file: None,
-            internal_token_file: None,
-            port: 3000,
-            listen_address: Ipv6Addr::UNSPECIFIED.into(),
-            internal_port: None,
-            internal_address: None,
-            streams_wanted: None,
-            log_level: LevelFilter::Info,
-            log_format: LogFormat::Text,
-            gateway: Settings::default(),
-        }
-    }
-}
+use std::net::SocketAddr;
 
 /// A value that cannot be used; the gateway does not start. One line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,20 +109,11 @@ impl Config {
         self.internal_port.map(|port| SocketAddr::new(self.internal_address(), port))
     }
 
-    fn internal_address(&self) -> IpAddr {
-        self.internal_address.unwrap_or(self.listen_address)
-    }
-
     /// The value of the callbacks' `Authorization` header, if they carry one.
     pub fn callback_authorization(&self) -> Option<Secret> {
         let bearer = self.callback_token.as_ref().map(|token| Secret::new(format!("Bearer {}", token.expose())));
         bearer.or_else(|| self.callback_url.as_ref().and_then(|url| url.authorization.clone()))
     }
-}
-
-/// `NAME="value": what is allowed`.
-fn line(name: &str, value: &str, allowed: &str) -> String {
-    format!("{name}=\"{}\": {allowed}", Escaped(value))
 }
 
 #[cfg(test)]

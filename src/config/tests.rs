@@ -1,4 +1,5 @@
 use super::*;
+use log::LevelFilter;
 use crate::gateway::{ConnectFailure, Cors};
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStringExt;

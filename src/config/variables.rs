@@ -4,9 +4,9 @@
 //! To add a variable, add a row here and a field, with its default, to [`Config`] or to the core's
 //! [`Settings`](crate::gateway::Settings); then use it.
 
+use super::fields::{Config, line};
 use super::url::{self, CallbackUrl};
 use super::values::{address, choice, integer, log_level, name_of, origins, port, seconds, token, token_file};
-use super::{Config, line};
 use crate::gateway::{ConnectFailure, Cors};
 use crate::logger::LogFormat;
 use crate::secret::Secret;

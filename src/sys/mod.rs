@@ -3,22 +3,18 @@
 
 #![allow(unsafe_code)]
 
+mod errno;
 mod memory;
 mod signals;
 mod socket;
 mod stdio;
 
+use errno::check;
 pub use memory::{limit_heap_arenas, release_heap, release_stack};
 pub use signals::{Signals, delay_abort};
 pub use socket::{abort_on_close, is_quiet, listen, send_now, set_stream_options, wait_writable};
 
-use libc::c_int;
 use std::io;
-
-/// Turns -1 from a system call into the error in errno.
-fn check(result: c_int) -> io::Result<c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
-}
 
 /// Restricts name lookups to the hosts file and DNS. A statically linked glibc would otherwise load the NSS modules in
 /// `nsswitch.conf`, and a module built for another glibc crashes the process. Call first in `main`, before any thread.

@@ -1,6 +1,6 @@
 //! The signals that end the process: SIGTERM and SIGINT, which ask for it, and SIGABRT.
 
-use super::check;
+use super::errno::check;
 use libc::{c_int, c_void};
 use std::io;
 use std::mem::{MaybeUninit, size_of};

@@ -1,6 +1,6 @@
 //! What a socket needs from the listener to the close, and std and mio lack.
 
-use super::check;
+use super::errno::check;
 use libc::{MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, c_int};
 use socket2::{Domain, SockRef, Socket, Type};
 use std::io;

@@ -1,0 +1,65 @@
+//! The checked configuration, and how a value that is not allowed is reported.
+
+use super::url::CallbackUrl;
+use crate::escape::Escaped;
+use crate::gateway::Settings;
+use crate::logger::LogFormat;
+use crate::secret::Secret;
+use log::LevelFilter;
+use std::net::{IpAddr, Ipv6Addr};
+
+/// The checked configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub callback_url: Option<CallbackUrl>,
+    pub callback_token: Option<Secret>,
+    /// The file that `callback_token` was read from, if it was.
+    pub callback_token_file: Option<String>,
+    /// The file that [`Settings::internal_token`] was read from, if it was.
+    pub internal_token_file: Option<String>,
+    /// Port of the public listener, not 0.
+    pub port: u16,
+    /// `::` means dual stack.
+    pub listen_address: IpAddr,
+    /// Port of the internal listener, not 0.
+    pub internal_port: Option<u16>,
+    /// Of the internal listener, if it is not `listen_address`.
+    pub internal_address: Option<IpAddr>,
+    /// `MAX_STREAMS`; what is possible is in [`Settings::streams_max`] after [`Config::fit`].
+    pub streams_wanted: Option<usize>,
+    pub log_level: LevelFilter,
+    pub log_format: LogFormat,
+    /// What the core has to know.
+    pub gateway: Settings,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            callback_url: None,
+            callback_token: None,
+            callback_token_file: None,
+            internal_token_file: None,
+            port: 3000,
+            listen_address: Ipv6Addr::UNSPECIFIED.into(),
+            internal_port: None,
+            internal_address: None,
+            streams_wanted: None,
+            log_level: LevelFilter::Info,
+            log_format: LogFormat::Text,
+            gateway: Settings::default(),
+        }
+    }
+}
+
+impl Config {
+    /// The address of the internal listener, if there is one.
+    pub(super) fn internal_address(&self) -> IpAddr {
+        self.internal_address.unwrap_or(self.listen_address)
+    }
+}
+
+/// `NAME="value": what is allowed`.
+pub(super) fn line(name: &str, value: &str, allowed: &str) -> String {
+    format!("{name}=\"{}\": {allowed}", Escaped(value))
+}
