@@ -1,6 +1,6 @@
 use super::*;
-use log::LevelFilter;
 use crate::gateway::{ConnectFailure, Cors};
+use log::LevelFilter;
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;

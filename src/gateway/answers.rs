@@ -150,10 +150,22 @@ impl SendResult {
     }
 }
 
-/// `Retry-After` of "Too many streams", in seconds.
-const RETRY_AFTER_SECONDS: &[u8] = b"5";
+/// Of "Too many streams", in seconds.
+const RETRY_AFTER: &[Field<'static>] = &[("Retry-After", b"5")];
+
+/// Of "Unauthorized".
+const CHALLENGE: &[Field<'static>] = &[("WWW-Authenticate", b"Bearer")];
+
+const PREFLIGHT_FIELDS: &[Field<'static>] = &[
+    ("Access-Control-Allow-Methods", b"GET"),
+    ("Access-Control-Allow-Headers", b"Authorization, Cache-Control, Content-Type, Last-Event-ID"),
+    ("Access-Control-Max-Age", b"86400"),
+];
 
 const NO_CORS: &CorsHeaders = &CorsHeaders::Off;
+
+/// Name and value of a header field.
+type Field<'a> = (&'static str, &'a [u8]);
 
 /// A response, but for its date and [`ResponseMode`].
 #[derive(Debug)]
@@ -161,13 +173,13 @@ pub(super) struct Answer<'a> {
     status: u16,
     content_type: &'static str,
     body: Cow<'a, [u8]>,
-    fields: Vec<(&'static str, &'a [u8])>,
+    fields: Cow<'a, [Field<'a>]>,
     cors: &'a CorsHeaders,
 }
 
 impl<'a> Answer<'a> {
     fn new(status: u16, body: impl Into<Cow<'a, [u8]>>) -> Answer<'a> {
-        Answer { status, content_type: response::JSON, body: body.into(), fields: Vec::new(), cors: NO_CORS }
+        Answer { status, content_type: response::JSON, body: body.into(), fields: Cow::Borrowed(&[]), cors: NO_CORS }
     }
 
     /// All messages are plain text without quotes.
@@ -175,9 +187,8 @@ impl<'a> Answer<'a> {
         Answer::new(status, format!(r#"{{"error":"{message}"}}"#).into_bytes())
     }
 
-    fn with_field(mut self, name: &'static str, value: &'a [u8]) -> Answer<'a> {
-        self.fields.push((name, value));
-        self
+    fn with_fields(self, fields: impl Into<Cow<'a, [Field<'a>]>>) -> Answer<'a> {
+        Answer { fields: fields.into(), ..self }
     }
 
     fn with_cors(mut self, cors: &'a CorsHeaders) -> Answer<'a> {
@@ -188,7 +199,7 @@ impl<'a> Answer<'a> {
     pub(super) fn refusal(refusal: Refusal, cors: &'a CorsHeaders) -> Answer<'a> {
         let answer = Answer::error(refusal.status(), refusal.message()).with_cors(cors);
         match refusal {
-            Refusal::Unauthorized => answer.with_field("WWW-Authenticate", b"Bearer"),
+            Refusal::Unauthorized => answer.with_fields(CHALLENGE),
             Refusal::Malformed
             | Refusal::HeadTooLarge
             | Refusal::BodyTooLarge
@@ -212,12 +223,12 @@ impl<'a> Answer<'a> {
     }
 
     pub(super) fn method_not_allowed(allow: &'static str, cors: &'a CorsHeaders) -> Answer<'a> {
-        Answer::refusal(Refusal::Method, cors).with_field("Allow", allow.as_bytes())
+        Answer::refusal(Refusal::Method, cors).with_fields(vec![("Allow", allow.as_bytes())])
     }
 
     /// The answer to OPTIONS.
     pub(super) fn options(allow: &'static str, cors: &'a CorsHeaders) -> Answer<'a> {
-        Answer::new(204, b"".as_slice()).with_cors(cors).with_field("Allow", allow.as_bytes())
+        Answer::new(204, b"".as_slice()).with_cors(cors).with_fields(vec![("Allow", allow.as_bytes())])
     }
 
     /// The answer to a CORS preflight (WHATWG Fetch, section 3.2.2).
@@ -225,13 +236,7 @@ impl<'a> Answer<'a> {
         let answer = Answer::new(204, b"".as_slice()).with_cors(cors);
         match cors {
             CorsHeaders::Off | CorsHeaders::Denied => answer,
-            CorsHeaders::Any | CorsHeaders::Origin(_) => answer
-                .with_field("Access-Control-Allow-Methods", b"GET")
-                .with_field(
-                    "Access-Control-Allow-Headers",
-                    b"Authorization, Cache-Control, Content-Type, Last-Event-ID",
-                )
-                .with_field("Access-Control-Max-Age", b"86400"),
+            CorsHeaders::Any | CorsHeaders::Origin(_) => answer.with_fields(PREFLIGHT_FIELDS),
         }
     }
 
@@ -262,23 +267,17 @@ impl<'a> Answer<'a> {
     pub(super) fn connect_failure(failure: ConnectResult, cors: &'a CorsHeaders) -> Answer<'a> {
         let (status, message) = CONNECT_RESULTS[failure as usize].2.unwrap_or((503, "Backend unavailable"));
         let answer = Answer::error(status, message).with_cors(cors);
-        if failure == ConnectResult::TooManyStreams {
-            answer.with_field("Retry-After", RETRY_AFTER_SECONDS)
-        } else {
-            answer
-        }
+        if failure == ConnectResult::TooManyStreams { answer.with_fields(RETRY_AFTER) } else { answer }
     }
 
     /// The backend rejected the connect.
     pub(super) fn rejection(status: u16, passed: &'a [(PassedHeader, Vec<u8>)], cors: &'a CorsHeaders) -> Answer<'a> {
         let answer = Answer::error(status, &format!("Backend returned {status}")).with_cors(cors);
-        passed.iter().fold(answer, |answer, (header, value)| {
-            let name = match header {
-                PassedHeader::RetryAfter => "Retry-After",
-                PassedHeader::WwwAuthenticate => "WWW-Authenticate",
-            };
-            answer.with_field(name, value)
-        })
+        let field = |(header, value): &'a (PassedHeader, Vec<u8>)| match header {
+            PassedHeader::RetryAfter => ("Retry-After", value.as_slice()),
+            PassedHeader::WwwAuthenticate => ("WWW-Authenticate", value.as_slice()),
+        };
+        answer.with_fields(passed.iter().map(field).collect::<Vec<_>>())
     }
 
     pub(super) fn listing(json: String) -> Answer<'a> {

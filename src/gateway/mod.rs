@@ -109,7 +109,9 @@ impl Gateway {
         }
         self.shared.stats.connections_accepted += 1;
         let id = self.connections.insert_with(|id| Connection::new(id, now, listener, peer, token));
-        self.shared.settle(now, &mut self.connections, id);
+        if let Some(connection) = self.connections.get_mut(id) {
+            self.shared.deadlines.schedule(now, connection, &self.shared.settings);
+        }
         Some(id)
     }
 
