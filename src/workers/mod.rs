@@ -5,8 +5,8 @@
 //! then the event loop is woken.
 
 mod client;
-mod plain;
 mod resolver;
+mod tcp;
 #[cfg(test)]
 mod tests;
 mod transport;

@@ -1,12 +1,22 @@
-//! Connections to the backend under ureq: kept alive by us, and watched.
+//! Connections to the backend under ureq, with a keep-alive pool of our own and a record of what was sent and received.
 //!
-//! ureq's own pool closes idle connections only when the next call comes along, which would leave a
-//! single-threaded backend waiting on a connection that nobody uses; and its errors do not tell
-//! whether a request left the house. So ureq gets a pool of size zero and this connector below it.
-//! ureq runs a call on the caller's thread: what happened to it is noted in a thread-local.
+//! ureq's own pool closes idle connections only during the next call, which would leave a single-threaded backend waiting
+//! on an unused connection; and its errors do not say whether any of the request was written. So ureq gets a pool of size
+//! zero and this connector below it. ureq runs a call on the caller's thread, so a thread-local records the attempt.
+//!
+//! `ureq::unversioned` may change in any minor release, hence the exact version in `Cargo.toml`. Before a change to
+//! another one, read its `run.rs` and `pool.rs` for what this module and `tcp` rely on:
+//!
+//! - a call opens its connection, writes and reads on the caller's thread;
+//! - `transmit_output` is called once or more for the head, then for the body, each time with what is new in the buffer;
+//! - input is consumed only once a head is whole;
+//! - after the body `is_open` is asked if and only if the connection may serve another call, and is the last thing asked;
+//! - every timeout comes with the call, and no retry or redirect happens on its own.
+//!
+//! Then run `cargo test workers` and `make faults`: a test fails for each of these that no longer holds.
 
-use super::plain::Plain;
 use super::resolver::{ResolveError, Resolver};
+use super::tcp::TcpTransport;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt::{self, Debug, Formatter};
@@ -15,25 +25,27 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use ureq::Error;
 use ureq::Timeout;
+#[cfg(feature = "tls")]
+use ureq::unversioned::transport::RustlsConnector;
 use ureq::unversioned::transport::time::Duration as UreqDuration;
-use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, DefaultConnector, NextTimeout, Transport};
+use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 
-/// How long a connection may wait for its next call. Servers close idle connections themselves,
-/// gunicorn after 2 s and Node after 5 s; to be first avoids a race and a retry.
+/// Longest idle time of a kept connection. Servers close idle connections themselves, gunicorn after 2 s and Node after
+/// 5 s; closing first avoids a race and a retry.
 pub const IDLE_TIME_MAX: Duration = Duration::from_millis(1500);
 
-/// What happened to this thread's current attempt at a call.
+/// The record of this thread's current attempt at a call.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Attempt {
-    /// It went out on a connection that had served another call.
+    /// It uses a connection that has served another call.
     pub reused: bool,
     /// Bytes of the request may have reached the backend.
     pub written: bool,
     /// At least one byte of an answer arrived.
     pub answered: bool,
-    /// Input: take no kept-alive connection.
+    /// Input: open a new connection.
     fresh_only: bool,
-    /// Input: reading ends then at the latest.
+    /// Input: the end of reading.
     read_until: Option<Instant>,
 }
 
@@ -44,30 +56,30 @@ thread_local! {
 }
 
 impl Attempt {
-    /// Forgets the previous attempt of this thread.
+    /// Starts the record of a new attempt on this thread.
     pub fn begin(fresh_only: bool) {
         ATTEMPT.set(Attempt { fresh_only, ..Attempt::default() });
     }
 
-    /// The state of this thread's attempt.
+    /// The record of this thread's attempt.
     pub fn current() -> Attempt {
         ATTEMPT.get()
     }
 
-    /// Shortens this attempt's time for reading.
+    /// Limits the time for reading.
     pub fn read_until(instant: Instant) {
-        Attempt::note(|attempt| attempt.read_until = Some(instant));
+        Attempt::record(|attempt| attempt.read_until = Some(instant));
     }
 
-    fn note(change: impl FnOnce(&mut Attempt)) {
+    fn record(change: impl FnOnce(&mut Attempt)) {
         let mut attempt = ATTEMPT.get();
         change(&mut attempt);
         ATTEMPT.set(attempt);
     }
 }
 
-/// Connections that wait for their next call, the longest idle first. Never more than there are
-/// worker threads, since one is opened only while none waits.
+/// Kept connections between calls, the longest idle first. Never more than there are worker threads, since one is opened
+/// only while none is idle.
 #[derive(Debug, Default)]
 pub struct Idle(Mutex<VecDeque<(Instant, Box<dyn Transport>)>>);
 
@@ -79,7 +91,7 @@ impl Idle {
     /// The most recently used connection that is still open.
     fn take(&self, now: Instant) -> Option<Box<dyn Transport>> {
         loop {
-            // Taken out first, so that probing and closing happen outside the lock.
+            // Removed first, so that probing and closing happen outside the lock.
             let (since, mut connection) = self.lock().pop_back()?;
             if now.saturating_duration_since(since) < IDLE_TIME_MAX && connection.is_open() {
                 return Some(connection);
@@ -89,11 +101,11 @@ impl Idle {
 
     fn put(&self, now: Instant, connection: Box<dyn Transport>) {
         self.lock().push_back((now, connection));
-        // The busy never get around to waiting, so here is another occasion.
+        // Busy threads never wait, so old connections are closed here as well.
         self.close_old(now);
     }
 
-    /// Closes what has been idle for too long at `now`.
+    /// Closes connections that have been idle for too long at `now`.
     pub fn close_old(&self, now: Instant) {
         let mut connections = self.lock();
         let young = connections.partition_point(|(since, _)| now.saturating_duration_since(*since) >= IDLE_TIME_MAX);
@@ -107,7 +119,7 @@ impl Idle {
         self.lock().len()
     }
 
-    /// Closes all: where one was found dead, the others are likely to be.
+    /// Closes all: once one was found dead, the others are likely dead too.
     pub fn close_all(&self) {
         let all = std::mem::take(&mut *self.lock());
         drop(all);
@@ -118,12 +130,18 @@ impl Idle {
 pub struct PooledConnector {
     idle: Arc<Idle>,
     resolver: Resolver,
-    fresh: DefaultConnector,
+    #[cfg(feature = "tls")]
+    tls: RustlsConnector,
 }
 
 impl PooledConnector {
     pub fn new(idle: Arc<Idle>, resolver: Resolver) -> PooledConnector {
-        PooledConnector { idle, resolver, fresh: DefaultConnector::default() }
+        PooledConnector {
+            idle,
+            resolver,
+            #[cfg(feature = "tls")]
+            tls: RustlsConnector::default(),
+        }
     }
 
     fn open(&self, details: &ConnectionDetails<'_>) -> Result<Box<dyn Transport>, Error> {
@@ -133,26 +151,13 @@ impl PooledConnector {
             ResolveError::Failed(text) => Error::Io(io::Error::new(io::ErrorKind::NotFound, text)),
         })?;
         let left = details.timeout.after.saturating_sub(start.elapsed());
-        if !details.needs_tls() {
-            return Ok(Box::new(Plain::connect(&addresses, left, details.config.output_buffer_size())?));
+        let tcp = TcpTransport::connect(&addresses, left, details.config.output_buffer_size())?;
+        #[cfg(feature = "tls")]
+        if details.needs_tls() {
+            let tls = self.tls.connect(details, Some(tcp))?.ok_or(Error::ConnectionFailed)?;
+            return Ok(Box::new(tls));
         }
-        let mut addrs = details.resolver.empty();
-        for address in addresses {
-            addrs.push(address);
-        }
-        let details = ConnectionDetails {
-            uri: details.uri,
-            addrs,
-            resolver: details.resolver,
-            config: details.config,
-            request_level: details.request_level,
-            now: (details.current_time)(),
-            timeout: NextTimeout { after: UreqDuration::Exact(left), ..details.timeout },
-            current_time: Arc::clone(&details.current_time),
-            run_connector: Arc::clone(&details.run_connector),
-            register_shutdown: Arc::clone(&details.register_shutdown),
-        };
-        self.fresh.connect(&details, None)?.ok_or(Error::ConnectionFailed)
+        Ok(Box::new(tcp))
     }
 }
 
@@ -168,7 +173,7 @@ impl Connector<()> for PooledConnector {
     fn connect(&self, details: &ConnectionDetails<'_>, _chained: Option<()>) -> Result<Option<Watched>, Error> {
         let fresh_only = Attempt::current().fresh_only;
         let idle = if fresh_only { None } else { self.idle.take(Instant::now()) };
-        Attempt::note(|attempt| attempt.reused = idle.is_some());
+        Attempt::record(|attempt| attempt.reused = idle.is_some());
         let inner = match idle {
             Some(inner) => inner,
             None => self.open(details)?,
@@ -177,15 +182,14 @@ impl Connector<()> for PooledConnector {
     }
 }
 
-/// A connection in use. Notes what passes, and goes back among the idle ones when ureq is done with
-/// it in good order.
+/// A connection in use. Records what passes through it, and returns to the idle ones if its call leaves it reusable.
 pub struct Watched {
-    /// `None` only while dropping.
+    /// `None` only during drop.
     inner: Option<Box<dyn Transport>>,
     idle: Arc<Idle>,
     /// The request's head, held back so that it leaves in one segment with the body.
     head: Vec<u8>,
-    /// ureq's last act was to ask whether the connection is open, which it does only before pooling it.
+    /// ureq's last request was `is_open`, which it makes only before pooling a connection.
     reusable: bool,
 }
 
@@ -196,7 +200,7 @@ impl Watched {
 
     /// Sends the held head and the first `amount` bytes of the output buffer.
     fn send(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        Attempt::note(|attempt| attempt.written = true);
+        Attempt::record(|attempt| attempt.written = true);
         let head = std::mem::take(&mut self.head);
         let inner = self.inner();
         let output = inner.buffers().output();
@@ -242,13 +246,13 @@ impl Transport for Watched {
         }
         let progress = self.inner().await_input(timeout)?;
         if progress {
-            Attempt::note(|attempt| attempt.answered = true);
+            Attempt::record(|attempt| attempt.answered = true);
         }
         Ok(progress)
     }
 
     fn is_open(&mut self) -> bool {
-        // Not probed now: `Idle::take` does it when it matters.
+        // `Idle::take` probes the socket, right before its next use.
         self.reusable = self.head.is_empty();
         self.reusable
     }

@@ -1,7 +1,9 @@
-//! Plain TCP under ureq, with as few system calls as a blocking call can have: one to ask whether the
-//! connection is still open, one to send, and one to read.
+//! TCP under ureq, below TLS as well, with as few system calls as a blocking call can have: one to ask whether the
+//! connection is still open, one to write, one to read.
 //!
-//! ureq's own transport takes three for the first and sets the socket's timeouts for each call anew.
+//! ureq's own transport makes seven: three to ask, and two set the socket's timeouts anew. On a kept connection a callback
+//! takes 73 µs of CPU here and 82 µs there with one in flight, 51 and 62 µs with 32 (medians of five runs over loopback).
+//! Nor can ureq's be made from a socket that is connected already.
 
 use crate::sys;
 use std::fmt::{self, Debug, Formatter};
@@ -12,31 +14,31 @@ use std::time::{Duration, Instant};
 use ureq::unversioned::transport::{Buffers, NextTimeout, Transport};
 use ureq::{Error, Timeout};
 
-/// A usual answer fits.
+/// Fits a usual answer.
 const INPUT_BYTES: usize = 2 * 1024;
 /// A longer head counts as garbage.
 const INPUT_BYTES_MAX: usize = 16 * 1024;
 
 /// A connection.
-pub struct Plain {
+pub struct TcpTransport {
     stream: TcpStream,
-    buffers: PlainBuffers,
+    buffers: TcpBuffers,
     /// The timeout that reads from the socket have now.
     armed: Option<Duration>,
 }
 
-impl Plain {
-    /// Connects to the first of `addresses` that answers. Each gets half of the time that is left, the last
-    /// one all of it. A request is written through a buffer of `output_bytes`.
-    pub fn connect(addresses: &[SocketAddr], timeout: Duration, output_bytes: usize) -> Result<Plain, Error> {
+impl TcpTransport {
+    /// Connects to the first of `addresses` that answers. Each may take half of the remaining time, the last one all of
+    /// it. Requests are written through a buffer of `output_bytes`.
+    pub fn connect(addresses: &[SocketAddr], timeout: Duration, output_bytes: usize) -> Result<TcpTransport, Error> {
         let deadline = Instant::now() + timeout;
         let mut result = Err(Error::HostNotFound);
         for (index, address) in addresses.iter().enumerate() {
             let left = deadline.saturating_duration_since(Instant::now());
             let share = if index + 1 == addresses.len() { left } else { left / 2 };
-            // Zero would not be taken.
+            // A timeout of zero is an error.
             result = match TcpStream::connect_timeout(address, share.max(Duration::from_millis(1))) {
-                Ok(stream) => return Plain::on(stream, output_bytes),
+                Ok(stream) => return TcpTransport::on(stream, output_bytes),
                 Err(error) if error.kind() == ErrorKind::TimedOut => Err(Error::Timeout(Timeout::Connect)),
                 Err(error) => Err(Error::Io(error)),
             };
@@ -44,14 +46,14 @@ impl Plain {
         result
     }
 
-    fn on(stream: TcpStream, output_bytes: usize) -> Result<Plain, Error> {
-        // What does not leave at once must not wait for an acknowledgement.
+    fn on(stream: TcpStream, output_bytes: usize) -> Result<TcpTransport, Error> {
+        // The rest of a large request must not wait for an acknowledgement.
         stream.set_nodelay(true)?;
-        Ok(Plain { stream, buffers: PlainBuffers { output_bytes, ..PlainBuffers::default() }, armed: None })
+        Ok(TcpTransport { stream, buffers: TcpBuffers { output_bytes, ..TcpBuffers::default() }, armed: None })
     }
 
     fn arm(&mut self, timeout: Duration) -> io::Result<()> {
-        // Zero would mean for ever.
+        // Zero means no timeout.
         let timeout = timeout.max(Duration::from_millis(1));
         self.stream.set_read_timeout(Some(timeout))?;
         self.armed = Some(timeout);
@@ -59,7 +61,7 @@ impl Plain {
     }
 }
 
-impl Transport for Plain {
+impl Transport for TcpTransport {
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.buffers
     }
@@ -88,8 +90,8 @@ impl Transport for Plain {
         let start = Instant::now();
         let time = *timeout.after;
         let mut left = time;
-        // A timeout that is too short is waited out and then followed by the rest. Armed with a little less
-        // than there is, it serves the calls that follow, most of which have a little less time than this one.
+        // A shorter timeout than asked for is waited out, then followed by the rest. So it is set a little short, and then
+        // serves later calls too, most of which have slightly less time left than this one.
         if self.armed.is_none_or(|armed| armed > left) {
             self.arm(left - left / 8)?;
         }
@@ -112,32 +114,32 @@ impl Transport for Plain {
     }
 
     fn is_open(&mut self) -> bool {
-        // What nobody asked for cannot be told from the next answer.
+        // Unsolicited bytes would be taken for the next answer.
         self.buffers.input().is_empty() && sys::is_quiet(self.stream.as_fd())
     }
 }
 
-impl Debug for Plain {
+impl Debug for TcpTransport {
     fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Plain").finish_non_exhaustive()
+        out.debug_struct("TcpTransport").finish_non_exhaustive()
     }
 }
 
-/// Buffers as large as they are needed.
+/// Buffers that grow on demand.
 #[derive(Default)]
-struct PlainBuffers {
+struct TcpBuffers {
     output: Vec<u8>,
-    /// How long that is to be.
+    /// The size `output` gets on first use.
     output_bytes: usize,
     input: Vec<u8>,
-    /// What of `input` has been read and not been used.
+    /// The unconsumed part of `input`.
     start: usize,
     end: usize,
-    /// Some of the input was used when it was last looked at; otherwise more of it is needed.
+    /// The last look at the input consumed some of it; if not, more is needed.
     progress: bool,
 }
 
-impl PlainBuffers {
+impl TcpBuffers {
     fn allocate(&mut self) {
         if self.output.is_empty() {
             self.output.resize(self.output_bytes, 0);
@@ -150,7 +152,7 @@ impl PlainBuffers {
     }
 }
 
-impl Buffers for PlainBuffers {
+impl Buffers for TcpBuffers {
     fn output(&mut self) -> &mut [u8] {
         self.allocate();
         &mut self.output
