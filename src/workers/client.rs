@@ -1,4 +1,4 @@
-//! One callback over HTTP: the request, the one retry, and what became of it.
+//! One callback over HTTP: the request, the one retry, the outcome.
 
 use super::resolver::{Lookup, Resolver};
 use super::transport::{Attempt, Idle, PooledConnector};
@@ -11,24 +11,24 @@ use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RE
 use ureq::http::{Response, Uri};
 use ureq::{Agent, Body, Error};
 
-/// The longest body of a 2xx answer that is looked at.
+/// Longest body of a 2xx answer; a longer one is ignored.
 const BODY_BYTES_MAX: u64 = 1024 * 1024;
-/// What is read of an error's body to keep the connection: more is not worth it.
+/// Most of an error's body that is read to keep its connection; opening another is cheaper than reading more.
 const DRAIN_BYTES_MAX: u64 = 64 * 1024;
-/// How long an error's body may take to follow its head. Nobody waits for it but the worker.
+/// Longest wait for an error's body, which occupies the worker only.
 const DRAIN_TIME_MAX: Duration = Duration::from_millis(100);
 /// A usual answer's head and body fit; a longer head counts as garbage.
 const INPUT_BUFFER_BYTES: usize = 16 * 1024;
-/// A usual request fits; a larger one leaves in pieces.
+/// Fits a usual request; a larger one is written in pieces.
 const OUTPUT_BUFFER_BYTES: usize = 4 * 1024;
-/// What a request's head has beside the URL and the credentials, at the most.
+/// Upper bound of a request's head without the URL and the credentials.
 const HEAD_BYTES: usize = 1024;
 
 /// Makes callbacks to one URL. Shared by all workers; a call runs on its caller's thread.
 pub struct Client {
     agent: Agent,
     uri: Uri,
-    /// The URL as the log may show it.
+    /// The URL without its query, for the log.
     callback: String,
     authorization: Option<HeaderValue>,
     instance: HeaderValue,
@@ -37,8 +37,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// `url` is absolute, without user info. Errors: a URL or header value that HTTP does not
-    /// allow; the configuration lets none pass.
+    /// `url` is absolute, without user info. Errors: a URL or header value that HTTP does not allow, which the
+    /// configuration has already refused.
     pub fn new(
         url: &str,
         authorization: Option<&str>,
@@ -56,13 +56,13 @@ impl Client {
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
-            // The default would read HTTP_PROXY and its kin.
+            // The default reads HTTP_PROXY and the like.
             .proxy(None)
-            // Kept-alive connections are ours: see `transport`.
+            // `transport` keeps connections alive itself.
             .max_idle_connections(0)
             .max_idle_connections_per_host(0)
             .input_buffer_size(INPUT_BUFFER_BYTES)
-            // A line of the head leaves whole or not at all.
+            // ureq writes a line of the head whole or fails.
             .output_buffer_size(OUTPUT_BUFFER_BYTES.max(HEAD_BYTES + url.len() + authorization.map_or(0, str::len)))
             .user_agent(concat!("ssegateway/", env!("CARGO_PKG_VERSION")))
             .build();
@@ -81,8 +81,8 @@ impl Client {
         Ok(Client { agent, uri, callback, authorization, instance, timeout, idle })
     }
 
-    /// Makes `call`. What came of it may be known before the answer has been read to its end: then there
-    /// is a rest, to be read when the outcome has been told.
+    /// Makes `call`. The outcome may be known before the end of the answer; then there is a rest, to be read once the
+    /// outcome has been passed on.
     pub fn run(&self, call: &Call) -> (Outcome, Option<Rest>) {
         let start = Instant::now();
         Attempt::begin(false);
@@ -106,7 +106,7 @@ impl Client {
         }
     }
 
-    /// Closes connections that have waited too long for another call.
+    /// Closes connections that have been idle for too long.
     pub fn close_idle(&self, now: Instant) {
         self.idle.close_old(now);
     }
@@ -132,7 +132,7 @@ impl Client {
         call.write_body(&mut body);
         let response = request.send(body.as_slice())?;
         if response.status().is_informational() {
-            // Only 101 gets here, and nobody asked for another protocol.
+            // Only 101 gets here, and the request offered no upgrade.
             return Err(Error::Io(io::Error::other("unexpected 101 answer")));
         }
         Ok(response)
@@ -147,14 +147,14 @@ impl Client {
         log::warn!(token = call.token.to_string(), callback = self.callback, written, error = error.to_string(), hint; "{name} callback failed");
         let timed_out = match error {
             Error::Timeout(_) => true,
-            // The kernel gave up on the connection before we did.
+            // The kernel's own timeout came first.
             Error::Io(error) => error.kind() == ErrorKind::TimedOut,
             _ => false,
         };
         if timed_out { Outcome::TimedOut { written } } else { Outcome::Unavailable { written } }
     }
 
-    /// Where to look first.
+    /// The most likely remedy.
     fn hint(&self, error: &Error, written: bool) -> &'static str {
         match error {
             Error::Timeout(_) if written => {
@@ -174,7 +174,7 @@ impl Client {
                 }
                 ErrorKind::NotFound => "check the host name in CALLBACK_URL",
                 ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => "no network leads there from here",
-                // What rustls says to bytes that are not TLS and to certificates that nobody vouches for.
+                // rustls reports bytes that are not TLS and untrusted certificates in this way.
                 ErrorKind::InvalidData => {
                     "https needs a backend that speaks TLS, with a certificate that the public can check"
                 }
@@ -190,11 +190,11 @@ fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// The body of an answer that is decided already.
+/// The unread body of an answer whose outcome is known.
 pub struct Rest(Body);
 
 impl Rest {
-    /// Reads it: only then can the connection serve again.
+    /// Reads it, so that the connection can serve another call.
     pub fn read(self) {
         Attempt::read_until(Instant::now() + DRAIN_TIME_MAX);
         let _ = read_body(self.0, DRAIN_BYTES_MAX);
@@ -230,7 +230,7 @@ fn passed_headers(headers: &HeaderMap) -> Vec<(PassedHeader, Vec<u8>)> {
     retry_after.into_iter().chain(authenticate).map(|(name, value)| (name, value.as_bytes().to_vec())).collect()
 }
 
-/// Whether the peer was gone, as a kept-alive connection may turn out to be.
+/// Whether the peer had closed the connection, as happens to kept ones.
 fn is_disconnect(error: &Error) -> bool {
     let Error::Io(error) = error else { return false };
     matches!(
@@ -243,8 +243,7 @@ fn is_disconnect(error: &Error) -> bool {
     )
 }
 
-/// ureq asks for addresses before every call, kept-alive connection or not; ours are looked up by the
-/// connector, when it opens one.
+/// ureq resolves the name before every call, even on a kept connection. Ours is resolved by the connector, for new ones.
 #[derive(Debug)]
 struct NoResolver;
 

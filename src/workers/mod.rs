@@ -1,8 +1,7 @@
-//! Callbacks, made by blocking threads: as many as there is work for, up to a limit, gone when idle.
+//! Callbacks, made by a pool of blocking threads that grows with the work, up to a limit, and ends when idle.
 //!
-//! The pool runs what it is handed, first come first served; which call may go first, and how many
-//! may be in flight, is the gateway's business. What came of a call goes back over a channel, and
-//! then the event loop is woken.
+//! Calls run in the order of submission; their priority and how many may be in flight is up to the gateway. The outcome
+//! of a call goes back over a channel, then the event loop is woken.
 
 mod client;
 mod resolver;
@@ -23,27 +22,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-/// How long threads wait for another call before they end.
+/// How long an idle thread lives.
 #[derive(Clone, Copy)]
 struct IdleTimeouts {
-    /// Of one among others. A storm's threads are not needed for longer than it lasts.
+    /// For one of several: threads of a storm end soon after it.
     usual: Duration,
-    /// Of the last one that waits: for the next call, and to close connections in time. Longer than those are kept
-    /// alive.
+    /// For the last one, which also closes idle connections in time. Longer than their idle time.
     last: Duration,
 }
 
 const IDLE_TIMEOUTS: IdleTimeouts = IdleTimeouts { usual: Duration::from_millis(500), last: Duration::from_secs(30) };
 
-/// A TLS handshake is what needs most: 50 KiB in a release build, 150 KiB unoptimised. But glibc keeps the
-/// stacks of threads that have ended, each with some pages that they had touched, up to 40 MiB of address
-/// space: 5 stacks of this size, which is the system's own, and not 160 of 256 KiB.
+/// A TLS handshake needs the most: 50 KiB in a release build, 150 KiB unoptimised. This is the system's default
+/// nevertheless: glibc caches the stacks of ended threads, with some touched pages each, up to 40 MiB of address space,
+/// which is 5 stacks of this size but 160 of 256 KiB.
 const THREAD_STACK_BYTES: usize = 8 * 1024 * 1024;
 
 /// Wakes the event loop, from any thread.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
-/// What callbacks have in common. Holds a secret, so it has no `Debug`.
+/// Settings of all callbacks. No `Debug`, since it holds a secret.
 pub struct WorkerSettings {
     /// Absolute, `http` or `https`, without user info and fragment.
     pub url: String,
@@ -51,7 +49,7 @@ pub struct WorkerSettings {
     pub authorization: Option<String>,
     /// Names this run of the gateway: the value of the `SSEGateway-Instance` header.
     pub instance: String,
-    /// For one callback, from name lookup to the end of the answer.
+    /// Limit of one callback, from name lookup to the end of the answer.
     pub timeout: Duration,
     /// Most callbacks in flight, at least 1.
     pub threads_max: usize,
@@ -72,10 +70,9 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Calls that found no thread idle.
+    /// Calls without a thread.
     queue: VecDeque<Call>,
-    /// Threads that wait for a call. The one that came last is the next to work: its stack and its
-    /// connection are warm, and those that there is no work for get to end.
+    /// Idle threads. The last one to become idle works next: its stack is warm, and surplus threads reach their timeout.
     idle: Vec<Arc<Worker>>,
     /// Threads started and not ended.
     threads: usize,
@@ -83,8 +80,7 @@ struct State {
     closed: bool,
 }
 
-/// Where a thread waits. A call is put before it and just this thread is woken, which then needs nothing
-/// that others hold.
+/// The mailbox of a thread: a call is put into it and this thread alone is woken, without contention for the pool's lock.
 struct Worker {
     thread: Thread,
     call: Mutex<Option<Call>>,
@@ -98,13 +94,12 @@ enum Next {
 }
 
 impl Workers {
-    /// Prepares the pool; no thread starts before there is work. Errors: a URL or header value that
-    /// HTTP does not allow.
+    /// Prepares the pool; threads start with the first calls. Errors: a URL or header value that HTTP does not allow.
     pub fn start(settings: WorkerSettings, completions: Sender<Completion>, wake: Wake) -> io::Result<Workers> {
         Workers::assemble(settings, completions, wake, resolver::system_lookup(), THREAD_STACK_BYTES, IDLE_TIMEOUTS)
     }
 
-    /// As [`Workers::start`], with what tests like to choose.
+    /// [`Workers::start`] with parameters for tests.
     fn assemble(
         settings: WorkerSettings,
         completions: Sender<Completion>,
@@ -126,13 +121,12 @@ impl Workers {
         })))
     }
 
-    /// Hands over a call; never blocks. Exactly one [`Completion`] follows, on the channel given at
-    /// the start, and a wake after it. Where not even one thread can be had, the completion follows
-    /// at once, as unavailable.
+    /// Submits a call; never blocks. Exactly one [`Completion`] follows on the channel given at the start, then a wake. If
+    /// not even one thread can be started, the completion follows at once, as unavailable.
     pub fn submit(&self, call: Call) {
         let mut state = self.0.lock();
         if let Some(worker) = state.idle.pop() {
-            // Before the lock goes: who is not among the idle any more has its call.
+            // Before unlocking: a worker no longer in `idle` must already hold its call.
             *worker.lock() = Some(call);
             drop(state);
             return worker.thread.unpark();
@@ -190,7 +184,7 @@ impl Shared {
                 rest.read();
                 next = self.next(&worker);
             } else {
-                // In this order a call that follows from this one finds the thread that is free.
+                // In this order a call made because of this completion finds this thread idle.
                 next = self.next(&worker);
                 self.complete(&call, outcome);
             }
@@ -198,12 +192,12 @@ impl Shared {
     }
 
     fn complete(&self, call: &Call, outcome: Outcome) {
-        // Nobody listens any more only while the process ends.
+        // The receiver is gone only while the process ends.
         let _ = self.completions.send(Completion::Called(Called { id: call.id, outcome }));
         (self.wake)();
     }
 
-    /// Takes a queued call, or else a seat among the idle.
+    /// Takes a queued call, or joins the idle threads.
     fn next(&self, worker: &Arc<Worker>) -> Next {
         let mut state = self.lock();
         if let Some(call) = state.queue.pop_front() {
@@ -217,13 +211,13 @@ impl Shared {
         Next::Wait
     }
 
-    /// Waits at the seat for a call; `None` tells the thread to end.
+    /// Waits for a call; `None`: the thread is to end.
     fn wait(&self, worker: &Arc<Worker>) -> Option<Call> {
         let start = Instant::now();
         let mut idle_timeouts = self.idle_timeouts.usual;
         loop {
             let left = idle_timeouts.saturating_sub(start.elapsed());
-            // Woken also to close connections in time.
+            // Wakes up in time to close idle connections.
             thread::park_timeout(left.min(transport::IDLE_TIME_MAX));
             if let Some(call) = worker.lock().take() {
                 return Some(call);
@@ -242,7 +236,7 @@ impl Shared {
         }
     }
 
-    /// A thread could not be started. Others will get to the queue; without any, nobody would.
+    /// A thread could not be started. The others work through the queue; without any, its calls fail.
     fn not_started(&self, error: &io::Error) {
         let mut state = self.lock();
         state.threads -= 1;
