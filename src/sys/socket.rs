@@ -37,11 +37,19 @@ pub fn set_stream_options(listener: BorrowedFd<'_>, timeout: Duration) -> io::Re
 /// Waits until a write to a descriptor of any kind can go ahead or fail, or until `timeout` has passed (`None`: for ever).
 /// `false`: it would still block, or a signal came.
 pub fn wait_writable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
-    let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    wait_any_writable(&[fd], timeout)
+}
+
+/// As [`wait_writable`], for one of several descriptors.
+pub fn wait_any_writable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result<bool> {
+    let entry = |fd: &BorrowedFd<'_>| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    let mut entries: Vec<libc::pollfd> = fds.iter().map(entry).collect();
+    // A process has fewer descriptors than fit this type.
+    let count = entries.len() as libc::nfds_t;
     // Rounded up, or the last millisecond would be spent spinning.
     let millis = timeout.map_or(-1, |time| c_int::try_from(time.as_micros().div_ceil(1000)).unwrap_or(c_int::MAX));
-    // SAFETY: the pointer is to one live entry, and the count is 1.
-    match check(unsafe { libc::poll(&raw mut entry, 1, millis) }) {
+    // SAFETY: pointer and count describe the live entries.
+    match check(unsafe { libc::poll(entries.as_mut_ptr(), count, millis) }) {
         Ok(count) => Ok(count > 0),
         Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
         Err(error) => Err(error),

@@ -1,6 +1,6 @@
 //! One callback over HTTP: the request, the one retry, the outcome.
 
-use super::resolver::{Lookup, Resolver};
+use super::resolver::{Lookup, LookupIntervals, Resolver};
 use super::transport::{Attempt, Idle, PooledConnector};
 use crate::callback::{Call, CallKind, Outcome, PassedHeader};
 use std::io::{self, ErrorKind, Read};
@@ -45,11 +45,12 @@ impl Client {
         instance: &str,
         timeout: Duration,
         lookup: Lookup,
+        lookup_intervals: LookupIntervals,
     ) -> io::Result<Client> {
         let uri: Uri = url.parse().map_err(io::Error::other)?;
         let host = uri.host().ok_or_else(|| io::Error::other("the URL has no host"))?;
         let default_port = if uri.scheme_str() == Some("https") { 443 } else { 80 };
-        let resolver = Resolver::new(host, uri.port_u16().unwrap_or(default_port), lookup);
+        let resolver = Resolver::new(host, uri.port_u16().unwrap_or(default_port), lookup, lookup_intervals);
         let idle = Arc::new(Idle::default());
         let config = Agent::config_builder()
             .timeout_global(Some(timeout))

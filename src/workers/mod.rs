@@ -4,6 +4,7 @@
 //! of a call goes back over a channel, then the event loop is woken.
 
 mod client;
+mod dial;
 mod resolver;
 mod tcp;
 #[cfg(test)]
@@ -14,7 +15,7 @@ use crate::callback::{Call, Called, Outcome};
 use crate::job::Completion;
 use crate::sys;
 use client::Client;
-use resolver::Lookup;
+use resolver::{Lookup, LookupIntervals};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::mpsc::Sender;
@@ -53,6 +54,14 @@ pub struct WorkerSettings {
     pub timeout: Duration,
     /// Most callbacks in flight, at least 1.
     pub threads_max: usize,
+}
+
+/// Constants that tests replace.
+struct Tuning {
+    lookup: Lookup,
+    lookup_intervals: LookupIntervals,
+    stack_bytes: usize,
+    idle_timeouts: IdleTimeouts,
 }
 
 /// The pool. Dropping it lets queued calls finish and then ends its threads, without waiting.
@@ -96,20 +105,24 @@ enum Next {
 impl Workers {
     /// Prepares the pool; threads start with the first calls. Errors: a URL or header value that HTTP does not allow.
     pub fn start(settings: WorkerSettings, completions: Sender<Completion>, wake: Wake) -> io::Result<Workers> {
-        Workers::assemble(settings, completions, wake, resolver::system_lookup(), THREAD_STACK_BYTES, IDLE_TIMEOUTS)
+        let tuning = Tuning {
+            lookup: resolver::system_lookup(),
+            lookup_intervals: LookupIntervals::default(),
+            stack_bytes: THREAD_STACK_BYTES,
+            idle_timeouts: IDLE_TIMEOUTS,
+        };
+        Workers::assemble(settings, completions, wake, tuning)
     }
 
-    /// [`Workers::start`] with parameters for tests.
     fn assemble(
         settings: WorkerSettings,
         completions: Sender<Completion>,
         wake: Wake,
-        lookup: Lookup,
-        stack_bytes: usize,
-        idle_timeouts: IdleTimeouts,
+        tuning: Tuning,
     ) -> io::Result<Workers> {
         let WorkerSettings { url, authorization, instance, timeout, threads_max } = settings;
-        let client = Client::new(&url, authorization.as_deref(), &instance, timeout, lookup)?;
+        let Tuning { lookup, lookup_intervals, stack_bytes, idle_timeouts } = tuning;
+        let client = Client::new(&url, authorization.as_deref(), &instance, timeout, lookup, lookup_intervals)?;
         Ok(Workers(Arc::new(Shared {
             client,
             completions,

@@ -1,7 +1,8 @@
-//! The backend's name, looked up at most once at a time.
+//! The addresses of the backend's name, looked up at most once at a time.
 //!
-//! `getaddrinfo` blocks and cannot be cancelled, so it runs in a thread of its own. All callbacks
-//! share one lookup and its answer: a silent name server costs one thread, not one per callback.
+//! `getaddrinfo` blocks and cannot be cancelled, so it runs in a thread of its own. All callbacks share one lookup and its
+//! answer: a silent name server costs one thread, not one per callback. The last good answer serves for as long as
+//! lookups fail: a name server that is down says nothing about the backend.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -9,11 +10,24 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long addresses are used. Short, for backends that move; still one lookup per thousands of calls.
-const ANSWER_TTL: Duration = Duration::from_secs(5);
-/// How long a failure stands, so that a burst of callbacks does not become a burst of lookups.
-const FAILURE_TTL: Duration = Duration::from_secs(1);
-/// As many as the HTTP client takes.
+/// Least times between lookups.
+#[derive(Clone, Copy)]
+pub struct LookupIntervals {
+    /// After a good answer. Short, for backends that move; still one lookup per thousands of calls.
+    pub answer: Duration,
+    /// After a failure, so that a burst of callbacks does not become a burst of lookups.
+    pub failure: Duration,
+}
+
+impl Default for LookupIntervals {
+    fn default() -> LookupIntervals {
+        LookupIntervals { answer: Duration::from_secs(5), failure: Duration::from_secs(1) }
+    }
+}
+
+/// How long callers wait for a lookup while an older answer could serve. A healthy name server is quicker.
+const REFRESH_TIME_MAX: Duration = Duration::from_millis(250);
+/// Addresses of one answer that are used.
 pub const ADDRESSES_MAX: usize = 16;
 
 /// The blocking lookup: host (no brackets) and port to addresses, the most promising first.
@@ -29,7 +43,7 @@ pub fn system_lookup() -> Lookup {
 pub enum ResolveError {
     /// No answer within the caller's time.
     TimedOut,
-    /// The lookup said no; the text is for the log.
+    /// The lookup failed; the text is for the log.
     Failed(String),
 }
 
@@ -43,70 +57,93 @@ struct Shared {
     /// The host is an address: no lookup ever.
     literal: Option<SocketAddr>,
     lookup: Lookup,
+    intervals: LookupIntervals,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    looking_up: bool,
-    latest: Option<Latest>,
-}
-
-struct Latest {
-    valid_until: Instant,
-    answer: Result<Vec<SocketAddr>, String>,
+    /// The last good answer; empty before the first.
+    addresses: Vec<SocketAddr>,
+    /// The address of the last connection.
+    preferred: Option<SocketAddr>,
+    /// Why the last lookup failed.
+    failure: String,
+    /// Start of the next lookup at the earliest.
+    due: Option<Instant>,
+    /// Start of the current lookup.
+    looking_up: Option<Instant>,
 }
 
 impl Resolver {
     /// For `host` as it stands in a URL, brackets around IPv6 included.
-    pub fn new(host: &str, port: u16, lookup: Lookup) -> Resolver {
+    pub fn new(host: &str, port: u16, lookup: Lookup, intervals: LookupIntervals) -> Resolver {
         let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
         Resolver(Arc::new(Shared {
             host: bare.to_owned(),
             port,
             literal: bare.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, port)),
             lookup,
+            intervals,
             state: Mutex::default(),
             changed: Condvar::new(),
         }))
     }
 
-    /// One to [`ADDRESSES_MAX`] addresses, from the cache or by a lookup that is waited for at most
-    /// `timeout`. A lookup that takes longer goes on, for whoever asks next.
+    /// One to [`ADDRESSES_MAX`] addresses, the one that worked last first. Waits for a lookup that is due, at most for
+    /// `timeout`; a lookup that takes longer goes on, for later callers.
     pub fn resolve(&self, timeout: Duration) -> Result<Vec<SocketAddr>, ResolveError> {
         if let Some(address) = self.0.literal {
             return Ok(vec![address]);
         }
         let start = Instant::now();
         let mut state = self.0.lock();
-        loop {
+        self.refresh(&mut state, start);
+        while let Some(since) = state.looking_up {
             let now = Instant::now();
-            if let Some(latest) = &state.latest
-                && now < latest.valid_until
-            {
-                return latest.answer.clone().map_err(ResolveError::Failed);
+            let mut left = timeout.saturating_sub(now.duration_since(start));
+            if !state.addresses.is_empty() {
+                left = left.min(REFRESH_TIME_MAX.saturating_sub(now.duration_since(since)));
             }
-            if !state.looking_up {
-                state.looking_up = true;
-                if let Err(error) = self.start_lookup() {
-                    state.looking_up = false;
-                    return Err(ResolveError::Failed(format!("no thread for a name lookup: {error}")));
-                }
-            }
-            let left = timeout.saturating_sub(now.duration_since(start));
             if left.is_zero() {
-                return Err(ResolveError::TimedOut);
+                break;
             }
             let waited = self.0.changed.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+        match state.looking_up {
+            _ if !state.addresses.is_empty() => Ok(state.by_preference()),
+            Some(_) => Err(ResolveError::TimedOut),
+            None => Err(ResolveError::Failed(state.failure.clone())),
+        }
     }
 
-    fn start_lookup(&self) -> io::Result<()> {
+    /// Has `address`, to which a connection was opened, come first from now on.
+    pub fn prefer(&self, address: SocketAddr) {
+        self.0.lock().preferred = Some(address);
+    }
+
+    /// Starts the lookup if it is due.
+    fn refresh(&self, state: &mut State, now: Instant) {
+        if state.looking_up.is_some() || state.due.is_some_and(|due| now < due) {
+            return;
+        }
         let shared = Arc::clone(&self.0);
-        thread::Builder::new().name("lookup".to_owned()).spawn(move || shared.look_up())?;
-        Ok(())
+        match thread::Builder::new().name("lookup".to_owned()).spawn(move || shared.look_up()) {
+            Ok(_) => state.looking_up = Some(now),
+            Err(error) => state.failure = format!("no thread for a name lookup: {error}"),
+        }
+    }
+}
+
+impl State {
+    fn by_preference(&self) -> Vec<SocketAddr> {
+        let mut addresses = self.addresses.clone();
+        if let Some(at) = addresses.iter().position(|address| Some(*address) == self.preferred) {
+            addresses[..=at].rotate_right(1);
+        }
+        addresses
     }
 }
 
@@ -116,18 +153,25 @@ impl Shared {
     }
 
     fn look_up(&self) {
-        let answer = match (self.lookup)(&self.host, self.port) {
-            Ok(addresses) if addresses.is_empty() => Err("the name has no addresses".to_owned()),
-            Ok(mut addresses) => {
-                addresses.truncate(ADDRESSES_MAX);
-                Ok(addresses)
-            }
-            Err(error) => Err(error.to_string()),
-        };
-        let ttl = if answer.is_ok() { ANSWER_TTL } else { FAILURE_TTL };
+        let answer = (self.lookup)(&self.host, self.port);
         let mut state = self.lock();
-        state.looking_up = false;
-        state.latest = Some(Latest { valid_until: Instant::now() + ttl, answer });
+        state.looking_up = None;
+        let interval = match answer {
+            Ok(mut addresses) if !addresses.is_empty() => {
+                addresses.truncate(ADDRESSES_MAX);
+                state.addresses = addresses;
+                self.intervals.answer
+            }
+            Ok(_) => {
+                state.failure = "the name has no addresses".to_owned();
+                self.intervals.failure
+            }
+            Err(error) => {
+                state.failure = error.to_string();
+                self.intervals.failure
+            }
+        };
+        state.due = Some(Instant::now() + interval);
         drop(state);
         self.changed.notify_all();
     }
@@ -149,7 +193,7 @@ mod tests {
     fn literals_need_no_lookup() {
         let never: Lookup = Arc::new(|_, _| panic!("looked up"));
         for (host, want) in [("127.0.0.1", "127.0.0.1:80"), ("[::1]", "[::1]:80")] {
-            let resolver = Resolver::new(host, 80, Arc::clone(&never));
+            let resolver = Resolver::new(host, 80, Arc::clone(&never), LookupIntervals::default());
             assert_eq!(resolver.resolve(Duration::ZERO), Ok(vec![address(want)]));
         }
     }
@@ -166,8 +210,8 @@ mod tests {
             gate.lock().unwrap().recv().unwrap();
             Ok(vec![address("127.0.0.1:8000"); 40])
         });
-        let resolver = Resolver::new("backend", 8000, lookup);
-        // While the server is silent nobody waits longer than told.
+        let resolver = Resolver::new("backend", 8000, lookup, LookupIntervals::default());
+        // While the name server is silent, callers wait no longer than their timeout.
         for _ in 0..5 {
             assert_eq!(resolver.resolve(Duration::from_millis(1)), Err(ResolveError::TimedOut));
         }
@@ -193,12 +237,12 @@ mod tests {
             0 => Err(io::Error::other("no such name")),
             _ => Ok(Vec::new()),
         });
-        let resolver = Resolver::new("nowhere", 1, lookup);
+        let resolver = Resolver::new("nowhere", 1, lookup, LookupIntervals::default());
         let failed = Err(ResolveError::Failed("no such name".to_owned()));
         assert_eq!(resolver.resolve(LONG), failed);
         assert_eq!(resolver.resolve(LONG), failed);
         // Once the failure has expired, a new lookup is made.
-        resolver.0.lock().latest.as_mut().unwrap().valid_until = Instant::now();
+        resolver.0.lock().due = None;
         assert_eq!(resolver.resolve(LONG), Err(ResolveError::Failed("the name has no addresses".to_owned())));
         assert_eq!(lookups.load(Ordering::SeqCst), 2);
     }

@@ -8,11 +8,11 @@
 use crate::sys;
 use std::fmt::{self, Debug, Formatter};
 use std::io::{self, ErrorKind, Read};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
+use ureq::Error;
 use ureq::unversioned::transport::{Buffers, NextTimeout, Transport};
-use ureq::{Error, Timeout};
 
 /// Fits a usual answer.
 const INPUT_BYTES: usize = 2 * 1024;
@@ -28,25 +28,8 @@ pub struct TcpTransport {
 }
 
 impl TcpTransport {
-    /// Connects to the first of `addresses` that answers. Each may take half of the remaining time, the last one all of
-    /// it. Requests are written through a buffer of `output_bytes`.
-    pub fn connect(addresses: &[SocketAddr], timeout: Duration, output_bytes: usize) -> Result<TcpTransport, Error> {
-        let deadline = Instant::now() + timeout;
-        let mut result = Err(Error::HostNotFound);
-        for (index, address) in addresses.iter().enumerate() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let share = if index + 1 == addresses.len() { left } else { left / 2 };
-            // A timeout of zero is an error.
-            result = match TcpStream::connect_timeout(address, share.max(Duration::from_millis(1))) {
-                Ok(stream) => return TcpTransport::on(stream, output_bytes),
-                Err(error) if error.kind() == ErrorKind::TimedOut => Err(Error::Timeout(Timeout::Connect)),
-                Err(error) => Err(Error::Io(error)),
-            };
-        }
-        result
-    }
-
-    fn on(stream: TcpStream, output_bytes: usize) -> Result<TcpTransport, Error> {
+    /// On a connected socket. Requests are written through a buffer of `output_bytes`.
+    pub fn new(stream: TcpStream, output_bytes: usize) -> Result<TcpTransport, Error> {
         // The rest of a large request must not wait for an acknowledgement.
         stream.set_nodelay(true)?;
         Ok(TcpTransport { stream, buffers: TcpBuffers { output_bytes, ..TcpBuffers::default() }, armed: None })

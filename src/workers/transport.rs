@@ -15,6 +15,7 @@
 //!
 //! Then run `cargo test workers` and `make faults`: a test fails for each of these that no longer holds.
 
+use super::dial;
 use super::resolver::{ResolveError, Resolver};
 use super::tcp::TcpTransport;
 use std::cell::Cell;
@@ -151,7 +152,9 @@ impl PooledConnector {
             ResolveError::Failed(text) => Error::Io(io::Error::new(io::ErrorKind::NotFound, text)),
         })?;
         let left = details.timeout.after.saturating_sub(start.elapsed());
-        let tcp = TcpTransport::connect(&addresses, left, details.config.output_buffer_size())?;
+        let (stream, address) = dial::connect(&addresses, left)?;
+        self.resolver.prefer(address);
+        let tcp = TcpTransport::new(stream, details.config.output_buffer_size())?;
         #[cfg(feature = "tls")]
         if details.needs_tls() {
             let tls = self.tls.connect(details, Some(tcp))?.ok_or(Error::ConnectionFailed)?;

@@ -3,16 +3,18 @@
 mod bodies;
 mod failures;
 mod keepalive;
+mod names;
 mod pool;
 mod request;
 
-use super::resolver::{Lookup, system_lookup};
-use super::{IDLE_TIMEOUTS, IdleTimeouts, THREAD_STACK_BYTES, WorkerSettings, Workers};
+use super::resolver::{Lookup, LookupIntervals, system_lookup};
+use super::{IDLE_TIMEOUTS, IdleTimeouts, THREAD_STACK_BYTES, Tuning, WorkerSettings, Workers};
 use crate::callback::{Call, CallKind, Called, Detail, Outcome, PassedHeader, Reason};
 use crate::job::Completion;
 use crate::table::Key;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -40,6 +42,7 @@ struct Options {
     threads_max: usize,
     authorization: Option<String>,
     lookup: Lookup,
+    lookup_intervals: LookupIntervals,
     stack_bytes: usize,
     idle_timeouts: IdleTimeouts,
 }
@@ -51,6 +54,7 @@ impl Default for Options {
             threads_max: 8,
             authorization: None,
             lookup: system_lookup(),
+            lookup_intervals: LookupIntervals::default(),
             stack_bytes: THREAD_STACK_BYTES,
             idle_timeouts: IDLE_TIMEOUTS,
         }
@@ -72,9 +76,13 @@ impl Pool {
         let wake = Arc::new(move || {
             counted.fetch_add(1, Ordering::SeqCst);
         });
-        let workers =
-            Workers::assemble(settings, sender, wake, options.lookup, options.stack_bytes, options.idle_timeouts);
-        Pool { workers: workers.unwrap(), completions, wakes }
+        let tuning = Tuning {
+            lookup: options.lookup,
+            lookup_intervals: options.lookup_intervals,
+            stack_bytes: options.stack_bytes,
+            idle_timeouts: options.idle_timeouts,
+        };
+        Pool { workers: Workers::assemble(settings, sender, wake, tuning).unwrap(), completions, wakes }
     }
 
     fn to(address: SocketAddr) -> Pool {
@@ -146,6 +154,39 @@ fn answering(answer: &'static str) -> SocketAddr {
     address
 }
 
+/// A listener whose backlog is full: connection attempts get no answer.
+struct Blackhole {
+    listener: TcpListener,
+    address: SocketAddr,
+    /// What fills it.
+    fillers: Vec<TcpStream>,
+}
+
+impl Blackhole {
+    fn new() -> Blackhole {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        // A backlog of 0 holds one connection; some attempts more until one hangs.
+        socket2::SockRef::from(&listener).listen(0).unwrap();
+        let mut fillers = Vec::new();
+        while let Ok(filler) = TcpStream::connect_timeout(&address, SHORT) {
+            fillers.push(filler);
+        }
+        Blackhole { listener, address, fillers }
+    }
+
+    /// Makes room and accepts the first connection that is none of the fillers.
+    fn accept(&self) -> TcpStream {
+        let fillers: Vec<SocketAddr> = self.fillers.iter().map(|filler| filler.local_addr().unwrap()).collect();
+        loop {
+            let (stream, peer) = self.listener.accept().unwrap();
+            if !fillers.contains(&peer) {
+                return stream;
+            }
+        }
+    }
+}
+
 /// The next request, head and body; `None` at the end of input.
 fn read_request(stream: &mut TcpStream) -> Option<String> {
     let mut head = Vec::new();
@@ -167,7 +208,6 @@ fn read_request(stream: &mut TcpStream) -> Option<String> {
 
 /// Closes with a reset.
 fn reset(stream: TcpStream) {
-    use std::os::fd::AsFd;
     crate::sys::abort_on_close(stream.as_fd()).unwrap();
 }
 

@@ -1,0 +1,74 @@
+//! A TCP connection to whichever of several addresses answers first (RFC 8305, "Happy Eyeballs").
+
+use crate::sys;
+use mio::net::TcpStream as Attempt;
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+use ureq::{Error, Timeout};
+
+/// Head start of an address over the next one ("Connection Attempt Delay", RFC 8305, section 5).
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// Connects to one of `addresses`, in order of preference. An address that has not answered within [`HEAD_START`] keeps
+/// its attempt, in parallel with the next one; one that fails is followed by the next at once. The first connection wins.
+pub fn connect(addresses: &[SocketAddr], timeout: Duration) -> Result<(TcpStream, SocketAddr), Error> {
+    let start = Instant::now();
+    let (deadline, mut next_start) = (start + timeout, start);
+    let mut untried = addresses.iter();
+    let mut attempts: Vec<(Attempt, SocketAddr)> = Vec::with_capacity(1);
+    let mut failure = Error::HostNotFound;
+    loop {
+        let now = Instant::now();
+        if now >= deadline {
+            return Err(Error::Timeout(Timeout::Connect));
+        }
+        if now >= next_start
+            && let Some(address) = untried.next()
+        {
+            match Attempt::connect(*address) {
+                Ok(attempt) => attempts.push((attempt, *address)),
+                Err(error) => {
+                    failure = Error::Io(error);
+                    continue;
+                }
+            }
+            next_start = now + HEAD_START;
+        }
+        if attempts.is_empty() {
+            return Err(failure);
+        }
+        let until = if untried.len() == 0 { deadline } else { deadline.min(next_start) };
+        let sockets: Vec<_> = attempts.iter().map(|(attempt, _)| attempt.as_fd()).collect();
+        sys::wait_any_writable(&sockets, Some(until.saturating_duration_since(now)))?;
+        let mut index = 0;
+        while let Some((attempt, address)) = attempts.get(index) {
+            match is_connected(attempt) {
+                Ok(true) => {
+                    let address = *address;
+                    let stream = TcpStream::from(attempts.swap_remove(index).0);
+                    stream.set_nonblocking(false)?;
+                    return Ok((stream, address));
+                }
+                Ok(false) => index += 1,
+                Err(error) => {
+                    failure = Error::Io(error);
+                    attempts.remove(index);
+                    next_start = now;
+                }
+            }
+        }
+    }
+}
+
+fn is_connected(attempt: &Attempt) -> io::Result<bool> {
+    if let Some(error) = attempt.take_error()? {
+        return Err(error);
+    }
+    match attempt.peer_addr() {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotConnected => Ok(false),
+        Err(error) => Err(error),
+    }
+}
