@@ -1,7 +1,8 @@
 //! One callback over HTTP: the request, the one retry, the outcome.
 
+use super::idle::Idle;
 use super::resolver::{Lookup, LookupIntervals, Resolver};
-use super::transport::{Attempt, Idle, PooledConnector};
+use super::transport::{Attempt, PooledConnector};
 use crate::callback::{Call, CallKind, Outcome, PassedHeader};
 use std::io::{self, ErrorKind, Read};
 use std::net::IpAddr;

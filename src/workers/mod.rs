@@ -5,6 +5,7 @@
 
 mod client;
 mod dial;
+mod idle;
 mod resolver;
 mod tcp;
 #[cfg(test)]
@@ -231,7 +232,7 @@ impl Shared {
         loop {
             let left = idle_timeouts.saturating_sub(start.elapsed());
             // Wakes up in time to close idle connections.
-            thread::park_timeout(left.min(transport::IDLE_TIME_MAX));
+            thread::park_timeout(left.min(idle::IDLE_TIME_MAX));
             if let Some(call) = worker.lock().take() {
                 return Some(call);
             }

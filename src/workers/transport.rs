@@ -16,24 +16,20 @@
 //! Then run `cargo test workers` and `make faults`: a test fails for each of these that no longer holds.
 
 use super::dial;
+use super::idle::Idle;
 use super::resolver::{ResolveError, Resolver};
 use super::tcp::TcpTransport;
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::fmt::{self, Debug, Formatter};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 use ureq::Error;
 use ureq::Timeout;
 #[cfg(feature = "tls")]
 use ureq::unversioned::transport::RustlsConnector;
 use ureq::unversioned::transport::time::Duration as UreqDuration;
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
-
-/// Longest idle time of a kept connection. Servers close idle connections themselves, gunicorn after 2 s and Node after
-/// 5 s; closing first avoids a race and a retry.
-pub const IDLE_TIME_MAX: Duration = Duration::from_millis(1500);
 
 /// The record of this thread's current attempt at a call.
 #[derive(Clone, Copy, Debug, Default)]
@@ -76,54 +72,6 @@ impl Attempt {
         let mut attempt = ATTEMPT.get();
         change(&mut attempt);
         ATTEMPT.set(attempt);
-    }
-}
-
-/// Kept connections between calls, the longest idle first. Never more than there are worker threads, since one is opened
-/// only while none is idle.
-#[derive(Debug, Default)]
-pub struct Idle(Mutex<VecDeque<(Instant, Box<dyn Transport>)>>);
-
-impl Idle {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<(Instant, Box<dyn Transport>)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The most recently used connection that is still open.
-    fn take(&self, now: Instant) -> Option<Box<dyn Transport>> {
-        loop {
-            // Removed first, so that probing and closing happen outside the lock.
-            let (since, mut connection) = self.lock().pop_back()?;
-            if now.saturating_duration_since(since) < IDLE_TIME_MAX && connection.is_open() {
-                return Some(connection);
-            }
-        }
-    }
-
-    fn put(&self, now: Instant, connection: Box<dyn Transport>) {
-        self.lock().push_back((now, connection));
-        // Busy threads never wait, so old connections are closed here as well.
-        self.close_old(now);
-    }
-
-    /// Closes connections that have been idle for too long at `now`.
-    pub fn close_old(&self, now: Instant) {
-        let mut connections = self.lock();
-        let young = connections.partition_point(|(since, _)| now.saturating_duration_since(*since) >= IDLE_TIME_MAX);
-        let old: Vec<_> = connections.drain(..young).collect();
-        drop(connections);
-        drop(old);
-    }
-
-    #[cfg(test)]
-    pub fn count(&self) -> usize {
-        self.lock().len()
-    }
-
-    /// Closes all: once one was found dead, the others are likely dead too.
-    pub fn close_all(&self) {
-        let all = std::mem::take(&mut *self.lock());
-        drop(all);
     }
 }
 
