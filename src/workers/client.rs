@@ -1,8 +1,9 @@
 //! One callback over HTTP: the request, the one retry, the outcome.
 
 use super::idle::Idle;
-use super::resolver::{Lookup, LookupIntervals, Resolver};
+use super::resolver::Resolver;
 use super::transport::{Attempt, PooledConnector};
+use super::{Tuning, WorkerSettings};
 use crate::callback::{Call, CallKind, Outcome, PassedHeader};
 use std::io::{self, ErrorKind, Read};
 use std::net::IpAddr;
@@ -38,23 +39,17 @@ pub struct Client {
 }
 
 impl Client {
-    /// `url` is absolute, without user info. Errors: a URL or header value that HTTP does not allow, which the
-    /// configuration has already refused.
-    pub fn new(
-        url: &str,
-        authorization: Option<&str>,
-        instance: &str,
-        timeout: Duration,
-        lookup: Lookup,
-        lookup_intervals: LookupIntervals,
-    ) -> io::Result<Client> {
+    /// Errors: a URL or header value that HTTP does not allow, which the configuration has already refused.
+    pub fn new(settings: &WorkerSettings, tuning: &Tuning) -> io::Result<Client> {
+        let WorkerSettings { url, authorization, instance, timeout, threads_max: _ } = settings;
         let uri: Uri = url.parse().map_err(io::Error::other)?;
         let host = uri.host().ok_or_else(|| io::Error::other("the URL has no host"))?;
         let default_port = if uri.scheme_str() == Some("https") { 443 } else { 80 };
-        let resolver = Resolver::new(host, uri.port_u16().unwrap_or(default_port), lookup, lookup_intervals);
-        let idle = Arc::new(Idle::default());
+        let port = uri.port_u16().unwrap_or(default_port);
+        let resolver = Resolver::new(host, port, Arc::clone(&tuning.lookup), tuning.lookup_intervals);
+        let idle = Arc::new(Idle::new(tuning.connection_age_max));
         let config = Agent::config_builder()
-            .timeout_global(Some(timeout))
+            .timeout_global(Some(*timeout))
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
@@ -65,12 +60,15 @@ impl Client {
             .max_idle_connections_per_host(0)
             .input_buffer_size(INPUT_BUFFER_BYTES)
             // ureq writes a line of the head whole or fails.
-            .output_buffer_size(OUTPUT_BUFFER_BYTES.max(HEAD_BYTES + url.len() + authorization.map_or(0, str::len)))
+            .output_buffer_size(
+                OUTPUT_BUFFER_BYTES.max(HEAD_BYTES + url.len() + authorization.as_ref().map_or(0, String::len)),
+            )
             .user_agent(concat!("ssegateway/", env!("CARGO_PKG_VERSION")))
             .build();
         let connector = PooledConnector::new(Arc::clone(&idle), resolver);
         let agent = Agent::with_parts(config, connector, NoResolver);
         let authorization = authorization
+            .as_ref()
             .map(|value| {
                 let mut value = HeaderValue::from_str(value).map_err(io::Error::other)?;
                 value.set_sensitive(true);
@@ -80,7 +78,7 @@ impl Client {
         let instance = HeaderValue::from_str(instance).map_err(io::Error::other)?;
         // Its query may hold a key.
         let callback = url.split('?').next().unwrap_or_default().to_owned();
-        Ok(Client { agent, uri, callback, authorization, instance, timeout, idle })
+        Ok(Client { agent, uri, callback, authorization, instance, timeout: *timeout, idle })
     }
 
     /// Makes `call`. The outcome may be known before the end of the answer; then there is a rest, to be read once the

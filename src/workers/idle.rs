@@ -1,6 +1,8 @@
 //! Kept connections between calls.
 
 use std::collections::VecDeque;
+use std::fmt::{self, Debug, Formatter};
+use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use ureq::unversioned::transport::Transport;
@@ -9,28 +11,50 @@ use ureq::unversioned::transport::Transport;
 /// 5 s; closing first avoids a race and a retry.
 pub const IDLE_TIME_MAX: Duration = Duration::from_millis(1500);
 
+/// Longest life of a connection, so that a load balancer in front of the backend gets to spread them anew.
+pub const CONNECTION_AGE_MAX: Duration = Duration::from_secs(60);
+
+/// An open connection.
+pub struct Connection {
+    pub transport: Box<dyn Transport>,
+    /// Its peer, as the name lookup gave it.
+    pub address: SocketAddr,
+    pub opened: Instant,
+}
+
 /// Kept connections between calls, the longest idle first. Never more than there are worker threads, since one is opened
 /// only while none is idle.
-#[derive(Debug, Default)]
-pub struct Idle(Mutex<VecDeque<(Instant, Box<dyn Transport>)>>);
+pub struct Idle {
+    age_max: Duration,
+    connections: Mutex<VecDeque<(Instant, Connection)>>,
+}
 
 impl Idle {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<(Instant, Box<dyn Transport>)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// `age_max` is usually [`CONNECTION_AGE_MAX`].
+    pub fn new(age_max: Duration) -> Idle {
+        Idle { age_max, connections: Mutex::default() }
     }
 
-    /// The most recently used connection that is still open.
-    pub fn take(&self, now: Instant) -> Option<Box<dyn Transport>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(Instant, Connection)>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The most recently used connection that may and can serve another call. `is_current` judges addresses.
+    pub fn take(&self, now: Instant, is_current: impl Fn(SocketAddr) -> bool) -> Option<Connection> {
         loop {
             // Removed first, so that probing and closing happen outside the lock.
             let (since, mut connection) = self.lock().pop_back()?;
-            if now.saturating_duration_since(since) < IDLE_TIME_MAX && connection.is_open() {
+            if now.saturating_duration_since(since) < IDLE_TIME_MAX
+                && now.saturating_duration_since(connection.opened) < self.age_max
+                && is_current(connection.address)
+                && connection.transport.is_open()
+            {
                 return Some(connection);
             }
         }
     }
 
-    pub fn put(&self, now: Instant, connection: Box<dyn Transport>) {
+    pub fn put(&self, now: Instant, connection: Connection) {
         self.lock().push_back((now, connection));
         // Busy threads never wait, so old connections are closed here as well.
         self.close_old(now);
@@ -54,5 +78,11 @@ impl Idle {
     pub fn close_all(&self) {
         let all = std::mem::take(&mut *self.lock());
         drop(all);
+    }
+}
+
+impl Debug for Idle {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Idle").finish_non_exhaustive()
     }
 }

@@ -61,6 +61,7 @@ pub struct WorkerSettings {
 struct Tuning {
     lookup: Lookup,
     lookup_intervals: LookupIntervals,
+    connection_age_max: Duration,
     stack_bytes: usize,
     idle_timeouts: IdleTimeouts,
 }
@@ -109,6 +110,7 @@ impl Workers {
         let tuning = Tuning {
             lookup: resolver::system_lookup(),
             lookup_intervals: LookupIntervals::default(),
+            connection_age_max: idle::CONNECTION_AGE_MAX,
             stack_bytes: THREAD_STACK_BYTES,
             idle_timeouts: IDLE_TIMEOUTS,
         };
@@ -121,16 +123,14 @@ impl Workers {
         wake: Wake,
         tuning: Tuning,
     ) -> io::Result<Workers> {
-        let WorkerSettings { url, authorization, instance, timeout, threads_max } = settings;
-        let Tuning { lookup, lookup_intervals, stack_bytes, idle_timeouts } = tuning;
-        let client = Client::new(&url, authorization.as_deref(), &instance, timeout, lookup, lookup_intervals)?;
+        let client = Client::new(&settings, &tuning)?;
         Ok(Workers(Arc::new(Shared {
             client,
             completions,
             wake,
-            threads_max: threads_max.max(1),
-            stack_bytes,
-            idle_timeouts,
+            threads_max: settings.threads_max.max(1),
+            stack_bytes: tuning.stack_bytes,
+            idle_timeouts: tuning.idle_timeouts,
             state: Mutex::default(),
         })))
     }

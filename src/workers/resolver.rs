@@ -119,6 +119,16 @@ impl Resolver {
         }
     }
 
+    /// Whether `address` is in the last good answer. Never waits, but starts the lookup if it is due.
+    pub fn is_current(&self, address: SocketAddr) -> bool {
+        if self.0.literal.is_some() {
+            return true;
+        }
+        let mut state = self.0.lock();
+        self.refresh(&mut state, Instant::now());
+        state.addresses.contains(&address)
+    }
+
     /// Has `address`, to which a connection was opened, come first from now on.
     pub fn prefer(&self, address: SocketAddr) {
         self.0.lock().preferred = Some(address);

@@ -16,7 +16,7 @@
 //! Then run `cargo test workers` and `make faults`: a test fails for each of these that no longer holds.
 
 use super::dial;
-use super::idle::Idle;
+use super::idle::{Connection, Idle};
 use super::resolver::{ResolveError, Resolver};
 use super::tcp::TcpTransport;
 use std::cell::Cell;
@@ -93,7 +93,7 @@ impl PooledConnector {
         }
     }
 
-    fn open(&self, details: &ConnectionDetails<'_>) -> Result<Box<dyn Transport>, Error> {
+    fn open(&self, details: &ConnectionDetails<'_>) -> Result<Connection, Error> {
         let start = Instant::now();
         let addresses = self.resolver.resolve(*details.timeout.after).map_err(|error| match error {
             ResolveError::TimedOut => Error::Timeout(Timeout::Resolve),
@@ -103,6 +103,11 @@ impl PooledConnector {
         let (stream, address) = dial::connect(&addresses, left)?;
         self.resolver.prefer(address);
         let tcp = TcpTransport::new(stream, details.config.output_buffer_size())?;
+        Ok(Connection { transport: self.secure(tcp, details)?, address, opened: Instant::now() })
+    }
+
+    /// Adds TLS where the URL asks for it.
+    fn secure(&self, tcp: TcpTransport, details: &ConnectionDetails<'_>) -> Result<Box<dyn Transport>, Error> {
         #[cfg(feature = "tls")]
         if details.needs_tls() {
             let tls = self.tls.connect(details, Some(tcp))?.ok_or(Error::ConnectionFailed)?;
@@ -123,20 +128,26 @@ impl Connector<()> for PooledConnector {
 
     fn connect(&self, details: &ConnectionDetails<'_>, _chained: Option<()>) -> Result<Option<Watched>, Error> {
         let fresh_only = Attempt::current().fresh_only;
-        let idle = if fresh_only { None } else { self.idle.take(Instant::now()) };
-        Attempt::record(|attempt| attempt.reused = idle.is_some());
-        let inner = match idle {
-            Some(inner) => inner,
+        let is_current = |address| self.resolver.is_current(address);
+        let kept = if fresh_only { None } else { self.idle.take(Instant::now(), is_current) };
+        Attempt::record(|attempt| attempt.reused = kept.is_some());
+        let connection = match kept {
+            Some(connection) => connection,
             None => self.open(details)?,
         };
-        Ok(Some(Watched { inner: Some(inner), idle: Arc::clone(&self.idle), head: Vec::new(), reusable: false }))
+        Ok(Some(Watched {
+            connection: Some(connection),
+            idle: Arc::clone(&self.idle),
+            head: Vec::new(),
+            reusable: false,
+        }))
     }
 }
 
 /// A connection in use. Records what passes through it, and returns to the idle ones if its call leaves it reusable.
 pub struct Watched {
     /// `None` only during drop.
-    inner: Option<Box<dyn Transport>>,
+    connection: Option<Connection>,
     idle: Arc<Idle>,
     /// The request's head, held back so that it leaves in one segment with the body.
     head: Vec<u8>,
@@ -146,7 +157,7 @@ pub struct Watched {
 
 impl Watched {
     fn inner(&mut self) -> &mut Box<dyn Transport> {
-        self.inner.as_mut().expect("the connection is taken out by drop alone")
+        &mut self.connection.as_mut().expect("the connection is taken out by drop alone").transport
     }
 
     /// Sends the held head and the first `amount` bytes of the output buffer.
@@ -209,7 +220,7 @@ impl Transport for Watched {
     }
 
     fn is_tls(&self) -> bool {
-        self.inner.as_ref().is_some_and(|inner| inner.is_tls())
+        self.connection.as_ref().is_some_and(|connection| connection.transport.is_tls())
     }
 }
 
@@ -222,9 +233,9 @@ impl Debug for Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         if self.reusable
-            && let Some(inner) = self.inner.take()
+            && let Some(connection) = self.connection.take()
         {
-            self.idle.put(Instant::now(), inner);
+            self.idle.put(Instant::now(), connection);
         }
     }
 }

@@ -67,6 +67,23 @@ fn a_connection_that_is_not_clean_serves_no_other_call() {
     }
 }
 
+#[test]
+fn a_connection_that_has_come_of_age_serves_no_other_call() {
+    let (address, script) = backend(|listener| {
+        for _ in 0..3 {
+            let (mut stream, _) = listener.accept().unwrap();
+            assert!(answer(&mut stream, OK));
+            expect_end(&mut stream);
+        }
+    });
+    let options = Options { connection_age_max: Duration::ZERO, ..Options::default() };
+    let pool = Pool::new(&format!("http://{address}/"), options);
+    for _ in 0..3 {
+        assert_eq!(pool.call(), answered(204, Some("")));
+    }
+    script.join().unwrap();
+}
+
 /// A pool whose one idle connection is in the hands of the script's second half.
 fn warmed<T: Send + 'static>(
     timeout: Duration,

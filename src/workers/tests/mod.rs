@@ -7,6 +7,7 @@ mod names;
 mod pool;
 mod request;
 
+use super::idle::CONNECTION_AGE_MAX;
 use super::resolver::{Lookup, LookupIntervals, system_lookup};
 use super::{IDLE_TIMEOUTS, IdleTimeouts, THREAD_STACK_BYTES, Tuning, WorkerSettings, Workers};
 use crate::callback::{Call, CallKind, Called, Detail, Outcome, PassedHeader, Reason};
@@ -43,6 +44,7 @@ struct Options {
     authorization: Option<String>,
     lookup: Lookup,
     lookup_intervals: LookupIntervals,
+    connection_age_max: Duration,
     stack_bytes: usize,
     idle_timeouts: IdleTimeouts,
 }
@@ -55,6 +57,7 @@ impl Default for Options {
             authorization: None,
             lookup: system_lookup(),
             lookup_intervals: LookupIntervals::default(),
+            connection_age_max: CONNECTION_AGE_MAX,
             stack_bytes: THREAD_STACK_BYTES,
             idle_timeouts: IDLE_TIMEOUTS,
         }
@@ -79,6 +82,7 @@ impl Pool {
         let tuning = Tuning {
             lookup: options.lookup,
             lookup_intervals: options.lookup_intervals,
+            connection_age_max: options.connection_age_max,
             stack_bytes: options.stack_bytes,
             idle_timeouts: options.idle_timeouts,
         };

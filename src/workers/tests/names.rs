@@ -121,6 +121,42 @@ fn an_address_that_takes_its_time_stays_in_the_race() {
 }
 
 #[test]
+fn a_backend_that_moves_is_followed_although_its_connections_are_kept() {
+    let names = Names::new(&[answering("HTTP/1.1 204 No Content\r\n\r\n")]);
+    let pool = names.pool(LONG);
+    assert_eq!(pool.call(), answered(204, Some("")));
+    names.set(Ok(&[answering("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")]));
+    eventually("the new address is called", || pool.call() == answered(403, None));
+    for _ in 0..20 {
+        assert_eq!(pool.call(), answered(403, None));
+    }
+}
+
+#[test]
+fn a_connection_stays_while_its_address_is_among_the_names() {
+    let (address, script) = backend(|listener| {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut calls = 0;
+        while read_request(&mut stream).is_some() {
+            calls += 1;
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+        }
+        calls
+    });
+    let dead = Blackhole::new();
+    let names = Names::new(&[address]);
+    let pool = names.pool(LONG);
+    for answer in [&[address][..], &[dead.address, address], &[address, dead.address]] {
+        names.set(Ok(answer));
+        for _ in 0..10 {
+            assert_eq!(pool.call(), answered(204, Some("")));
+        }
+    }
+    drop(pool);
+    assert_eq!(script.join().unwrap(), 30);
+}
+
+#[test]
 fn addresses_that_refuse_are_passed_over_at_once() {
     let refusing = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
     let mut addresses: Vec<SocketAddr> = (0..15).map(|_| refusing()).collect();
