@@ -151,6 +151,34 @@ fn garbage_is_unavailable() {
 }
 
 #[test]
+fn a_head_that_is_too_long_is_named_with_its_size() {
+    let long = format!("X: {}\r\n", "x".repeat(20_000));
+    let many = "X: y\r\n".repeat(200);
+    for (fields, limit, sizes) in [(long, "16384 bytes", 16_385..=20_024), (many, "128 fields", 1219..=1219)] {
+        let backend = Backend::connecting(Answer::raw(format!("HTTP/1.1 200 OK\r\n{fields}\r\n")));
+        let gateway = Gateway::start(&backend);
+        assert_json(&gateway.get("/x"), 503, UNAVAILABLE);
+        let line = gateway.log_line(&["connect callback failed", "written=true"]);
+        let size = line
+            .split_once(&format!("the answer's head has more than {limit} ("))
+            .and_then(|(_, rest)| rest.split_once(' '));
+        assert!(size.is_some_and(|(size, _)| sizes.contains(&size.parse().expect("a number"))), "{line}");
+        assert!(line.contains("cookies") && !line.contains("https"), "{line}");
+    }
+}
+
+#[test]
+fn a_408_at_the_end_of_an_idle_time_reaches_no_client() {
+    let stray = Answer::raw("HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n").then(Step::Close);
+    let backend = Backend::new(move |call| if call.ordinal > 0 { stray.clone() } else { Answer::ok() });
+    let gateway = Gateway::start(&backend);
+    let _first = gateway.open("/first");
+    let (_second, token) = gateway.open_with(&backend, "/second");
+    assert_eq!(backend.connect("/second").token(), token);
+    assert_json(&outcome(Answer::status(408)), 408, r#"{"error":"Backend returned 408"}"#);
+}
+
+#[test]
 fn silence_is_a_timeout() {
     let backend = Backend::connecting(Answer::silence());
     let gateway = impatient(&backend);

@@ -2,6 +2,7 @@
 
 use super::idle::Idle;
 use super::resolver::Resolver;
+use super::tcp::HEAD_BYTES_MAX;
 use super::transport::{Attempt, PooledConnector};
 use super::{Tuning, WorkerSettings};
 use crate::callback::{Call, CallKind, Outcome, PassedHeader};
@@ -19,12 +20,14 @@ const BODY_BYTES_MAX: u64 = 1024 * 1024;
 const DRAIN_BYTES_MAX: u64 = 64 * 1024;
 /// Longest wait for an error's body, which occupies the worker only.
 const DRAIN_TIME_MAX: Duration = Duration::from_millis(100);
-/// A usual answer's head and body fit; a longer head counts as garbage.
-const INPUT_BUFFER_BYTES: usize = 16 * 1024;
+/// Most header fields of an answer: a constant of ureq's.
+const FIELDS_MAX: usize = 128;
 /// Fits a usual request; a larger one is written in pieces.
 const OUTPUT_BUFFER_BYTES: usize = 4 * 1024;
 /// Upper bound of a request's head without the URL and the credentials.
 const HEAD_BYTES: usize = 1024;
+
+const HINT_LONG_HEAD: &str = "an answer to a callback needs no cookies: which middleware of the backend adds all that?";
 
 /// Makes callbacks to one URL. Shared by all workers; a call runs on its caller's thread.
 pub struct Client {
@@ -58,7 +61,9 @@ impl Client {
             // `transport` keeps connections alive itself.
             .max_idle_connections(0)
             .max_idle_connections_per_host(0)
-            .input_buffer_size(INPUT_BUFFER_BYTES)
+            .max_response_header_size(HEAD_BYTES_MAX)
+            // Of TLS connections; longer than the longest head, so that ureq gets to see that one is too long.
+            .input_buffer_size(HEAD_BYTES_MAX + 1024)
             // ureq writes a line of the head whole or fails.
             .output_buffer_size(
                 OUTPUT_BUFFER_BYTES.max(HEAD_BYTES + url.len() + authorization.as_ref().map_or(0, String::len)),
@@ -89,13 +94,14 @@ impl Client {
         let first = self.send(call, None);
         let attempt = Attempt::current();
         let (result, written_before) = match first {
-            Err(error) if attempt.reused && !attempt.answered && is_disconnect(&error) => {
+            first if attempt.reused && was_closed(&first, attempt) => {
+                drop(first);
                 self.idle.close_all();
                 Attempt::begin(true);
                 let left = self.timeout.saturating_sub(start.elapsed());
                 (self.send(call, Some(left)), attempt.written)
             }
-            Ok(_) | Err(_) => (first, false),
+            first => (first, false),
         };
         match result {
             Ok(response) => answered(response),
@@ -144,7 +150,7 @@ impl Client {
             CallKind::Disconnect { .. } => "disconnect",
         };
         let hint = self.hint(error, written);
-        log::warn!(token = call.token.to_string(), callback = self.callback, written, error = error.to_string(), hint; "{name} callback failed");
+        log::warn!(token = call.token.to_string(), callback = self.callback, written, error = describe(error), hint; "{name} callback failed");
         let timed_out = match error {
             Error::Timeout(_) => true,
             // The kernel's own timeout came first.
@@ -163,6 +169,8 @@ impl Client {
             Error::Timeout(_) => {
                 "no connection within CALLBACK_TIMEOUT_SECONDS: is that the right address, and no firewall between?"
             }
+            Error::LargeResponseHeader(..) => HINT_LONG_HEAD,
+            error if has_too_many_fields(error) => HINT_LONG_HEAD,
             error if is_disconnect(error) => "the backend broke off: its own log may say why; or does it want https?",
             Error::Protocol(_) => "what listens there does not speak HTTP/1.1: check host and port of CALLBACK_URL",
             Error::Io(error) => match error.kind() {
@@ -183,6 +191,25 @@ impl Client {
             _ => "none",
         }
     }
+}
+
+/// The error as the log shows it.
+fn describe(error: &Error) -> String {
+    match error {
+        Error::LargeResponseHeader(bytes, _) => {
+            format!("the answer's head has more than {HEAD_BYTES_MAX} bytes ({bytes} received)")
+        }
+        error if has_too_many_fields(error) => {
+            let bytes = Attempt::current().answer_bytes;
+            format!("the answer's head has more than {FIELDS_MAX} fields ({bytes} bytes received)")
+        }
+        error => error.to_string(),
+    }
+}
+
+fn has_too_many_fields(error: &Error) -> bool {
+    // The type of the inner error is not public.
+    matches!(error, Error::Protocol(error) if format!("{error:?}") == "HttpParseTooManyHeaders")
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -230,7 +257,14 @@ fn passed_headers(headers: &HeaderMap) -> Vec<(PassedHeader, Vec<u8>)> {
     retry_after.into_iter().chain(authenticate).map(|(name, value)| (name, value.as_bytes().to_vec())).collect()
 }
 
-/// Whether the peer had closed the connection, as happens to kept ones.
+/// Whether the peer had given a kept connection up before it read the request: it closed it without an answer, or with the
+/// 408 that some servers send when their idle timer ends.
+fn was_closed(result: &Result<Response<Body>, Error>, attempt: Attempt) -> bool {
+    let closed = attempt.answer_bytes == 0 && result.as_ref().is_err_and(is_disconnect);
+    closed || attempt.first_status == Some(*b"408")
+}
+
+/// Whether the peer closed the connection.
 fn is_disconnect(error: &Error) -> bool {
     let Error::Io(error) = error else { return false };
     matches!(

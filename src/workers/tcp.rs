@@ -16,8 +16,10 @@ use ureq::unversioned::transport::{Buffers, NextTimeout, Transport};
 
 /// Fits a usual answer.
 const INPUT_BYTES: usize = 2 * 1024;
-/// A longer head counts as garbage.
-const INPUT_BYTES_MAX: usize = 16 * 1024;
+/// Longest head of an answer; a longer one counts as garbage.
+pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Longer than the longest head that is allowed, so that ureq gets to see that one is too long.
+const INPUT_BYTES_MAX: usize = 2 * HEAD_BYTES_MAX;
 
 /// A connection.
 pub struct TcpTransport {
@@ -63,6 +65,9 @@ impl Transport for TcpTransport {
                     }
                     sys::wait_writable(self.stream.as_fd(), left)?;
                 }
+                // What the peer had answered before it closed can still be read, and counts. Without an answer the read
+                // reports the close.
+                Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => break,
                 Err(error) => return Err(Error::Io(error)),
             }
         }

@@ -38,8 +38,10 @@ pub struct Attempt {
     pub reused: bool,
     /// Bytes of the request may have reached the backend.
     pub written: bool,
-    /// At least one byte of an answer arrived.
-    pub answered: bool,
+    /// Bytes of the answer that were buffered after the last read; none were ever received if 0.
+    pub answer_bytes: usize,
+    /// The status in the first head of the answer, interim ones included.
+    pub first_status: Option<[u8; 3]>,
     /// Input: open a new connection.
     fresh_only: bool,
     /// Input: the end of reading.
@@ -48,7 +50,14 @@ pub struct Attempt {
 
 thread_local! {
     static ATTEMPT: Cell<Attempt> = const {
-        Cell::new(Attempt { reused: false, written: false, answered: false, fresh_only: false, read_until: None })
+        Cell::new(Attempt {
+            reused: false,
+            written: false,
+            answer_bytes: 0,
+            first_status: None,
+            fresh_only: false,
+            read_until: None,
+        })
     };
 }
 
@@ -66,6 +75,15 @@ impl Attempt {
     /// Limits the time for reading.
     pub fn read_until(instant: Instant) {
         Attempt::record(|attempt| attempt.read_until = Some(instant));
+    }
+
+    /// Records the unconsumed input after a read.
+    fn received(&mut self, input: &[u8]) {
+        self.answer_bytes = input.len();
+        // Nothing is consumed before the first head is whole, so until then the input begins with it.
+        if let (None, Some(start)) = (self.first_status, input.first_chunk::<12>()) {
+            self.first_status = Some([start[9], start[10], start[11]]);
+        }
     }
 
     fn record(change: impl FnOnce(&mut Attempt)) {
@@ -208,7 +226,8 @@ impl Transport for Watched {
         }
         let progress = self.inner().await_input(timeout)?;
         if progress {
-            Attempt::record(|attempt| attempt.answered = true);
+            let input = self.inner().buffers().input();
+            Attempt::record(|attempt| attempt.received(input));
         }
         Ok(progress)
     }

@@ -186,3 +186,28 @@ fn a_rejection_does_not_wait_for_its_body() {
     release.send(()).unwrap();
     script.join().unwrap();
 }
+
+#[test]
+fn an_answer_counts_although_the_request_could_not_be_written() {
+    for (answer, outcome) in [
+        ("HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n", answered(413, None)),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", answered(200, Some("{}"))),
+        ("HTTP/1.1 200 OK\r\n\r\n{}", answered(200, Some("{}"))),
+    ] {
+        let (address, script) = backend(move |listener| {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read_exact(&mut [0; 100]).unwrap();
+            stream.write_all(answer.as_bytes()).unwrap();
+            // With unread input: a reset.
+            drop(stream);
+            listener.set_nonblocking(true).unwrap();
+            listener
+        });
+        let pool = Pool::to(address);
+        // More than the kernel takes in.
+        pool.workers.submit(Call { request: "x".repeat(30_000_000).into(), ..call(7, None) });
+        assert_eq!(pool.next().outcome, outcome, "{answer}");
+        let listener = script.join().unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock, "the call was repeated");
+    }
+}

@@ -180,6 +180,57 @@ fn an_answer_begun_forbids_the_replacement() {
 }
 
 #[test]
+fn a_408_on_a_kept_connection_is_a_close() {
+    // What servers send when their idle timer ends, here at the moment of the next request.
+    for bytes in [
+        "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 3\r\n\r\nbye",
+        "HTTP/1.0 408 Request Time-out\r\n\r\n",
+        "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 408 Request Timeout\r\nConnec",
+        "HTTP/1.1 408",
+    ] {
+        for pieces in [bytes.len(), 1] {
+            let (pool, script) = warmed(LONG, move |listener, mut stream| {
+                let first = read_request(&mut stream).unwrap();
+                for piece in bytes.as_bytes().chunks(pieces) {
+                    stream.write_all(piece).unwrap();
+                    thread::yield_now();
+                }
+                drop(stream);
+                let (mut stream, _) = listener.accept().unwrap();
+                let second = read_request(&mut stream).unwrap();
+                assert_eq!(first, second);
+                stream.write_all(OK).unwrap();
+            });
+            assert_eq!(pool.call(), answered(204, Some("")), "{bytes:?}");
+            script.join().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_408_that_can_only_be_about_this_request_is_an_answer() {
+    let timeout = "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    // On a fresh connection.
+    assert_eq!(Pool::to(answering(timeout)).call(), answered(408, None));
+    // On the replacement.
+    let (pool, script) = warmed(LONG, move |listener, mut stream| {
+        assert!(answer(&mut stream, timeout.as_bytes()));
+        let (mut stream, _) = listener.accept().unwrap();
+        assert!(answer(&mut stream, timeout.as_bytes()));
+    });
+    assert_eq!(pool.call(), answered(408, None));
+    script.join().unwrap();
+    // Behind an interim answer.
+    let (pool, script) = warmed(LONG, move |_, mut stream| {
+        read_request(&mut stream).unwrap();
+        stream.write_all(format!("HTTP/1.1 100 Continue\r\n\r\n{timeout}").as_bytes()).unwrap();
+    });
+    assert_eq!(pool.call(), answered(408, None));
+    script.join().unwrap();
+}
+
+#[test]
 fn the_replacement_has_only_the_time_that_is_left() {
     let (release, hold) = mpsc::channel::<()>();
     let (pool, script) = warmed(ENOUGH, move |listener, mut stream| {
