@@ -2,9 +2,9 @@
 
 use super::idle::Idle;
 use super::resolver::Resolver;
+use super::settings::{Tuning, WorkerSettings};
 use super::tcp::HEAD_BYTES_MAX;
 use super::transport::{Attempt, PooledConnector};
-use super::{Tuning, WorkerSettings};
 use crate::callback::{Call, CallKind, Outcome, PassedHeader};
 use std::io::{self, ErrorKind, Read};
 use std::net::IpAddr;

@@ -7,6 +7,7 @@ mod client;
 mod dial;
 mod idle;
 mod resolver;
+mod settings;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -16,55 +17,17 @@ use crate::callback::{Call, Called, Outcome};
 use crate::job::Completion;
 use crate::sys;
 use client::Client;
-use resolver::{Lookup, LookupIntervals};
+pub use settings::WorkerSettings;
+use settings::{IdleTimeouts, Tuning};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
-
-/// How long an idle thread lives.
-#[derive(Clone, Copy)]
-struct IdleTimeouts {
-    /// For one of several: threads of a storm end soon after it.
-    usual: Duration,
-    /// For the last one, which also closes idle connections in time. Longer than their idle time.
-    last: Duration,
-}
-
-const IDLE_TIMEOUTS: IdleTimeouts = IdleTimeouts { usual: Duration::from_millis(500), last: Duration::from_secs(30) };
-
-/// A TLS handshake needs the most: 50 KiB in a release build, 150 KiB unoptimised. This is the system's default
-/// nevertheless: glibc caches the stacks of ended threads, with some touched pages each, up to 40 MiB of address space,
-/// which is 5 stacks of this size but 160 of 256 KiB.
-const THREAD_STACK_BYTES: usize = 8 * 1024 * 1024;
+use std::time::Instant;
 
 /// Wakes the event loop, from any thread.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
-
-/// Settings of all callbacks. No `Debug`, since it holds a secret.
-pub struct WorkerSettings {
-    /// Absolute, `http` or `https`, without user info and fragment.
-    pub url: String,
-    /// The value of the `Authorization` header.
-    pub authorization: Option<String>,
-    /// Names this run of the gateway: the value of the `SSEGateway-Instance` header.
-    pub instance: String,
-    /// Limit of one callback, from name lookup to the end of the answer.
-    pub timeout: Duration,
-    /// Most callbacks in flight, at least 1.
-    pub threads_max: usize,
-}
-
-/// Constants that tests replace.
-struct Tuning {
-    lookup: Lookup,
-    lookup_intervals: LookupIntervals,
-    connection_age_max: Duration,
-    stack_bytes: usize,
-    idle_timeouts: IdleTimeouts,
-}
 
 /// The pool. Dropping it lets queued calls finish and then ends its threads, without waiting.
 pub struct Workers(Arc<Shared>);
@@ -107,14 +70,7 @@ enum Next {
 impl Workers {
     /// Prepares the pool; threads start with the first calls. Errors: a URL or header value that HTTP does not allow.
     pub fn start(settings: WorkerSettings, completions: Sender<Completion>, wake: Wake) -> io::Result<Workers> {
-        let tuning = Tuning {
-            lookup: resolver::system_lookup(),
-            lookup_intervals: LookupIntervals::default(),
-            connection_age_max: idle::CONNECTION_AGE_MAX,
-            stack_bytes: THREAD_STACK_BYTES,
-            idle_timeouts: IDLE_TIMEOUTS,
-        };
-        Workers::assemble(settings, completions, wake, tuning)
+        Workers::assemble(settings, completions, wake, Tuning::default())
     }
 
     fn assemble(

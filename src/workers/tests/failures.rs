@@ -16,7 +16,7 @@ fn nobody_listening() {
 #[test]
 fn a_name_that_does_not_resolve() {
     let lookup: Lookup = Arc::new(|_, _| Err(io::Error::other("no such name")));
-    let pool = Pool::new("http://nowhere.test/", Options { lookup, ..Options::default() });
+    let pool = Pool::new("http://nowhere.test/", Tuning { lookup, ..Tuning::default() });
     assert_eq!(pool.call(), UNREACHED);
 }
 
@@ -28,7 +28,8 @@ fn a_silent_name_server() {
         let _ = hold.lock().unwrap().recv();
         Ok(Vec::new())
     });
-    let pool = Pool::new("http://slow.test/", Options { lookup, timeout: SHORT, ..Options::default() });
+    let pool =
+        Pool::new("http://slow.test/", Options { timeout: SHORT, ..Tuning { lookup, ..Tuning::default() }.into() });
     assert_eq!(pool.call(), Outcome::TimedOut { written: false });
 }
 
@@ -47,7 +48,7 @@ fn the_address_that_works_is_found() {
         Ok(vec![SocketAddr::from((Ipv6Addr::LOCALHOST, port)), SocketAddr::from((Ipv4Addr::LOCALHOST, port))])
     });
     let url = format!("http://localhost:{}/", address.port());
-    assert_eq!(Pool::new(&url, Options { lookup, ..Options::default() }).call(), answered(204, Some("")));
+    assert_eq!(Pool::new(&url, Tuning { lookup, ..Tuning::default() }).call(), answered(204, Some("")));
 }
 
 #[test]

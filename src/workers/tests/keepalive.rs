@@ -76,7 +76,7 @@ fn a_connection_that_has_come_of_age_serves_no_other_call() {
             expect_end(&mut stream);
         }
     });
-    let options = Options { connection_age_max: Duration::ZERO, ..Options::default() };
+    let options = Tuning { connection_age_max: Duration::ZERO, ..Tuning::default() };
     let pool = Pool::new(&format!("http://{address}/"), options);
     for _ in 0..3 {
         assert_eq!(pool.call(), answered(204, Some("")));

@@ -7,9 +7,9 @@ mod names;
 mod pool;
 mod request;
 
-use super::idle::CONNECTION_AGE_MAX;
-use super::resolver::{Lookup, LookupIntervals, system_lookup};
-use super::{IDLE_TIMEOUTS, IdleTimeouts, THREAD_STACK_BYTES, Tuning, WorkerSettings, Workers};
+use super::Workers;
+use super::resolver::{Lookup, LookupIntervals};
+use super::settings::{IdleTimeouts, Tuning, WorkerSettings};
 use crate::callback::{Call, CallKind, Called, Detail, Outcome, PassedHeader, Reason};
 use crate::job::Completion;
 use crate::table::Key;
@@ -42,30 +42,24 @@ struct Options {
     timeout: Duration,
     threads_max: usize,
     authorization: Option<String>,
-    lookup: Lookup,
-    lookup_intervals: LookupIntervals,
-    connection_age_max: Duration,
-    stack_bytes: usize,
-    idle_timeouts: IdleTimeouts,
+    tuning: Tuning,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options {
-            timeout: LONG,
-            threads_max: 8,
-            authorization: None,
-            lookup: system_lookup(),
-            lookup_intervals: LookupIntervals::default(),
-            connection_age_max: CONNECTION_AGE_MAX,
-            stack_bytes: THREAD_STACK_BYTES,
-            idle_timeouts: IDLE_TIMEOUTS,
-        }
+        Options { timeout: LONG, threads_max: 8, authorization: None, tuning: Tuning::default() }
+    }
+}
+
+impl From<Tuning> for Options {
+    fn from(tuning: Tuning) -> Options {
+        Options { tuning, ..Options::default() }
     }
 }
 
 impl Pool {
-    fn new(url: &str, options: Options) -> Pool {
+    fn new(url: &str, options: impl Into<Options>) -> Pool {
+        let options = options.into();
         let (sender, completions) = mpsc::channel();
         let wakes = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&wakes);
@@ -79,14 +73,7 @@ impl Pool {
         let wake = Arc::new(move || {
             counted.fetch_add(1, Ordering::SeqCst);
         });
-        let tuning = Tuning {
-            lookup: options.lookup,
-            lookup_intervals: options.lookup_intervals,
-            connection_age_max: options.connection_age_max,
-            stack_bytes: options.stack_bytes,
-            idle_timeouts: options.idle_timeouts,
-        };
-        Pool { workers: Workers::assemble(settings, sender, wake, tuning).unwrap(), completions, wakes }
+        Pool { workers: Workers::assemble(settings, sender, wake, options.tuning).unwrap(), completions, wakes }
     }
 
     fn to(address: SocketAddr) -> Pool {

@@ -35,7 +35,7 @@ impl Names {
         let lookup_intervals = LookupIntervals { answer: Duration::ZERO, failure: Duration::ZERO };
         Pool::new(
             "http://backend.test/",
-            Options { lookup: self.lookup(), lookup_intervals, timeout, ..Options::default() },
+            Options { timeout, ..Tuning { lookup: self.lookup(), lookup_intervals, ..Tuning::default() }.into() },
         )
     }
 }
@@ -80,7 +80,7 @@ fn a_name_server_that_falls_silent_stops_no_call() {
         Ok(vec![address])
     });
     let lookup_intervals = LookupIntervals { answer: Duration::ZERO, failure: Duration::ZERO };
-    let pool = Pool::new("http://backend.test/", Options { lookup, lookup_intervals, ..Options::default() });
+    let pool = Pool::new("http://backend.test/", Tuning { lookup, lookup_intervals, ..Tuning::default() });
     for _ in 0..20 {
         assert_eq!(pool.call(), answered(204, Some("")));
     }

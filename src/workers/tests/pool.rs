@@ -67,7 +67,7 @@ fn idle_threads_end_and_new_ones_start() {
     let address = answering("HTTP/1.1 204 No Content\r\n\r\n");
     let moment = Duration::from_millis(1);
     let idle_timeouts = IdleTimeouts { usual: moment, last: moment };
-    let pool = Pool::new(&format!("http://{address}/"), Options { idle_timeouts, ..Options::default() });
+    let pool = Pool::new(&format!("http://{address}/"), Tuning { idle_timeouts, ..Tuning::default() });
     for _ in 0..3 {
         assert_eq!(pool.call(), answered(204, Some("")));
         eventually("no thread is left", || pool.threads() == 0);
@@ -87,7 +87,7 @@ fn one_idle_thread_stays_for_the_next_call() {
         }
     });
     let idle_timeouts = IdleTimeouts { usual: Duration::from_millis(1), last: LONG };
-    let pool = Pool::new(&format!("http://{address}/"), Options { idle_timeouts, ..Options::default() });
+    let pool = Pool::new(&format!("http://{address}/"), Tuning { idle_timeouts, ..Tuning::default() });
     for number in 0..4 {
         pool.workers.submit(call(number, None));
     }
@@ -118,7 +118,7 @@ fn without_any_thread_calls_fail_at_once() {
     let address = answering("HTTP/1.1 204 No Content\r\n\r\n");
     // No machine has room for such a stack.
     let stack_bytes = 1 << 60;
-    let pool = Pool::new(&format!("http://{address}/"), Options { stack_bytes, ..Options::default() });
+    let pool = Pool::new(&format!("http://{address}/"), Tuning { stack_bytes, ..Tuning::default() });
     for _ in 0..3 {
         assert_eq!(pool.call(), Outcome::Unavailable { written: false });
     }

@@ -1,0 +1,56 @@
+//! The settings of a pool, and the constants that tests replace.
+
+use super::idle::CONNECTION_AGE_MAX;
+use super::resolver::{Lookup, LookupIntervals, system_lookup};
+use std::time::Duration;
+
+/// Settings of all callbacks. No `Debug`, since it holds a secret.
+pub struct WorkerSettings {
+    /// Absolute, `http` or `https`, without user info and fragment.
+    pub url: String,
+    /// The value of the `Authorization` header.
+    pub authorization: Option<String>,
+    /// Names this run of the gateway: the value of the `SSEGateway-Instance` header.
+    pub instance: String,
+    /// Limit of one callback, from name lookup to the end of the answer.
+    pub timeout: Duration,
+    /// Most callbacks in flight, at least 1.
+    pub threads_max: usize,
+}
+
+/// How long an idle thread lives.
+#[derive(Clone, Copy)]
+pub struct IdleTimeouts {
+    /// For one of several: threads of a storm end soon after it.
+    pub usual: Duration,
+    /// For the last one, which also closes idle connections in time. Longer than their idle time.
+    pub last: Duration,
+}
+
+const IDLE_TIMEOUTS: IdleTimeouts = IdleTimeouts { usual: Duration::from_millis(500), last: Duration::from_secs(30) };
+
+/// A TLS handshake needs the most: 50 KiB in a release build, 150 KiB unoptimised. This is the system's default
+/// nevertheless: glibc caches the stacks of ended threads, with some touched pages each, up to 40 MiB of address space,
+/// which is 5 stacks of this size but 160 of 256 KiB.
+const THREAD_STACK_BYTES: usize = 8 * 1024 * 1024;
+
+/// Constants that tests replace.
+pub struct Tuning {
+    pub lookup: Lookup,
+    pub lookup_intervals: LookupIntervals,
+    pub connection_age_max: Duration,
+    pub stack_bytes: usize,
+    pub idle_timeouts: IdleTimeouts,
+}
+
+impl Default for Tuning {
+    fn default() -> Tuning {
+        Tuning {
+            lookup: system_lookup(),
+            lookup_intervals: LookupIntervals::default(),
+            connection_age_max: CONNECTION_AGE_MAX,
+            stack_bytes: THREAD_STACK_BYTES,
+            idle_timeouts: IDLE_TIMEOUTS,
+        }
+    }
+}
