@@ -1,13 +1,13 @@
 //! One callback over HTTP: the request, the one retry, the outcome.
 
+use super::failures::{Failures, is_disconnect};
 use super::idle::Idle;
 use super::resolver::Resolver;
 use super::settings::{Tuning, WorkerSettings};
 use super::tcp::HEAD_BYTES_MAX;
 use super::transport::{Attempt, PooledConnector};
 use crate::callback::{Call, CallKind, Outcome, PassedHeader};
-use std::io::{self, ErrorKind, Read};
-use std::net::IpAddr;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -20,21 +20,16 @@ const BODY_BYTES_MAX: u64 = 1024 * 1024;
 const DRAIN_BYTES_MAX: u64 = 64 * 1024;
 /// Longest wait for an error's body, which occupies the worker only.
 const DRAIN_TIME_MAX: Duration = Duration::from_millis(100);
-/// Most header fields of an answer: a constant of ureq's.
-const FIELDS_MAX: usize = 128;
 /// Fits a usual request; a larger one is written in pieces.
 const OUTPUT_BUFFER_BYTES: usize = 4 * 1024;
 /// Upper bound of a request's head without the URL and the credentials.
 const HEAD_BYTES: usize = 1024;
 
-const HINT_LONG_HEAD: &str = "an answer to a callback needs no cookies: which middleware of the backend adds all that?";
-
 /// Makes callbacks to one URL. Shared by all workers; a call runs on its caller's thread.
 pub struct Client {
     agent: Agent,
     uri: Uri,
-    /// The URL without its query, for the log.
-    callback: String,
+    failures: Failures,
     authorization: Option<HeaderValue>,
     instance: HeaderValue,
     timeout: Duration,
@@ -81,9 +76,8 @@ impl Client {
             })
             .transpose()?;
         let instance = HeaderValue::from_str(instance).map_err(io::Error::other)?;
-        // Its query may hold a key.
-        let callback = url.split('?').next().unwrap_or_default().to_owned();
-        Ok(Client { agent, uri, callback, authorization, instance, timeout: *timeout, idle })
+        let failures = Failures::new(url, host);
+        Ok(Client { agent, uri, failures, authorization, instance, timeout: *timeout, idle })
     }
 
     /// Makes `call`. The outcome may be known before the end of the answer; then there is a rest, to be read once the
@@ -107,7 +101,7 @@ impl Client {
             Ok(response) => answered(response),
             Err(error) => {
                 let written = written_before || Attempt::current().written;
-                (self.failed(call, &error, written), None)
+                (self.failures.report(call, &error, written), None)
             }
         }
     }
@@ -143,78 +137,6 @@ impl Client {
         }
         Ok(response)
     }
-
-    fn failed(&self, call: &Call, error: &Error, written: bool) -> Outcome {
-        let name = match call.kind {
-            CallKind::Connect => "connect",
-            CallKind::Disconnect { .. } => "disconnect",
-        };
-        let hint = self.hint(error, written);
-        log::warn!(token = call.token.to_string(), callback = self.callback, written, error = describe(error), hint; "{name} callback failed");
-        let timed_out = match error {
-            Error::Timeout(_) => true,
-            // The kernel's own timeout came first.
-            Error::Io(error) => error.kind() == ErrorKind::TimedOut,
-            _ => false,
-        };
-        if timed_out { Outcome::TimedOut { written } } else { Outcome::Unavailable { written } }
-    }
-
-    /// The most likely remedy.
-    fn hint(&self, error: &Error, written: bool) -> &'static str {
-        match error {
-            Error::Timeout(_) if written => {
-                "no answer within CALLBACK_TIMEOUT_SECONDS: is one of the backend's workers free, and what does it wait for?"
-            }
-            Error::Timeout(_) => {
-                "no connection within CALLBACK_TIMEOUT_SECONDS: is that the right address, and no firewall between?"
-            }
-            Error::LargeResponseHeader(..) => HINT_LONG_HEAD,
-            error if has_too_many_fields(error) => HINT_LONG_HEAD,
-            error if is_disconnect(error) => "the backend broke off: its own log may say why; or does it want https?",
-            Error::Protocol(_) => "what listens there does not speak HTTP/1.1: check host and port of CALLBACK_URL",
-            Error::Io(error) => match error.kind() {
-                ErrorKind::ConnectionRefused if is_loopback(self.uri.host().unwrap_or_default()) => {
-                    "is the backend running there? within a container, that address is the container itself"
-                }
-                ErrorKind::ConnectionRefused => {
-                    "is the backend running there, and does it listen on more than 127.0.0.1?"
-                }
-                ErrorKind::NotFound => "check the host name in CALLBACK_URL",
-                ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => "no network leads there from here",
-                // rustls reports bytes that are not TLS and untrusted certificates in this way.
-                ErrorKind::InvalidData => {
-                    "https needs a backend that speaks TLS, with a certificate that the public can check"
-                }
-                _ => "none",
-            },
-            _ => "none",
-        }
-    }
-}
-
-/// The error as the log shows it.
-fn describe(error: &Error) -> String {
-    match error {
-        Error::LargeResponseHeader(bytes, _) => {
-            format!("the answer's head has more than {HEAD_BYTES_MAX} bytes ({bytes} received)")
-        }
-        error if has_too_many_fields(error) => {
-            let bytes = Attempt::current().answer_bytes;
-            format!("the answer's head has more than {FIELDS_MAX} fields ({bytes} bytes received)")
-        }
-        error => error.to_string(),
-    }
-}
-
-fn has_too_many_fields(error: &Error) -> bool {
-    // The type of the inner error is not public.
-    matches!(error, Error::Protocol(error) if format!("{error:?}") == "HttpParseTooManyHeaders")
-}
-
-fn is_loopback(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// The unread body of an answer whose outcome is known.
@@ -262,19 +184,6 @@ fn passed_headers(headers: &HeaderMap) -> Vec<(PassedHeader, Vec<u8>)> {
 fn was_closed(result: &Result<Response<Body>, Error>, attempt: Attempt) -> bool {
     let closed = attempt.answer_bytes == 0 && result.as_ref().is_err_and(is_disconnect);
     closed || attempt.first_status == Some(*b"408")
-}
-
-/// Whether the peer closed the connection.
-fn is_disconnect(error: &Error) -> bool {
-    let Error::Io(error) = error else { return false };
-    matches!(
-        error.kind(),
-        ErrorKind::UnexpectedEof
-            | ErrorKind::ConnectionReset
-            | ErrorKind::ConnectionAborted
-            | ErrorKind::BrokenPipe
-            | ErrorKind::NotConnected
-    )
 }
 
 /// ureq resolves the name before every call, even on a kept connection. Ours is resolved by the connector, for new ones.

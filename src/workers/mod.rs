@@ -5,6 +5,7 @@
 
 mod client;
 mod dial;
+mod failures;
 mod idle;
 mod resolver;
 mod settings;
