@@ -13,7 +13,7 @@
 //!
 //! | Module | Holds | Knows nothing of |
 //! |---|---|---|
-//! | [`clock`], [`table`], [`escape`], [`secret`], [`timer`], [`buffer`], [`metrics`] | milliseconds; generational slab; text made fit for a log; text that is never shown; timer wheel; output buffers and their pool; histograms and the text format of Prometheus | everything else |
+//! | [`clock`], [`table`], [`escape`], [`flood`], [`secret`], [`timer`], [`buffer`], [`metrics`] | milliseconds; generational slab; text made fit for a log; log lines thinned out; text that is never shown; timer wheel; output buffers and their pool; histograms and the text format of Prometheus | everything else |
 //! | [`http`] | request heads, request bodies, responses: borrowed bytes in, appended bytes out | sockets, streams |
 //! | [`sse`] | event to frame, heartbeat, retry | HTTP, JSON |
 //! | `json` | JSON of backends, read in place | commands, callbacks |
@@ -89,6 +89,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod escape;
+pub mod flood;
 pub mod gateway;
 pub mod healthcheck;
 pub mod http;

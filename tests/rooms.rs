@@ -55,7 +55,7 @@ const FILES: [(&str, &[&str]); 12] = [
         ],
     ),
     ("reactor", &["system", "gate", "memory", "mod", "mio"]),
-    ("workers", &["plain", "resolver", "transport", "client", "mod"]),
+    ("workers", &["resolver", "dial", "idle", "settings", "tcp", "transport", "failures", "client", "mod"]),
     ("sys", &["errno", "stdio", "memory", "signals", "socket", "mod"]),
     ("config", &["values", "url", "fields", "variables", "mod"]),
     ("logger", &["queue", "format", "writer", "mod"]),

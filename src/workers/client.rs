@@ -98,17 +98,21 @@ impl Client {
             first => (first, false),
         };
         match result {
-            Ok(response) => answered(response),
+            Ok(response) => {
+                self.failures.answered(call.kind);
+                answered(response)
+            }
             Err(error) => {
                 let written = written_before || Attempt::current().written;
-                (self.failures.report(call, &error, written), None)
+                (self.failures.failed(call, &error, written), None)
             }
         }
     }
 
-    /// Closes connections that have been idle for too long.
-    pub fn close_idle(&self, now: Instant) {
+    /// Closes connections that have been idle for too long, and logs failures that have waited for their line for too long.
+    pub fn tidy(&self, now: Instant) {
         self.idle.close_old(now);
+        self.failures.log_overdue();
     }
 
     #[cfg(test)]

@@ -3,8 +3,13 @@
 use super::tcp::HEAD_BYTES_MAX;
 use super::transport::Attempt;
 use crate::callback::{Call, CallKind, Outcome};
+use crate::clock::Millis;
+use crate::flood::{Flood, Over};
+use log::Level;
 use std::io::ErrorKind;
 use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 use ureq::Error;
 
 /// Most header fields of an answer: a constant of ureq's.
@@ -18,29 +23,89 @@ pub struct Failures {
     callback: String,
     /// The URL names this machine.
     loopback: bool,
+    start: Instant,
+    connects: Mutex<Floods>,
+    disconnects: Mutex<Floods>,
+}
+
+/// The kinds of failures of one kind of call.
+struct Floods {
+    /// The kind of call.
+    name: &'static str,
+    unavailable: Flood,
+    timed_out: Flood,
+}
+
+impl Floods {
+    fn new(name: &'static str) -> Mutex<Floods> {
+        Mutex::new(Floods { name, unavailable: Flood::default(), timed_out: Flood::default() })
+    }
 }
 
 impl Failures {
     pub fn new(url: &str, host: &str) -> Failures {
-        let callback = url.split('?').next().unwrap_or_default().to_owned();
-        Failures { callback, loopback: is_loopback(host) }
+        Failures {
+            callback: url.split('?').next().unwrap_or_default().to_owned(),
+            loopback: is_loopback(host),
+            start: Instant::now(),
+            connects: Floods::new("connect"),
+            disconnects: Floods::new("disconnect"),
+        }
+    }
+
+    fn now(&self) -> Millis {
+        Millis::ZERO.after(self.start.elapsed())
+    }
+
+    fn floods(&self, kind: CallKind) -> MutexGuard<'_, Floods> {
+        lock(match kind {
+            CallKind::Connect => &self.connects,
+            CallKind::Disconnect { .. } => &self.disconnects,
+        })
     }
 
     /// Logs why `call` failed; the outcome. `written`: some of the request may have reached the backend.
-    pub fn report(&self, call: &Call, error: &Error, written: bool) -> Outcome {
-        let name = match call.kind {
-            CallKind::Connect => "connect",
-            CallKind::Disconnect { .. } => "disconnect",
-        };
-        let hint = self.hint(error, written);
-        log::warn!(token = call.token.to_string(), callback = self.callback, written, error = describe(error), hint; "{name} callback failed");
+    pub fn failed(&self, call: &Call, error: &Error, written: bool) -> Outcome {
         let timed_out = match error {
             Error::Timeout(_) => true,
             // The kernel's own timeout came first.
             Error::Io(error) => error.kind() == ErrorKind::TimedOut,
             _ => false,
         };
+        let mut floods = self.floods(call.kind);
+        let name = floods.name;
+        let flood = if timed_out { &mut floods.timed_out } else { &mut floods.unavailable };
+        let (level, left_out) = match flood.failed(self.now()) {
+            Some(left_out) => (Level::Warn, left_out),
+            None => (Level::Debug, 0),
+        };
+        drop(floods);
+        if log::log_enabled!(level) {
+            let (error, hint) = (describe(error), self.hint(error, written));
+            log::log!(level, token = call.token.to_string(), callback = self.callback, written, error, hint, left_out; "{name} callback failed");
+        }
         if timed_out { Outcome::TimedOut { written } } else { Outcome::Unavailable { written } }
+    }
+
+    /// Takes note of an answer to a call of this kind.
+    pub fn answered(&self, kind: CallKind) {
+        let mut floods = self.floods(kind);
+        let Floods { name, unavailable, timed_out } = &mut *floods;
+        for Over { failures, millis } in
+            [unavailable, timed_out].into_iter().filter_map(|flood| flood.succeeded(self.now()))
+        {
+            log::info!(callback = self.callback, failed = failures, seconds = millis / 1000; "{name} callbacks are answered again");
+        }
+    }
+
+    /// Logs failures that have waited for the next line for too long. To be called every second or two.
+    pub fn log_overdue(&self) {
+        for floods in [&self.connects, &self.disconnects] {
+            let Floods { name, unavailable, timed_out } = &mut *lock(floods);
+            for left_out in [unavailable, timed_out].into_iter().filter_map(|flood| flood.overdue(self.now())) {
+                log::warn!(callback = self.callback, left_out; "further {name} callbacks failed");
+            }
+        }
     }
 
     /// The most likely remedy.
@@ -78,6 +143,10 @@ impl Failures {
             _ => "none",
         }
     }
+}
+
+fn lock(floods: &Mutex<Floods>) -> MutexGuard<'_, Floods> {
+    floods.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The error as the log shows it.

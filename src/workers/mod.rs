@@ -194,7 +194,7 @@ impl Shared {
                 return Some(call);
             }
             let now = Instant::now();
-            self.client.close_idle(now);
+            self.client.tidy(now);
             let mut state = self.lock();
             idle_timeouts = if state.idle.len() > 1 { self.idle_timeouts.usual } else { self.idle_timeouts.last };
             if (state.closed || now.duration_since(start) >= idle_timeouts)

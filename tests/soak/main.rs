@@ -80,7 +80,8 @@ fn main() {
         .set("HEARTBEAT_INTERVAL_SECONDS", 5)
         .set("REQUEST_TIMEOUT_SECONDS", 5)
         .set("MAX_PENDING_BYTES", 256 * 1024)
-        .set("LOG_LEVEL", "warn")
+        // At warn, most lines about failed disconnects are left out.
+        .set("LOG_LEVEL", "debug")
         .start();
     let idle = Sample::take(&gateway, 0);
     let mut crowd = Crowd::new(gateway.port, streams, rate, lifetime, seed as u64, news);
