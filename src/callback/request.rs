@@ -95,13 +95,13 @@ impl From<String> for Request {
 /// Appends the fields of the `headers` object.
 fn push_headers(out: &mut String, headers: &[Header<'_>]) {
     if are_distinct(headers) {
-        for header in headers {
-            push_first(out, header);
+        for index in 0..headers.len() {
+            push_first(out, headers, index);
         }
     } else {
         for (first, index) in group_by_name(headers) {
             if index == first {
-                push_first(out, &headers[index]);
+                push_first(out, headers, index);
             } else {
                 push_repeat(out, &headers[index]);
             }
@@ -123,14 +123,14 @@ fn are_distinct(headers: &[Header<'_>]) -> bool {
     })
 }
 
-/// Appends a field, but for the quote that ends its value.
-fn push_first(out: &mut String, header: &Header<'_>) {
-    out.push_str(if out.ends_with('{') { "\"" } else { "\",\"" });
+/// Appends the first field of a name, but for the quote that ends its value.
+fn push_first(out: &mut String, headers: &[Header<'_>], index: usize) {
+    out.push_str(if index == 0 { "\"" } else { "\",\"" });
     let start = out.len();
-    push_text(out, header.name);
+    push_text(out, headers[index].name);
     out[start..].make_ascii_lowercase();
     out.push_str("\":\"");
-    push_value(out, header.value);
+    push_value(out, headers[index].value);
 }
 
 /// The indexes of all headers, each with that of the first header of the same name: names in the order in which they
@@ -369,6 +369,15 @@ mod tests {
         assert_eq!(text.matches(":\"v, v\"").count(), 128);
         let expected: Vec<String> = names[..128].iter().map(|name| format!(r#""{name}":"v, v""#)).collect();
         assert_eq!(text, format!(r#"{{"url":"/","headers":{{{}}}}}"#, expected.join(",")));
+    }
+
+    #[test]
+    fn a_value_that_ends_like_an_object_begins_ends_its_field() {
+        let headers: [(&str, &[u8]); 3] = [("a", b"{"), ("b", b"{\"headers\":{"), ("c", b"")];
+        let expected = r#""a":"{","b":"{\"headers\":{","c":"""#;
+        assert_eq!(encode_headers(&headers), expected);
+        let repeated: [(&str, &[u8]); 4] = [("a", b"{"), ("a", b"{"), ("b", b"{"), ("c", b"")];
+        assert_eq!(encode_headers(&repeated), r#""a":"{, {","b":"{","c":"""#);
     }
 
     #[test]
