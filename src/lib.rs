@@ -16,7 +16,7 @@
 //! | [`clock`], [`table`], [`escape`], [`flood`], [`secret`], [`timer`], [`buffer`], [`metrics`] | milliseconds; generational slab; text made fit for a log; log lines thinned out; text that is never shown; timer wheel; output buffers and their pool; histograms and the text format of Prometheus | everything else |
 //! | [`http`] | request heads, request bodies, responses: borrowed bytes in, appended bytes out | sockets, streams |
 //! | [`sse`] | event to frame, heartbeat, retry | HTTP, JSON |
-//! | `json` | JSON of backends, read in place | commands, callbacks |
+//! | `json` | JSON of backends, read in place: a fast path by hand, the rest by serde_json | commands, callbacks |
 //! | [`send`] | the JSON of `/internal/send`, one error per row of the contract | connections |
 //! | [`callback`] | the client's request as callbacks carry it; callbacks and their outcomes | threads, ureq |
 //! | [`job`] | what the core has done by others, and what came of it | who does it |
@@ -50,7 +50,7 @@
 //!    queue of ready connections and reads up to 64 KiB into the one scratch buffer.
 //! 2. [`gateway::Gateway::receive`] parses the request in place ([`http::request`]), routes it, and hands
 //!    the body to [`send::parse`], whose strings borrow from the scratch buffer.
-//! 3. The token is looked up, the frame appended to the stream's output by [`send::EventFields::write`] inside a
+//! 3. The token is looked up, the frame appended to the stream's output by [`sse::Event::write`] inside a
 //!    chunk, and the stream queued for a write. The answer is appended to the backend's output, which is queued
 //!    when its whole batch has been read.
 //! 4. The reactor takes [`gateway::Gateway::next_dirty`] until it is empty or the turn's budget is spent: one write per

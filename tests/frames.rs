@@ -7,7 +7,7 @@ mod decode;
 use common::{Backend, Gateway, Stream};
 use decode::{Decoder, Message};
 use serde_json::json;
-use ssegateway::sse::{Event, HEARTBEAT, write_event};
+use ssegateway::sse::{Event, HEARTBEAT};
 
 /// Sends each event and compares the bytes that arrive.
 fn assert_frames(cases: &[(serde_json::Value, &str)]) {
@@ -132,12 +132,10 @@ fn frames_from_many_senders_are_never_torn() {
     });
 }
 
-const PLAIN: Event<'static> = Event { name: None, id: None, retry: None, data: "" };
-
 #[test]
 fn injected_fields_stay_data() {
     let mut frame = Vec::new();
-    write_event(&mut frame, &Event { data: "x\revent: evil\r\rdata: y\n\n: z", ..PLAIN });
+    Event { data: "x\revent: evil\r\rdata: y\n\n: z".into(), ..Event::default() }.write(&mut frame);
     let messages = Decoder::decode_all(&frame);
     assert_eq!(
         messages,
@@ -163,9 +161,10 @@ fn a_browser_reads_back_what_was_written() {
         let id = lines[number / lines.len() % lines.len()];
         let retry = u32::try_from(number).unwrap();
         let mut out = Vec::new();
-        write_event(&mut out, &Event { name: Some(name), id: Some(id), retry: Some(retry), data: &data });
+        Event { name: Some(name.into()), id: Some(id.into()), retry: Some(retry), data: (&data).into() }
+            .write(&mut out);
         out.extend_from_slice(HEARTBEAT);
-        write_event(&mut out, &Event { data: "next", ..PLAIN });
+        Event { data: "next".into(), ..Event::default() }.write(&mut out);
 
         let joined = data.replace("\r\n", "\n").replace('\r', "\n");
         let name = if name.is_empty() { "message" } else { name };

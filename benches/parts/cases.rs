@@ -6,7 +6,7 @@ use divan::black_box;
 use ssegateway::callback::{Request, RequestParts};
 use ssegateway::clock::Millis;
 use ssegateway::http::request;
-use ssegateway::send;
+use ssegateway::send::{self, Scratch};
 use ssegateway::sse::{self, Event};
 use ssegateway::table::Key;
 use ssegateway::timer::{TICK_MS, Timer};
@@ -88,15 +88,16 @@ fn read_send(payload: Payload) -> Box<dyn FnMut()> {
     let request = send_request(payload);
     let start = request.windows(4).position(|window| window == b"\r\n\r\n").expect("a head") + 4;
     let body = request[start..].to_vec();
-    Box::new(move || assert!(black_box(send::parse(black_box(&body))).is_ok()))
+    let mut scratch = Scratch::default();
+    Box::new(move || assert!(black_box(send::parse(black_box(&body), &mut scratch)).is_ok()))
 }
 
 fn write_frame(data: String) -> Box<dyn FnMut()> {
     let mut out = Vec::with_capacity(4096);
+    let event = Event { name: Some("message".into()), data: data.into(), ..Event::default() };
     Box::new(move || {
         out.clear();
-        let event = Event { name: Some("message"), id: None, retry: None, data: &data };
-        sse::write_event(&mut out, black_box(&event));
+        black_box(&event).write(&mut out);
         black_box(&out);
     })
 }

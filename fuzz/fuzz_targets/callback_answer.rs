@@ -8,17 +8,18 @@ use json::{Body, Fields, is_line};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use ssegateway::callback::read_answer;
-use ssegateway::send::EventFields;
+use ssegateway::sse::Event;
 
 fuzz_target!(|input: &[u8]| {
-    let answer = read_answer(input);
+    let mut lossy = String::new();
+    let answer = read_answer(input, &mut lossy);
     if let Some(event) = &answer.event {
         assert!([&event.name, &event.id].into_iter().flatten().all(|line| is_line(line)));
         assert!(event.retry.is_none_or(|retry| retry <= 2_147_483_647));
     }
     let Ok(text) = std::str::from_utf8(input) else {
-        let mended = String::from_utf8_lossy(input);
-        assert_eq!(answer, read_answer(mended.as_bytes()), "bytes that are not UTF-8 are U+FFFD");
+        let text = String::from_utf8_lossy(input);
+        assert_eq!(answer, read_answer(text.as_bytes(), &mut String::new()), "bytes that are not UTF-8 are U+FFFD");
         return;
     };
     match json::read(text) {
@@ -37,7 +38,7 @@ fuzz_target!(|input: &[u8]| {
 });
 
 /// Event and close, and how many things were wrong.
-fn read(fields: &Fields) -> (Option<EventFields<'static>>, bool, usize) {
+fn read(fields: &Fields) -> (Option<Event<'static>>, bool, usize) {
     let mut flaws = 0;
     let close = match fields.get("close") {
         None | Some(Value::Null) => false,
@@ -58,7 +59,7 @@ fn read(fields: &Fields) -> (Option<EventFields<'static>>, bool, usize) {
     (event, close, flaws)
 }
 
-fn read_event(event: &Fields, flaws: &mut usize) -> Option<EventFields<'static>> {
+fn read_event(event: &Fields, flaws: &mut usize) -> Option<Event<'static>> {
     let Some(Value::String(data)) = event.get("data") else {
         *flaws += 1;
         return None;
@@ -85,5 +86,5 @@ fn read_event(event: &Fields, flaws: &mut usize) -> Option<EventFields<'static>>
         *flaws += 1;
         return None;
     }
-    Some(EventFields { name: name.map(Into::into), id: id.map(Into::into), retry, data: data.clone().into() })
+    Some(Event { name: name.map(Into::into), id: id.map(Into::into), retry, data: data.clone().into() })
 }

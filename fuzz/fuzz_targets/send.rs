@@ -7,10 +7,12 @@ mod json;
 use json::{Body, Fields, is_line};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
-use ssegateway::send::{EventFields, SendCommand, SendError, parse};
+use ssegateway::send::{Scratch, SendCommand, SendError, parse};
+use ssegateway::sse::Event;
 
 fuzz_target!(|input: &[u8]| {
-    let command = parse(input);
+    let mut scratch = Scratch::default();
+    let command = parse(input, &mut scratch);
     if let Ok(command) = &command {
         assert!(!command.token.is_empty());
         if let Some(event) = &command.event {
@@ -19,8 +21,8 @@ fuzz_target!(|input: &[u8]| {
         }
     }
     let Ok(text) = std::str::from_utf8(input) else {
-        let mended = String::from_utf8_lossy(input);
-        assert_eq!(command, parse(mended.as_bytes()), "bytes that are not UTF-8 are U+FFFD");
+        let text = String::from_utf8_lossy(input);
+        assert_eq!(command, parse(text.as_bytes(), &mut Scratch::default()), "bytes that are not UTF-8 are U+FFFD");
         return;
     };
     match json::read(text) {
@@ -48,7 +50,7 @@ fn read(fields: &Fields) -> Result<SendCommand<'static>, SendError> {
     Ok(SendCommand { token: token.into(), event, close })
 }
 
-fn read_event(event: &Fields) -> Result<EventFields<'static>, SendError> {
+fn read_event(event: &Fields) -> Result<Event<'static>, SendError> {
     let Some(Value::String(data)) = event.get("data") else { return Err(SendError::Data) };
     let line = |field, no_string, line_break| match event.get(field) {
         None => Ok(None),
@@ -59,5 +61,5 @@ fn read_event(event: &Fields) -> Result<EventFields<'static>, SendError> {
     let name = line("name", SendError::Name, SendError::NameLineBreak)?;
     let id = line("id", SendError::Id, SendError::IdLineBreak)?;
     let retry = event.integer("retry").transpose().map_err(|()| SendError::Retry)?;
-    Ok(EventFields { name, id, retry, data: data.clone().into() })
+    Ok(Event { name, id, retry, data: data.clone().into() })
 }

@@ -9,7 +9,7 @@ mod decode;
 
 use decode::{Decoder, Message};
 use libfuzzer_sys::fuzz_target;
-use ssegateway::sse::{Event, HEARTBEAT, write_event, write_retry};
+use ssegateway::sse::{Event, HEARTBEAT, write_retry};
 
 fuzz_target!(|input: &[u8]| {
     let text = String::from_utf8_lossy(input);
@@ -32,10 +32,11 @@ fuzz_target!(|input: &[u8]| {
             last_retry = Some(u64::from(milliseconds));
             continue;
         }
-        write_event(&mut stream, &Event { name: name.as_deref(), id: id.as_deref(), retry, data });
+        let event = Event { name: name.map(Into::into), id: id.map(Into::into), retry, data: data.into() };
+        event.write(&mut stream);
         last_retry = retry.map(u64::from).or(last_retry);
-        last_id = id.unwrap_or(last_id);
-        let name = name.filter(|name| !name.is_empty()).unwrap_or_else(|| "message".to_owned());
+        last_id = event.id.map_or(last_id, Into::into);
+        let name = event.name.filter(|name| !name.is_empty()).map_or_else(|| "message".to_owned(), Into::into);
         // A browser knows one kind of line break.
         let data = data.replace("\r\n", "\n").replace('\r', "\n");
         expected.push(Message { name, data, id: last_id.clone() });

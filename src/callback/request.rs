@@ -68,8 +68,7 @@ impl Request {
 
     /// The URL as the client sent it.
     pub fn url(&self) -> Cow<'_, str> {
-        let escaped = self.escaped_url();
-        if escaped.contains('\\') { json::unescape(escaped).into() } else { escaped.into() }
+        json::unescaped(self.escaped_url())
     }
 
     /// The URL as the inside of a JSON string.

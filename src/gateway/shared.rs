@@ -15,6 +15,7 @@ use crate::clock::Millis;
 use crate::http::response::{CorsHeaders, Date};
 use crate::hub::{ConnId, Hub};
 use crate::job::Job;
+use crate::send;
 use crate::table::Table;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub(super) struct Shared {
     delivered: Vec<u8>,
     /// Where a request is encoded.
     pub scratch: String,
+    /// Where a send is parsed.
+    pub send_scratch: send::Scratch,
 }
 
 impl Shared {
@@ -57,6 +60,7 @@ impl Shared {
             date: Date::new(0),
             delivered: Vec::new(),
             scratch: String::new(),
+            send_scratch: send::Scratch::default(),
         };
         shared.set_date(Date::new(0));
         shared
@@ -168,5 +172,6 @@ impl Shared {
         self.hub.shrink();
         self.outbox.shrink();
         self.scratch = String::new();
+        self.send_scratch = send::Scratch::default();
     }
 }

@@ -10,7 +10,7 @@ use crate::clock::Millis;
 use crate::http::request::{Framing, Head};
 use crate::http::response;
 use crate::hub::{EndReason, Lane, Pending, PendingConnect, PendingDisconnect, parse_token};
-use crate::send;
+use crate::send::{self, SendCommand};
 use crate::sse;
 use crate::table::Table;
 use log::{debug, info, warn};
@@ -182,12 +182,13 @@ impl Shared {
             opened_at: self.date.unix_seconds(),
         });
         self.write_stream_head(now, connection, &connecting.mode);
-        let answer = callback::read_answer(body.unwrap_or_default());
+        let mut lossy = String::new();
+        let answer = callback::read_answer(body.unwrap_or_default(), &mut lossy);
         if body.is_none() {
             warn!(token = token.to_string(), why = "late, cut short or too long"; "connect answer's body ignored");
         }
         for ignored in &answer.ignored {
-            warn!(token = token.to_string(), why = ignored.as_ref(); "connect answer partly ignored");
+            warn!(token = token.to_string(), why = ignored.rule(); "connect answer partly ignored");
         }
         if let Some(delay) = self.settings.reconnect_delay_ms {
             sse::write_retry(self.outbox.frames(now, &mut connection.out), self.jitter.spread(delay));
@@ -222,10 +223,22 @@ impl Shared {
 
     /// Executes the body of a send.
     pub(super) fn send(&mut self, now: Millis, connections: &mut Table<Connection>, body: &[u8]) -> SendResult {
-        let command = match send::parse(body) {
-            Ok(command) => command,
-            Err(error) => return SendResult::Invalid(error),
+        let mut scratch = std::mem::take(&mut self.send_scratch);
+        let result = match send::parse(body, &mut scratch) {
+            Ok(command) => self.execute(now, connections, body, &command),
+            Err(error) => SendResult::Invalid(error),
         };
+        self.send_scratch = scratch;
+        result
+    }
+
+    fn execute(
+        &mut self,
+        now: Millis,
+        connections: &mut Table<Connection>,
+        body: &[u8],
+        command: &SendCommand<'_>,
+    ) -> SendResult {
         if command.event.is_none() && !command.close {
             self.hints.missing_event(body);
         }
@@ -390,7 +403,8 @@ fn disconnect_answered(disconnect: &PendingDisconnect, outcome: &Outcome) {
     let token = disconnect.token;
     match outcome {
         Outcome::Answered { status: 200..=299, passed: _, body } => {
-            let answer = callback::read_answer(body.as_deref().unwrap_or_default());
+            let mut lossy = String::new();
+            let answer = callback::read_answer(body.as_deref().unwrap_or_default(), &mut lossy);
             if answer.event.is_some() || answer.close {
                 warn!(token = token.to_string(); "disconnect answer asks for an event or a close: the stream is gone");
             }

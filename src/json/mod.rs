@@ -1,83 +1,96 @@
-//! JSON as backends send it, read in place: an object's fields as slices of its text, and each slice as
-//! the one type its reader hopes for.
+//! JSON as backends send it, read in place: the fields of an object as slices of its text, and each value parsed on
+//! demand as the type the caller expects.
 //!
-//! serde_json decides what is JSON (but for the shortcut in `send`); the rest is done on text it has accepted. Typed
-//! deserialization could not judge it: it cannot tell `null` from an absent field, gives up on lone surrogates, and
-//! lets a number too large for an `f64` spoil its neighbours. Nesting of any depth costs no stack, because values
-//! nobody reads are skipped by a loop.
+//! serde_json decides what is JSON (but for the fast path, [`Scanner`]); the rest is done on text it has accepted. Typed
+//! deserialization would refuse too much: duplicate fields, lone surrogates, and numbers too large for an `f64` in
+//! fields that nobody reads. Nesting of any depth costs no stack, because values nobody reads are skipped by a loop.
 
-mod block;
+mod scan;
 mod unescape;
 
-pub(crate) use block::{BLOCK, Block, Padding, WORD, escape_starts, unremarkable_bytes};
-pub(crate) use unescape::{Escaped, unescape};
+pub(crate) use scan::Scanner;
+pub(crate) use unescape::unescaped;
 
-use memchr::memchr;
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
 
-/// The body as text; invalid UTF-8 becomes U+FFFD. Borrowed unless there is some.
-pub(crate) fn text(body: &[u8]) -> Cow<'_, str> {
+/// The body as text, in `lossy` with U+FFFD for invalid UTF-8 if there is some.
+pub(crate) fn text<'a>(body: &'a [u8], lossy: &'a mut String) -> &'a str {
     match std::str::from_utf8(body) {
-        Ok(text) => Cow::Borrowed(text),
-        Err(_) => String::from_utf8_lossy(body),
+        Ok(text) => text,
+        Err(_) => {
+            *lossy = String::from_utf8_lossy(body).into_owned();
+            lossy
+        }
     }
 }
 
-/// Reads `text` as one JSON object and returns the values of the fields `names`, in that order; of
-/// duplicates the last. `None` if `text` is not JSON or not an object.
-pub(crate) fn object<'a, const N: usize>(text: &'a str, names: &[&str; N]) -> Option<[Option<Value<'a>>; N]> {
+/// The values of fields that were asked for by name, in that order; of duplicates the last.
+pub(crate) type Fields<'a, const N: usize> = [Option<Value<'a>>; N];
+
+/// Reads `text` as one JSON object and returns the fields `names`. `None` if `text` is not JSON or not an object.
+pub(crate) fn object<'a, const N: usize>(text: &'a str, names: &[&str; N]) -> Option<Fields<'a, N>> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let fields = deserializer.deserialize_map(Fields { names }).ok()?;
+    let fields = deserializer.deserialize_map(FieldsVisitor { names }).ok()?;
     deserializer.end().ok()?;
     Some(fields)
 }
 
-/// The text of one JSON value, known to be valid JSON without blanks around it.
+/// One JSON value, known to be valid.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Value<'a>(&'a str);
+pub(crate) enum Value<'a> {
+    /// What stands between the quotes if `escaped`, the text itself otherwise.
+    String { raw: &'a str, escaped: bool },
+    /// The text of any other value, without blanks around it.
+    Other(&'a str),
+}
 
 impl<'a> Value<'a> {
+    fn from_text(text: &'a str) -> Value<'a> {
+        match text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
+            Some(raw) => Value::String { raw, escaped: true },
+            None => Value::Other(text),
+        }
+    }
+
     pub(crate) fn is_null(self) -> bool {
-        self.0 == "null"
+        matches!(self, Value::Other("null"))
     }
 
     /// The boolean, or `None` for any other type.
     pub(crate) fn as_bool(self) -> Option<bool> {
-        match self.0 {
-            "true" => Some(true),
-            "false" => Some(false),
-            _ => None,
+        match self {
+            Value::Other("true") => Some(true),
+            Value::Other("false") => Some(false),
+            Value::Other(_) | Value::String { .. } => None,
         }
     }
 
     /// The string, borrowed if it has no escapes; lone surrogates become U+FFFD. `None` for any other type.
     pub(crate) fn as_string(self) -> Option<Cow<'a, str>> {
-        let inner = self.inner()?;
-        let plain = memchr(b'\\', inner.as_bytes()).is_none();
-        Some(if plain { Cow::Borrowed(inner) } else { Cow::Owned(unescape(inner)) })
-    }
-
-    /// The inside of the string, escapes and all. `None` for any other type.
-    pub(crate) fn inner(self) -> Option<&'a str> {
-        self.0.strip_prefix('"')?.strip_suffix('"')
+        match self {
+            Value::String { raw, escaped: false } => Some(Cow::Borrowed(raw)),
+            Value::String { raw, escaped: true } => Some(unescaped(raw)),
+            Value::Other(_) => None,
+        }
     }
 
     /// The number, if it is mathematically an integer in 0..=2147483647, however it is spelled (`3000.0`,
     /// `3e3`, `-0`). Exact: nothing is rounded. `None` for any other number or type.
     pub(crate) fn as_u31(self) -> Option<u32> {
+        let Value::Other(text) = self else { return None };
         // The usual spelling. Plus signs and other oddities cannot appear in text that is JSON.
-        if let Ok(number) = self.0.parse::<u32>() {
+        if let Ok(number) = text.parse::<u32>() {
             return in_u31(number.into());
         }
-        if !self.0.starts_with(['-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9']) {
+        if !text.starts_with(['-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9']) {
             return None;
         }
-        let (negative, magnitude) = match self.0.strip_prefix('-') {
+        let (negative, magnitude) = match text.strip_prefix('-') {
             Some(magnitude) => (true, magnitude),
-            None => (false, self.0),
+            None => (false, text),
         };
         let (mantissa, exponent) = magnitude.split_once(['e', 'E']).unwrap_or((magnitude, "0"));
         let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
@@ -113,8 +126,11 @@ impl<'a> Value<'a> {
     }
 
     /// The fields `names` of the object, as [`object`] finds them; `None` for any other type.
-    pub(crate) fn as_object<const N: usize>(self, names: &[&str; N]) -> Option<[Option<Value<'a>>; N]> {
-        object(self.0, names)
+    pub(crate) fn as_object<const N: usize>(self, names: &[&str; N]) -> Option<Fields<'a, N>> {
+        match self {
+            Value::Other(text) => object(text, names),
+            Value::String { .. } => None,
+        }
     }
 }
 
@@ -123,12 +139,12 @@ fn in_u31(number: u64) -> Option<u32> {
 }
 
 /// Collects the named fields of one object and skips the others.
-struct Fields<'n, const N: usize> {
+struct FieldsVisitor<'n, const N: usize> {
     names: &'n [&'n str; N],
 }
 
-impl<'de, const N: usize> Visitor<'de> for Fields<'_, N> {
-    type Value = [Option<Value<'de>>; N];
+impl<'de, const N: usize> Visitor<'de> for FieldsVisitor<'_, N> {
+    type Value = Fields<'de, N>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("an object")
@@ -138,9 +154,9 @@ impl<'de, const N: usize> Visitor<'de> for Fields<'_, N> {
         let mut fields = [None; N];
         // Keys are taken raw too: serde_json lets control characters pass in keys that are read as bytes.
         while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
-            let Some(key) = Value(key.get()).as_string() else { continue };
+            let Some(key) = Value::from_text(key.get()).as_string() else { continue };
             if let Some(index) = self.names.iter().position(|name| *name == key) {
-                fields[index] = Some(Value(value.get()));
+                fields[index] = Some(Value::from_text(value.get()));
             }
         }
         Ok(fields)
@@ -354,7 +370,9 @@ mod tests {
 
     #[test]
     fn invalid_utf8_becomes_replacement_characters() {
-        assert!(matches!(text("{\"v\":\"\u{e9}\"}".as_bytes()), Cow::Borrowed(_)));
-        assert_eq!(text(b"{\"v\":\"a\xFFb\xE2\x82\"}"), "{\"v\":\"a\u{fffd}b\u{fffd}\"}");
+        let mut lossy = String::new();
+        assert_eq!(text("{\"v\":\"\u{e9}\"}".as_bytes(), &mut lossy), "{\"v\":\"\u{e9}\"}");
+        assert_eq!(lossy, "", "text is not copied");
+        assert_eq!(text(b"{\"v\":\"a\xFFb\xE2\x82\"}", &mut lossy), "{\"v\":\"a\u{fffd}b\u{fffd}\"}");
     }
 }

@@ -1,131 +1,130 @@
-//! The inside of a JSON string to the text it stands for.
-//!
-//! JSON within JSON has a backslash every few bytes, so all of a [`Block`] are looked for at once, and what lies
-//! between two is copied by runs of a fixed length, whose excess the next one overwrites.
+//! The inside of a JSON string to the text it stands for. JSON within JSON has a backslash every few bytes, so text is
+//! looked through and copied a word at a time.
 
-use super::block::{BLOCK, Block, Padding, ROOM, escape_starts};
+use memchr::memchr;
+use std::borrow::Cow;
 
-/// The text that a JSON string's inside stands for.
-pub(crate) fn unescape(inner: &str) -> String {
-    // Every escape is at least as long as what it stands for.
-    let mut out = Vec::with_capacity(inner.len() + ROOM);
-    let mut escaped = Escaped::new(inner);
-    while let Some(character) = escaped.copy_plain(&mut out) {
-        out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+/// Bytes that are looked at together.
+const WORD: usize = size_of::<u64>();
+/// A one in each byte of a word.
+const ONES: u64 = u64::MAX / 0xFF;
+/// The high bit of each byte of a word.
+const HIGH_BITS: u64 = ONES << 7;
+
+/// The text that the inside of a JSON string stands for, borrowed if it has no escapes; lone surrogates become U+FFFD.
+pub(crate) fn unescaped(raw: &str) -> Cow<'_, str> {
+    if memchr(b'\\', raw.as_bytes()).is_none() {
+        return Cow::Borrowed(raw);
     }
-    // It is text, as it was before.
-    String::from_utf8(out).unwrap_or_default()
+    let mut out = String::new();
+    unescape(raw.as_bytes(), &mut out);
+    Cow::Owned(out)
 }
 
-/// The inside of a JSON string, on its way out.
-pub(crate) struct Escaped<'a> {
-    text: &'a [u8],
-    /// Where the block in hand starts.
-    start: usize,
-    /// Where it ends: before a backslash whose escape it would cut off.
-    end: usize,
-    /// What comes next.
-    at: usize,
-    /// The escapes of the block from there on, by places in it.
-    starts: u64,
+/// Makes `out` the text that a JSON string stands for whose inside `text` begins with, and returns where `text` goes on:
+/// with the closing quote, or with what no string may hold.
+pub(super) fn unescape(text: &[u8], out: &mut String) -> usize {
+    let mut room = std::mem::take(out).into_bytes();
+    // An escape is at least as long as what it stands for; a word is copied whole.
+    room.resize(text.len() + WORD, 0);
+    let (read, written) = copy(text, &mut room);
+    room.truncate(written);
+    // What was text still is.
+    *out = String::from_utf8(room).unwrap_or_default();
+    read
 }
 
-impl<'a> Escaped<'a> {
-    pub(crate) fn new(inner: &'a str) -> Escaped<'a> {
-        Escaped { text: inner.as_bytes(), start: 0, end: 0, at: 0, starts: 0 }
-    }
-
-    /// Appends what comes before the next escape that is more than a backslash before the character it stands for.
-    /// The result is the character that this one stands for, U+FFFD for a lone surrogate; `None` at the end.
-    pub(crate) fn copy_plain(&mut self, out: &mut Vec<u8>) -> Option<char> {
-        while self.at < self.text.len() {
-            let is_new = self.at >= self.end;
-            if is_new {
-                self.start = self.at;
+/// Copies the inside of a string and resolves its escapes; returns how much it read and wrote.
+fn copy(text: &[u8], out: &mut [u8]) -> (usize, usize) {
+    let (mut at, mut length) = (0, 0);
+    loop {
+        while let (Some(word), Some(room)) = (text[at..].first_chunk(), out[length..].first_chunk_mut()) {
+            // What it has too much is overwritten.
+            *room = *word;
+            let count = plain_bytes_of_word(*word);
+            at += count;
+            length += count;
+            if count < WORD {
+                break;
             }
-            let mut padding = Padding::new();
-            let block = Block::of(&self.text[self.start..], &mut padding);
-            if is_new {
-                self.look_through(&block);
-            }
-            // Room to copy whole runs; what is left of it is taken back.
-            let before = out.len();
-            out.resize(before + ROOM, 0);
-            let Some(room) = out.last_chunk_mut() else { break };
-            let mut length = 0;
-            let mut from = self.at - self.start;
-            while self.starts != 0 {
-                let backslash = self.starts.trailing_zeros() as usize;
-                self.starts &= self.starts - 1;
-                block.copy(from..backslash, room, length);
-                length += backslash - from;
-                from = backslash + 1;
-                if !matches!(block.byte(from), b'"' | b'\\' | b'/') {
-                    out.truncate(before + length);
-                    let (character, taken) = escaped_character(&self.text[self.start + from..]);
-                    self.go_on_at(self.start + from + taken);
-                    return Some(character);
-                }
-            }
-            let end = self.end - self.start;
-            block.copy(from..end, room, length);
-            length += end - from;
-            out.truncate(before + length);
-            self.at = self.end;
         }
-        None
-    }
-
-    /// Finds the end and the escapes of the block, which starts where the text goes on.
-    fn look_through(&mut self, block: &Block<'_>) {
-        let starts = escape_starts(block.places_of(b'\\'));
-        let last_place = 1 << (BLOCK - 1);
-        let cut_off = starts & last_place != 0;
-        self.starts = starts & !last_place;
-        self.end = self.text.len().min(self.start + BLOCK - usize::from(cut_off));
-    }
-
-    /// Leaves out what is before `at`.
-    fn go_on_at(&mut self, at: usize) {
-        self.at = at;
-        if at < self.end {
-            self.starts &= u64::MAX << (at - self.start);
-        } else {
-            self.starts = 0;
+        match text[at..] {
+            [b'\\', character @ (b'"' | b'\\' | b'/'), ..] => {
+                out[length] = character;
+                at += 2;
+                length += 1;
+            }
+            [b'\\', ref escape @ ..] => {
+                let Some((character, taken)) = escaped_character(escape) else { return (at, length) };
+                at += 1 + taken;
+                length += character.encode_utf8(&mut out[length..]).len();
+            }
+            [] | [b'"' | ..b' ', ..] => return (at, length),
+            // Less than a word is left.
+            [byte, ..] => {
+                out[length] = byte;
+                at += 1;
+                length += 1;
+            }
         }
     }
 }
 
-/// What the escape stands for whose backslash `escape` follows, and how much of `escape` belongs to it; U+FFFD for a
-/// lone surrogate.
-fn escaped_character(escape: &[u8]) -> (char, usize) {
-    match escape.first() {
-        Some(b'n') => ('\n', 1),
-        Some(b't') => ('\t', 1),
-        Some(b'r') => ('\r', 1),
-        Some(b'b') => ('\u{8}', 1),
-        Some(b'f') => ('\u{c}', 1),
-        Some(b'u') => unescape_unicode(escape),
-        Some(itself @ (b'"' | b'\\' | b'/')) => (char::from(*itself), 1),
-        // Not JSON, so serde_json has turned it away; kept as it stands all the same.
-        Some(_) | None => ('\\', 0),
+/// How many bytes of `text` stand before the first quote, backslash or control character.
+pub(super) fn plain_bytes(text: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(word) = text[at..].first_chunk() {
+        let count = plain_bytes_of_word(*word);
+        at += count;
+        if count < WORD {
+            return at;
+        }
     }
+    at + text[at..].iter().take_while(|byte| !matches!(byte, b'"' | b'\\' | ..b' ')).count()
 }
 
-/// The character of an escape that starts with `u`, and how much of `escape` it takes. A pair of
-/// surrogates is one character; a surrogate alone is U+FFFD.
-fn unescape_unicode(escape: &[u8]) -> (char, usize) {
-    let Some(unit) = hex_unit(escape, 1) else { return (char::REPLACEMENT_CHARACTER, 1) };
+fn plain_bytes_of_word(word: [u8; WORD]) -> usize {
+    let word = u64::from_le_bytes(word);
+    let below_blank = word.wrapping_sub(ONES * u64::from(b' ')) & !word;
+    let marks = below_blank | equal_bytes(word, b'"') | equal_bytes(word, b'\\');
+    (marks & HIGH_BITS).trailing_zeros() as usize / 8
+}
+
+/// Marks the bytes of `word` that are `byte` by their high bits. The lowest mark is right, others may be too many
+/// (Mycroft, 1987).
+fn equal_bytes(word: u64, byte: u8) -> u64 {
+    let zero_where_equal = word ^ (ONES * u64::from(byte));
+    zero_where_equal.wrapping_sub(ONES) & !zero_where_equal
+}
+
+/// The character of the escape whose backslash `escape` follows, and how much of `escape` belongs to it; `None` if there
+/// is no such escape.
+fn escaped_character(escape: &[u8]) -> Option<(char, usize)> {
+    Some(match escape.first()? {
+        b'n' => ('\n', 1),
+        b't' => ('\t', 1),
+        b'r' => ('\r', 1),
+        b'b' => ('\u{8}', 1),
+        b'f' => ('\u{c}', 1),
+        b'u' => escaped_unit(escape)?,
+        _ => return None,
+    })
+}
+
+/// The character of an escape that starts with `u`, and how much of `escape` it takes. A pair of surrogates is one
+/// character; a surrogate alone is U+FFFD.
+fn escaped_unit(escape: &[u8]) -> Option<(char, usize)> {
+    let unit = hex_unit(escape, 1)?;
     if let Some(character) = char::from_u32(unit) {
-        return (character, 5);
+        return Some((character, 5));
     }
     // A low surrogate counts only behind a high one.
     let low = if unit < 0xDC00 && escape.get(5..7) == Some(b"\\u") { hex_unit(escape, 7) } else { None };
     if let Some(low @ 0xDC00..=0xDFFF) = low {
         let code = 0x1_0000 + ((unit - 0xD800) << 10) + (low - 0xDC00);
-        return (char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER), 11);
+        return Some((char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER), 11));
     }
-    (char::REPLACEMENT_CHARACTER, 5)
+    Some((char::REPLACEMENT_CHARACTER, 5))
 }
 
 /// The UTF-16 code unit written as four hexadecimal digits at byte `at`.
@@ -157,7 +156,7 @@ mod tests {
             "\\uD7FF\\uE000",
         ] {
             let expected: String = serde_json::from_str(&format!("\"{inner}\"")).unwrap();
-            assert_eq!(unescape(inner), expected, "{inner}");
+            assert_eq!(unescaped(inner), expected, "{inner}");
         }
     }
 
@@ -173,17 +172,7 @@ mod tests {
                 })
                 .collect();
             let expected: String = serde_json::from_str(&format!("\"{inner}\"")).unwrap();
-            assert_eq!(unescape(&inner), expected, "{inner}");
-        }
-    }
-
-    #[test]
-    fn json_within_json_is_copied_in_one_go() {
-        let quoted = "{\\\"path\\\":\\\"C:\\\\\\/\\\"}";
-        for (inner, next) in [(quoted, None), (&format!("{quoted}\\n{quoted}"), Some('\n'))] {
-            let mut out = b"before".to_vec();
-            assert_eq!(Escaped::new(inner).copy_plain(&mut out), next);
-            assert_eq!(out, b"before{\"path\":\"C:\\/\"}");
+            assert_eq!(unescaped(&inner), expected, "{inner}");
         }
     }
 
@@ -191,23 +180,55 @@ mod tests {
     fn an_escape_is_found_however_far_away_it_stands() {
         for distance in 0..100 {
             let run = "x".repeat(distance);
-            assert_eq!(unescape(&format!("{run}\\n{run}\\t")), format!("{run}\n{run}\t"));
+            assert_eq!(unescaped(&format!("{run}\\n{run}\\t")), format!("{run}\n{run}\t"));
         }
     }
 
     #[test]
     fn each_lone_surrogate_is_one_replacement_character() {
-        assert_eq!(unescape("\\ud800"), "\u{fffd}");
-        assert_eq!(unescape("a\\udc00b"), "a\u{fffd}b");
-        assert_eq!(unescape("\\ud800\\ud800"), "\u{fffd}\u{fffd}");
-        assert_eq!(unescape("\\udc00\\ud800"), "\u{fffd}\u{fffd}");
-        assert_eq!(unescape("\\ud83d\\ud83d\\ude00"), "\u{fffd}\u{1f600}");
-        assert_eq!(unescape("\\ud83d\\ude00\\ude00"), "\u{1f600}\u{fffd}");
-        assert_eq!(unescape("\\udc00\\udc00"), "\u{fffd}\u{fffd}");
-        assert_eq!(unescape("\\ud83d\\n"), "\u{fffd}\n");
-        assert_eq!(unescape("\\ud83d\\u0041"), "\u{fffd}A");
-        assert_eq!(unescape("\\ud83dude00"), "\u{fffd}ude00");
-        assert_eq!(unescape("\\ud83d\\\\ude00"), "\u{fffd}\\ude00");
-        assert_eq!(unescape("\\ud83d\u{e9}"), "\u{fffd}\u{e9}");
+        assert_eq!(unescaped("\\ud800"), "\u{fffd}");
+        assert_eq!(unescaped("a\\udc00b"), "a\u{fffd}b");
+        assert_eq!(unescaped("\\ud800\\ud800"), "\u{fffd}\u{fffd}");
+        assert_eq!(unescaped("\\udc00\\ud800"), "\u{fffd}\u{fffd}");
+        assert_eq!(unescaped("\\ud83d\\ud83d\\ude00"), "\u{fffd}\u{1f600}");
+        assert_eq!(unescaped("\\ud83d\\ude00\\ude00"), "\u{1f600}\u{fffd}");
+        assert_eq!(unescaped("\\udc00\\udc00"), "\u{fffd}\u{fffd}");
+        assert_eq!(unescaped("\\ud83d\\n"), "\u{fffd}\n");
+        assert_eq!(unescaped("\\ud83d\\u0041"), "\u{fffd}A");
+        assert_eq!(unescaped("\\ud83dude00"), "\u{fffd}ude00");
+        assert_eq!(unescaped("\\ud83d\\\\ude00"), "\u{fffd}\\ude00");
+        assert_eq!(unescaped("\\ud83d\u{e9}"), "\u{fffd}\u{e9}");
+    }
+
+    #[test]
+    fn it_ends_before_what_no_string_may_hold() {
+        let long = "x".repeat(WORD);
+        for plain in ["", "x", "\\\"", "\u{e9}", &long] {
+            for end in ["\"", "\n", "\0", "\\", "\\x", "\\u12g4", "\\u12", "\\u\u{e9}12", "\\ud800\\x"] {
+                let mut out = "what stood there before".to_owned();
+                let at = unescape(format!("{plain}{end}{long}").as_bytes(), &mut out);
+                let surrogate = if end.starts_with("\\ud800") { "\u{fffd}" } else { "" };
+                assert_eq!(at, plain.len() + 2 * surrogate.len(), "{plain}{end}");
+                assert_eq!(out, unescaped(plain) + surrogate, "{plain}{end}");
+            }
+        }
+    }
+
+    #[test]
+    fn plain_bytes_are_counted_whatever_stands_behind_them() {
+        let remarkable = |byte: &u8| *byte < b' ' || [b'"', b'\\'].contains(byte);
+        for before in [b'a', 0xFF] {
+            for behind in [b' ', b'a', b'!', b'\x7f', 0x80, 0xFF, b'"', b'\\', 0] {
+                for at in 0..WORD {
+                    for byte in 0..=u8::MAX {
+                        let mut word = [before; WORD];
+                        word[at..].fill(behind);
+                        word[at] = byte;
+                        let expected = word.iter().position(remarkable).unwrap_or(WORD);
+                        assert_eq!(plain_bytes(&word), expected, "{word:?}");
+                    }
+                }
+            }
+        }
     }
 }
