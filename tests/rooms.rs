@@ -27,8 +27,8 @@ const MODULES: [&[&str]; 14] = [
 const FILES: [(&str, &[&str]); 12] = [
     ("http", &["request", "body", "response", "mod"]),
     ("sse", &["mod"]),
-    ("json", &["block", "unescape", "mod"]),
-    ("send", &["text", "usual", "mod"]),
+    ("json", &["unescape", "value", "scan", "mod"]),
+    ("send", &["mod"]),
     ("callback", &["answer", "request", "mod"]),
     ("hub", &["tokens", "calls", "mod"]),
     (

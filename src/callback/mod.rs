@@ -63,6 +63,32 @@ pub struct Call {
     pub request: Request,
 }
 
+impl Call {
+    /// Appends the body: JSON in UTF-8, [`Call::body_bytes`] long.
+    pub fn write_body(&self, out: &mut Vec<u8>) {
+        let mut buffer = Uuid::encode_buffer();
+        for part in self.body_parts(self.token.hyphenated().encode_lower(&mut buffer)) {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
+
+    /// The length of the body.
+    pub fn body_bytes(&self) -> usize {
+        let mut buffer = Uuid::encode_buffer();
+        self.body_parts(self.token.hyphenated().encode_lower(&mut buffer)).into_iter().map(str::len).sum()
+    }
+
+    fn body_parts<'a>(&'a self, token: &'a str) -> [&'a str; 8] {
+        let [action, reason, end] = match self.kind {
+            CallKind::Connect => ["{\"action\":\"connect", "", ""],
+            CallKind::Disconnect { reason, detail: _ } => {
+                ["{\"action\":\"disconnect", "\",\"reason\":\"", reason.as_str()]
+            }
+        };
+        [action, reason, end, "\",\"token\":\"", token, "\",\"request\":", self.request.json(), "}"]
+    }
+}
+
 /// What came of a callback.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -125,6 +151,36 @@ impl Detail {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const TOKEN: Uuid = Uuid::from_u128(0x0123_4567_89AB_4DEF_8123_4567_89AB_CDEF);
+
+    fn body(kind: CallKind, request: Request) -> String {
+        let call = Call { id: Key::from_parts(0, 0), kind, token: TOKEN, request };
+        let mut body = Vec::new();
+        call.write_body(&mut body);
+        assert_eq!(body.len(), call.body_bytes());
+        String::from_utf8(body).unwrap()
+    }
+
+    #[test]
+    fn bodies_are_exact() {
+        let request: Request = r#"{"url":"/s?a=1","headers":{"host":"h"}}"#.to_owned().into();
+        assert_eq!(
+            body(CallKind::Connect, request.clone()),
+            r#"{"action":"connect","token":"01234567-89ab-4def-8123-456789abcdef","request":{"url":"/s?a=1","headers":{"host":"h"}}}"#
+        );
+        for (reason, text) in
+            [(Reason::ClientClosed, "client_closed"), (Reason::ServerClosed, "server_closed"), (Reason::Error, "error")]
+        {
+            let expected = r#"{"action":"disconnect","reason":"REASON","token":"01234567-89ab-4def-8123-456789abcdef","request":{"url":"/s?a=1","headers":{"host":"h"}}}"#;
+            for detail in [None, Some(Detail::Shutdown)] {
+                assert_eq!(
+                    body(CallKind::Disconnect { reason, detail }, request.clone()),
+                    expected.replace("REASON", text)
+                );
+            }
+        }
+    }
 
     #[test]
     fn names_on_the_wire_are_those_of_the_contract() {

@@ -1,11 +1,9 @@
-//! The bodies of callbacks: the client's request as JSON, encoded once per stream and quoted twice.
+//! The client's request as JSON: encoded once per stream and quoted in both callbacks.
 
-use super::{Call, CallKind};
 use crate::json;
 use httparse::Header;
 use std::borrow::Cow;
 use std::sync::Arc;
-use uuid::Uuid;
 
 /// Headers that make no sense as a list; of repeated ones the first counts (docs/protocol.md, section 3).
 const FIRST_WINS: [&str; 18] = [
@@ -178,32 +176,6 @@ fn push_repeat(out: &mut String, &Header { name, value }: &Header<'_>) {
     push_value(out, value);
 }
 
-impl Call {
-    /// Appends the body: JSON in UTF-8, [`Call::body_bytes`] long.
-    pub fn write_body(&self, out: &mut Vec<u8>) {
-        let mut buffer = Uuid::encode_buffer();
-        for part in self.body_parts(self.token.hyphenated().encode_lower(&mut buffer)) {
-            out.extend_from_slice(part.as_bytes());
-        }
-    }
-
-    /// The length of the body.
-    pub fn body_bytes(&self) -> usize {
-        let mut buffer = Uuid::encode_buffer();
-        self.body_parts(self.token.hyphenated().encode_lower(&mut buffer)).into_iter().map(str::len).sum()
-    }
-
-    fn body_parts<'a>(&'a self, token: &'a str) -> [&'a str; 8] {
-        let [action, reason, end] = match self.kind {
-            CallKind::Connect => ["{\"action\":\"connect", "", ""],
-            CallKind::Disconnect { reason, detail: _ } => {
-                ["{\"action\":\"disconnect", "\",\"reason\":\"", reason.as_str()]
-            }
-        };
-        [action, reason, end, "\",\"token\":\"", token, "\",\"request\":", self.request.json(), "}"]
-    }
-}
-
 /// A header value is bytes; each stands for the Latin-1 character of its number, as browsers and Node.js read it (Fetch,
 /// "isomorphic decode").
 fn push_value(out: &mut String, value: &[u8]) {
@@ -233,11 +205,6 @@ fn is_plain(text: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    use crate::callback::{Detail, Reason};
-    use crate::table::Key;
-
-    const TOKEN: Uuid = Uuid::from_u128(0x0123_4567_89AB_4DEF_8123_4567_89AB_CDEF);
-
     fn request(url: &str, headers: &[(&str, &[u8])]) -> Request {
         let mut scratch = "what stood there before".to_owned();
         let headers: Vec<Header<'_>> = headers.iter().map(|(name, value)| Header { name, value }).collect();
@@ -246,14 +213,6 @@ mod tests {
 
     fn encode(url: &str, headers: &[(&str, &[u8])]) -> String {
         request(url, headers).json().to_owned()
-    }
-
-    fn body(kind: CallKind, request: Request) -> String {
-        let call = Call { id: Key::from_parts(0, 0), kind, token: TOKEN, request };
-        let mut body = Vec::new();
-        call.write_body(&mut body);
-        assert_eq!(body.len(), call.body_bytes());
-        String::from_utf8(body).unwrap()
     }
 
     /// Just the inside of `headers`.
@@ -384,25 +343,5 @@ mod tests {
             assert_eq!((request.escaped_url(), &*request.url()), (escaped, url));
         }
         assert_eq!(Request::default().url(), "");
-    }
-
-    #[test]
-    fn bodies_are_exact() {
-        let request = request("/s?a=1", &[("Host", b"h")]);
-        assert_eq!(
-            body(CallKind::Connect, request.clone()),
-            r#"{"action":"connect","token":"01234567-89ab-4def-8123-456789abcdef","request":{"url":"/s?a=1","headers":{"host":"h"}}}"#
-        );
-        for (reason, text) in
-            [(Reason::ClientClosed, "client_closed"), (Reason::ServerClosed, "server_closed"), (Reason::Error, "error")]
-        {
-            let expected = r#"{"action":"disconnect","reason":"REASON","token":"01234567-89ab-4def-8123-456789abcdef","request":{"url":"/s?a=1","headers":{"host":"h"}}}"#;
-            for detail in [None, Some(Detail::Shutdown)] {
-                assert_eq!(
-                    body(CallKind::Disconnect { reason, detail }, request.clone()),
-                    expected.replace("REASON", text)
-                );
-            }
-        }
     }
 }

@@ -6,7 +6,7 @@
 //! compare the two parsers.
 
 use super::unescape::{plain_bytes, unescape};
-use super::{Fields, Value};
+use super::value::{Fields, Value};
 
 pub(crate) struct Scanner<'a> {
     text: &'a str,
@@ -40,7 +40,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Reads an object and returns the fields `names`, as [`super::object`] does.
+    /// Reads an object and returns the fields `names`, as [`super::value::object`] does.
     #[inline]
     pub(crate) fn fields<const N: usize>(&mut self, names: &[&str; N]) -> Option<Fields<'a, N>> {
         let mut fields = [None; N];
