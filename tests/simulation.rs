@@ -7,6 +7,8 @@
 //! `make sim SEEDS=1000` runs many seeds and says how fast; `make sim SEED=42` replays one in words.
 //! docs/proof.md says what this has caught.
 
+#[path = "oracle/mod.rs"]
+mod oracle;
 #[path = "common/random.rs"]
 mod random;
 #[path = "simulation/mod.rs"]

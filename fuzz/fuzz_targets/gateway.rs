@@ -1,33 +1,36 @@
-//! The pure gateway under any sequence of what can happen to it, driven as the event loop drives it, with an
-//! oracle that knows only what crosses the sockets and the callbacks.
+//! The pure gateway under any sequence of what can happen to it, driven as the event loop drives it, and judged by the
+//! oracle that judges the simulation.
 //!
-//! After every operation the gateway's own invariants are asserted. What clients received, and which
-//! callbacks were made, is judged as it happens and once more at the end, when everything must have come to
-//! rest and been released.
+//! After every operation the gateway's own invariants are asserted. What clients receive, and which callbacks are made,
+//! is judged as it happens; at the end everything must come to rest and be released. With `ALOUD` in the environment it
+//! prints what crosses the sockets.
 #![no_main]
 
-#[path = "gateway/client.rs"]
-mod client;
-#[path = "gateway/operation.rs"]
-mod operation;
-#[path = "gateway/responses.rs"]
-mod responses;
-#[path = "gateway/sends.rs"]
-mod sends;
+#[path = "gateway/input.rs"]
+mod input;
+#[path = "../../tests/oracle/mod.rs"]
+mod oracle;
 #[path = "gateway/world.rs"]
 mod world;
 
+use arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use operation::Script;
+use world::World;
 
-fuzz_target!(|script: Script| {
-    let mut world = world::World::new(script.settings);
-    for operation in script.operations {
-        if world.is_finished() {
+/// More would only make the run longer, not stranger.
+const OPERATIONS_MAX: usize = 300;
+
+fuzz_target!(|bytes: &[u8]| run(&mut Unstructured::new(bytes)).expect("any bytes are a script"));
+
+fn run(input: &mut Unstructured<'_>) -> Result<()> {
+    let mut world = World::new(input::settings(input)?);
+    let shut_down_at_the_end = input.arbitrary()?;
+    for _ in 0..OPERATIONS_MAX {
+        if input.is_empty() || world.is_finished() {
             break;
         }
-        world.perform(operation);
-        world.check();
+        world.perform(input)?;
     }
-    world.come_to_rest(script.shut_down_at_the_end);
-});
+    world.come_to_rest(shut_down_at_the_end);
+    Ok(())
+}

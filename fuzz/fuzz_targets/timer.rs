@@ -3,8 +3,8 @@
 
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use ssegateway::table::{Key, Table};
 use ssegateway::clock::Millis;
+use ssegateway::table::{Key, Table};
 use ssegateway::timer::{TICK_MS, Timer};
 
 #[derive(Debug)]

@@ -1,32 +1,30 @@
 //! Clients: each has one connection, a script to send, a way to read, and a way to go.
 
-use super::exchange::{Exchange, Request, What};
 use super::faults::Fault;
 use super::kernel::Read;
-use super::oracle::millis;
 use super::world::{Item, World};
+use crate::oracle::exchange::Exchange;
+use crate::oracle::millis;
+use crate::oracle::requests::{self, Asked, PROBE_KINDS, REFUSED_KINDS, Serves};
 use ssegateway::gateway::Listener;
 use std::io::ErrorKind;
 
 /// How a client reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reading {
+    #[default]
     Eager,
     /// So many bytes, then so many milliseconds of pause.
-    Slow {
-        bytes: usize,
-        pause: u64,
-    },
+    Slow { bytes: usize, pause: u64 },
     /// Nothing any more behind so many bytes.
-    Stalls {
-        after: usize,
-    },
+    Stalls { after: usize },
 }
 
 /// How a client goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Departure {
     /// Waits for the gateway to end the connection.
+    #[default]
     Never,
     /// Ends its side, and reads on.
     HalfClose,
@@ -36,6 +34,8 @@ pub enum Departure {
     Vanish,
 }
 
+/// By default it reads, and never goes by itself.
+#[derive(Default)]
 pub struct Client {
     script: Vec<u8>,
     said: usize,
@@ -55,17 +55,17 @@ pub struct Client {
     giving_up: bool,
 }
 
-/// A script under construction: bytes, and the requests in them.
+/// What a client is going to send, under construction.
+#[derive(Default)]
 pub struct Script {
-    pub bytes: Vec<u8>,
-    pub requests: Vec<Request>,
-    pub quoted: String,
+    bytes: Vec<u8>,
+    exchange: Exchange,
 }
 
 impl Script {
-    pub fn add(&mut self, bytes: &[u8], what: What) {
-        self.bytes.extend_from_slice(bytes);
-        self.requests.push(Request { end: self.bytes.len() as u64, what });
+    fn add(&mut self, asked: &Asked) {
+        self.exchange.ask(asked);
+        self.bytes.extend_from_slice(&asked.bytes);
     }
 }
 
@@ -73,8 +73,27 @@ impl World {
     /// A client comes.
     pub fn spawn(&mut self) {
         let n = self.clients.len();
-        let mut script = Script { bytes: Vec::new(), requests: Vec::new(), quoted: String::new() };
-        let is_stream = self.write_script(n, &mut script);
+        let refused = self.strikes_client(Fault::Garbage);
+        let kind = self.random.below(10);
+        let is_stream = !refused && kind > 0;
+        let listener = self.choose_listener(is_stream);
+        let serves = Serves::on(listener, &self.settings);
+        let mut script = Script::default();
+        if refused {
+            let before = self.random.below(3);
+            self.write_probes(&mut script, before, serves);
+            self.write_refused(&mut script, serves);
+        } else if kind == 0 {
+            // Now and then more answers than the gateway holds for one that does not read.
+            let many = self.random.chance(100);
+            let count = if many { self.random.within(300, 3_000) } else { self.random.within(1, 8) };
+            self.write_probes(&mut script, count, serves);
+            self.write_last(&mut script, serves);
+        } else {
+            let before = if kind == 1 { self.random.within(1, 3) } else { 0 };
+            self.write_probes(&mut script, before, serves);
+            self.write_stream(n, &mut script, serves);
+        }
         let whole = script.bytes.len();
         let stay = self.random.within(0, if is_stream { 15_000 } else { 3_000 });
         let (piece, pause) = if self.strikes_client(Fault::SlowHead) {
@@ -85,7 +104,7 @@ impl World {
             (whole.max(1), 0)
         };
         let reading = if self.strikes_client(Fault::StalledReader) {
-            Reading::Stalls { after: self.random.below(1_000) as usize }
+            Reading::Stalls { after: self.random.index(1_000) }
         } else if self.strikes_client(Fault::SlowReader) {
             Reading::Slow { bytes: self.random.within(1, 300) as usize, pause: self.random.within(1, 200) }
         } else {
@@ -106,10 +125,44 @@ impl World {
         } else {
             (self.random.pick(&[Departure::Never, Departure::Close, Departure::Close]), stay)
         };
-        let listener = self.choose_listener(is_stream);
-        self.join(listener, script, Client { piece, pause, reading, departure, ends_with_last, ..Client::calm() });
+        self.join(listener, script, Client { piece, pause, reading, departure, ends_with_last, ..Client::default() });
         if departure != Departure::Never {
             self.plan(stay, Item::Depart(n));
+        }
+    }
+
+    fn write_stream(&mut self, n: usize, script: &mut Script, serves: Serves) {
+        let declared = if self.random.chance(50) { self.random.index(200) } else { 0 };
+        let (old, field) = (self.random.chance(100), self.random.pick(&[0, 0, 0, 1, 2]));
+        script.add(&requests::stream(&format!("/s/{n}?q=%zz"), old, field, declared, serves));
+        if self.strikes_client(Fault::ExcessInput) {
+            let count = self.random.pick(&[1, 100, 8_192, 8_193, 20_000]);
+            script.exchange.babble(count);
+            script.bytes.resize(script.bytes.len() + count, b'x');
+        }
+    }
+
+    fn write_probes(&mut self, script: &mut Script, count: u64, serves: Serves) {
+        for _ in 0..count {
+            script.add(&requests::probe(self.random.index(PROBE_KINDS), false, serves));
+        }
+    }
+
+    /// Perhaps a request whose answer is the last one.
+    fn write_last(&mut self, script: &mut Script, serves: Serves) {
+        match self.random.below(8) {
+            0 => script.add(&requests::report(None, serves)),
+            1 => script.add(&requests::report(Some(self.random.pick(&[1, 2, 10_000])), serves)),
+            2 | 3 => script.add(&requests::probe(self.random.index(PROBE_KINDS), true, serves)),
+            _ => {}
+        }
+    }
+
+    fn write_refused(&mut self, script: &mut Script, serves: Serves) {
+        match self.random.below(20) {
+            0 | 1 => script.add(&requests::long_head(&self.settings)),
+            2 | 3 => script.add(&requests::long_body(&self.settings, self.random.index(80_000))),
+            _ => script.add(&requests::refused(self.random.index(REFUSED_KINDS), serves)),
         }
     }
 
@@ -130,10 +183,10 @@ impl World {
         let input_max = if small { self.random.within(20, 2_000) } else { 200_000 };
         let output_max = if small { self.random.within(20, 4_000) } else { self.random.pick(&[80_000, 400_000]) };
         let n = self.kernel.connect(listener, input_max as usize, output_max as usize);
-        let Script { bytes, requests, quoted } = script;
+        let Script { bytes, exchange } = script;
         self.trace.note(self.clock, "connect", &[("client", n as u64), ("script", bytes.len() as u64)]);
         self.clients.push(Client { script: bytes, speaking: true, ..client });
-        self.oracle.exchanges.push(Exchange { requests, quoted, ..Exchange::default() });
+        self.oracle.exchanges.push(exchange);
         let delay = self.random.below(3);
         self.plan(delay, Item::Speak(n));
         n
@@ -145,11 +198,6 @@ impl World {
         if !std::mem::replace(&mut self.clients[n].speaking, true) {
             self.plan(0, Item::Speak(n));
         }
-    }
-
-    /// How much a client has been given to say.
-    pub fn script_bytes(&self, n: usize) -> u64 {
-        self.clients[n].script.len() as u64
     }
 
     /// Whether a client can still be used to send.
@@ -290,26 +338,8 @@ impl World {
 }
 
 impl Client {
-    /// One that reads, and never goes by itself.
-    pub fn calm() -> Client {
-        Client {
-            script: Vec::new(),
-            said: 0,
-            piece: 0,
-            pause: 0,
-            reading: Reading::Eager,
-            departure: Departure::Never,
-            ends_with_last: false,
-            speaking: false,
-            listening: false,
-            gone: false,
-            vanished: false,
-            giving_up: false,
-        }
-    }
-
     /// One that sends pieces of at most so many bytes.
     pub fn in_pieces(piece: usize, pause: u64) -> Client {
-        Client { piece, pause, ..Client::calm() }
+        Client { piece, pause, ..Client::default() }
     }
 }

@@ -1,111 +1,86 @@
 //! What can go wrong, how likely, and in which settings: all drawn from the seed.
 
 use crate::random::Random;
-use ssegateway::gateway::{ConnectFailure, Settings};
+use ssegateway::gateway::{ConnectFailure, Cors, Settings};
 use ssegateway::secret::Secret;
 use std::time::Duration;
 
-/// One way for the world to be unkind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// Input arrives in small pieces.
-    Pieces,
-    /// The kernel takes less than it has room for, and owes no edge.
-    ShortWrite,
-    /// EINTR from read, write, accept and poll.
-    Interrupted,
-    /// An edge that nothing caused.
-    SpuriousEdge,
-    /// An event for a connection that is closed already.
-    StaleEvent,
-    /// The pool tells a second outcome of a call that has been answered.
-    StaleOutcome,
-    /// The poll returns few events at a time, in any order.
-    SmallBatches,
-    /// write(2) takes nothing and says so with 0.
-    WriteZero,
-    /// Registering a socket fails.
-    RegisterFails,
-    /// accept(2) fails as the client has gone already.
-    AcceptAborted,
-    /// No descriptors for a while, and no edge when there are some again.
-    NoDescriptors,
-    /// The loop is late: time passes while it works.
-    LateLoop,
-    /// The monotonic clock jumps ahead (a suspended machine).
-    ClockJump,
-    /// SIGTERM while all goes on.
-    Signal,
-    /// Clients that reset the connection.
-    Reset,
-    /// Clients that end their side only, or leave early.
-    HalfClose,
-    /// The last bytes and the end of input come as one.
-    DataWithFin,
-    /// Hosts that vanish without a trace.
-    DeadHost,
-    /// Clients that read little at a time.
-    SlowReader,
-    /// Clients that stop reading.
-    StalledReader,
-    /// Heads that drip.
-    SlowHead,
-    /// Input that is no HTTP, or refused HTTP.
-    Garbage,
-    /// Input behind a stream's GET.
-    ExcessInput,
-    /// Small socket buffers.
-    SmallPipes,
-    /// Many clients, many events at once.
-    Flood,
-    /// The backend takes its time.
-    SlowAnswer,
-    /// The backend never answers.
-    LostAnswer,
-    /// The worker itself is late to say so.
-    LateOutcome,
-    /// Refused, reset, garbage.
-    BrokenAnswer,
-    /// A 2xx whose body is late, cut or no JSON.
-    MalformedAnswer,
-    /// The backend says no.
-    Rejection,
+/// Ways for the world to be unkind, with their usual probabilities in per mille, per occasion.
+macro_rules! faults {
+    ($($(#[$doc:meta])* $name:ident: $usual:literal,)*) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Fault {
+            $($(#[$doc])* $name,)*
+        }
+
+        const FAULTS: &[(Fault, u64)] = &[$((Fault::$name, $usual),)*];
+    };
 }
 
-/// Every fault with its usual probability in per mille, per occasion.
-const FAULTS: [(Fault, u64); 31] = [
-    (Fault::Pieces, 400),
-    (Fault::ShortWrite, 200),
-    (Fault::Interrupted, 100),
-    (Fault::SpuriousEdge, 200),
-    (Fault::StaleEvent, 200),
-    (Fault::StaleOutcome, 200),
-    (Fault::SmallBatches, 300),
-    (Fault::WriteZero, 5),
-    (Fault::RegisterFails, 20),
-    (Fault::AcceptAborted, 50),
-    (Fault::NoDescriptors, 100),
-    (Fault::LateLoop, 100),
-    (Fault::ClockJump, 500),
-    (Fault::Signal, 400),
-    (Fault::Reset, 200),
-    (Fault::HalfClose, 200),
-    (Fault::DataWithFin, 200),
-    (Fault::DeadHost, 100),
-    (Fault::SlowReader, 200),
-    (Fault::StalledReader, 150),
-    (Fault::SlowHead, 150),
-    (Fault::Garbage, 150),
-    (Fault::ExcessInput, 100),
-    (Fault::SmallPipes, 300),
-    (Fault::Flood, 300),
-    (Fault::SlowAnswer, 300),
-    (Fault::LostAnswer, 100),
-    (Fault::LateOutcome, 100),
-    (Fault::BrokenAnswer, 100),
-    (Fault::MalformedAnswer, 150),
-    (Fault::Rejection, 150),
-];
+faults! {
+    /// Input arrives in small pieces.
+    Pieces: 400,
+    /// The kernel takes less than it has room for, and owes no edge.
+    ShortWrite: 200,
+    /// EINTR from read, write, accept and poll.
+    Interrupted: 100,
+    /// An edge that nothing caused.
+    SpuriousEdge: 200,
+    /// An event for a connection that is closed already.
+    StaleEvent: 200,
+    /// The pool tells a second outcome of a call that has been answered.
+    StaleOutcome: 200,
+    /// The poll returns few events at a time, in any order.
+    SmallBatches: 300,
+    /// write(2) takes nothing and says so with 0.
+    WriteZero: 5,
+    /// Registering a socket fails.
+    RegisterFails: 20,
+    /// accept(2) fails as the client has gone already.
+    AcceptAborted: 50,
+    /// No descriptors for a while, and no edge when there are some again.
+    NoDescriptors: 100,
+    /// The loop is late: time passes while it works.
+    LateLoop: 100,
+    /// The monotonic clock jumps ahead (a suspended machine).
+    ClockJump: 500,
+    /// SIGTERM while all goes on.
+    Signal: 400,
+    /// Clients that reset the connection.
+    Reset: 200,
+    /// Clients that end their side only, or leave early.
+    HalfClose: 200,
+    /// The last bytes and the end of input come as one.
+    DataWithFin: 200,
+    /// Hosts that vanish without a trace.
+    DeadHost: 100,
+    /// Clients that read little at a time.
+    SlowReader: 200,
+    /// Clients that stop reading.
+    StalledReader: 150,
+    /// Heads that drip.
+    SlowHead: 150,
+    /// Input that is no HTTP, or refused HTTP.
+    Garbage: 150,
+    /// Input behind a stream's GET.
+    ExcessInput: 100,
+    /// Small socket buffers.
+    SmallPipes: 300,
+    /// Many clients, many events at once.
+    Flood: 300,
+    /// The backend takes its time.
+    SlowAnswer: 300,
+    /// The backend never answers.
+    LostAnswer: 100,
+    /// The worker itself is late to say so.
+    LateOutcome: 100,
+    /// Refused, reset, garbage.
+    BrokenAnswer: 100,
+    /// A 2xx whose body is late, cut or no JSON.
+    MalformedAnswer: 150,
+    /// The backend says no.
+    Rejection: 150,
+}
 
 /// The probabilities of one run.
 pub struct Faults {
@@ -167,6 +142,7 @@ pub fn draw_settings(random: &mut Random) -> Settings {
         connect_failure: random.pick(&[ConnectFailure::Status, ConnectFailure::Status, ConnectFailure::Retry]),
         heartbeat_interval: millis(random, 200, 5_000),
         reconnect_delay_ms: random.pick(&[None, None, Some(0), Some(1_000)]),
+        cors: if random.chance(200) { Cors::Any } else { Cors::Off },
         internal_listener: random.chance(300),
         internal_token: random.chance(200).then(|| Secret::new("secret".to_owned())),
         streams_max: random.pick(&[1, 3, 8, 1_000]),

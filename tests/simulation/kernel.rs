@@ -21,6 +21,7 @@ pub struct Edges {
 }
 
 /// One connection, both ends of it.
+#[derive(Default)]
 pub struct Socket {
     /// The name it was registered under.
     pub id: Option<ConnId>,
@@ -56,6 +57,7 @@ pub enum Read {
     End,
 }
 
+#[derive(Default)]
 pub struct Kernel {
     pub sockets: Vec<Socket>,
     /// Accepted and not closed.
@@ -83,40 +85,12 @@ pub fn index(listener: Listener) -> usize {
 
 impl Kernel {
     pub fn new(descriptors: usize, whole_state: bool) -> Kernel {
-        Kernel {
-            sockets: Vec::new(),
-            open: Vec::new(),
-            backlogs: Default::default(),
-            accept_edges: [false; 2],
-            ready: VecDeque::new(),
-            completions: VecDeque::new(),
-            completions_edge: false,
-            signals: 0,
-            listening: true,
-            descriptors,
-            whole_state,
-        }
+        Kernel { listening: true, descriptors, whole_state, ..Kernel::default() }
     }
 
     /// A client connects; its socket waits in the backlog.
     pub fn connect(&mut self, listener: Listener, input_max: usize, output_max: usize) -> usize {
-        self.sockets.push(Socket {
-            id: None,
-            input: Vec::new(),
-            read: 0,
-            input_max,
-            fin: false,
-            error: None,
-            output: 0,
-            output_max,
-            blocked: false,
-            deaf: false,
-            accepted: false,
-            shut: false,
-            closed: None,
-            edges: Edges::default(),
-            queued: false,
-        });
+        self.sockets.push(Socket { input_max, output_max, ..Socket::default() });
         let socket = self.sockets.len() - 1;
         if self.listening {
             self.backlogs[index(listener)].push_back(socket);

@@ -2,12 +2,12 @@
 
 use super::faults::Fault;
 use super::kernel::{Edges, index};
-use super::oracle::unix_seconds;
 use super::world::{Knock, World};
+use crate::oracle::callbacks::token_of;
+use crate::oracle::unix_seconds;
 use ssegateway::gateway::{CloseMode, ConnId, Listener, Peer, ProcessFigures};
 use ssegateway::job::{Completion, Job};
 use ssegateway::reactor::{Event, System};
-use ssegateway::timer::TICK_MS;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 use uuid::Uuid;
@@ -95,7 +95,9 @@ impl World {
             }
         }
         for listener in [Listener::Public, Listener::Internal] {
-            if self.kernel.take_accept_edge(listener) || self.strikes(Fault::SpuriousEdge) {
+            // A listener that is closed is no longer in the kernel's list.
+            let spurious = self.strikes(Fault::SpuriousEdge) && self.kernel.listening;
+            if self.kernel.take_accept_edge(listener) || spurious {
                 self.knocks[index(listener)].heard = true;
                 events.push(Event::Accept(listener));
             }
@@ -164,9 +166,7 @@ impl System for World {
         if self.strikes(Fault::LateLoop) {
             self.clock += self.random.within(1, 400);
         }
-        if self.oracle.is_doubtful(self.clock) {
-            self.clock = self.clock.next_multiple_of(TICK_MS);
-        }
+        self.clock = self.oracle.certain_time(self.clock);
         if self.strikes(Fault::Interrupted) {
             return Err(interrupted());
         }
@@ -306,7 +306,7 @@ impl System for World {
     }
 
     fn draw_token(&mut self) -> Uuid {
-        super::backend::token_of(self.backend.token_for)
+        token_of(self.backend.token_for)
     }
 
     fn submit(&mut self, Job::Call(call): Job) {
@@ -327,6 +327,7 @@ impl System for World {
     }
 
     fn process_figures(&mut self) -> ProcessFigures {
+        self.oracle.figures_told();
         ProcessFigures::default()
     }
 }

@@ -1,64 +1,58 @@
-//! Everything around the gateway: sockets, backend and clock, moved by the script, and the oracle's judgement
-//! of what crosses them.
+//! Everything around the gateway: sockets, backend and clock, moved by the script, and told to the oracle.
 
-use crate::client::{Client, Verdict};
-use crate::operation::{Answer, Operation, Request, Send, WELCOME};
-use crate::responses::{self, Body};
-use crate::sends::{self, Expected};
-use serde_json::Value;
-use ssegateway::callback::{Call, CallId, CallKind, Called, Reason};
-use ssegateway::job::{Completion, Job};
-use ssegateway::gateway::{Action, ConnId, SocketError, Finished, Gateway, Listener, Peer, ProcessFigures, Settings};
+use crate::input::{self, Request, Send};
+use crate::oracle::callbacks::{Lane, Reply, token_of};
+use crate::oracle::exchange::Exchange;
+use crate::oracle::limits::OFFER_MAX;
+use crate::oracle::requests::{Asked, Serves};
+use crate::oracle::{Oracle, State, unix_seconds};
+use arbitrary::{Result, Unstructured};
+use ssegateway::callback::{CallId, Called};
 use ssegateway::clock::Millis;
+use ssegateway::gateway::{Action, ConnId, Finished, Gateway, Listener, Peer, ProcessFigures, Settings, SocketError};
+use ssegateway::job::{Completion, Job};
 use std::collections::HashMap;
-use std::time::Duration;
-use uuid::Uuid;
+use std::io::ErrorKind;
 
-/// How late a timer may fire, in milliseconds.
-const TICK_MS: u64 = 16;
-/// How much one write takes, as in the event loop.
-const WRITE_BYTES: usize = 64 * 1024;
-/// What of a call's time is kept for telling of its end: the gateway's own grace.
-const CALL_GRACE_MS: u64 = 1000;
-/// How long the gateway waits for a client to close, in milliseconds.
-const LINGER_MS: u64 = 1000;
+/// One client; its number is that of its exchange.
+struct Client {
+    id: ConnId,
+    serves: Serves,
+    /// Written by the client, not yet arrived.
+    outbox: Vec<u8>,
+    /// Fits into the client's socket; `None`: any number.
+    room: Option<usize>,
+}
+
+/// A callback in flight.
+struct Call {
+    id: CallId,
+    client: usize,
+    lane: Lane,
+}
 
 pub struct World {
     gateway: Gateway,
-    settings: Settings,
+    oracle: Oracle,
     now: u64,
     clients: Vec<Client>,
     /// The open connections' places among the clients.
     places: HashMap<ConnId, usize>,
     calls: Vec<Call>,
     answered: Vec<CallId>,
-    /// The backend's connection, for sends that the oracle follows.
+    /// The backend's connection, to which nobody else is ever pointed.
     sender: Option<usize>,
     events: u32,
-    shutting_down: bool,
     stopped_accepting: bool,
-}
-
-/// A send whose answer is due.
-struct Sent {
-    target: usize,
-    close: bool,
-    frame: Option<String>,
-    /// Of its body.
-    bytes: usize,
-    /// What its target had unsent before the batch.
-    backlog: usize,
-    was_closed: bool,
-    /// The first of its batch for that target.
-    is_first: bool,
+    aloud: bool,
 }
 
 impl World {
     pub fn new(settings: Settings) -> World {
         let now = 1_000;
-        World {
+        let mut world = World {
             gateway: Gateway::new(settings.clone(), Millis::from_millis(now), 7),
-            settings,
+            oracle: Oracle::new(settings),
             now,
             clients: Vec::new(),
             places: HashMap::new(),
@@ -66,395 +60,287 @@ impl World {
             answered: Vec::new(),
             sender: None,
             events: 0,
-            shutting_down: false,
             stopped_accepting: false,
-        }
+            aloud: std::env::var_os("ALOUD").is_some(),
+        };
+        world.set_time(now);
+        world
     }
 
     pub fn is_finished(&self) -> bool {
         self.gateway.finished().is_some()
     }
 
-    pub fn perform(&mut self, operation: Operation) {
-        match operation {
-            Operation::Accept { internal } => drop(self.accept(internal && self.settings.internal_listener)),
-            Operation::Request { client, request, deliver } => {
-                let Some(at) = self.pick(client) else { return };
-                self.request(at, &request);
-                if deliver {
+    /// What the fuzzer's next bytes say. Clients are meant by how lately they came.
+    pub fn perform(&mut self, input: &mut Unstructured<'_>) -> Result<()> {
+        match input.int_in_range(0..=32_u8)? {
+            0..=3 => drop(self.accept(input.ratio(1, 4)?)),
+            kind @ 4..=9 => {
+                let client = input.arbitrary()?;
+                let request = Request::read(input, &mut self.events)?;
+                if kind < 9 {
+                    let deliver = input.ratio(3, 4)?;
+                    self.request(client, &request, deliver);
+                } else {
+                    self.mangled(client, &request, input.arbitrary()?);
+                }
+            }
+            10 => {
+                let client = input.arbitrary()?;
+                let length = usize::from(input.int_in_range(0..=100_u8)?).min(input.len());
+                self.babble(client, input.bytes(length)?);
+            }
+            11 => {
+                let client = input.arbitrary()?;
+                self.babble(client, &vec![b'x'; input.int_in_range(1..=80)? * 1024]);
+            }
+            12 | 13 => {
+                let [client, count]: [u8; 2] = input.arbitrary()?;
+                self.pick(client).into_iter().for_each(|at| self.deliver(at, count.into()));
+            }
+            14 | 15 => {
+                if let Some(at) = self.pick(input.arbitrary()?) {
                     self.deliver(at, usize::MAX);
+                    self.eof(at);
                 }
             }
-            Operation::Mangled { client, request, at: position, byte } => {
-                let Some(at) = self.pick(client) else { return };
-                let start = self.clients[at].outbox.len();
-                self.request(at, &request);
-                let client = &mut self.clients[at];
-                client.tame = false;
-                let written = client.outbox.len() - start;
-                if written > 0 {
-                    client.outbox[start + usize::from(position) % written] = byte;
-                }
-                self.deliver(at, usize::MAX);
+            16 => {
+                let client = input.arbitrary()?;
+                self.fail(
+                    client,
+                    *input.choose(&[SocketError::Reset, SocketError::WriteFailed, SocketError::TimedOut])?,
+                );
             }
-            Operation::Raw { client, bytes } => self.write_raw(client, &bytes),
-            Operation::Flood { client, kibibytes } => {
-                self.write_raw(client, &vec![b'x'; usize::from(kibibytes) * 1024])
+            17 | 18 => {
+                let client = input.arbitrary()?;
+                let room = match input.int_in_range(0..=3_u8)? {
+                    0 => None,
+                    1 => Some(0),
+                    2 => Some(input.arbitrary::<u8>()?.into()),
+                    _ => Some(input.arbitrary::<u16>()?.into()),
+                };
+                self.make_room(client, room);
             }
-            Operation::Deliver { client, bytes } => {
-                let Some(at) = self.pick(client) else { return };
-                self.deliver(at, usize::from(bytes));
+            19..=21 => {
+                let count = input.int_in_range(1..=4_u8)?;
+                let sends: Result<Vec<Send>> = (0..count).map(|_| Send::read(input, &mut self.events)).collect();
+                self.send(&sends?);
             }
-            Operation::Eof { client } => {
-                let Some(at) = self.pick(client) else { return };
-                self.deliver(at, usize::MAX);
-                self.eof(at);
-            }
-            Operation::Fail { client, fault } => {
-                let Some(at) = self.pick(client) else { return };
-                self.fail(at, fault);
-            }
-            Operation::Room { client, bytes } => {
-                let Some(at) = self.pick(client) else { return };
-                let client = &mut self.clients[at];
-                client.room = bytes.map(usize::from);
-                client.roomy &= bytes.is_none();
-                self.flush(at);
-                self.settle();
-            }
-            Operation::Send(sends) => self.send(&sends),
-            Operation::Answer { call, answer } => {
+            22..=25 => {
+                let (call, reply) = (input.arbitrary::<u8>()?, input::reply(input)?);
                 if !self.calls.is_empty() {
                     let call = self.calls.remove(usize::from(call) % self.calls.len());
-                    self.answer(&call, &answer);
+                    self.answer(&call, &reply);
                 }
             }
-            Operation::AnswerAgain { call, answer } => {
-                if let Some(id) = self.answered.iter().rev().nth(usize::from(call)) {
-                    let before = (self.gateway.stream_count(), self.gateway.connection_count(), self.gateway.call_count());
-                    let id = *id;
-                    self.complete(id, &answer);
-                    assert!(self.gateway.next_action().is_none() && self.gateway.next_dirty().is_none());
-                    let after = (self.gateway.stream_count(), self.gateway.connection_count(), self.gateway.call_count());
-                    assert_eq!(before, after, "a stale answer reached somebody");
-                }
+            26 => {
+                let (call, reply) = (input.arbitrary::<u8>()?, input::reply(input)?);
+                self.answer_again(call, reply);
             }
-            Operation::Sleep { millis } => self.sleep(millis),
-            Operation::Leap { millis } => {
-                self.now += millis;
-                self.clients.iter_mut().for_each(|client| client.leapt = true);
-                self.expire();
-            }
-            Operation::ShutDown => self.shut_down(),
-            Operation::Shrink => self.gateway.shrink(),
+            27 | 28 => self.sleep(input::millis(input)?),
+            29 => self.expire(self.now + input::millis(input)?),
+            30 => self.sleep(16),
+            31 => self.shut_down(),
+            _ => self.gateway.shrink(),
         }
+        self.check();
+        Ok(())
     }
 
     /// What must hold after every operation.
-    pub fn check(&mut self) {
-        self.gateway.assert_invariants();
-        assert_eq!(self.gateway.connection_count(), self.places.len(), "a connection that nobody closed, or twice");
-        assert!(self.gateway.stream_count() <= self.settings.streams_max);
-        assert!(self.calls.len() <= self.settings.callback_concurrency);
-        assert!(self.gateway.call_count() >= self.calls.len());
-        for (at, client) in self.clients.iter_mut().enumerate() {
-            if client.closed.is_some() {
-                assert!(!self.gateway.wants_input(client.id) && self.gateway.unsent(client.id).is_empty());
-                continue;
-            }
-            assert_eq!(self.places.get(&client.id), Some(&at));
-            let waits = !self.gateway.unsent(client.id).is_empty();
-            assert!(!waits || client.room == Some(0), "a write that nobody tries");
-            if waits && !client.stalled {
-                client.progress_at = self.now;
-            }
-            client.stalled = waits;
+    fn check(&mut self) -> State {
+        let state = State::of(&self.gateway);
+        self.oracle.note_streams(self.gateway.stream_count());
+        self.oracle.turn_ends(&state);
+        self.oracle.falls_asleep();
+        for (client, exchange) in self.clients.iter().zip(&self.oracle.exchanges) {
+            assert_eq!(self.places.contains_key(&client.id), !exchange.closed);
+            let unsent = self.gateway.unsent(client.id).len();
+            assert_eq!(unsent, if exchange.closed { 0 } else { exchange.backlog }, "bytes that no write was tried for");
+            assert!(!exchange.failed || exchange.closed, "a failed socket stays open");
+            assert!(!exchange.closed || !self.gateway.wants_input(client.id));
         }
-    }
-
-    fn check_deadlines(&mut self) {
-        let late = |since: u64, allowed: Duration| since + allowed.as_millis() as u64 + TICK_MS <= self.now;
-        for client in self.clients.iter().filter(|client| client.closed.is_none()) {
-            if client.stalled && !self.gateway.unsent(client.id).is_empty() {
-                assert!(!late(client.progress_at, self.settings.client_timeout), "a stalled client stays");
-            }
-            if client.delivered == 0 {
-                assert!(!late(client.accepted_at, self.settings.request_timeout), "a silent client stays");
-            }
-            if let Some(shut_at) = client.shut_at {
-                assert!(!late(shut_at, Duration::from_millis(LINGER_MS)), "a finished client stays");
-            }
-            let allowed = self.settings.callback_timeout + Duration::from_millis(CALL_GRACE_MS);
-            if client.request.is_some() && client.verdict.is_none() && late(client.called_at, allowed) {
-                let told = client.received.len() + self.gateway.unsent(client.id).len();
-                assert!(told > 0, "a client waits for an answer that does not come");
-            }
-        }
+        self.turn(false);
+        state
     }
 
     fn pick(&self, client: u8) -> Option<usize> {
         let count = self.clients.len();
-        // The sender keeps to itself.
         (count > 0).then(|| count - 1 - usize::from(client) % count.min(12)).filter(|at| Some(*at) != self.sender)
     }
 
     fn accept(&mut self, internal: bool) -> Option<usize> {
         let at = self.clients.len();
-        // Tokens that no accident turns into each other.
-        let number = (at as u128 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
-        let token = uuid::Builder::from_random_bytes(number.to_be_bytes()).into_uuid();
-        let listener = if internal { Listener::Internal } else { Listener::Public };
-        let id = self.gateway.accept(Millis::from_millis(self.now), listener, Peer::Loopback, token);
-        assert_eq!(id.is_none(), self.stopped_accepting);
+        let settings = &self.oracle.settings;
+        let listener = if internal && settings.internal_listener { Listener::Internal } else { Listener::Public };
+        let serves = Serves::on(listener, settings);
+        let id = self.gateway.accept(Millis::from_millis(self.now), listener, Peer::Loopback, token_of(at));
+        assert_eq!(id.is_none(), self.oracle.is_draining());
         let id = id?;
-        let mut client = Client::new(id, token, internal, self.now);
-        client.may.have_been_closed = self.shutting_down;
-        self.clients.push(client);
+        self.oracle.exchanges.push(Exchange::default());
+        self.oracle.accepted(at);
+        self.clients.push(Client { id, serves, outbox: Vec::new(), room: None });
         assert_eq!(self.places.insert(id, at), None, "an id in use");
         self.settle();
         Some(at)
     }
 
-    fn request(&mut self, at: usize, request: &Request) {
-        let number = at as u32;
-        if let Request::Send(send) = request {
-            let Some(target) = self.pick(send.client) else { return };
-            let event = send.event.as_ref().map(|event| sends::event(event, u32::MAX / 4 + number));
-            let body = sends::body(self.clients[target].token, event.as_ref(), send.close);
-            let may = &mut self.clients[target].may;
-            may.have_been_closed |= send.close;
-            may.have_failed |= send.event.is_some();
-            may.have_more_events |= send.event.is_some();
-            self.clients[at].outbox.extend_from_slice(&sends::post(send, &body));
-            self.clients[at].requests.push(Expected::Any);
-            return;
+    /// The request as client `at` writes it.
+    fn write(&mut self, at: usize, request: &Request) -> Option<Asked> {
+        let serves = self.clients[at].serves;
+        let Request::Send(send) = request else { return request.write(at, serves) };
+        let target = self.pick(send.client)?;
+        let from = &self.oracle.exchanges[at];
+        if from.wild || from.followed_to.is_some() {
+            // Whether it comes to this send, and what is left of it, is not followed.
+            self.oracle.exchanges[target].wild = true;
         }
-        let client = &mut self.clients[at];
-        let reports = client.internal || !self.settings.internal_listener;
-        let (bytes, expected) = sends::request(request, number, client.internal, reports);
-        client.outbox.extend_from_slice(&bytes);
-        client.requests.push(expected);
+        Some(self.write_send(send, target, serves))
     }
 
-    fn write_raw(&mut self, client: u8, bytes: &[u8]) {
+    fn write_send(&mut self, send: &Send, target: usize, serves: Serves) -> Asked {
+        match send.invalid {
+            Some(kind) => self.oracle.invalid_send(kind, Some(target), send.form, serves),
+            None => self.oracle.send(Some(target), send.event.as_ref(), send.close, send.form, serves),
+        }
+    }
+
+    fn request(&mut self, client: u8, request: &Request, deliver: bool) {
         let Some(at) = self.pick(client) else { return };
-        self.clients[at].tame = false;
+        let Some(asked) = self.write(at, request) else { return };
+        self.oracle.exchanges[at].ask(&asked);
+        self.clients[at].outbox.extend(asked.bytes);
+        self.deliver(at, if deliver { usize::MAX } else { 0 });
+    }
+
+    /// A client writes a request with one byte changed.
+    fn mangled(&mut self, client: u8, request: &Request, [at, byte]: [u8; 2]) {
+        self.babble(client, &[]);
+        let Some(n) = self.pick(client) else { return };
+        let Some(mut asked) = self.write(n, request) else { return };
+        let length = asked.bytes.len();
+        asked.bytes[usize::from(at) % length] = byte;
+        self.babble(client, &asked.bytes);
+    }
+
+    /// A client writes something that is no request.
+    fn babble(&mut self, client: u8, bytes: &[u8]) {
+        let Some(at) = self.pick(client) else { return };
+        self.oracle.exchanges[at].babble(bytes.len());
         self.clients[at].outbox.extend_from_slice(bytes);
         self.deliver(at, usize::MAX);
     }
 
     fn deliver(&mut self, at: usize, count: usize) {
         let client = &mut self.clients[at];
-        if !self.gateway.wants_input(client.id) {
-            return;
-        }
-        let count = count.min(client.outbox.len()).min(WRITE_BYTES);
-        if count == 0 {
+        let count = count.min(client.outbox.len()).min(OFFER_MAX);
+        if count == 0 || !self.gateway.wants_input(client.id) {
             return;
         }
         let bytes: Vec<u8> = client.outbox.drain(..count).collect();
-        client.delivered += count;
-        client.may.have_failed |= client.delivered > 8 * 1024;
+        if self.aloud {
+            eprintln!("{}: client {at} wrote {}", self.now, bytes.escape_ascii());
+        }
+        self.oracle.read(at, Ok(count));
         self.gateway.receive(Millis::from_millis(self.now), client.id, &bytes);
         self.settle();
     }
 
     fn eof(&mut self, at: usize) {
-        let client = &mut self.clients[at];
-        if !self.gateway.wants_input(client.id) {
-            return;
-        }
-        let before = self.gateway.stream_count();
-        client.may.have_left = true;
-        self.gateway.receive_eof(Millis::from_millis(self.now), client.id);
-        self.settle();
-        self.note_end(at, before, Reason::ClientClosed);
-    }
-
-    fn fail(&mut self, at: usize, fault: SocketError) {
-        let client = &mut self.clients[at];
-        let reason = match fault {
-            SocketError::Reset => Reason::ClientClosed,
-            SocketError::WriteFailed | SocketError::TimedOut => Reason::Error,
-        };
-        client.may.have_left |= fault == SocketError::Reset;
-        client.may.have_failed |= fault != SocketError::Reset;
-        let before = self.gateway.stream_count();
-        self.gateway.fail(Millis::from_millis(self.now), client.id, fault);
-        self.settle();
-        assert!(self.clients[at].closed.is_some(), "a failed socket stays open");
-        self.note_end(at, before, reason);
-    }
-
-    /// One stream less: this one, for that reason.
-    fn note_end(&mut self, at: usize, before: usize, reason: Reason) {
-        let after = self.gateway.stream_count();
-        assert!(after == before || after + 1 == before, "{before} streams, then {after}");
-        let client = &mut self.clients[at];
-        if after < before {
-            assert_eq!(client.ended_by, None, "a stream that ended twice");
-            client.ended_by = Some(reason);
-            // A disconnect may have been told of before the end could be noted.
-            assert!(client.disconnects.iter().all(|told| told == reason.as_str()), "{:?}", client.disconnects);
+        let id = self.clients[at].id;
+        if self.gateway.wants_input(id) {
+            self.oracle.read(at, Ok(0));
+            self.gateway.receive_eof(Millis::from_millis(self.now), id);
+            self.settle();
         }
     }
 
-    /// Sends whose answers are read at once.
+    /// So many bytes fit into the client's socket until further notice; `None`: any number.
+    fn make_room(&mut self, client: u8, room: Option<usize>) {
+        let Some(at) = self.pick(client) else { return };
+        self.clients[at].room = room;
+        self.flush(at);
+        self.settle();
+    }
+
+    fn fail(&mut self, client: u8, error: SocketError) {
+        if let Some(at) = self.pick(client).filter(|at| !self.oracle.exchanges[*at].closed) {
+            self.oracle.failed(at, error);
+            self.gateway.fail(Millis::from_millis(self.now), self.clients[at].id, error);
+            self.settle();
+        }
+    }
+
+    /// Sends in one piece, on the backend's own connection.
     fn send(&mut self, batch: &[Send]) {
-        let is_open = |client: &Client| client.closed.is_none() && client.shut_at.is_none();
-        let sender = match self.sender.filter(|at| is_open(&self.clients[*at])) {
-            Some(at) => at,
-            None => {
-                self.sender = None;
-                let Some(at) = self.accept(self.settings.internal_listener) else { return };
-                at
-            }
-        };
-        // Nobody sends to the connection that it sends on.
-        self.sender = Some(sender);
-        let mut bytes = Vec::new();
-        let mut sent: Vec<Sent> = Vec::new();
+        let usable = |it: &Exchange| it.is_reading() && !it.ended && !it.wild;
+        if !self.sender.is_some_and(|at| usable(&self.oracle.exchanges[at])) {
+            self.sender = None;
+            self.sender = self.accept(true);
+        }
+        let Some(sender) = self.sender else { return };
         for send in batch {
             let Some(target) = self.pick(send.client) else { continue };
-            self.events += 1;
-            let event = send.event.as_ref().map(|event| sends::event(event, self.events));
-            let client = &mut self.clients[target];
-            let body = sends::body(client.token, event.as_ref(), send.close);
-            bytes.extend_from_slice(&sends::post(send, &body));
-            let backlog = self.gateway.unsent(client.id).len();
-            // What comes of it may be told to the backend before the answer is read.
-            client.may.have_been_closed |= send.close;
-            client.may.have_failed |=
-                backlog.max(client.frames_bytes() + 4 * bytes.len()) > self.settings.pending_bytes_max;
-            sent.push(Sent {
-                target,
-                close: send.close,
-                frame: event.map(|event| event.frame),
-                bytes: body.len(),
-                backlog,
-                was_closed: client.closed.is_some(),
-                is_first: sent.iter().all(|other| other.target != target),
-            });
+            let asked = self.write_send(send, target, self.clients[sender].serves);
+            self.oracle.exchanges[sender].ask(&asked);
+            self.clients[sender].outbox.extend(asked.bytes);
         }
-        let before = self.clients[sender].received.len();
-        self.clients[sender].requests.extend(sent.iter().map(|_| Expected::Any));
-        self.clients[sender].outbox = bytes;
         self.deliver(sender, usize::MAX);
-        let received = self.clients[sender].received[before..].to_vec();
-        let answers = responses::read(&received);
-        assert!(answers.rest.is_empty());
-        for (index, sent) in sent.into_iter().enumerate() {
-            let Some(answer) = answers.whole.get(index) else { panic!("a send without an answer") };
-            let Body::Whole(text) = &answer.body else { panic!("a stream for a send") };
-            assert_eq!(answer.status == 413, sent.bytes > self.settings.body_bytes_max);
-            if answer.status == 413 {
-                assert_eq!(answers.whole.len(), index + 1);
-                return;
-            }
-            self.judge_send(sent, answer.status, text);
-        }
     }
 
-    fn judge_send(&mut self, sent: Sent, status: u16, text: &[u8]) {
-        let client = &mut self.clients[sent.target];
-        let pending_max = self.settings.pending_bytes_max;
-        let held = client.frames_bytes();
-        match (status, text) {
-            (200, br#"{"status":"ok"}"# | br#"{"status":"buffered"}"#) => {
-                assert_eq!(client.ended_by, None, "sent to a stream that is over");
-                assert!(!sent.was_closed, "sent to a connection that is closed");
-                assert!(!client.told_to_close, "sent behind a close");
-                client.told_to_close = sent.close;
-                let buffered = text == br#"{"status":"buffered"}"#;
-                assert_eq!(buffered, client.opened_at.is_none());
-                if buffered && sent.frame.is_some() {
-                    assert!(held <= pending_max || client.may.have_more_events, "{held} bytes were not too many");
-                } else if sent.is_first && sent.frame.is_some() {
-                    // Within a batch, what no write has been tried for yet does not count.
-                    assert!(sent.backlog <= pending_max, "{} bytes were not too many", sent.backlog);
-                }
-                client.frames.extend(sent.frame);
-                if sent.close && !buffered {
-                    client.ended_by = Some(Reason::ServerClosed);
-                }
-            }
-            (404, br#"{"error":"Token not found"}"#) => {
-                assert!(!client.is_surely_streaming(), "a stream was not found")
-            }
-            (500, br#"{"error":"Write failed: connection closed"}"#) => {
-                assert_eq!(client.ended_by, None, "a stream that ended twice");
-                assert!(sent.frame.is_some());
-                let unsent = if client.opened_at.is_none() { held } else { sent.backlog };
-                assert!(unsent > pending_max || client.may.have_more_events, "{unsent} bytes were too many");
-                client.may.have_failed = true;
-                client.ended_by = Some(Reason::Error);
-            }
-            (status, text) => panic!("{status} {}", responses::text(text)),
-        }
-    }
-
-    fn complete(&mut self, id: CallId, answer: &Answer) {
-        let completion = Completion::Called(Called { id, outcome: answer.outcome() });
-        self.gateway.complete(Millis::from_millis(self.now), completion);
-    }
-
-    fn answer(&mut self, call: &Call, answer: &Answer) {
+    fn answer(&mut self, call: &Call, reply: &Reply) {
         self.answered.push(call.id);
-        let at = self.clients.iter().position(|client| client.call == Some(call.id));
-        let before = self.gateway.stream_count();
-        let Some(at) = at.filter(|_| call.kind == CallKind::Connect) else {
-            self.complete(call.id, answer);
-            self.settle();
-            assert_eq!(self.gateway.stream_count(), before);
-            return;
-        };
-        let client = &mut self.clients[at];
-        client.call = None;
-        client.verdict = Some(match *answer {
-            Answer::Accept { .. } => Verdict::Accepted,
-            Answer::Reject { status } => Verdict::Rejected { status },
-            Answer::Broken { timed_out: _, written } => Verdict::Broken { written },
-        });
-        client.may.have_been_closed |= matches!(answer, Answer::Accept { close: true, .. });
-        let told = client.received.len() + self.gateway.unsent(client.id).len();
-        let waits = client.closed.is_none();
-        self.complete(call.id, answer);
-        let client = &mut self.clients[at];
-        let tells = client.received.len() + self.gateway.unsent(client.id).len() > told;
-        if answer.is_accepted() && waits && tells {
-            client.opened_at = Some(self.now);
-            if let Answer::Accept { event: true, .. } = answer {
-                client.welcome = Some(sends::data_lines(WELCOME));
-            }
-        }
+        self.oracle.call_ended(call.client, call.lane, reply);
+        let completion = Completion::Called(Called { id: call.id, outcome: reply.outcome.clone() });
+        self.gateway.complete(Millis::from_millis(self.now), completion);
         self.settle();
-        let reason = if answer.is_accepted() { Reason::ServerClosed } else { Reason::Error };
-        self.note_end(at, before, reason);
     }
 
+    /// A callback that was answered already is answered again.
+    fn answer_again(&mut self, call: u8, reply: Reply) {
+        if let Some(id) = self.answered.iter().rev().nth(usize::from(call)) {
+            let completion = Completion::Called(Called { id: *id, outcome: reply.outcome });
+            self.gateway.complete(Millis::from_millis(self.now), completion);
+            let idle = self.gateway.next_action().is_none() && self.gateway.next_dirty().is_none();
+            assert!(idle, "a stale answer reached somebody");
+        }
+    }
+
+    fn shut_down(&mut self) {
+        self.turn(true);
+        self.gateway.shut_down(Millis::from_millis(self.now));
+        self.settle();
+    }
+
+    /// The loop sleeps and wakes as often as the gateway asks for it.
     fn sleep(&mut self, millis: u64) {
         let until = self.now + millis;
         let mut turns = 0;
         while let Some(due) = self.gateway.next_deadline().map(Millis::as_millis)
             && due <= until
         {
-            self.now = self.now.max(due);
-            self.expire();
+            self.expire(due);
             turns += 1;
             assert!(turns < 20_000, "the loop spins");
         }
-        self.now = until;
-        self.expire();
-        if !self.is_finished() {
-            self.check_deadlines();
-        }
+        self.expire(until);
     }
 
-    fn expire(&mut self) {
-        for client in &mut self.clients {
-            // Whoever waits for something may be told that it has waited too long.
-            client.may.have_failed |= client.opened_at.is_none() || client.room.is_some();
-        }
+    /// A turn of the loop, in which the timers have nothing to do unless the time is another.
+    fn turn(&mut self, signalled: bool) {
+        self.oracle.turn_begins(self.now, signalled);
+        self.oracle.timers_run();
+    }
+
+    fn set_time(&mut self, time: u64) {
+        self.now = self.oracle.certain_time(self.now.max(time));
+        self.gateway.set_date(unix_seconds(self.now));
+        self.turn(false);
+    }
+
+    fn expire(&mut self, time: u64) {
+        self.check();
+        self.set_time(time);
         let now = Millis::from_millis(self.now);
         let mut more = self.gateway.expire(now);
         self.settle();
@@ -462,25 +348,15 @@ impl World {
             more = self.gateway.expire_more(now);
             self.settle();
         }
-        self.check();
-        if let Some(next) = self.gateway.next_deadline() {
-            assert!(next.as_millis() > self.now, "nothing is left to do, but the gateway does not sleep");
-        }
-    }
-
-    fn shut_down(&mut self) {
-        self.shutting_down = true;
-        self.clients.iter_mut().for_each(|client| client.may.have_been_closed = true);
-        self.gateway.shut_down(Millis::from_millis(self.now));
-        self.settle();
+        let next = self.gateway.next_deadline();
+        assert!(next.is_none_or(|next| next > now), "nothing is left to do, but the gateway does not sleep");
     }
 
     /// As the event loop does after each input: writes first, then actions.
     fn settle(&mut self) {
         loop {
             if let Some(id) = self.gateway.next_dirty() {
-                let at = self.places[&id];
-                self.flush(at);
+                self.flush(self.places[&id]);
             } else if let Some(action) = self.gateway.next_action() {
                 self.act(action);
             } else {
@@ -493,13 +369,16 @@ impl World {
         let client = &mut self.clients[at];
         loop {
             let unsent = self.gateway.unsent(client.id);
-            let count = unsent.len().min(WRITE_BYTES).min(client.room.unwrap_or(usize::MAX));
-            if count > 0 {
-                assert!(client.shut_at.is_none(), "bytes behind the end");
-                client.received.extend_from_slice(&unsent[..count]);
-                client.room = client.room.map(|room| room - count);
-                client.progress_at = self.now;
+            let offered = &unsent[..unsent.len().min(OFFER_MAX)];
+            let count = offered.len().min(client.room.unwrap_or(usize::MAX));
+            if !offered.is_empty() {
+                let result = if count == 0 { Err(ErrorKind::WouldBlock) } else { Ok(count) };
+                if self.aloud {
+                    eprintln!("{}: for client {at} {result:?} of {}", self.now, offered.escape_ascii());
+                }
+                self.oracle.wrote(at, offered, result, true);
             }
+            client.room = client.room.map(|room| room - count);
             self.gateway.wrote(Millis::from_millis(self.now), client.id, count);
             if count == 0 || self.gateway.unsent(client.id).is_empty() {
                 return;
@@ -509,71 +388,30 @@ impl World {
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::Start(Job::Call(call)) => self.call(call),
-            Action::Report(ticket) => self.gateway.report(Millis::from_millis(self.now), ticket, &ProcessFigures::default()),
+            Action::Start(Job::Call(call)) => {
+                let (client, lane) = self.oracle.called(&call);
+                self.calls.push(Call { id: call.id, client, lane });
+            }
+            Action::Report(ticket) => {
+                self.oracle.figures_told();
+                self.gateway.report(Millis::from_millis(self.now), ticket, &ProcessFigures::default());
+            }
             Action::ShutdownWrite(id) => {
                 assert!(self.gateway.unsent(id).is_empty(), "the end before the last bytes");
                 if let Some(at) = self.places.get(&id) {
-                    assert_eq!(self.clients[*at].shut_at.replace(self.now), None, "shut down twice");
+                    self.oracle.shut(*at);
                 }
             }
             Action::Close(id, how) => {
                 let at = self.places.remove(&id).expect("closed twice");
-                self.clients[at].closed = Some(how);
+                self.oracle.closed(at, how);
                 self.clients[at].outbox.clear();
             }
             Action::StopAccepting => {
-                assert!(self.shutting_down && !self.stopped_accepting);
+                assert!(self.oracle.is_draining() && !self.stopped_accepting);
                 self.stopped_accepting = true;
             }
         }
-    }
-
-    /// The backend is asked or told.
-    fn call(&mut self, call: Call) {
-        let mut body = Vec::new();
-        call.write_body(&mut body);
-        assert_eq!(body.len(), call.body_bytes());
-        let body: Value = serde_json::from_slice(&body).expect("a callback is JSON");
-        let text = |field: &str| body[field].as_str().unwrap_or_default().to_owned();
-        let token = Uuid::parse_str(&text("token")).expect("a token");
-        assert_eq!(call.token, token);
-        let client = self.clients.iter_mut().find(|client| client.token == token).expect("a token of ours");
-        let request = body["request"].to_string();
-        assert!(body["request"]["url"].is_string() && body["request"]["headers"].is_object());
-        match call.kind {
-            CallKind::Connect => {
-                assert_eq!((text("action").as_str(), body.as_object().map(|body| body.len())), ("connect", Some(3)));
-                assert_eq!(client.request.replace(request), None, "asked twice");
-                assert!(client.ended_by.is_none());
-                client.call = Some(call.id);
-                client.called_at = self.now;
-            }
-            CallKind::Disconnect { .. } => {
-                assert_eq!((text("action").as_str(), body.as_object().map(|body| body.len())), ("disconnect", Some(4)));
-                assert_eq!(client.request.as_ref(), Some(&request), "another request than was asked about");
-                let reason = text("reason");
-                match client.verdict {
-                    None => panic!("told of the end before the answer"),
-                    Some(Verdict::Accepted) => {}
-                    Some(Verdict::Broken { written: true }) => assert_eq!(reason, "error"),
-                    Some(Verdict::Rejected { .. } | Verdict::Broken { written: false }) => panic!("told in vain"),
-                }
-                let expected = if client.verdict == Some(Verdict::Accepted) { client.ended_by } else { None };
-                assert!(expected.is_none_or(|expected| expected.as_str() == reason), "{reason}, not {expected:?}");
-                let may = &client.may;
-                match reason.as_str() {
-                    "client_closed" => assert!(may.have_left),
-                    "server_closed" => assert!(may.have_been_closed || self.shutting_down),
-                    "error" => assert!(may.have_failed || client.ended_by.is_some() || expected.is_none()),
-                    other => panic!("no reason: {other}"),
-                }
-                client.disconnects.push(reason);
-                assert_eq!(client.disconnects.len(), 1, "told twice");
-            }
-        }
-        assert!(self.calls.iter().all(|other| other.id != call.id), "an id in use");
-        self.calls.push(call);
     }
 
     /// Nothing strange happens any more: everything must be delivered, told and released.
@@ -585,59 +423,40 @@ impl World {
             self.clients[at].room = None;
             self.flush(at);
             self.settle();
-            self.deliver(at, usize::MAX);
-        }
-        self.check();
-        for client in &self.clients {
-            client.judge(&self.settings, self.now);
-            self.judge_completeness(client);
+            while !self.clients[at].outbox.is_empty() && self.gateway.wants_input(self.clients[at].id) {
+                self.deliver(at, usize::MAX);
+            }
+            let it = &self.oracle.exchanges[at];
+            let unread = it.is_reading() && !it.ended && !self.clients[at].outbox.is_empty();
+            assert!(it.wild || !unread, "requests are left unread");
         }
         let started = self.now;
         if shut_down {
             self.shut_down();
         }
-        let must_finish = self.shutting_down;
-        loop {
-            self.check();
+        let must_finish = self.oracle.is_leaving();
+        let state = loop {
             while let Some(call) = self.calls.pop() {
-                let close = self.calls.len() % 2 == 0;
-                self.answer(&call, &Answer::Accept { status: 200, event: false, close, flaw: 2 });
+                let close = self.calls.len().is_multiple_of(2);
+                self.answer(&call, &Reply::accept(200, None, close));
             }
             for at in 0..self.clients.len() {
-                let waits_for_us = self.clients[at].shut_at.is_some();
-                if self.clients[at].closed.is_none() && (waits_for_us || !must_finish) {
+                if !must_finish || self.oracle.exchanges[at].shut_at.is_some() {
                     self.eof(at);
                 }
             }
             if !self.calls.is_empty() {
                 continue;
             }
-            let at_rest = self.gateway.connection_count() == 0 && self.gateway.call_count() == 0;
-            if if must_finish { self.is_finished() } else { at_rest } {
-                break;
+            let state = self.check();
+            if if must_finish { state.finished.is_some() } else { state.is_at_rest() } {
+                break state;
             }
             let next = self.gateway.next_deadline().expect("something must still happen").as_millis();
             assert!(next < started + 60_000, "this takes for ever");
-            self.now = self.now.max(next);
-            self.expire();
-        }
-        assert_eq!(self.gateway.finished(), must_finish.then_some(Finished::Clean));
-        assert_eq!((self.gateway.connection_count(), self.gateway.stream_count(), self.gateway.call_count()), (0, 0, 0));
-        self.check();
-        for client in &self.clients {
-            client.judge(&self.settings, self.now);
-            client.judge_callbacks();
-        }
-    }
-
-    /// Every request of a connection that is still open has its answer.
-    fn judge_completeness(&self, client: &Client) {
-        if !client.tame || client.closed.is_some() || client.shut_at.is_some() || !client.outbox.is_empty() {
-            return;
-        }
-        let answers = responses::read(&client.received).whole.len();
-        let stream = client.requests.iter().position(|request| *request == Expected::Stream);
-        let due = stream.unwrap_or(client.requests.len());
-        assert!(answers == due || (stream.is_some() && answers == due + 1), "{answers} answers of {due}");
+            self.expire(next);
+        };
+        assert_eq!(state.finished, must_finish.then_some(Finished::Clean));
+        self.oracle.ends(&state);
     }
 }

@@ -1,0 +1,252 @@
+//! Callbacks: one connect for each stream, one disconnect for each that was accepted, after its answer, for the right
+//! reason, and no more of them at once than allowed.
+
+use super::sends::Event;
+use super::streams::{Expected, Phase, Stream, Verdict};
+use super::{Oracle, millis};
+use ssegateway::callback::{Call, CallKind, Detail, Outcome, PassedHeader, Reason};
+use ssegateway::gateway::Cors;
+use std::rc::Rc;
+use uuid::Uuid;
+
+/// A callback may take this much longer than its timeout.
+const GRACE: u64 = 1000;
+/// The head of a stream; all of them are of one length.
+const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n\
+    Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\nConnection: close\r\n\r\n";
+const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
+const ANY_ORIGIN: &str = "Access-Control-Allow-Origin: *\r\n";
+
+/// Tokens carry the number of their client in disguise, so that both ends can be told apart.
+const TOKEN_KEY: u128 = 0x5bd1_e995_9ddf_4ea0_8eb3_8664_9e37_79b9;
+
+pub fn token_of(n: usize) -> Uuid {
+    Uuid::from_u128(TOKEN_KEY ^ (n as u128) << 64 ^ (n as u128))
+}
+
+fn client_of(token: &str) -> usize {
+    let token = Uuid::parse_str(token).expect("a token").as_u128() ^ TOKEN_KEY;
+    let n = token as u64;
+    assert_eq!(token, u128::from(n) << 64 | u128::from(n), "a token that was never given out");
+    n as usize
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    Connects,
+    Disconnects,
+}
+
+/// What comes of a callback, and what of it concerns the stream.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    pub outcome: Outcome,
+    event: Option<Rc<[u8]>>,
+    close: bool,
+}
+
+/// Bodies of a 2xx with flaws, and what they ask for all the same: an event with these data, a close.
+const FLAWED: [(Option<&str>, Option<&str>, bool); 9] = [
+    (None, None, false),
+    (Some("OK"), None, false),
+    (Some(" \r\n"), None, false),
+    (Some(r#"{"close":true"#), None, false),
+    (Some(r#"{"close":1,"more":null}"#), None, false),
+    (Some(r#"{"event":1,"close":true}"#), None, true),
+    (Some(r#"{"event":{"name":"n"},"close":true}"#), None, true),
+    (Some(r#"{"event":{"data":"d","name":"a\nb"},"close":true}"#), None, true),
+    (Some(r#"{"event":{"data":"d","name":7},"close":1}"#), Some("d"), false),
+];
+
+pub const FLAWED_KINDS: usize = FLAWED.len();
+
+impl Reply {
+    pub fn accept(status: u16, event: Option<&Event>, close: bool) -> Reply {
+        let fields = event.map(Event::json).into_iter().chain(close.then(|| r#""close":true"#.to_owned()));
+        let body = format!("{{{}}}", Vec::from_iter(fields).join(","));
+        let outcome = Outcome::Answered { status, passed: Vec::new(), body: Some(body.into_bytes()) };
+        Reply { outcome, event: event.map(Event::frame), close }
+    }
+
+    /// A 2xx whose body is missing or not as it should be.
+    pub fn flawed(status: u16, kind: usize) -> Reply {
+        let (body, data, close) = FLAWED[kind];
+        let body = body.map(|body| body.as_bytes().to_vec());
+        let event = data.map(|data| Event { data: data.to_owned(), ..Event::default() }.frame());
+        Reply { outcome: Outcome::Answered { status, passed: Vec::new(), body }, event, close }
+    }
+
+    pub fn reject(status: u16) -> Reply {
+        let passed = vec![(PassedHeader::RetryAfter, b"7".to_vec())];
+        Reply { outcome: Outcome::Answered { status, passed, body: None }, event: None, close: false }
+    }
+
+    /// No answer, in time or at all. `written`: the backend may have accepted all the same.
+    pub fn broken(timed_out: bool, written: bool) -> Reply {
+        let outcome = if timed_out { Outcome::TimedOut { written } } else { Outcome::Unavailable { written } };
+        Reply { outcome, event: None, close: false }
+    }
+}
+
+/// Splits a callback's body (docs/protocol.md, sections 3 and 6) to action, reason, token and request.
+fn parse(body: &str) -> Option<(&str, &str, &str, &str)> {
+    let rest = body.strip_prefix(r#"{"action":""#)?;
+    let (action, rest) = rest.split_once(r#"","#)?;
+    let (reason, rest) = match rest.strip_prefix(r#""reason":""#) {
+        Some(rest) => rest.split_once(r#"","#)?,
+        None => ("", rest),
+    };
+    let (token, rest) = rest.strip_prefix(r#""token":""#)?.split_once(r#"","request":"#)?;
+    Some((action, reason, token, rest.strip_suffix('}')?))
+}
+
+impl Oracle {
+    /// Workers that one kind of callback may take.
+    fn lane_limit(&self) -> usize {
+        let limit = self.settings.callback_concurrency;
+        if limit == 1 || self.is_draining() { limit } else { limit - (limit / 64).max(1) }
+    }
+
+    /// Whether a callback of that kind could be made at once.
+    pub(super) fn may_call(&self, lane: Lane) -> bool {
+        let limit = self.settings.callback_concurrency;
+        self.flying.iter().sum::<usize>() < limit && self.flying[lane as usize] < self.lane_limit()
+    }
+
+    /// The gateway makes a callback; whom it is about, and of which kind it is.
+    pub fn called(&mut self, call: &Call) -> (usize, Lane) {
+        let mut body = Vec::new();
+        call.write_body(&mut body);
+        assert_eq!(body.len(), call.body_bytes());
+        let text = std::str::from_utf8(&body).expect("a callback is text");
+        let (action, reason, token, request) = parse(text).unwrap_or_else(|| panic!("a bad callback: {text}"));
+        let n = client_of(token);
+        assert_eq!(call.token, token_of(n));
+        assert!(self.call_ids.insert(call.id), "a callback with the id of another one before it");
+        let lane = match call.kind {
+            CallKind::Connect => Lane::Connects,
+            CallKind::Disconnect { .. } => Lane::Disconnects,
+        };
+        self.flying[lane as usize] += 1;
+        assert!(self.flying.iter().sum::<usize>() <= self.settings.callback_concurrency, "too many callbacks at once");
+        assert!(self.flying[lane as usize] <= self.lane_limit(), "one kind of callback takes all workers");
+        let it = &mut self.exchanges[n];
+        if it.wild && it.stream.is_none() {
+            // Only now it shows that its client asked for a stream.
+            let value: serde_json::Value = serde_json::from_str(request).expect("a request is quoted as JSON");
+            assert!(value["url"].is_string() && value["headers"].is_object(), "{request}");
+            it.stream = Some(Stream { quoted: request.into(), ..Stream::default() });
+        }
+        let quoted = it.stream.as_ref().map(|stream| &*stream.quoted);
+        assert_eq!(quoted, Some(request), "another request is quoted");
+        match call.kind {
+            CallKind::Connect => {
+                assert_eq!((action, reason), ("connect", ""));
+                self.connect_called(n);
+            }
+            CallKind::Disconnect { reason: told, detail } => {
+                assert_eq!((action, reason), ("disconnect", told.as_str()));
+                self.disconnect_called(n, told, detail);
+            }
+        }
+        (n, lane)
+    }
+
+    fn connect_called(&mut self, n: usize) {
+        let it = &mut self.exchanges[n];
+        let stream = it.stream.as_mut().expect("a connect for what is no stream");
+        assert!(!stream.called, "a second connect");
+        // What came behind the GET, with it, may have ended the stream at once.
+        let waits = stream.phase == Phase::Connecting || stream.asked_input == self.input;
+        assert!(waits || it.wild, "a connect that nobody waits for");
+        stream.called = true;
+        stream.answer_by = self.now + millis(self.settings.callback_timeout) + GRACE;
+    }
+
+    fn disconnect_called(&mut self, n: usize, reason: Reason, detail: Option<Detail>) {
+        let explained = self.exchanges[n]
+            .stream
+            .as_ref()
+            .is_some_and(|stream| stream.phase == Phase::Over && stream.cause == Some((reason, detail)));
+        if !explained {
+            self.timers_run();
+        }
+        let it = &mut self.exchanges[n];
+        let stream = it.stream.as_mut().expect("a disconnect for what is no stream");
+        assert!(stream.owes_disconnect(), "a disconnect for what was not accepted, or not yet");
+        stream.disconnects += 1;
+        assert_eq!(stream.disconnects, 1, "a second disconnect");
+        let accepted = matches!(stream.outcome, Some(Outcome::Answered { .. }));
+        if it.wild && accepted {
+            return;
+        }
+        assert!(stream.phase == Phase::Over || it.wild, "a disconnect of a stream that lives");
+        let (cause, or_else) = (stream.cause, stream.or_else);
+        let explained = [cause, or_else].contains(&Some((reason, detail)));
+        assert!(explained, "a disconnect for another reason: {reason:?} {detail:?}, not {cause:?}");
+    }
+
+    /// The gateway learns what came of a callback.
+    pub fn call_ended(&mut self, n: usize, lane: Lane, reply: &Reply) {
+        self.flying[lane as usize] -= 1;
+        self.input += 1;
+        if lane == Lane::Connects {
+            self.connect_answered(n, reply);
+        }
+    }
+
+    fn connect_answered(&mut self, n: usize, reply: &Reply) {
+        let (now, input) = (self.now, self.input);
+        let it = &mut self.exchanges[n];
+        let Some(stream) = &mut it.stream else { panic!("an answer for what is no stream") };
+        assert!(stream.called && stream.outcome.is_none(), "an outcome nobody asked for");
+        let waited = stream.phase == Phase::Connecting && !it.wild;
+        let (status, error, retries, doubt) = match &reply.outcome {
+            Outcome::Answered { status, .. } => {
+                let temporary = matches!(status, 500 | 502 | 503 | 504);
+                (*status, format!("Backend returned {status}"), temporary, None)
+            }
+            Outcome::Unavailable { .. } => (503, "Backend unavailable".to_owned(), true, Some(Detail::ConnectBroken)),
+            Outcome::TimedOut { .. } => (504, "Gateway timeout".to_owned(), true, Some(Detail::ConnectTimeout)),
+        };
+        stream.outcome = Some(reply.outcome.clone());
+        let accepted = (200..300).contains(&status);
+        stream.opened_at = now;
+        if waited && accepted {
+            let heartbeat = millis(self.settings.heartbeat_interval);
+            stream.open(now, heartbeat, self.settings.reconnect_delay_ms, reply.event.clone(), reply.close);
+        } else if waited {
+            stream.verdict = Some(Verdict::Failed { status, error, retries });
+            stream.phase = Phase::Over;
+        }
+        if let Some(detail) = doubt {
+            stream.cause = Some((Reason::Error, Some(detail)));
+        }
+        if waited && accepted {
+            let fields = [(stream.chunked, CHUNKED), (self.settings.cors == Cors::Any, ANY_ORIGIN)];
+            let fields = fields.iter().filter(|(there, _)| *there).map(|(_, field)| field.len()).sum::<usize>();
+            let frames = stream.expected.iter().map(|expected| match expected {
+                Expected::Frame(frame) => frame.len(),
+                Expected::Retry(_) => "retry: \n\n".len(),
+            });
+            let frames: usize = frames.sum();
+            if it.backlog == 0 {
+                it.progress_at = now;
+            }
+            it.backlog += STREAM_HEAD.len() + fields;
+            if frames > 0 {
+                it.pile(frames, input);
+            }
+        }
+    }
+
+    /// At the end every stream that the backend accepted has had its one disconnect.
+    pub fn check_disconnects(&self) {
+        for (n, exchange) in self.exchanges.iter().enumerate() {
+            if let Some(stream) = &exchange.stream {
+                let owed = u32::from(stream.owes_disconnect());
+                assert_eq!(stream.disconnects, owed, "client {n}: not the disconnect that is owed");
+            }
+        }
+    }
+}

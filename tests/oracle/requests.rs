@@ -1,0 +1,205 @@
+//! What clients ask but sends: streams, probes, reports and what is no request, each with what it deserves.
+
+use super::exchange::What;
+use ssegateway::gateway::{Listener, Settings};
+
+/// A request as it is written.
+#[derive(Debug)]
+pub struct Asked {
+    pub bytes: Vec<u8>,
+    /// Where in `bytes` it ends.
+    pub end: usize,
+    pub what: What,
+}
+
+impl Asked {
+    pub fn new(bytes: impl Into<Vec<u8>>, what: What) -> Asked {
+        let bytes = bytes.into();
+        Asked { end: bytes.len(), bytes, what }
+    }
+
+    /// The same with a body that the gateway does not wait for.
+    pub fn with_rest(mut self, rest: &[u8]) -> Asked {
+        self.bytes.extend_from_slice(rest);
+        self
+    }
+}
+
+/// What a listener serves beside the probes.
+#[derive(Clone, Copy)]
+pub struct Serves {
+    streams: bool,
+    pub internal: bool,
+    /// `/internal/*` needs a token.
+    guarded: bool,
+}
+
+impl Serves {
+    pub fn on(listener: Listener, settings: &Settings) -> Serves {
+        let streams = listener == Listener::Public;
+        let internal = !streams || !settings.internal_listener;
+        Serves { streams, internal, guarded: settings.internal_token.is_some() }
+    }
+}
+
+const HEALTHY: &str = r#"{"status":"ok"}"#;
+pub const NOT_FOUND: &str = r#"{"error":"Not found"}"#;
+const NOT_ALLOWED: &str = r#"{"error":"Method not allowed"}"#;
+const UNEXPECTED: &str = r#"{"error":"Expectation failed"}"#;
+const UNAUTHORIZED: &str = r#"{"error":"Unauthorized"}"#;
+
+pub const fn fixed(status: u16, body: &'static str) -> What {
+    What::Fixed { status, body, head_only: false, close: false }
+}
+
+pub const fn last(status: u16, body: &'static str) -> What {
+    What::Fixed { status, body, head_only: false, close: true }
+}
+
+const fn broken(status: u16) -> What {
+    What::Broken { status }
+}
+
+pub const PROBE_KINDS: usize = 12;
+pub const REFUSED_KINDS: usize = 21;
+
+/// Requests that are answered at once. Where `%` stands there may be further fields.
+const PROBES: [(&str, What); PROBE_KINDS] = [
+    ("GET /healthz HTTP/1.1\r\nHost: a\r\n%\r\n", fixed(200, HEALTHY)),
+    (
+        "HEAD /healthz HTTP/1.1\r\nHost: a\r\n%\r\n",
+        What::Fixed { status: 200, body: "", head_only: true, close: false },
+    ),
+    ("GET /readyz/?x HTTP/1.1\r\nHost: a\r\n%\r\n", What::Ready { close: false }),
+    ("OPTIONS /x HTTP/1.1\r\nHost: a\r\n%\r\n", fixed(204, "")),
+    ("GET /internal/x HTTP/1.1\r\nHost: a\r\n%\r\n", fixed(404, NOT_FOUND)),
+    ("PUT /x HTTP/1.1\r\nHost: a\r\n%Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", fixed(405, NOT_ALLOWED)),
+    ("OPTIONS /healthz HTTP/1.1\r\nHost: a\r\n%\r\n", fixed(204, "")),
+    ("GET /healthz/?a=b HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n%\r\n", fixed(200, HEALTHY)),
+    ("PUT /healthz HTTP/1.1\r\nHost: a\r\n%\r\n", fixed(405, NOT_ALLOWED)),
+    ("GET /healthz HTTP/1.1\r\nHost: a\r\n%Content-Length: 11\r\n\r\nhello world", fixed(200, HEALTHY)),
+    (
+        "GET /healthz HTTP/1.1\r\nHost: a\r\n%Transfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n0\r\nT: 1\r\n\r\n",
+        fixed(200, HEALTHY),
+    ),
+    ("GET /x HTTP/1.1\r\nHost: a\r\nExpect: tea\r\n%\r\n", fixed(417, UNEXPECTED)),
+];
+
+/// What is refused, and ends its connection.
+const REFUSED: [(&[u8], What); REFUSED_KINDS] = [
+    (b"GET / HTTP/1.1\r\n\r\n", broken(400)),
+    (b"GET / HTTP/1.1\nHost: a\r\n\r\n", broken(400)),
+    (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", broken(505)),
+    (b"POST /internal/send HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", broken(501)),
+    (b"PUT /x HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n", last(405, NOT_ALLOWED)),
+    (b"GET /x HTTP/1.1\r\nHost: a\r\nExpect: tea\r\nConnection: close\r\n\r\n", last(417, UNEXPECTED)),
+    (b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", broken(400)),
+    (b"PUT /x HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n", last(405, NOT_ALLOWED)),
+    (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", broken(400)),
+    (b"GET / HTTP/1.1\nHost: a\n\n", broken(400)),
+    (b"get / HTTP/1.1\r\nHost: a\r\n\r\n", broken(400)),
+    (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", broken(400)),
+    (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", broken(400)),
+    (b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", broken(400)),
+    (b"GET / HTTP/1.1\r\nHost: a\r\nA : b\r\n\r\n", broken(400)),
+    (b"GET / HTTP/1.1\r\nHost: a\r\n b: c\r\n\r\n", broken(400)),
+    (b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", broken(400)),
+    (b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\nx", broken(400)),
+    (b"POST /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", broken(400)),
+    (b"GET /\x00 HTTP/1.1\r\nHost: a\r\n\r\n", broken(400)),
+    (b"\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\nGET /", broken(400)),
+];
+
+/// A probe, or another request that is answered at once. `close`: it is the last one of its connection.
+pub fn probe(kind: usize, close: bool, serves: Serves) -> Asked {
+    let (text, what) = &PROBES[kind];
+    let mut what = serves.answer(text.as_bytes(), what);
+    if let What::Fixed { close: last, .. } | What::Ready { close: last } = &mut what {
+        *last = close;
+    }
+    Asked::new(text.replacen('%', if close { "Connection: close\r\n" } else { "" }, 1), what)
+}
+
+/// Something that is refused.
+pub fn refused(kind: usize, serves: Serves) -> Asked {
+    let (bytes, what) = &REFUSED[kind];
+    Asked::new(*bytes, serves.answer(bytes, what))
+}
+
+/// A head with more bytes than it may have.
+pub fn long_head(settings: &Settings) -> Asked {
+    let mut head = b"GET / HTTP/1.1\r\nHost: a\r\nX: ".to_vec();
+    head.resize(settings.head_bytes_max + 100, b'x');
+    Asked::new(head, broken(431))
+}
+
+/// A request whose body is longer than it may be; so much of it comes.
+pub fn long_body(settings: &Settings, comes: usize) -> Asked {
+    let length = settings.body_bytes_max + 1;
+    let head = format!("POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+    Asked::new(head, last(405, NOT_ALLOWED)).with_rest(&vec![b'x'; comes])
+}
+
+/// The list of streams with at most so many on its first page, or else the metrics.
+pub fn report(limit: Option<usize>, serves: Serves) -> Asked {
+    let (target, what) = match limit {
+        Some(limit) => (format!("connections?limit={limit}"), What::List { limit, open: 0..=0 }),
+        None => ("metrics".to_owned(), What::Metrics { open: 0..=0 }),
+    };
+    let bytes = format!("GET /internal/{target} HTTP/1.1\r\nHost: a\r\n\r\n").into_bytes();
+    let what = serves.answer(&bytes, &what);
+    Asked::new(bytes, what)
+}
+
+/// Fields of a stream's GET, and how callbacks quote them.
+const FIELDS: [(&str, &str); 3] = [
+    ("", ""),
+    ("Last-Event-ID: 7\r\n", r#""last-event-id":"7""#),
+    ("Cookie: a=1\r\nCookie: b=\"2\"\r\n", r#""cookie":"a=1; b=\"2\"""#),
+];
+
+/// A GET for a stream. `old`: its client speaks HTTP/1.0. `declared`: bytes of its body.
+pub fn stream(target: &str, old: bool, kind: usize, declared: usize, serves: Serves) -> Asked {
+    let (host, quoted_host) = if old { ("", "") } else { ("Host: a\r\n", r#""host":"a""#) };
+    let (field, quoted_field) = FIELDS[kind % FIELDS.len()];
+    let (length, quoted_length) = match declared {
+        0 => Default::default(),
+        _ => (format!("Content-Length: {declared}\r\n"), format!(r#""content-length":"{declared}""#)),
+    };
+    let head = format!("GET {target} HTTP/1.{}\r\n{host}{field}{length}\r\n", u8::from(!old));
+    let quoted = [quoted_host, quoted_field, &quoted_length].into_iter().filter(|field| !field.is_empty());
+    let quoted = format!(r#"{{"url":"{target}","headers":{{{}}}}}"#, Vec::from_iter(quoted).join(","));
+    let body = vec![b'b'; declared];
+    if !serves.streams {
+        let mut asked =
+            Asked::new(head, if old { last(404, NOT_FOUND) } else { fixed(404, NOT_FOUND) }).with_rest(&body);
+        asked.end = asked.bytes.len();
+        return asked;
+    }
+    let what = What::Stream { chunked: !old, declared: declared as u64, quoted: quoted.into() };
+    Asked::new(head, what).with_rest(&body)
+}
+
+impl Serves {
+    /// The answer on this listener, where `what` is that where everything is served.
+    fn answer(self, request: &[u8], what: &What) -> What {
+        let path = request.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+        let refusal = if path.starts_with(b"/internal/") {
+            let refusal = if !self.internal { Some((404, NOT_FOUND)) } else { None };
+            refusal.or(self.guarded.then_some((401, UNAUTHORIZED)))
+        } else {
+            let served = self.streams || path.starts_with(b"/healthz") || path.starts_with(b"/readyz");
+            (!served).then_some((404, NOT_FOUND))
+        };
+        match (refusal, what) {
+            (None, what) | (Some(_), what @ What::Broken { .. }) => what.clone(),
+            (Some((status, body)), What::Fixed { head_only, close, .. }) => {
+                What::Fixed { status, body, head_only: *head_only, close: *close }
+            }
+            (Some((status, body)), What::Ready { .. } | What::Metrics { .. } | What::List { .. }) => {
+                fixed(status, body)
+            }
+            (Some(_), What::Stream { .. } | What::Send(_)) => unreachable!("not in these tables"),
+        }
+    }
+}

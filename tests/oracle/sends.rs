@@ -1,0 +1,253 @@
+//! Sends: how a backend writes them, what each must be answered, and what its stream must get for it.
+
+use super::Oracle;
+use super::callbacks::token_of;
+use super::exchange::What;
+use super::requests::{Asked, NOT_FOUND as NO_SUCH_PATH, Serves, fixed, last};
+use super::streams::{Expected, Phase, STREAM_OVERFLOWS};
+use ssegateway::callback::{Detail, Reason};
+use std::fmt::Write;
+use std::rc::Rc;
+
+/// An event, as a backend sends it.
+#[derive(Clone, Debug, Default)]
+pub struct Event {
+    pub name: Option<String>,
+    pub id: Option<String>,
+    pub retry: Option<u32>,
+    pub data: String,
+}
+
+/// How the request of a send is written.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Form {
+    /// In chunks of so many bytes.
+    pub chunked: Option<usize>,
+    /// With `Expect: 100-continue`.
+    pub expects: bool,
+}
+
+/// A send, from the backend's side.
+pub struct Send {
+    /// The stream's connection; `None`: a token that nobody has.
+    stream: Option<usize>,
+    /// The answer that its form deserves, if that is an error.
+    invalid: Option<&'static str>,
+    frame: Option<Rc<[u8]>>,
+    close: bool,
+    /// 100 (Continue) may come before its answer.
+    pub expects: bool,
+    /// The answer it must get; known when it has arrived, unless its stream is not followed.
+    answer: Option<(u16, &'static str)>,
+    /// The number of the input that it arrived with, if an event went to an open stream with room.
+    delivered: Option<u64>,
+}
+
+const OK: (u16, &str) = (200, r#"{"status":"ok"}"#);
+const BUFFERED: (u16, &str) = (200, r#"{"status":"buffered"}"#);
+const NOT_FOUND: (u16, &str) = (404, r#"{"error":"Token not found"}"#);
+const FAILED: (u16, &str) = (500, r#"{"error":"Write failed: connection closed"}"#);
+const TOO_LARGE: &str = r#"{"error":"Request body too large"}"#;
+
+/// Bodies that are refused whatever their token, which stands for `%`.
+const INVALID: [(&str, &str); 11] = [
+    ("{", r#"{"error":"Invalid JSON"}"#),
+    ("[]", r#"{"error":"Invalid JSON"}"#),
+    (r#"{"close":true}"#, r#"{"error":"Invalid request: token is required and must be a string"}"#),
+    (r#"{"token":"%","event":null}"#, r#"{"error":"Invalid request: event must be an object"}"#),
+    (
+        r#"{"token":"%","event":{"name":"n"}}"#,
+        r#"{"error":"Invalid request: event.data is required and must be a string"}"#,
+    ),
+    (
+        r#"{"token":"%","event":{"data":"d","name":null}}"#,
+        r#"{"error":"Invalid request: event.name must be a string"}"#,
+    ),
+    (
+        r#"{"token":"%","event":{"data":"d","name":"a\nb"}}"#,
+        r#"{"error":"Invalid request: event.name must not contain line breaks"}"#,
+    ),
+    (r#"{"token":"%","event":{"data":"d","id":7}}"#, r#"{"error":"Invalid request: event.id must be a string"}"#),
+    (
+        r#"{"token":"%","event":{"data":"d","id":"a\rb"}}"#,
+        r#"{"error":"Invalid request: event.id must not contain line breaks"}"#,
+    ),
+    (
+        r#"{"token":"%","event":{"data":"d","retry":-1}}"#,
+        r#"{"error":"Invalid request: event.retry must be a non-negative integer"}"#,
+    ),
+    (r#"{"token":"%","close":null}"#, r#"{"error":"Invalid request: close must be a boolean"}"#),
+];
+
+pub const INVALID_KINDS: usize = INVALID.len();
+
+impl Event {
+    /// Its frame (docs/protocol.md, section 5).
+    pub fn frame(&self) -> Rc<[u8]> {
+        let mut frame = String::new();
+        if let Some(name) = self.name.as_ref().filter(|name| !name.is_empty()) {
+            let _ = writeln!(frame, "event: {name}");
+        }
+        if let Some(id) = &self.id {
+            let _ = writeln!(frame, "id:{}{id}", if id.is_empty() { "" } else { " " });
+        }
+        if let Some(retry) = self.retry {
+            let _ = writeln!(frame, "retry: {retry}");
+        }
+        for line in self.data.replace("\r\n", "\n").replace('\r', "\n").split('\n') {
+            let _ = writeln!(frame, "data: {line}");
+        }
+        frame.push('\n');
+        frame.into_bytes().into()
+    }
+
+    /// `"event":{...}` as a backend writes it.
+    pub fn json(&self) -> String {
+        let quote = |text: &String| serde_json::to_string(text).expect("text");
+        let mut fields = Vec::new();
+        fields.extend(self.name.as_ref().map(|name| format!(r#""name":{}"#, quote(name))));
+        fields.extend(self.id.as_ref().map(|id| format!(r#""id":{}"#, quote(id))));
+        fields.extend(self.retry.map(|retry| format!(r#""retry":{retry}"#)));
+        fields.push(format!(r#""data":{}"#, quote(&self.data)));
+        format!(r#""event":{{{}}}"#, fields.join(","))
+    }
+}
+
+impl Oracle {
+    /// A send to the stream on connection `to`, or to a token that nobody has.
+    pub fn send(&mut self, to: Option<usize>, event: Option<&Event>, close: bool, form: Form, serves: Serves) -> Asked {
+        let mut body = format!(r#"{{"token":"{}""#, token_of(to.unwrap_or(usize::MAX >> 1)));
+        if let Some(event) = event {
+            body.push(',');
+            body.push_str(&event.json());
+        }
+        body.push_str(if close { r#","close":true}"# } else { "}" });
+        let frame = event.map(Event::frame);
+        let send =
+            Send { stream: to, invalid: None, frame, close, expects: form.expects, answer: None, delivered: None };
+        self.post(send, &body, form, serves)
+    }
+
+    /// A send that is refused whatever its token.
+    pub fn invalid_send(&mut self, kind: usize, to: Option<usize>, form: Form, serves: Serves) -> Asked {
+        let (body, error) = INVALID[kind];
+        let body = body.replace('%', &token_of(to.unwrap_or(usize::MAX >> 1)).to_string());
+        let (invalid, expects) = (Some(error), form.expects);
+        let send = Send { stream: to, invalid, frame: None, close: false, expects, answer: None, delivered: None };
+        self.post(send, &body, form, serves)
+    }
+
+    fn post(&mut self, send: Send, body: &str, form: Form, serves: Serves) -> Asked {
+        let mut head = "POST /internal/send HTTP/1.1\r\nHost: a\r\n".to_owned();
+        if let Some(token) = &self.settings.internal_token {
+            let _ = write!(head, "Authorization: Bearer {}\r\n", token.expose());
+        }
+        head.push_str(if form.expects { "Expect: 100-continue\r\n" } else { "" });
+        self.sends.push(send);
+        let mut rest = Vec::new();
+        match form.chunked {
+            Some(size) => {
+                head.push_str("Transfer-Encoding: chunked\r\n\r\n");
+                for chunk in body.as_bytes().chunks(size) {
+                    rest.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+                    rest.extend_from_slice(chunk);
+                    rest.extend_from_slice(b"\r\n");
+                }
+                rest.extend_from_slice(b"0\r\n\r\n");
+            }
+            None => {
+                let _ = write!(head, "Content-Length: {}\r\n\r\n", body.len());
+                rest.extend_from_slice(body.as_bytes());
+            }
+        }
+        let fits = body.len() <= self.settings.body_bytes_max;
+        let what = match (serves.internal, fits, form.chunked) {
+            (true, true, _) => What::Send(self.sends.len() - 1),
+            (false, _, _) if form.expects => last(404, NO_SUCH_PATH),
+            (false, true, _) => fixed(404, NO_SUCH_PATH),
+            (true, false, None) => last(413, TOO_LARGE),
+            (false, false, None) => last(404, NO_SUCH_PATH),
+            (true, false, Some(_)) => What::Broken { status: 413 },
+            (false, false, Some(_)) => What::Broken { status: 404 },
+        };
+        // The last answer does not wait for the body.
+        let end = head.len() + if matches!(what, What::Fixed { close: true, .. }) { 0 } else { rest.len() };
+        Asked { end, ..Asked::new(head, what).with_rest(&rest) }
+    }
+
+    /// A send has been read whole.
+    pub(super) fn arrive_send(&mut self, number: usize) {
+        let send = &mut self.sends[number];
+        if send.invalid.is_some() {
+            return;
+        }
+        let Some(n) = send.stream.filter(|n| self.exchanges[*n].wild || self.exchanges[*n].stream.is_some()) else {
+            send.answer = Some(NOT_FOUND);
+            return;
+        };
+        let it = &mut self.exchanges[n];
+        if it.wild {
+            self.unsure_input = self.input;
+            return;
+        }
+        let Some(stream) = &mut it.stream else { return };
+        let pending_max = self.settings.pending_bytes_max;
+        send.answer = Some(match stream.phase {
+            Phase::Over => NOT_FOUND,
+            Phase::Connecting if stream.held_close => NOT_FOUND,
+            Phase::Connecting if send.frame.is_some() && stream.held_bytes > pending_max => {
+                stream.fail(503, STREAM_OVERFLOWS, true, Reason::Error, Detail::SlowConsumer);
+                FAILED
+            }
+            Phase::Connecting => {
+                if let Some(frame) = &send.frame {
+                    stream.held_bytes += frame.len();
+                    stream.held.push(Rc::clone(frame));
+                }
+                stream.held_close = send.close;
+                BUFFERED
+            }
+            // What came with the same input has not been offered yet and is no backlog.
+            Phase::Open if send.frame.is_some() && it.backlog > pending_max && it.chunk_input != self.input => {
+                stream.end(Reason::Error, Some(Detail::SlowConsumer));
+                FAILED
+            }
+            Phase::Open => {
+                if let Some(frame) = &send.frame {
+                    stream.expected.push_back(Expected::Frame(Rc::clone(frame)));
+                    send.delivered = (!it.refused).then_some(self.input);
+                    if it.backlog == 0 {
+                        it.progress_at = self.now;
+                    }
+                    it.pile(frame.len(), self.input);
+                    it.chunk_input = self.input;
+                }
+                if send.close
+                    && let Some(stream) = &mut it.stream
+                {
+                    stream.end(Reason::ServerClosed, None);
+                }
+                OK
+            }
+        });
+    }
+
+    /// A send is answered.
+    pub(super) fn sent(&self, number: usize, status: u16, body: &str) {
+        let send = &self.sends[number];
+        if let Some(error) = send.invalid {
+            assert_eq!((status, body), (400, error), "another answer to a bad send");
+            return;
+        }
+        match send.answer {
+            Some(answer) => {
+                assert_eq!((status, body), answer, "another answer to a send: for client {:?}", send.stream)
+            }
+            None => assert!([OK, BUFFERED, NOT_FOUND, FAILED].contains(&(status, body)), "no answer to a send: {body}"),
+        }
+        if let (Some(input), Some(stream)) = (send.delivered, send.stream.map(|n| &self.exchanges[n])) {
+            let offered = stream.written_input >= input || stream.closed || stream.wild;
+            assert!(offered, "answered before the event was offered to the kernel");
+        }
+    }
+}

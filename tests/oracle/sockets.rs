@@ -1,0 +1,350 @@
+//! What crosses a connection: each read, each write, and its end. What the kernel takes is read back and judged.
+
+use super::exchange::{Exchange, What};
+use super::limits::{ANSWERS_MAX, LINGER, OFFER_MAX};
+use super::responses::{Answer, Part};
+use super::streams::{HEARTBEAT, Phase, Stream};
+use super::{Oracle, millis, unix_seconds};
+use ssegateway::callback::{Detail, Reason};
+use ssegateway::gateway::{CloseMode, SocketError};
+use std::io::ErrorKind;
+
+const READY: &str = r#"{"status":"ready","configured":true}"#;
+const NOT_READY: &str = r#"{"status":"not_ready","configured":true}"#;
+const NOT_CONFIGURED: &str = r#"{"status":"not_ready","configured":false}"#;
+
+impl Oracle {
+    /// Whether the gateway has been told to stop accepting decides over new clients; this one it has accepted.
+    pub fn accepted(&mut self, n: usize) {
+        let it = &mut self.exchanges[n];
+        it.accepted = true;
+        it.accepted_at = self.now;
+        it.started_at = Some(self.now);
+        it.progress_at = self.now;
+        self.open.push(n);
+    }
+
+    /// The gateway read from a connection.
+    pub fn read(&mut self, n: usize, result: Result<usize, ErrorKind>) {
+        self.input += 1;
+        let it = &mut self.exchanges[n];
+        assert!(!it.ended && !it.failed, "read again behind the end");
+        let count = match result {
+            Ok(0) => {
+                it.ended = true;
+                if let Some(stream) = &mut it.stream {
+                    stream.end(Reason::ClientClosed, None);
+                }
+                return;
+            }
+            Ok(count) => {
+                let pipelines = it.is_reading() && it.left_over >= ANSWERS_MAX;
+                assert!(!pipelines, "more requests read although the answers to others wait");
+                count as u64
+            }
+            Err(ErrorKind::WouldBlock | ErrorKind::Interrupted) => return,
+            Err(ErrorKind::TimedOut) => return self.failed(n, SocketError::TimedOut),
+            Err(_) => return self.failed(n, SocketError::Reset),
+        };
+        it.read += count;
+        while let it = &mut self.exchanges[n]
+            && !it.wild
+            && it.is_reading()
+            && let Some(what) = it.arrive()
+        {
+            if it.backlog == 0 {
+                it.progress_at = self.now;
+            }
+            self.arrive(n, what);
+        }
+        let it = &mut self.exchanges[n];
+        if it.is_reading() && it.is_within_request() {
+            it.started_at.get_or_insert(self.now);
+        }
+        it.wild |= it.is_reading() && it.followed_to.is_some_and(|followed| it.read > followed);
+        if it.is_flooded()
+            && let Some(stream) = &mut it.stream
+        {
+            stream.end(Reason::Error, Some(Detail::ExcessInput));
+        }
+    }
+
+    /// A call failed: the connection is gone.
+    pub fn failed(&mut self, n: usize, error: SocketError) {
+        let (reason, detail) = match error {
+            SocketError::Reset => (Reason::ClientClosed, None),
+            SocketError::WriteFailed => (Reason::Error, Some(Detail::WriteFailed)),
+            SocketError::TimedOut => (Reason::Error, Some(Detail::ClientTimeout)),
+        };
+        let it = &mut self.exchanges[n];
+        it.failed = true;
+        if let Some(stream) = &mut it.stream {
+            stream.end(reason, detail);
+        }
+    }
+
+    /// A request has been read whole.
+    fn arrive(&mut self, n: usize, what: What) {
+        let open = self.open_streams();
+        let (leaving, configured) = (self.is_leaving(), self.settings.callback_configured);
+        let it = &mut self.exchanges[n];
+        match what {
+            What::Stream { chunked, declared: _, quoted } => self.arrive_stream(n, chunked, quoted),
+            What::Send(send) => self.arrive_send(send),
+            What::Fixed { close, .. } => it.closing = close,
+            What::Broken { .. } => it.closing = true,
+            What::Ready { close } => {
+                let (status, body) = match (configured, leaving) {
+                    (true, false) => (200, READY),
+                    (true, true) => (503, NOT_READY),
+                    (false, _) => (503, NOT_CONFIGURED),
+                };
+                it.closing = close;
+                it.decide(What::Fixed { status, body, head_only: false, close });
+            }
+            What::Metrics { .. } => {
+                it.closing = true;
+                it.decide(What::Metrics { open });
+            }
+            What::List { limit, .. } => {
+                it.closing = true;
+                it.decide(What::List { limit, open });
+            }
+        }
+    }
+
+    /// The gateway offered bytes; how many were taken, or what went wrong. `whole`: `false` if chance
+    /// kept the kernel from taking more.
+    pub fn wrote(&mut self, n: usize, offered: &[u8], result: Result<usize, ErrorKind>, whole: bool) {
+        let now = self.now;
+        let again = |oracle: &Oracle| {
+            let it = &oracle.exchanges[n];
+            it.written_input == oracle.input && it.written_whole
+        };
+        // Without the backend's word only the time can have made it answer a stream's GET.
+        let it = &self.exchanges[n];
+        let undecided = it.stream.as_ref().is_some_and(|stream| stream.phase == Phase::Connecting);
+        if again(self) || (undecided && it.backlog == 0 && it.answered + 1 == it.arrived) {
+            self.timers_run();
+        }
+        assert!(!again(self), "two writes for one input: the second {}", offered.escape_ascii());
+        let input = self.input;
+        let it = &mut self.exchanges[n];
+        assert!(!it.closed && it.shut_at.is_none() && !it.failed, "a write behind the end");
+        (it.written_input, it.written_at) = (input, Some(now));
+        it.unlucky = !whole;
+        let taken = match result {
+            Ok(0) => return self.failed(n, SocketError::WriteFailed),
+            Ok(taken) => taken,
+            Err(ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
+            Err(ErrorKind::TimedOut) => return self.failed(n, SocketError::TimedOut),
+            Err(_) => return self.failed(n, SocketError::WriteFailed),
+        };
+        it.refused = result == Err(ErrorKind::WouldBlock);
+        it.written_whole = taken == offered.len() && taken < OFFER_MAX;
+        if it.backlog == 0 || taken > 0 {
+            it.progress_at = now;
+        }
+        it.left_over = offered.len() - taken;
+        it.backlog = match offered.len() {
+            OFFER_MAX.. => it.backlog.saturating_sub(taken).max(1),
+            offered => offered - taken,
+        };
+        if it.backlog > 0 {
+            // What comes with this input from now on starts another chunk.
+            it.chunk_input = u64::MAX;
+        }
+        self.decode(n, &offered[..taken]);
+        let it = &mut self.exchanges[n];
+        if let (true, false, Some(stream)) = (it.written_whole, it.wild, &mut it.stream) {
+            stream.heartbeat_may = false;
+            assert!(stream.expected.is_empty(), "an event left out of the write for its batch");
+        }
+    }
+
+    fn decode(&mut self, n: usize, mut taken: &[u8]) {
+        loop {
+            let it = &mut self.exchanges[n];
+            let body = it.next_body();
+            let Some(part) = it.responses.next(&mut taken, body) else { return };
+            if !self.explains(n, &part) {
+                self.timers_run();
+            }
+            if let Part::Answer(_) | Part::StreamHead = part {
+                let it = &self.exchanges[n];
+                let life = unix_seconds(it.accepted_at)..=unix_seconds(self.now);
+                let date = it.responses.date;
+                assert!(life.contains(&date), "a Date that is not of the connection's time: {date}, not {life:?}");
+            }
+            if let Part::Frame(frame) = &part {
+                match frame == HEARTBEAT {
+                    true => self.heartbeats += 1,
+                    false => self.frames += 1,
+                }
+            }
+            if self.exchanges[n].wild {
+                self.judge_wild(n, &part);
+            } else {
+                self.judge(n, &part);
+            }
+        }
+    }
+
+    fn judge(&mut self, n: usize, part: &Part) {
+        match part {
+            Part::Interim => {
+                let expects = match self.exchanges[n].next_unanswered() {
+                    Some(What::Send(number)) => std::mem::take(&mut self.sends[*number].expects),
+                    // A send that turns out too long.
+                    what => matches!(what, Some(What::Broken { status: 413 })),
+                };
+                assert!(expects, "100 (Continue) that nobody expects");
+            }
+            Part::Answer(answer) => self.answered(n, answer),
+            Part::StreamHead => self.stream_headed(n),
+            Part::Frame(frame) => self.exchanges[n].stream.as_mut().expect("a frame on what is no stream").frame(frame),
+            Part::StreamEnd => self.stream_ended(n),
+        }
+    }
+
+    /// What holds of every connection.
+    fn judge_wild(&mut self, n: usize, part: &Part) {
+        let (now, interval) = (self.now, millis(self.settings.heartbeat_interval));
+        match (part, &mut self.exchanges[n].stream) {
+            (Part::Answer(answer), _) => {
+                let is_json = answer.body.first() == Some(&b'{');
+                let parses = !is_json || serde_json::from_slice::<serde_json::Value>(&answer.body).is_ok();
+                assert!(parses, "no JSON: {}", answer.body.escape_ascii());
+            }
+            (Part::Frame(frame), Some(stream)) => stream.wild_frame(frame, now, interval),
+            (Part::Interim | Part::StreamHead | Part::Frame(_) | Part::StreamEnd, _) => {}
+        }
+    }
+
+    /// A complete response with a length.
+    fn answered(&mut self, n: usize, answer: &Answer) {
+        let it = &mut self.exchanges[n];
+        let status = answer.status;
+        let body = std::str::from_utf8(&answer.body).expect("text");
+        let what = it.next_answered().cloned();
+        it.answered += 1;
+        it.concluded = answer.close;
+        let Some(what) = what else {
+            // Nothing was asked, or not to its end.
+            let timely = match (status, it.refusal_owed.take()) {
+                (408, owed) => owed == Some(408),
+                (503, owed) => owed == Some(503) && body.contains("Shutting down"),
+                (_, _) => matches!(it.last_answered(), Some(What::Broken { status: due }) if status == *due),
+            };
+            assert!(timely, "an answer to nothing, or before its time: {status} {body}");
+            assert!(answer.close, "an error in the input does not end the connection");
+            it.closing = true;
+            it.started_at = None;
+            return;
+        };
+        match what {
+            What::Stream { .. } => self.stream_refused(n, answer, body),
+            What::Fixed { status: due, body: due_body, head_only, close } => {
+                let due_body = if head_only { "" } else { due_body };
+                assert_eq!((status, body, answer.close), (due, due_body, close), "another answer");
+            }
+            What::Metrics { open } => {
+                let shown = body.lines().find_map(|line| line.strip_prefix("ssegateway_streams_open "));
+                let shown = shown.and_then(|number| number.parse().ok());
+                assert!(status == 200 && answer.close, "{status}");
+                assert!(
+                    shown.is_some_and(|shown| open.contains(&shown)),
+                    "{shown:?} streams in the metrics, not {open:?}"
+                );
+            }
+            What::List { limit, open } => {
+                assert!(status == 200 && answer.close);
+                let list: serde_json::Value = serde_json::from_str(body).expect("JSON");
+                let count = list["count"].as_u64().map_or(usize::MAX, |count| count as usize);
+                let listed = list["connections"].as_array().map(Vec::len);
+                assert!(open.contains(&count), "{count} streams in the list, not {open:?}: {body}");
+                assert_eq!(listed, Some(count.min(limit)), "another page: {body}");
+                assert!(list["next"].is_null() || count >= limit, "a page that is not there: {body}");
+            }
+            What::Ready { .. } => panic!("not judged when it arrived"),
+            What::Broken { status: due } => {
+                assert_eq!((status, answer.close), (due, true), "another answer to what is no request")
+            }
+            What::Send(number) => self.sent(number, status, body),
+        }
+    }
+
+    /// Whether input alone explains what is said.
+    fn explains(&self, n: usize, part: &Part) -> bool {
+        let it = &self.exchanges[n];
+        let stream = it.stream.as_ref();
+        let has_verdict = stream.is_some_and(|stream| stream.verdict.is_some());
+        match part {
+            Part::Interim => true,
+            Part::Answer(answer) if it.answered >= it.arrived => match answer.status {
+                408 | 503 => it.refusal_owed.is_some(),
+                _ => true,
+            },
+            // The last request may be a stream's; those before it were answered when they came.
+            Part::Answer(_) => stream.is_none() || it.answered + 1 < it.arrived || has_verdict,
+            Part::StreamHead => has_verdict,
+            Part::Frame(frame) if frame == HEARTBEAT => stream.is_some_and(Stream::may_beat),
+            Part::Frame(_) => stream.is_some_and(|stream| !stream.expected.is_empty()),
+            Part::StreamEnd => stream.is_some_and(|stream| stream.phase == Phase::Over),
+        }
+    }
+
+    /// The gateway shuts its side down.
+    pub fn shut(&mut self, n: usize) {
+        let it = &mut self.exchanges[n];
+        assert!(it.responses.is_between(), "shut down within a response");
+        assert!(it.shut_at.is_none(), "shut down twice");
+        if !it.wild {
+            assert!(!it.owes(), "shut down with something unsaid");
+            if let Some(stream) = &it.stream {
+                let whole = !stream.headed || !stream.chunked || stream.complete;
+                assert!(stream.expected.is_empty() && whole, "cut off");
+            }
+        }
+        it.shut_at = Some(self.now);
+        it.progress_at = self.now;
+    }
+
+    /// The gateway closes a connection: it must have a reason.
+    pub fn closed(&mut self, n: usize, how: CloseMode) {
+        let it = &self.exchanges[n];
+        let over = it.stream.as_ref().is_some_and(|stream| stream.phase == Phase::Over);
+        if !(it.ended || it.failed || over || it.closing) {
+            self.timers_run();
+        }
+        self.open.retain(|open| *open != n);
+        let (stalled, now, draining) = (self.is_stalled(n), self.now, self.is_draining());
+        let it = &mut self.exchanges[n];
+        it.closed = true;
+        if it.wild {
+            return;
+        }
+        let flooded = it.is_flooded();
+        let cut = it.stream.as_ref().is_some_and(|stream| stream.was_cut());
+        assert!(!it.owes() || it.failed || stalled || flooded || cut, "closed with something unsaid");
+        let lingered = it.shut_at.is_some_and(|at| now >= at + LINGER) || (it.shut_at.is_some() && it.ended);
+        if it.ended || it.failed || stalled || draining || lingered || it.late {
+            return;
+        }
+        if let Some(stream) = &it.stream {
+            let cut = matches!(stream.cause, Some((Reason::Error, _)));
+            assert!(stream.phase == Phase::Over, "a stream closed for no reason: {how:?}");
+            assert!(cut || flooded || it.shut_at.is_some(), "closed before its time");
+            return;
+        }
+        let idle = it.started_at.is_none() && now >= it.progress_at + millis(self.settings.keepalive_timeout);
+        assert!(idle, "closed for no reason: {how:?}");
+    }
+}
+
+impl Exchange {
+    /// Whether something is unsent, or a request without its answer.
+    fn owes(&self) -> bool {
+        self.backlog > 0 || self.owes_answer() || self.refusal_owed.is_some()
+    }
+}
