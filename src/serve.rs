@@ -124,6 +124,7 @@ pub fn run(mut config: Config, limits: &Limits, listeners: Listeners, signals: S
 fn worker_settings(config: &Config, url: &CallbackUrl) -> WorkerSettings {
     WorkerSettings {
         url: url.url.clone(),
+        extra_roots: Vec::new(),
         authorization: config.callback_authorization().map(|value| value.expose().to_owned()),
         instance: config.gateway.instance.clone(),
         timeout: config.gateway.callback_timeout,

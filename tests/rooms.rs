@@ -55,7 +55,10 @@ const FILES: [(&str, &[&str]); 12] = [
         ],
     ),
     ("reactor", &["system", "gate", "memory", "mod", "mio"]),
-    ("workers", &["resolver", "dial", "idle", "settings", "tcp", "transport", "failures", "client", "mod"]),
+    (
+        "workers",
+        &["resolver", "dial", "idle", "settings", "tcp", "tls", "no_tls", "transport", "failures", "client", "mod"],
+    ),
     ("sys", &["errno", "stdio", "memory", "signals", "socket", "mod"]),
     ("config", &["values", "url", "fields", "variables", "mod"]),
     ("logger", &["queue", "format", "writer", "mod"]),

@@ -4,103 +4,228 @@
 
 mod common;
 
-use common::{Gateway, Port, assert_json, eventually};
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use common::{Gateway, PATIENCE, Port, assert_json, eventually, find};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use ssegateway::callback::{Call, CallKind, Called, Outcome, Request, RequestParts};
+use ssegateway::job::Completion;
+use ssegateway::table::Key;
+use ssegateway::workers::{WorkerSettings, Workers};
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
-/// A self-signed certificate for `localhost` and 127.0.0.1, in a directory of its own.
-fn certificate() -> PathBuf {
-    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("tls-{}", std::process::id()));
-    std::fs::create_dir_all(&directory).expect("a directory");
+/// An authority of the test's own; its files are deleted with it.
+struct Authority {
+    directory: PathBuf,
+    root: CertificateDer<'static>,
+}
+
+/// What a server presents.
+struct Identity {
+    certificate: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Authority {
+    fn new() -> Authority {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("tls-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
+        let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::create_dir_all(&directory).expect("a directory");
+        openssl(&directory, "root", &["-subj", "/CN=An authority"]);
+        let root = CertificateDer::from_pem_file(directory.join("root.pem")).expect("a certificate");
+        Authority { directory, root }
+    }
+
+    /// Certifies `names`, like `DNS:localhost`.
+    fn certify(&self, names: &str) -> Identity {
+        let names = format!("subjectAltName={names}");
+        let leaf = ["-subj", "/CN=A backend", "-CA", "root.pem", "-CAkey", "root.key", "-addext", &names];
+        openssl(&self.directory, "leaf", &[&leaf[..], &["-addext", "basicConstraints=critical,CA:FALSE"]].concat());
+        Identity {
+            certificate: CertificateDer::from_pem_file(self.directory.join("leaf.pem")).expect("a certificate"),
+            key: PrivateKeyDer::from_pem_file(self.directory.join("leaf.key")).expect("a key"),
+        }
+    }
+}
+
+impl Drop for Authority {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Makes `name.key` and a certificate for it, `name.pem`.
+fn openssl(directory: &PathBuf, name: &str, arguments: &[&str]) {
     let status = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
-        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
-        .args(["-keyout", "key.pem", "-out", "cert.pem"])
-        .current_dir(&directory)
+        .args(["-keyout", &format!("{name}.key"), "-out", &format!("{name}.pem")])
+        .args(arguments)
+        .current_dir(directory)
         .stderr(Stdio::null())
         .status();
     assert!(status.expect("openssl is installed").success());
-    directory
 }
 
-/// `openssl s_server`, which prints what it decrypts, or a client of it; ended when dropped.
-struct Server {
-    child: Child,
-    port: Port,
-    printed: PathBuf,
+/// What a backend has seen.
+#[derive(Default)]
+struct Seen {
+    connections: AtomicUsize,
+    /// Heads and bodies, decrypted.
+    requests: Mutex<Vec<String>>,
 }
 
-impl Server {
-    fn start(directory: &Path) -> Server {
-        let port = Port::reserve();
-        let printed = directory.join("printed");
-        let output = std::fs::File::create(&printed).expect("a file");
-        let child = Command::new("openssl")
-            .args([
-                "s_server",
-                "-quiet",
-                "-cert",
-                "cert.pem",
-                "-key",
-                "key.pem",
-                "-accept",
-                &format!("127.0.0.1:{port}"),
-            ])
-            .current_dir(directory)
-            // An end of its input would end it.
-            .stdin(Stdio::piped())
-            .stdout(output.try_clone().expect("a second descriptor"))
-            .stderr(output)
-            .spawn()
-            .expect("openssl is installed");
-        let server = Server { child, port, printed };
-        eventually("openssl listens", || std::net::TcpStream::connect(("127.0.0.1", server.port.number)).is_ok());
-        server
-    }
+/// A backend that accepts every callback with `{"close":true}` on kept connections.
+fn backend(identity: Identity) -> (Port, Arc<Seen>) {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let versions = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = versions.expect("TLS 1.2 and 1.3").with_no_client_auth();
+    let config = config.with_single_cert(vec![identity.certificate], identity.key).expect("they fit");
+    let (config, port, seen) = (Arc::new(config), Port::reserve(), Arc::new(Seen::default()));
+    let listener = TcpListener::bind(("127.0.0.1", port.number)).expect("a port for the backend");
+    let log = Arc::clone(&seen);
+    std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            let (config, log) = (Arc::clone(&config), Arc::clone(&log));
+            std::thread::spawn(move || {
+                log.connections.fetch_add(1, Ordering::SeqCst);
+                let connection = ServerConnection::new(config).expect("a fitting configuration");
+                let mut stream = StreamOwned::new(connection, socket.expect("a connection"));
+                while let Some(request) = read_request(&mut stream) {
+                    log.requests.lock().unwrap().push(request);
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n{\"close\":true}";
+                    if stream.write_all(answer).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (port, seen)
+}
 
-    /// A client that does not look at the certificate and sends a line.
-    fn trusting_client(&self, line: &str) -> Server {
-        let mut child = Command::new("openssl")
-            .args(["s_client", "-quiet", "-connect", &format!("127.0.0.1:{}", self.port)])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("openssl is installed");
-        writeln!(child.stdin.as_mut().expect("piped"), "{line}").expect("it reads");
-        Server { child, port: self.port.clone(), printed: self.printed.clone() }
-    }
-
-    fn printed(&self) -> String {
-        String::from_utf8_lossy(&std::fs::read(&self.printed).expect("the file")).into_owned()
+/// The next request, head and body; `None` if the connection ends, or never was secure.
+fn read_request(stream: &mut impl Read) -> Option<String> {
+    let mut bytes = Vec::new();
+    loop {
+        if let Some(head) = find(&bytes, b"\r\n\r\n") {
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            let length = text.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
+            if bytes.len() == head + 4 + length.parse::<usize>().expect("a number") {
+                return Some(text);
+            }
+        }
+        let mut buffer = [0; 4096];
+        let count = stream.read(&mut buffer).ok().filter(|count| *count > 0)?;
+        bytes.extend_from_slice(&buffer[..count]);
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+/// Makes connect callbacks to `url` one after the other; their outcomes.
+fn calls(url: String, extra_roots: &[&CertificateDer<'_>], count: u32) -> Vec<Outcome> {
+    let (sender, completions) = mpsc::channel();
+    let settings = WorkerSettings {
+        url,
+        authorization: Some("Bearer opensesame".to_owned()),
+        instance: "an-instance".to_owned(),
+        timeout: Duration::from_secs(1),
+        extra_roots: extra_roots.iter().map(|root| root.to_vec()).collect(),
+        threads_max: 1,
+    };
+    let workers = Workers::start(settings, sender, Arc::new(|| {})).expect("settings that fit");
+    (0..count)
+        .map(|number| {
+            let token = uuid::Uuid::from_u128(number.into());
+            let request = Request::encode(&mut String::new(), &RequestParts { url: "/x", headers: &[] });
+            workers.submit(Call { id: Key::from_parts(number, 1), kind: CallKind::Connect, token, request });
+            let Completion::Called(Called { outcome, .. }) = completions.recv_timeout(PATIENCE).expect("a completion");
+            outcome
+        })
+        .collect()
+}
+
+fn accepted() -> Outcome {
+    Outcome::Answered { status: 200, passed: Vec::new(), body: Some(b"{\"close\":true}".to_vec()) }
+}
+
+#[test]
+fn callbacks_succeed_under_a_known_authority() {
+    let authority = Authority::new();
+    let (port, seen) = backend(authority.certify("DNS:localhost,IP:127.0.0.1"));
+    for (n, host) in ["localhost", "127.0.0.1"].into_iter().enumerate() {
+        let other = Authority::new();
+        let outcomes = calls(format!("https://{host}:{port}/callback?key=1"), &[&other.root, &authority.root], 3);
+        assert_eq!(outcomes, vec![accepted(); 3]);
+        assert_eq!(seen.connections.load(Ordering::SeqCst), n + 1, "connections are kept");
+    }
+    let requests = seen.requests.lock().unwrap();
+    assert_eq!(requests.len(), 6);
+    for request in &*requests {
+        assert!(request.starts_with("POST /callback?key=1 HTTP/1.1\r\n"), "{request}");
+        assert!(request.contains("authorization: Bearer opensesame\r\n"), "{request}");
+        assert!(request.contains(r#""action":"connect""#), "{request}");
+    }
+}
+
+#[test]
+fn a_certificate_must_be_for_the_host_and_from_a_known_authority() {
+    let authority = Authority::new();
+    let other = Authority::new();
+    for (names, host, root) in [
+        ("DNS:localhost", "127.0.0.1", &authority.root),
+        ("DNS:elsewhere.test", "localhost", &authority.root),
+        ("DNS:localhost", "localhost", &other.root),
+    ] {
+        let (port, seen) = backend(authority.certify(names));
+        let outcomes = calls(format!("https://{host}:{port}/"), &[root], 1);
+        assert_eq!(outcomes, [Outcome::Unavailable { written: false }], "{names} {host}");
+        assert_eq!(*seen.requests.lock().unwrap(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_backend_without_tls_gets_no_request() {
+    let root = Authority::new().root.clone();
+    for (answer, outcome) in [
+        ("HTTP/1.1 400 Bad Request\r\n\r\n", Outcome::Unavailable { written: false }),
+        ("", Outcome::TimedOut { written: false }),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("https://{}/", listener.local_addr().expect("its address"));
+        let server = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().expect("a connection");
+            let mut hello = [0; 4096];
+            let count = socket.read(&mut hello).expect("a hello");
+            socket.write_all(answer.as_bytes()).expect("it reads");
+            let mut rest = Vec::new();
+            let _ = socket.read_to_end(&mut rest);
+            [&hello[..count], &rest].concat()
+        });
+        assert_eq!(calls(url, &[&root], 1), [outcome]);
+        assert_eq!(find(&server.join().expect("it ends"), b"opensesame"), None);
     }
 }
 
 #[test]
 fn a_certificate_that_nobody_vouches_for_is_refused() {
-    let directory = certificate();
-    let server = Server::start(&directory);
+    let authority = Authority::new();
+    let (port, seen) = backend(authority.certify("DNS:localhost,IP:127.0.0.1"));
     for host in ["localhost", "127.0.0.1"] {
-        let url = format!("https://{host}:{}/callback", server.port);
+        let url = format!("https://{host}:{port}/callback");
         let mut gateway = Gateway::builder().set("CALLBACK_URL", url).set("CALLBACK_TOKEN", "opensesame").start();
         assert_json(&gateway.get("/x"), 503, r#"{"error":"Backend unavailable"}"#);
         let line = gateway.log_line(&["connect callback failed"]);
         assert!(line.contains("written=false") && line.to_lowercase().contains("certificate"), "{line}");
         gateway.drain();
     }
-    // It serves one client after the other and prints what it decrypts: here is what a client that trusts it sends.
-    let _client = server.trusting_client("a control");
-    eventually("the server prints what it is sent", || server.printed().contains("a control"));
-    let printed = server.printed();
-    assert!(!printed.contains("POST") && !printed.contains("opensesame"), "{printed}");
-    drop(server);
-    let _ = std::fs::remove_dir_all(directory);
+    // What a client that trusts it sends does arrive.
+    let outcomes = calls(format!("https://localhost:{port}/"), &[&authority.root], 1);
+    assert_eq!(outcomes, [accepted()]);
+    eventually("the backend sees a request", || seen.requests.lock().unwrap().len() == 1);
 }

@@ -5,6 +5,7 @@ use super::idle::Idle;
 use super::resolver::Resolver;
 use super::settings::{Tuning, WorkerSettings};
 use super::tcp::HEAD_BYTES_MAX;
+use super::tls::Tls;
 use super::transport::{Attempt, PooledConnector};
 use crate::callback::{Call, CallKind, Outcome, PassedHeader};
 use std::io::{self, Read};
@@ -37,13 +38,15 @@ pub struct Client {
 }
 
 impl Client {
-    /// Errors: a URL or header value that HTTP does not allow, which the configuration has already refused.
+    /// Errors: a URL or header value that HTTP does not allow, `https` in a build without TLS (which the configuration has
+    /// refused before), and an extra root that is no certificate.
     pub fn new(settings: &WorkerSettings, tuning: &Tuning) -> io::Result<Client> {
-        let WorkerSettings { url, authorization, instance, timeout, threads_max: _ } = settings;
+        let WorkerSettings { url, authorization, instance, timeout, extra_roots, threads_max: _ } = settings;
         let uri: Uri = url.parse().map_err(io::Error::other)?;
         let host = uri.host().ok_or_else(|| io::Error::other("the URL has no host"))?;
-        let default_port = if uri.scheme_str() == Some("https") { 443 } else { 80 };
-        let port = uri.port_u16().unwrap_or(default_port);
+        let is_https = uri.scheme_str() == Some("https");
+        let port = uri.port_u16().unwrap_or(if is_https { 443 } else { 80 });
+        let tls = if is_https { Some(Tls::new(extra_roots)?) } else { None };
         let resolver = Resolver::new(host, port, Arc::clone(&tuning.lookup), tuning.lookup_intervals);
         let idle = Arc::new(Idle::new(tuning.connection_age_max));
         let config = Agent::config_builder()
@@ -57,15 +60,13 @@ impl Client {
             .max_idle_connections(0)
             .max_idle_connections_per_host(0)
             .max_response_header_size(HEAD_BYTES_MAX)
-            // Of TLS connections; longer than the longest head, so that ureq gets to see that one is too long.
-            .input_buffer_size(HEAD_BYTES_MAX + 1024)
             // ureq writes a line of the head whole or fails.
             .output_buffer_size(
                 OUTPUT_BUFFER_BYTES.max(HEAD_BYTES + url.len() + authorization.as_ref().map_or(0, String::len)),
             )
             .user_agent(concat!("ssegateway/", env!("CARGO_PKG_VERSION")))
             .build();
-        let connector = PooledConnector::new(Arc::clone(&idle), resolver);
+        let connector = PooledConnector::new(Arc::clone(&idle), resolver, tls);
         let agent = Agent::with_parts(config, connector, NoResolver);
         let authorization = authorization
             .as_ref()

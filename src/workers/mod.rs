@@ -12,6 +12,8 @@ mod settings;
 mod tcp;
 #[cfg(test)]
 mod tests;
+#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
+mod tls;
 mod transport;
 
 use crate::callback::{Call, Called, Outcome};
@@ -69,7 +71,8 @@ enum Next {
 }
 
 impl Workers {
-    /// Prepares the pool; threads start with the first calls. Errors: a URL or header value that HTTP does not allow.
+    /// Prepares the pool; threads start with the first calls. Errors: a URL or header value that HTTP does not allow, an
+    /// extra root that is no certificate.
     pub fn start(settings: WorkerSettings, completions: Sender<Completion>, wake: Wake) -> io::Result<Workers> {
         Workers::assemble(settings, completions, wake, Tuning::default())
     }

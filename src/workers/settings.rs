@@ -14,6 +14,8 @@ pub struct WorkerSettings {
     pub instance: String,
     /// Limit of one callback, from name lookup to the end of the answer.
     pub timeout: Duration,
+    /// Certificates (DER) of authorities that are trusted beside the built-in ones.
+    pub extra_roots: Vec<Vec<u8>>,
     /// Most callbacks in flight, at least 1.
     pub threads_max: usize,
 }

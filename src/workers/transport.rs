@@ -19,6 +19,7 @@ use super::dial;
 use super::idle::{Connection, Idle};
 use super::resolver::{ResolveError, Resolver};
 use super::tcp::TcpTransport;
+use super::tls::Tls;
 use std::cell::Cell;
 use std::fmt::{self, Debug, Formatter};
 use std::io;
@@ -26,8 +27,6 @@ use std::sync::Arc;
 use std::time::Instant;
 use ureq::Error;
 use ureq::Timeout;
-#[cfg(feature = "tls")]
-use ureq::unversioned::transport::RustlsConnector;
 use ureq::unversioned::transport::time::Duration as UreqDuration;
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 
@@ -97,41 +96,33 @@ impl Attempt {
 pub struct PooledConnector {
     idle: Arc<Idle>,
     resolver: Resolver,
-    #[cfg(feature = "tls")]
-    tls: RustlsConnector,
+    /// For `https` URLs.
+    tls: Option<Tls>,
 }
 
 impl PooledConnector {
-    pub fn new(idle: Arc<Idle>, resolver: Resolver) -> PooledConnector {
-        PooledConnector {
-            idle,
-            resolver,
-            #[cfg(feature = "tls")]
-            tls: RustlsConnector::default(),
-        }
+    pub fn new(idle: Arc<Idle>, resolver: Resolver, tls: Option<Tls>) -> PooledConnector {
+        PooledConnector { idle, resolver, tls }
     }
 
     fn open(&self, details: &ConnectionDetails<'_>) -> Result<Connection, Error> {
         let start = Instant::now();
-        let addresses = self.resolver.resolve(*details.timeout.after).map_err(|error| match error {
+        let left = || details.timeout.after.saturating_sub(start.elapsed());
+        let addresses = self.resolver.resolve(left()).map_err(|error| match error {
             ResolveError::TimedOut => Error::Timeout(Timeout::Resolve),
             ResolveError::Failed(text) => Error::Io(io::Error::new(io::ErrorKind::NotFound, text)),
         })?;
-        let left = details.timeout.after.saturating_sub(start.elapsed());
-        let (stream, address) = dial::connect(&addresses, left)?;
+        let (stream, address) = dial::connect(&addresses, left())?;
         self.resolver.prefer(address);
         let tcp = TcpTransport::new(stream, details.config.output_buffer_size())?;
-        Ok(Connection { transport: self.secure(tcp, details)?, address, opened: Instant::now() })
-    }
-
-    /// Adds TLS where the URL asks for it.
-    fn secure(&self, tcp: TcpTransport, details: &ConnectionDetails<'_>) -> Result<Box<dyn Transport>, Error> {
-        #[cfg(feature = "tls")]
-        if details.needs_tls() {
-            let tls = self.tls.connect(details, Some(tcp))?.ok_or(Error::ConnectionFailed)?;
-            return Ok(Box::new(tls));
-        }
-        Ok(Box::new(tcp))
+        let transport: Box<dyn Transport> = match &self.tls {
+            Some(tls) => {
+                let timeout = NextTimeout { after: UreqDuration::Exact(left()), ..details.timeout };
+                Box::new(tls.connect(tcp, details, timeout)?)
+            }
+            None => Box::new(tcp),
+        };
+        Ok(Connection { transport, address, opened: Instant::now() })
     }
 }
 

@@ -68,6 +68,7 @@ impl Pool {
             authorization: options.authorization,
             instance: INSTANCE.to_owned(),
             timeout: options.timeout,
+            extra_roots: Vec::new(),
             threads_max: options.threads_max,
         };
         let wake = Arc::new(move || {

@@ -1,0 +1,20 @@
+//! Stands in for `tls` in a build without it.
+
+use super::tcp::TcpTransport;
+use std::io;
+use ureq::Error;
+use ureq::unversioned::transport::{ConnectionDetails, NextTimeout};
+
+/// There is none.
+pub enum Tls {}
+
+impl Tls {
+    /// Always fails.
+    pub fn new(_extra_roots: &[Vec<u8>]) -> io::Result<Tls> {
+        Err(io::Error::other("this build has no TLS"))
+    }
+
+    pub fn connect(&self, _: TcpTransport, _: &ConnectionDetails<'_>, _: NextTimeout) -> Result<TcpTransport, Error> {
+        match *self {}
+    }
+}

@@ -1,0 +1,103 @@
+//! TLS above a TCP connection: rustls, which trusts the built-in authorities and those of the settings. ureq's own connector
+//! cannot add to the built-in ones.
+
+use super::tcp::{HEAD_BYTES_MAX, TcpTransport};
+use rustls::client::ClientConfig;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConnection, RootCertStore, StreamOwned};
+use std::fmt::{self, Debug, Formatter};
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use ureq::Error;
+use ureq::unversioned::transport::{Buffers, ConnectionDetails, LazyBuffers, NextTimeout, Transport, TransportAdapter};
+
+/// Longer than the longest head that is allowed, so that ureq gets to see that one is too long.
+const INPUT_BYTES: usize = HEAD_BYTES_MAX + 1024;
+
+/// Opens TLS connections.
+pub struct Tls(Arc<ClientConfig>);
+
+impl Tls {
+    /// `extra_roots` are certificates in DER. Errors: one that is none.
+    pub fn new(extra_roots: &[Vec<u8>]) -> io::Result<Tls> {
+        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        for root in extra_roots {
+            roots.add(CertificateDer::from_slice(root)).map_err(io::Error::other)?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Tls(Arc::new(config)))
+    }
+
+    /// Shakes hands within `timeout`, and verifies the peer's certificate.
+    pub fn connect(
+        &self,
+        tcp: TcpTransport,
+        details: &ConnectionDetails<'_>,
+        timeout: NextTimeout,
+    ) -> Result<TlsTransport, Error> {
+        let host = details.uri.host().unwrap_or_default();
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let name = ServerName::try_from(bare).map_err(|_| Error::Tls("no certificate can name that host"))?;
+        let mut connection = ClientConnection::new(Arc::clone(&self.0), name.to_owned()).map_err(io::Error::other)?;
+        let mut tcp = TransportAdapter::new(tcp, Arc::clone(&details.current_time));
+        tcp.set_timeout(timeout);
+        connection.complete_io(&mut tcp)?;
+        let buffers = LazyBuffers::new(INPUT_BYTES, details.config.output_buffer_size());
+        Ok(TlsTransport { stream: StreamOwned::new(connection, tcp), buffers })
+    }
+}
+
+/// A secure connection.
+pub struct TlsTransport {
+    stream: StreamOwned<ClientConnection, TransportAdapter<TcpTransport>>,
+    buffers: LazyBuffers,
+}
+
+impl Transport for TlsTransport {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        self.stream.sock.set_timeout(timeout);
+        self.stream.write_all(&self.buffers.output()[..amount])?;
+        Ok(())
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        self.stream.sock.set_timeout(timeout);
+        let count = self.stream.read(self.buffers.input_append_buf())?;
+        self.buffers.input_appended(count);
+        Ok(count > 0)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.stream.sock.get_mut().is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        true
+    }
+}
+
+impl Debug for TlsTransport {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        out.debug_struct("TlsTransport").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_certificate_is_refused() {
+        assert!(Tls::new(&[]).is_ok());
+        assert!(Tls::new(&[b"a certificate".to_vec()]).is_err());
+    }
+}
