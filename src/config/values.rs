@@ -15,10 +15,21 @@ const SECONDS_MAX: u64 = 31_536_000;
 /// More than any header may hold, so that a path like /dev/zero comes to an end.
 const TOKEN_FILE_BYTES_MAX: u64 = 64 * 1024;
 
+// Most variables are numbers. What reads and shows them is not inlined, or each would hold its copy of it.
+
 /// Plain decimal digits within the limits, both included.
 pub fn integer<T: TryFrom<u64>>(text: &str, min: u64, max: u64) -> Result<T, String> {
-    let value = decimal(text.as_bytes()).filter(|value| (min..=max).contains(value));
-    value.and_then(|value| T::try_from(value).ok()).ok_or_else(|| format!("must be an integer from {min} to {max}"))
+    number_within(text, min, max).and_then(|value| T::try_from(value).ok()).ok_or_else(|| must_be_within(min, max))
+}
+
+#[inline(never)]
+fn number_within(text: &str, min: u64, max: u64) -> Option<u64> {
+    decimal(text.as_bytes()).filter(|value| (min..=max).contains(value))
+}
+
+#[inline(never)]
+fn must_be_within(min: u64, max: u64) -> String {
+    format!("must be an integer from {min} to {max}")
 }
 
 /// The port of a listener or a URL.
@@ -27,6 +38,7 @@ pub fn port(text: &str) -> Result<u16, String> {
 }
 
 /// Whole seconds, at least `min`.
+#[inline(never)]
 pub fn seconds(text: &str, min: u64) -> Result<Duration, String> {
     integer(text, min, SECONDS_MAX).map(Duration::from_secs)
 }

@@ -11,6 +11,7 @@ use crate::gateway::{ConnectFailure, Cors};
 use crate::logger::LogFormat;
 use crate::secret::Secret;
 use std::ffi::OsString;
+use std::fmt::Display;
 
 /// 1 GiB: more in one buffer is a typing error, and fits every `usize`.
 const BYTES_MAX: u64 = 1 << 30;
@@ -113,6 +114,11 @@ fn set<T>(field: &mut T, value: Result<T, impl Into<String>>) -> Result<(), Stri
     Ok(())
 }
 
+#[inline(never)]
+fn shown(value: &dyn Display) -> String {
+    value.to_string()
+}
+
 /// Nothing for a value that is not there.
 fn optional<T>(value: Option<T>, show: impl Fn(T) -> String) -> String {
     value.map_or_else(String::new, show)
@@ -145,20 +151,20 @@ pub const VARIABLES: &[Variable] = {
             .on_bad_value(RefusedMasked(url::mask)),
         row("PORT", Literal, "port for clients, 1-65535",
             |config, text| set(&mut config.port, port(text)),
-            |config| config.port.to_string()),
+            |config| shown(&config.port)),
         row("HEARTBEAT_INTERVAL_SECONDS", Literal, "time between heartbeats of a stream",
             |config, text| set(&mut config.gateway.heartbeat_interval, seconds(text, 1)),
-            |config| config.gateway.heartbeat_interval.as_secs().to_string())
+            |config| shown(&config.gateway.heartbeat_interval.as_secs()))
             .on_bad_value(Replaced),
         row("LISTEN_ADDRESS", Literal, "address of PORT; :: accepts IPv4 too and becomes 0.0.0.0 where there is no IPv6",
             |config, text| set(&mut config.listen_address, address(text)),
-            |config| config.listen_address.to_string()),
+            |config| shown(&config.listen_address)),
         row("INTERNAL_PORT", Derived("none"), "a second port; if set, /internal/* is served there only",
             |config, text| set(&mut config.internal_port, port(text).map(Some)),
-            |config| optional(config.internal_port, |port| port.to_string())),
+            |config| optional(config.internal_port, |port| shown(&port))),
         row("INTERNAL_ADDRESS", Derived("LISTEN_ADDRESS"), "address of INTERNAL_PORT",
             |config, text| set(&mut config.internal_address, address(text).map(Some)),
-            |config| config.internal_address().to_string()),
+            |config| shown(&config.internal_address())),
         row("INTERNAL_TOKEN", Derived("none"), "bearer token that /internal/* requires",
             |config, text| set(&mut config.gateway.internal_token, token(text).map(Some)),
             |config| optional(config.gateway.internal_token.as_ref(), |token| hide(token.expose())))
@@ -179,20 +185,20 @@ pub const VARIABLES: &[Variable] = {
             .refuse_empty(),
         row("CALLBACK_TIMEOUT_SECONDS", Literal, "timeout of one callback, from name lookup to answer",
             |config, text| set(&mut config.gateway.callback_timeout, seconds(text, 1)),
-            |config| config.gateway.callback_timeout.as_secs().to_string()),
+            |config| shown(&config.gateway.callback_timeout.as_secs())),
         row("CONNECT_QUEUE_SECONDS", Literal, "longest wait of a connect for a free callback worker",
             |config, text| set(&mut config.gateway.connect_queue, seconds(text, 1)),
-            |config| config.gateway.connect_queue.as_secs().to_string()),
+            |config| shown(&config.gateway.connect_queue.as_secs())),
         row("CALLBACK_CONCURRENCY", Literal, "maximum callbacks in flight",
             |config, text| set(&mut config.gateway.callback_concurrency, integer(text, 1, CONCURRENCY_MAX)),
-            |config| config.gateway.callback_concurrency.to_string()),
+            |config| shown(&config.gateway.callback_concurrency)),
         row("CONNECT_FAILURE", Literal,
             "what clients get while the backend is unreachable: an error (status), or a short stream after which they reconnect (retry)",
             |config, text| set(&mut config.gateway.connect_failure, choice(text, &CONNECT_FAILURES)),
             |config| name_of(config.gateway.connect_failure, &CONNECT_FAILURES)),
         row("RECONNECT_DELAY_MILLISECONDS", Derived("none"), "retry field sent to clients, plus or minus 20 %",
             |config, text| set(&mut config.gateway.reconnect_delay_ms, integer(text, 0, RECONNECT_DELAY_MAX).map(Some)),
-            |config| optional(config.gateway.reconnect_delay_ms, |delay| delay.to_string())),
+            |config| optional(config.gateway.reconnect_delay_ms, |delay| shown(&delay))),
         row("CORS_ORIGINS", Derived("none"), "origins whose pages may read streams, comma-separated, or *",
             |config, text| set(&mut config.gateway.cors, origins(text)),
             |config| match &config.gateway.cors {
@@ -202,31 +208,31 @@ pub const VARIABLES: &[Variable] = {
             }),
         row("MAX_STREAMS", Derived("from the descriptor limit"), "maximum streams",
             |config, text| set(&mut config.streams_wanted, integer(text, 1, STREAMS_MAX).map(Some)),
-            |config| config.gateway.streams_max.to_string()),
+            |config| shown(&config.gateway.streams_max)),
         row("MAX_HEADER_BYTES", Literal, "maximum size of request line and headers",
             |config, text| set(&mut config.gateway.head_bytes_max, integer(text, HEADER_BYTES_MIN, BYTES_MAX)),
-            |config| config.gateway.head_bytes_max.to_string()),
+            |config| shown(&config.gateway.head_bytes_max)),
         row("MAX_BODY_BYTES", Literal, "maximum body of a send",
             |config, text| set(&mut config.gateway.body_bytes_max, integer(text, 1, BYTES_MAX)),
-            |config| config.gateway.body_bytes_max.to_string()),
+            |config| shown(&config.gateway.body_bytes_max)),
         row("MAX_PENDING_BYTES", Literal, "maximum unsent bytes of a stream",
             |config, text| set(&mut config.gateway.pending_bytes_max, integer(text, 1, BYTES_MAX)),
-            |config| config.gateway.pending_bytes_max.to_string()),
+            |config| shown(&config.gateway.pending_bytes_max)),
         row("REQUEST_TIMEOUT_SECONDS", Literal, "time limit for a whole request to arrive",
             |config, text| set(&mut config.gateway.request_timeout, seconds(text, 1)),
-            |config| config.gateway.request_timeout.as_secs().to_string()),
+            |config| shown(&config.gateway.request_timeout.as_secs())),
         row("KEEPALIVE_TIMEOUT_SECONDS", Literal, "idle timeout of a connection between requests",
             |config, text| set(&mut config.gateway.keepalive_timeout, seconds(text, 1)),
-            |config| config.gateway.keepalive_timeout.as_secs().to_string()),
+            |config| shown(&config.gateway.keepalive_timeout.as_secs())),
         row("CLIENT_TIMEOUT_SECONDS", Literal, "longest time without progress for a client with unsent bytes",
             |config, text| set(&mut config.gateway.client_timeout, seconds(text, 1)),
-            |config| config.gateway.client_timeout.as_secs().to_string()),
+            |config| shown(&config.gateway.client_timeout.as_secs())),
         row("SHUTDOWN_DELAY_SECONDS", Literal, "how long to keep serving after SIGTERM, with /readyz at 503",
             |config, text| set(&mut config.gateway.shutdown_delay, seconds(text, 0)),
-            |config| config.gateway.shutdown_delay.as_secs().to_string()),
+            |config| shown(&config.gateway.shutdown_delay.as_secs())),
         row("SHUTDOWN_TIMEOUT_SECONDS", Literal, "longest drain after that delay",
             |config, text| set(&mut config.gateway.shutdown_timeout, seconds(text, 1)),
-            |config| config.gateway.shutdown_timeout.as_secs().to_string()),
+            |config| shown(&config.gateway.shutdown_timeout.as_secs())),
         row("LOG_LEVEL", Literal, "error, warn, info, debug, trace or off",
             |config, text| set(&mut config.log_level, log_level(text)),
             |config| config.log_level.as_str().to_ascii_lowercase()),
