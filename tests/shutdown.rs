@@ -1,9 +1,10 @@
-//! SIGTERM and SIGINT: an orderly end, in time (contract, section 9).
+//! SIGTERM and its kin: an orderly end, in time (contract, section 9).
 
 mod common;
 
 use common::{
-    Answer, Backend, Client, Gate, Gateway, SIGCONT, SIGINT, SIGSTOP, SIGTERM, Stream, assert_json, eventually, get,
+    Answer, Backend, Client, Gate, Gateway, SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGSTOP, SIGTERM,
+    SIGUSR1, SIGUSR2, SIGXFSZ, Stream, assert_json, eventually, get,
 };
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ const NOT_READY: &str = r#"{"status":"not_ready","configured":true}"#;
 
 #[test]
 fn a_gateway_without_streams_ends_at_once() {
-    for signal in [SIGTERM, SIGINT] {
+    for signal in [SIGTERM, SIGINT, SIGHUP, SIGQUIT] {
         let mut gateway = Gateway::builder().start();
         let start = Instant::now();
         gateway.signal(signal);
@@ -39,6 +40,40 @@ fn streams_get_a_clean_end_and_the_backend_hears_of_it() {
     old.assert_ended();
     backend.disconnect(&old_token);
     assert_eq!(backend.count("disconnect"), 21);
+}
+
+#[test]
+fn a_hangup_drains() {
+    for signal in [SIGHUP, SIGQUIT] {
+        let backend = Backend::accepting();
+        let mut gateway = Gateway::start(&backend);
+        let (stream, token) = gateway.open_with(&backend, "/x");
+        gateway.signal(signal);
+        stream.assert_ended();
+        assert_eq!(backend.disconnect(&token).detail(), Some("shutdown"));
+        assert_eq!(gateway.exit_code(), Some(0), "{}", gateway.log());
+    }
+}
+
+#[test]
+fn a_hangup_that_nohup_ignores_stays_ignored() {
+    let mut gateway = Gateway::builder().shell("trap '' HUP").start();
+    gateway.signal(SIGHUP);
+    assert_eq!(gateway.get("/healthz").status, 200);
+    gateway.drain();
+}
+
+#[test]
+fn signals_that_mean_nothing_change_nothing() {
+    let backend = Backend::accepting();
+    let mut gateway = Gateway::start(&backend);
+    let (mut stream, token) = gateway.open_with(&backend, "/x");
+    for signal in [SIGUSR1, SIGUSR2, SIGALRM, SIGPIPE, SIGXFSZ] {
+        gateway.signal(signal);
+        assert_eq!(gateway.event(&token, "still").status, 200, "after signal {signal}");
+        assert_eq!(stream.frame(), "data: still\n\n");
+    }
+    gateway.drain();
 }
 
 #[test]

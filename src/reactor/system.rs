@@ -24,7 +24,7 @@ pub enum Event {
     Accept(Listener),
     /// Callbacks ended.
     Completions,
-    /// SIGTERM or SIGINT.
+    /// SIGTERM, SIGINT, SIGHUP or SIGQUIT.
     Signal,
 }
 

@@ -1,4 +1,5 @@
-//! The signals that end the process: SIGTERM and SIGINT, which ask for it, and SIGABRT.
+//! The signals that end the process (SIGTERM, SIGINT, SIGHUP and SIGQUIT, which ask for it, and SIGABRT), and those that
+//! must not.
 
 use super::errno::check;
 use libc::{c_int, c_void};
@@ -8,21 +9,34 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// SIGTERM and SIGINT as a descriptor: readable when one is pending.
+/// The signals that ask the process to end.
+const ENDING: [c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
+
+/// Signals that mean nothing to the gateway, and whose default action would end it without a drain.
+const IGNORED: [c_int; 5] = [libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM, libc::SIGPIPE, libc::SIGXFSZ];
+
+/// The signals that ask for the end as a descriptor: readable when one is pending.
 #[derive(Debug)]
 pub struct Signals(OwnedFd);
 
 impl Signals {
-    /// Blocks both signals in this thread and all threads that it starts later, and opens the descriptor, nonblocking and
-    /// close-on-exec. Call before any thread starts.
+    /// Blocks these signals in this thread and all threads that it starts later, and opens the descriptor, nonblocking and
+    /// close-on-exec; ignores those that mean nothing. Call before any thread starts.
     pub fn block() -> io::Result<Signals> {
+        for signal in IGNORED {
+            set_action(signal, libc::SIG_IGN)?;
+        }
+        // Under nohup(1) a terminal that goes away is to change nothing.
+        let hangup_is_ignored = action_of(libc::SIGHUP)? == libc::SIG_IGN;
+        let ending = ENDING.into_iter().filter(|signal| *signal != libc::SIGHUP || !hangup_is_ignored);
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: sigemptyset initialises the set; the others work on the initialised set. These
         // functions fail only for bad signal numbers.
         let set = unsafe {
             libc::sigemptyset(set.as_mut_ptr());
-            libc::sigaddset(set.as_mut_ptr(), libc::SIGTERM);
-            libc::sigaddset(set.as_mut_ptr(), libc::SIGINT);
+            for signal in ending {
+                libc::sigaddset(set.as_mut_ptr(), signal);
+            }
             set.assume_init()
         };
         // SAFETY: the set is initialised; a null old set is allowed.
@@ -44,6 +58,25 @@ impl Signals {
         let read = unsafe { libc::read(self.0.as_raw_fd(), info.as_mut_ptr().cast::<c_void>(), size) };
         usize::try_from(read).is_ok_and(|read| read == size)
     }
+}
+
+/// Sets a signal's action: `SIG_DFL` or `SIG_IGN`.
+fn set_action(signal: c_int, handler: libc::sighandler_t) -> io::Result<()> {
+    // SAFETY: all zeroes is a valid action: no flags, an empty mask.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler;
+    // SAFETY: the action is initialised and names no function; a null old action is allowed.
+    check(unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) })?;
+    Ok(())
+}
+
+/// A signal's action.
+fn action_of(signal: c_int) -> io::Result<libc::sighandler_t> {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: a null new action changes nothing; the old one is written.
+    check(unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) })?;
+    // SAFETY: the call has succeeded, so the action is initialised.
+    Ok(unsafe { action.assume_init() }.sa_sigaction)
 }
 
 impl AsFd for Signals {
@@ -99,9 +132,11 @@ mod tests {
     fn signals_arrive_at_the_descriptor() {
         let signals = Signals::block().unwrap();
         assert!(!signals.take());
-        // SAFETY: takes a plain integer; the signal is blocked in this thread, which it is for.
-        unsafe { libc::raise(libc::SIGTERM) };
-        assert!(signals.take());
-        assert!(!signals.take());
+        for signal in [libc::SIGTERM, libc::SIGQUIT] {
+            // SAFETY: takes a plain integer; the signal is blocked in this thread, which it is for.
+            unsafe { libc::raise(signal) };
+            assert!(signals.take());
+            assert!(!signals.take());
+        }
     }
 }

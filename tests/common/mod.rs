@@ -24,7 +24,7 @@ pub use port::Port;
 pub use random::Random;
 pub use response::{Response, assert_error, assert_json, is_http_date};
 pub use stream::{Finish, Stream};
-pub use sys::{SIGCONT, SIGINT, SIGSTOP, SIGTERM};
+pub use sys::{SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGSTOP, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
 
 use std::time::{Duration, Instant};
 

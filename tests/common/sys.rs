@@ -3,10 +3,17 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+pub const SIGALRM: i32 = libc::SIGALRM;
 pub const SIGCONT: i32 = libc::SIGCONT;
+pub const SIGHUP: i32 = libc::SIGHUP;
 pub const SIGINT: i32 = libc::SIGINT;
+pub const SIGPIPE: i32 = libc::SIGPIPE;
+pub const SIGQUIT: i32 = libc::SIGQUIT;
 pub const SIGSTOP: i32 = libc::SIGSTOP;
 pub const SIGTERM: i32 = libc::SIGTERM;
+pub const SIGUSR1: i32 = libc::SIGUSR1;
+pub const SIGUSR2: i32 = libc::SIGUSR2;
+pub const SIGXFSZ: i32 = libc::SIGXFSZ;
 
 /// Sends a signal to a child of this test.
 pub fn signal(pid: u32, signal: i32) {
