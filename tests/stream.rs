@@ -43,8 +43,8 @@ fn the_head_for_http_1_1() {
     let backend = Backend::accepting();
     let gateway = Gateway::start(&backend);
     let stream = gateway.open("/x");
-    let expected = "HTTP/1.1 200 OK\nCache-Control: no-cache\nConnection: close\nContent-Type: text/event-stream\n\
-        Date: DATE\nTransfer-Encoding: chunked\nX-Accel-Buffering: no\n";
+    let expected = "HTTP/1.1 200 OK\nCache-Control: no-cache, no-transform\nConnection: close\n\
+        Content-Type: text/event-stream\nDate: DATE\nTransfer-Encoding: chunked\nX-Accel-Buffering: no\n";
     assert_eq!(stream.head.golden_head(), expected);
 }
 
@@ -54,8 +54,8 @@ fn the_head_for_http_1_0() {
     let gateway = Gateway::start(&backend);
     let mut stream = Stream::accept(Client::open(gateway.port, "GET /x HTTP/1.0\r\n\r\n"));
     let token = backend.connect("/x").token().to_owned();
-    let expected = "HTTP/1.1 200 OK\nCache-Control: no-cache\nConnection: close\nContent-Type: text/event-stream\n\
-        Date: DATE\nX-Accel-Buffering: no\n";
+    let expected = "HTTP/1.1 200 OK\nCache-Control: no-cache, no-transform\nConnection: close\n\
+        Content-Type: text/event-stream\nDate: DATE\nX-Accel-Buffering: no\n";
     assert_eq!(stream.head.golden_head(), expected);
     assert_eq!(stream.frame(), "event: hi\ndata: there\n\n");
     assert_eq!(gateway.event(&token, "raw").status, 200);

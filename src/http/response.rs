@@ -105,7 +105,8 @@ pub fn write(out: &mut Vec<u8>, date: &Date, response: &Response<'_>) {
 pub fn write_stream_head(out: &mut Vec<u8>, date: &Date, chunked: bool, cors: &CorsHeaders) {
     write_status(out, 200, date);
     out.extend_from_slice(
-        b"Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\nConnection: close\r\n",
+        b"Content-Type: text/event-stream\r\nCache-Control: no-cache, no-transform\r\nX-Accel-Buffering: no\r\n\
+          Connection: close\r\n",
     );
     if chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");

@@ -13,7 +13,7 @@ use uuid::Uuid;
 const GRACE: u64 = 1000;
 /// The head of a stream; all of them are of one length.
 const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n\
-    Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\nConnection: close\r\n\r\n";
+    Content-Type: text/event-stream\r\nCache-Control: no-cache, no-transform\r\nX-Accel-Buffering: no\r\nConnection: close\r\n\r\n";
 const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
 const ANY_ORIGIN: &str = "Access-Control-Allow-Origin: *\r\n";
 
