@@ -119,6 +119,13 @@ fn bytes_beyond_ascii_decode_as_latin_1() {
 }
 
 #[test]
+fn the_last_event_id_is_utf_8_where_it_can_be() {
+    let field = "Last-Event-ID: \u{20ac}5 \"caf\u{e9}\"\r\nlast-event-id: \u{1f600}\r\n";
+    assert_eq!(headers_json(field.as_bytes()), "\"last-event-id\":\"\u{20ac}5 \\\"caf\u{e9}\\\", \u{1f600}\"");
+    assert_eq!(headers_json(b"Last-Event-ID: caf\xe9\r\n"), "\"last-event-id\":\"caf\u{e9}\"");
+}
+
+#[test]
 fn json_escapes_what_it_must() {
     assert_eq!(headers_json(b"X-J: a\"b\\c\td</\r\n"), r#""x-j":"a\"b\\c\td</""#);
 }

@@ -126,7 +126,7 @@ fn push_first(out: &mut String, headers: &[Header<'_>], index: usize) {
     push_text(out, headers[index].name);
     out[start..].make_ascii_lowercase();
     out.push_str("\":\"");
-    push_value(out, headers[index].value);
+    push_value(out, headers[index].name, headers[index].value);
 }
 
 /// The indexes of all headers, each with that of the first header of the same name: names in the order in which they
@@ -173,14 +173,14 @@ fn push_repeat(out: &mut String, &Header { name, value }: &Header<'_>) {
         return;
     }
     out.push_str(if name.eq_ignore_ascii_case("cookie") { "; " } else { ", " });
-    push_value(out, value);
+    push_value(out, name, value);
 }
 
 /// A header value is bytes; each stands for the Latin-1 character of its number, as browsers and Node.js read it (Fetch,
-/// "isomorphic decode").
-fn push_value(out: &mut String, value: &[u8]) {
+/// "isomorphic decode"). But browsers send the id of an event back in UTF-8 (WHATWG HTML, section 9.2.3).
+fn push_value(out: &mut String, name: &str, value: &[u8]) {
     match std::str::from_utf8(value) {
-        Ok(text) if text.is_ascii() => push_text(out, text),
+        Ok(text) if text.is_ascii() || name.eq_ignore_ascii_case("last-event-id") => push_text(out, text),
         Ok(_) | Err(_) => push_text(out, &value.iter().map(|byte| char::from(*byte)).collect::<String>()),
     }
 }
