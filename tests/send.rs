@@ -3,7 +3,7 @@
 mod common;
 
 use common::{
-    Answer, BUFFERED, Backend, Client, Gate, Gateway, OK, Stream, assert_error, assert_json, get, send_request,
+    Answer, BUFFERED, Backend, Client, Gate, Gateway, OK, Stream, assert_error, assert_json, get, post, send_request,
 };
 
 const NOT_FOUND: &str = r#"{"error":"Token not found"}"#;
@@ -98,6 +98,16 @@ fn escapes_in_keys_and_tokens_are_read() {
     let response = opened.send(&format!(r#"{{"\u0074oken":"{escaped}","event":{{"d\u0061ta":"x"}}}}"#));
     assert_json(&response, 200, OK);
     assert_eq!(opened.stream.frame(), "data: x\n\n");
+}
+
+#[test]
+fn a_trailing_slash_changes_nothing() {
+    let opened = opened();
+    let body = format!(r#"{{"token":"{}"}}"#, opened.token);
+    assert_json(&opened.gateway.request(post("/internal/send/", &body)), 200, OK);
+    for target in ["/internal/connections/", "/internal/metrics/?x=y"] {
+        assert_eq!(opened.gateway.get(target).status, 200, "{target}");
+    }
 }
 
 #[test]

@@ -128,7 +128,7 @@ fn internal(head: &Head<'_, '_>, path: &str, listener: Listener, peer: Peer, set
     {
         return Route::Answer(Reply::Refused(Refusal::Unauthorized, CorsHeaders::Off));
     }
-    match path {
+    match path.strip_suffix('/').unwrap_or(path) {
         "/internal/send" => {}
         "/internal/metrics" => return report(head, Reply::Metrics),
         "/internal/connections" if !may_list(head, peer, settings) => {
