@@ -12,9 +12,12 @@ fn with_origin(request: &str, origin: &str) -> String {
 
 /// The answer to a preflight of a stream.
 fn preflight(gateway: &Gateway, origin: &str) -> Response {
-    let fields = format!(
-        "\r\nOrigin: {origin}\r\nAccess-Control-Request-Method: GET\r\nAccess-Control-Request-Headers: x\r\n\r\n"
-    );
+    preflight_for(gateway, origin, "")
+}
+
+/// The same, with further fields.
+fn preflight_for(gateway: &Gateway, origin: &str, fields: &str) -> Response {
+    let fields = format!("\r\nOrigin: {origin}\r\nAccess-Control-Request-Method: GET\r\n{fields}\r\n");
     let request = get("/x").replacen("GET", "OPTIONS", 1).replacen("\r\n\r\n", &fields, 1);
     Client::open(gateway.port, request).response()
 }
@@ -108,6 +111,60 @@ fn preflights_are_answered_without_a_callback() {
     assert_eq!(response.header("access-control-allow-headers"), Some(headers));
     assert_eq!(response.header("access-control-max-age"), Some("86400"));
     assert_eq!(backend.history().len(), 0);
+}
+
+#[test]
+fn a_preflight_is_allowed_the_headers_that_it_asks_for() {
+    let gateway = Gateway::builder().set("CORS_ORIGINS", LISTED).start();
+    let allowed = |asked: &str| {
+        let fields = format!("Access-Control-Request-Headers: {asked}\r\n");
+        let response = preflight_for(&gateway, LISTED, &fields);
+        assert_allowed(&response, LISTED);
+        response.header("access-control-allow-headers").unwrap_or_default().to_owned()
+    };
+    assert_eq!(allowed("x-tenant,authorization"), "x-tenant, authorization");
+    assert_eq!(allowed("x-a\r\nAccess-Control-Request-Headers: x-b"), "x-a, x-b");
+    // No names: what stands beside them is allowed.
+    assert_eq!(allowed("x(y), \"z\", x-a"), "x-a");
+    assert_eq!(allowed("x y"), "Authorization, Cache-Control, Content-Type, Last-Event-ID");
+    let denied = preflight_for(&gateway, "https://b.example", "Access-Control-Request-Headers: x-a\r\n");
+    assert_eq!(denied.header("access-control-allow-headers"), None);
+}
+
+#[test]
+fn errors_of_requests_that_cannot_be_read_carry_it_as_well() {
+    let gateway = Gateway::builder().set("CORS_ORIGINS", LISTED).set("MAX_BODY_BYTES", 10).start();
+    let cookie = format!("Cookie: {}", "c".repeat(20_000));
+    for (field, status) in [
+        (cookie.as_str(), 431),
+        ("Bad Name: x", 400),
+        ("Transfer-Encoding: gzip", 501),
+        ("Content-Length: 11", 413),
+        ("Expect: nonsense", 417),
+    ] {
+        let fields = format!("\r\nOrigin: {LISTED}\r\n{field}\r\n\r\n");
+        let response = gateway.request(get("/x").replacen("\r\n\r\n", &fields, 1));
+        assert_error(&response, status);
+        assert_allowed(&response, LISTED);
+        if status != 413 && status != 417 {
+            let response = gateway.request(get("/internal/send").replacen("\r\n\r\n", &fields, 1));
+            assert_not_allowed(&response);
+            let response = gateway.request(get("/healthz").replacen("\r\n\r\n", &fields, 1));
+            assert_not_allowed(&response);
+        }
+    }
+    let fields = format!("\r\nOrigin: https://b.example\r\n{cookie}\r\n\r\n");
+    assert_not_allowed(&gateway.request(get("/x").replacen("\r\n\r\n", &fields, 1)));
+}
+
+#[test]
+fn the_error_of_a_body_that_is_cut_short_carries_it_as_well() {
+    let gateway = Gateway::builder().set("CORS_ORIGINS", LISTED).start();
+    let request = with_origin(&get("/x").replacen("GET", "OPTIONS", 1), LISTED);
+    let request = request.replacen("\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 1);
+    let response = gateway.request(request);
+    assert_error(&response, 400);
+    assert_allowed(&response, LISTED);
 }
 
 #[test]

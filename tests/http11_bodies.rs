@@ -264,6 +264,48 @@ fn a_refusal_is_readable_though_the_client_is_still_sending() {
     }
 }
 
+#[test]
+fn the_body_of_a_get_has_the_same_limit() {
+    let backend = Backend::accepting();
+    let gateway = Gateway::for_backend(&backend).set("MAX_BODY_BYTES", 1000).start();
+    let framed = |target: &str, fields: &str| get(target).replacen("\r\n\r\n", &format!("\r\n{fields}\r\n\r\n"), 1);
+    for target in ["/x", "/healthz", "/internal/metrics"] {
+        for length in [1001, u64::MAX] {
+            let mut client = Client::open(gateway.port, framed(target, &format!("Content-Length: {length}")));
+            assert_error(&client.response(), 413);
+            client.assert_closed();
+        }
+    }
+    let options = framed("*", "Content-Length: 1001").replacen("GET", "OPTIONS", 1);
+    assert_error(&gateway.request(options), 413);
+    let mut client = Client::open(gateway.port, framed("/healthz", "Transfer-Encoding: chunked") + "3e9\r\n");
+    assert_error(&client.response(), 413);
+    client.assert_closed();
+    assert_eq!(backend.history().len(), 0, "no callback was made");
+    // The error that the head has decided on stays.
+    assert_error(&gateway.request(framed("/internal/nothing", "Content-Length: 1001")), 404);
+    let mut stream =
+        Stream::accept(Client::open(gateway.port, framed("/x", "Content-Length: 1000") + &"x".repeat(1000)));
+    let token = backend.connect("/x").token().to_owned();
+    assert_eq!(gateway.event(&token, "fine").status, 200);
+    assert_eq!(stream.frame(), "data: fine\n\n");
+}
+
+#[test]
+fn a_chunked_body_behind_a_stream_has_the_same_limit() {
+    let backend = Backend::accepting();
+    let gateway = Gateway::for_backend(&backend).set("MAX_BODY_BYTES", 50_000).start();
+    let head = get("/x").replacen("\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n", 1);
+    let mut stream = Stream::accept(Client::open(gateway.port, head));
+    let token = backend.connect("/x").token().to_owned();
+    stream.client.send(format!("c000\r\n{}\r\n0\r\n\r\n", "x".repeat(0xc000)));
+    assert_eq!(gateway.event(&token, "fine").status, 200);
+    assert_eq!(stream.frame(), "data: fine\n\n");
+    // The gateway may be through with it before all is written.
+    let _ = stream.client.try_send("x".repeat(20_000));
+    assert_eq!(backend.disconnect(&token).detail(), Some("excess_input"));
+}
+
 /// As most clients do, these two write the whole request before they read.
 #[test]
 fn a_refusal_is_readable_however_much_comes_behind_it() {

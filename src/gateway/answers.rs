@@ -156,12 +156,6 @@ const RETRY_AFTER: &[Field<'static>] = &[("Retry-After", b"5")];
 /// Of "Unauthorized".
 const CHALLENGE: &[Field<'static>] = &[("WWW-Authenticate", b"Bearer")];
 
-const PREFLIGHT_FIELDS: &[Field<'static>] = &[
-    ("Access-Control-Allow-Methods", b"GET"),
-    ("Access-Control-Allow-Headers", b"Authorization, Cache-Control, Content-Type, Last-Event-ID"),
-    ("Access-Control-Max-Age", b"86400"),
-];
-
 const NO_CORS: &CorsHeaders = &CorsHeaders::Off;
 
 /// Name and value of a header field.
@@ -191,7 +185,7 @@ impl<'a> Answer<'a> {
         Answer { fields: fields.into(), ..self }
     }
 
-    fn with_cors(mut self, cors: &'a CorsHeaders) -> Answer<'a> {
+    pub(super) fn with_cors(mut self, cors: &'a CorsHeaders) -> Answer<'a> {
         self.cors = cors;
         self
     }
@@ -231,12 +225,16 @@ impl<'a> Answer<'a> {
         Answer::new(204, b"".as_slice()).with_cors(cors).with_fields(vec![("Allow", allow.as_bytes())])
     }
 
-    /// The answer to a CORS preflight (WHATWG Fetch, section 3.2.2).
-    pub(super) fn preflight(cors: &'a CorsHeaders) -> Answer<'a> {
+    /// The answer to a CORS preflight (WHATWG Fetch, section 3.2.2). `headers` may be sent.
+    pub(super) fn preflight(cors: &'a CorsHeaders, headers: &'a str) -> Answer<'a> {
         let answer = Answer::new(204, b"".as_slice()).with_cors(cors);
         match cors {
             CorsHeaders::Off | CorsHeaders::Denied => answer,
-            CorsHeaders::Any | CorsHeaders::Origin(_) => answer.with_fields(PREFLIGHT_FIELDS),
+            CorsHeaders::Any | CorsHeaders::Origin(_) => answer.with_fields(vec![
+                ("Access-Control-Allow-Methods", b"GET".as_slice()),
+                ("Access-Control-Allow-Headers", headers.as_bytes()),
+                ("Access-Control-Max-Age", b"86400"),
+            ]),
         }
     }
 

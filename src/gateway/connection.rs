@@ -70,6 +70,40 @@ pub(super) enum Purpose {
     Answer(Reply),
 }
 
+impl Purpose {
+    /// Whether the head has decided on an error: what comes behind it changes nothing.
+    pub(super) fn is_refused(&self) -> bool {
+        match self {
+            Purpose::Answer(Reply::Refused(..) | Reply::MethodNotAllowed(..) | Reply::BadParameter(_)) => true,
+            Purpose::Send
+            | Purpose::Answer(
+                Reply::Healthz
+                | Reply::Readyz
+                | Reply::Metrics
+                | Reply::Connections(_)
+                | Reply::Options(..)
+                | Reply::Preflight(..),
+            ) => false,
+        }
+    }
+
+    /// What a page may read of the answer.
+    pub(super) fn cors(&self) -> &CorsHeaders {
+        match self {
+            Purpose::Answer(
+                Reply::Options(_, cors)
+                | Reply::Preflight(cors, _)
+                | Reply::Refused(_, cors)
+                | Reply::MethodNotAllowed(_, cors),
+            ) => cors,
+            Purpose::Send
+            | Purpose::Answer(
+                Reply::Healthz | Reply::Readyz | Reply::Metrics | Reply::Connections(_) | Reply::BadParameter(_),
+            ) => &CorsHeaders::Off,
+        }
+    }
+}
+
 /// A request whose head has been read, and what to do once its body is there.
 pub(super) struct Body {
     pub purpose: Purpose,

@@ -125,7 +125,7 @@ impl Hints {
             | Reply::Metrics
             | Reply::Connections(_)
             | Reply::Options(..)
-            | Reply::Preflight(_)
+            | Reply::Preflight(..)
             | Reply::BadParameter(_) => return,
         };
         if let Some(hint) = self.once(hint) {

@@ -10,7 +10,7 @@ use crate::callback::Detail;
 use crate::clock::Millis;
 use crate::http::body::Chunked;
 use crate::http::request::{self, Expect, Framing, Head, HeadError, Version};
-use crate::http::response;
+use crate::http::response::{self, CorsHeaders};
 use crate::hub::{ConnId, EndReason};
 use crate::table::Table;
 
@@ -87,7 +87,8 @@ impl Shared {
                         Some(used)
                     }
                     Progress::Malformed => {
-                        self.refuse_malformed(now, connection, "invalid chunk");
+                        let cors = body.purpose.cors().clone();
+                        self.refuse_malformed(now, connection, "invalid chunk", &cors);
                         None
                     }
                 },
@@ -117,11 +118,16 @@ impl Shared {
             Ok(head) => head?,
             Err(error) => {
                 self.hints.tls(input);
-                self.refuse_head(now, connection, error);
+                let cors = routes::cors_of_unread(input, connection.listener, &self.settings);
+                self.refuse_head(now, connection, error, &cors);
                 return None;
             }
         };
         match routes::route(&head, connection.listener, connection.peer, &self.settings) {
+            Route::Stream(cors) if self.is_too_long(head.framing) => {
+                self.refuse_cors(now, connection, Refusal::BodyTooLarge, &cors);
+                Some(head.bytes)
+            }
             Route::Stream(cors) => {
                 let mode = StreamMode { chunked: head.version == Version::Http11, cors };
                 self.connect(now, connection, &head, mode);
@@ -146,7 +152,7 @@ impl Shared {
         rest: &[u8],
     ) -> Option<usize> {
         let mode = ResponseMode { keep_alive: head.keep_alive, head_only: head.method == "HEAD" };
-        let too_long = matches!(head.framing, Framing::Length(length) if length > self.settings.body_bytes_max as u64);
+        let too_long = self.is_too_long(head.framing);
         let remaining = match head.framing {
             Framing::Empty => {
                 self.finish_request(now, connections, id, purpose, &[], mode);
@@ -156,8 +162,8 @@ impl Shared {
             Framing::Chunked => Remaining::Chunked(Chunked::default()),
         };
         match &purpose {
-            Purpose::Send if too_long => {
-                self.refuse(now, current(connections, id), Refusal::BodyTooLarge);
+            purpose if too_long && !purpose.is_refused() => {
+                self.refuse_cors(now, current(connections, id), Refusal::BodyTooLarge, purpose.cors());
                 return Some(head.bytes);
             }
             // The body is not worth waiting for, or the client waits to be told whether to send it.
@@ -193,15 +199,20 @@ impl Shared {
         }
     }
 
+    fn is_too_long(&self, framing: Framing) -> bool {
+        matches!(framing, Framing::Length(length) if length > self.settings.body_bytes_max as u64)
+    }
+
     /// The body in hand is longer than bodies may be.
     fn refuse_body(&mut self, now: Millis, connections: &mut Table<Connection>, id: ConnId) {
         let connection = current(connections, id);
         let State::Reading(reading) = &mut connection.state else { return };
-        match reading.body.take().map(|body| *body) {
-            Some(Body { purpose: purpose @ Purpose::Answer(_), mode, .. }) => {
-                self.finish_request(now, connections, id, purpose, &[], ResponseMode { keep_alive: false, ..mode });
+        match &mut reading.body {
+            Some(body) if body.purpose.is_refused() => {
+                body.mode.keep_alive = false;
+                self.finish_body_of_request(now, connections, id);
             }
-            Some(Body { purpose: Purpose::Send, .. }) | None => self.refuse(now, connection, Refusal::BodyTooLarge),
+            Some(_) | None => self.refuse(now, connection, Refusal::BodyTooLarge),
         }
     }
 
@@ -278,7 +289,7 @@ impl Shared {
             Reply::Healthz => Answer::healthy(),
             Reply::Readyz => Answer::readiness(self.settings.callback_configured, self.shutdown.has_begun()),
             Reply::Options(allow, cors) => Answer::options(allow, cors),
-            Reply::Preflight(cors) => Answer::preflight(cors),
+            Reply::Preflight(cors, headers) => Answer::preflight(cors, headers),
             Reply::Refused(refusal, cors) => {
                 self.stats.refuse(*refusal);
                 Answer::refusal(*refusal, cors)
@@ -330,18 +341,18 @@ impl Shared {
         }
     }
 
-    fn refuse_head(&mut self, now: Millis, connection: &mut Connection, error: HeadError) {
+    fn refuse_head(&mut self, now: Millis, connection: &mut Connection, error: HeadError, cors: &CorsHeaders) {
         match error {
-            HeadError::Malformed(what) => self.refuse_malformed(now, connection, what),
-            HeadError::TooLarge => self.refuse(now, connection, Refusal::HeadTooLarge),
-            HeadError::Version => self.refuse(now, connection, Refusal::Version),
-            HeadError::TransferCoding => self.refuse(now, connection, Refusal::TransferCoding),
+            HeadError::Malformed(what) => self.refuse_malformed(now, connection, what, cors),
+            HeadError::TooLarge => self.refuse_cors(now, connection, Refusal::HeadTooLarge, cors),
+            HeadError::Version => self.refuse_cors(now, connection, Refusal::Version, cors),
+            HeadError::TransferCoding => self.refuse_cors(now, connection, Refusal::TransferCoding, cors),
         }
     }
 
-    fn refuse_malformed(&mut self, now: Millis, connection: &mut Connection, what: &str) {
+    fn refuse_malformed(&mut self, now: Millis, connection: &mut Connection, what: &str, cors: &CorsHeaders) {
         self.stats.refuse(Refusal::Malformed);
-        let answer = Answer::detailed_refusal(Refusal::Malformed, what);
+        let answer = Answer::detailed_refusal(Refusal::Malformed, what).with_cors(cors);
         self.answer(now, connection, &answer, ResponseMode::LAST);
         self.start_closing(connection);
     }

@@ -2,8 +2,9 @@
 
 use super::answers::Refusal;
 use super::settings::{Cors, Settings};
-use crate::http::request::{Expect, Head, decimal};
+use crate::http::request::{Expect, Head, decimal, is_token, list};
 use crate::http::response::CorsHeaders;
+use crate::http::unread;
 use core::net::Ipv4Addr;
 use std::borrow::Cow;
 
@@ -47,8 +48,8 @@ pub(super) enum Reply {
     Connections(Page),
     /// 204 to OPTIONS, with the value of `Allow`.
     Options(&'static str, CorsHeaders),
-    /// 204 to a CORS preflight.
-    Preflight(CorsHeaders),
+    /// 204 to a CORS preflight, with the value of `Access-Control-Allow-Headers`.
+    Preflight(CorsHeaders, String),
     /// An error that says all there is to say.
     Refused(Refusal, CorsHeaders),
     /// 405, with the value of `Allow`.
@@ -69,6 +70,9 @@ pub(super) struct Page {
 /// Entries on a page of which nothing else is said, and the most there may be.
 const PAGE_LIMIT: usize = 1000;
 const PAGE_LIMIT_MAX: usize = 10_000;
+
+/// Headers that any page may send with its GET for a stream.
+const ALLOWED_HEADERS: &str = "Authorization, Cache-Control, Content-Type, Last-Event-ID";
 
 const ALLOW_STREAM: &str = "GET, OPTIONS";
 const ALLOW_PROBE: &str = "GET, HEAD, OPTIONS";
@@ -108,11 +112,20 @@ fn stream(head: &Head<'_, '_>, settings: &Settings) -> Route {
         "GET" if head.expect == Expect::Unknown => Route::Answer(Reply::Refused(Refusal::Expectation, cors)),
         "GET" => Route::Stream(cors),
         "OPTIONS" if cors != CorsHeaders::Off && head.header("access-control-request-method").is_some() => {
-            Route::Answer(Reply::Preflight(cors))
+            Route::Answer(Reply::Preflight(cors, allowed_headers(head)))
         }
         "OPTIONS" => Route::Answer(Reply::Options(ALLOW_STREAM, cors)),
         _ => Route::Answer(Reply::MethodNotAllowed(ALLOW_STREAM, cors)),
     }
+}
+
+/// The headers that a preflight asks for, as far as they are names; without any, those that pages usually send.
+fn allowed_headers(head: &Head<'_, '_>) -> String {
+    let fields =
+        head.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("access-control-request-headers"));
+    let names = fields.flat_map(|header| list(header.value)).filter(|name| is_token(name));
+    let names: Vec<_> = names.filter_map(|name| std::str::from_utf8(name).ok()).collect();
+    if names.is_empty() { ALLOWED_HEADERS.to_owned() } else { names.join(", ") }
 }
 
 fn internal(head: &Head<'_, '_>, path: &str, listener: Listener, peer: Peer, settings: &Settings) -> Route {
@@ -194,6 +207,21 @@ fn page(head: &Head<'_, '_>) -> Result<Page, &'static str> {
         }
     }
     Ok(page)
+}
+
+/// What the page that sent a head may read of the error, if the head could not be read to its end: as far as its lines
+/// have come, and could be for a stream.
+pub(super) fn cors_of_unread(input: &[u8], listener: Listener, settings: &Settings) -> CorsHeaders {
+    let is_stream = |target: &[u8]| match target.split(|byte| *byte == b'?').next() {
+        Some(b"/healthz" | b"/healthz/" | b"/readyz" | b"/readyz/") | None => false,
+        Some(path) => path.starts_with(b"/") && !path.starts_with(b"/internal/"),
+    };
+    match unread::origin(input) {
+        Some(origin) if listener == Listener::Public && unread::target(input).is_some_and(is_stream) => {
+            cors_headers(&settings.cors, Some(origin))
+        }
+        Some(_) | None => CorsHeaders::Off,
+    }
 }
 
 /// What a page from `origin` (the raw `Origin` field) may do.

@@ -89,11 +89,28 @@ impl Shared {
         Ticket::new(connection.id)
     }
 
-    /// An answer after which nothing of the connection's input can be trusted.
+    /// An answer to the request in hand after which nothing of the connection's input can be trusted.
     pub(super) fn refuse(&mut self, now: Millis, connection: &mut Connection, refusal: Refusal) {
+        let cors = match &connection.state {
+            State::Reading(reading) => reading.body.as_ref().map(|body| body.purpose.cors().clone()),
+            State::Answering(_) | State::Connecting(_) | State::Streaming(_) | State::Closing(_) | State::Closed(_) => {
+                None
+            }
+        };
+        self.refuse_cors(now, connection, refusal, &cors.unwrap_or_default());
+    }
+
+    /// The same, for a page that may read `cors`.
+    pub(super) fn refuse_cors(
+        &mut self,
+        now: Millis,
+        connection: &mut Connection,
+        refusal: Refusal,
+        cors: &CorsHeaders,
+    ) {
         self.hints.limit(refusal);
         self.stats.refuse(refusal);
-        self.answer(now, connection, &Answer::refusal(refusal, &CorsHeaders::Off), ResponseMode::LAST);
+        self.answer(now, connection, &Answer::refusal(refusal, cors), ResponseMode::LAST);
         self.start_closing(connection);
     }
 

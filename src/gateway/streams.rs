@@ -17,7 +17,7 @@ use log::{debug, info, warn};
 use std::borrow::Cow;
 use uuid::Uuid;
 
-/// What a client may send behind its GET; enough for a stray CRLF or a pipelined request.
+/// What a client may send behind its GET and its body; enough for a stray CRLF or a pipelined request.
 const INPUT_AFTER_GET_BYTES: u64 = 8 * 1024;
 
 /// `retry` of a stream that failed to open, if `RECONNECT_DELAY_MILLISECONDS` says nothing; what browsers use by default.
@@ -45,7 +45,8 @@ impl Shared {
         let token = connection.token;
         let pending = PendingConnect { token, request, owner: Ok(connection.id) };
         let declared = match head.framing {
-            Framing::Empty | Framing::Chunked => 0,
+            Framing::Empty => 0,
+            Framing::Chunked => self.settings.body_bytes_max as u64,
             Framing::Length(length) => length,
         };
         connection.discard = DiscardBudget::new(declared.saturating_add(INPUT_AFTER_GET_BYTES));

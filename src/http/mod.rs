@@ -8,3 +8,4 @@
 pub mod body;
 pub mod request;
 pub mod response;
+pub(crate) mod unread;

@@ -357,6 +357,11 @@ pub(crate) fn decimal(value: &[u8]) -> Option<u64> {
     })
 }
 
+/// Whether `text` is a token (RFC 9110 section 5.6.2).
+pub(crate) fn is_token(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(|byte| is_token_byte(*byte))
+}
+
 /// tchar of RFC 9110 section 5.6.2.
 pub(super) fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
