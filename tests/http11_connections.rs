@@ -21,6 +21,23 @@ fn connections_are_kept_alive() {
 }
 
 #[test]
+fn the_first_answer_of_a_kept_connection_says_for_how_long_it_is_kept() {
+    let backend = Backend::accepting();
+    let gateway = Gateway::for_backend(&backend).set("KEEPALIVE_TIMEOUT_SECONDS", 42).start();
+    let (_stream, token) = gateway.open_with(&backend, "/x");
+    let delivered = send_request(&format!(r#"{{"token":"{token}"}}"#));
+    for request in [delivered.as_str(), &send_request("{"), &get("/healthz")] {
+        let mut client = gateway.client();
+        assert_eq!(client.exchange(request).header("keep-alive"), Some("timeout=42"));
+        for again in [request, &delivered] {
+            assert_eq!(client.exchange(again).header("keep-alive"), None);
+        }
+        let last = request.replacen("\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1);
+        assert_eq!(gateway.request(last).header("keep-alive"), None);
+    }
+}
+
+#[test]
 fn connection_close_closes() {
     let gateway = Gateway::builder().start();
     for value in ["close", "Close", "x, close", "close , y"] {

@@ -14,6 +14,7 @@ fn every_registered_status_has_its_phrase() {
             fields: &[],
             cors: &CorsHeaders::Off,
             close: true,
+            keepalive: None,
             head_only: false,
         };
         response::write(&mut out, &Date::new(0), &response);

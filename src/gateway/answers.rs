@@ -6,6 +6,7 @@ use crate::http::response::{self, CorsHeaders, Date, Response};
 use crate::metrics;
 use crate::send::SendError;
 use std::borrow::Cow;
+use std::time::Duration;
 
 /// How to answer a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -286,8 +287,8 @@ impl<'a> Answer<'a> {
         Answer { content_type: metrics::CONTENT_TYPE, ..Answer::new(200, text.into_bytes()) }
     }
 
-    /// Appends the response.
-    pub(super) fn write(&self, out: &mut Vec<u8>, date: &Date, mode: ResponseMode) {
+    /// Appends the response; `keepalive` is how long its connection may be idle, where it says so.
+    pub(super) fn write(&self, out: &mut Vec<u8>, date: &Date, mode: ResponseMode, keepalive: Option<Duration>) {
         let response = Response {
             status: self.status,
             content_type: self.content_type,
@@ -295,6 +296,7 @@ impl<'a> Answer<'a> {
             fields: &self.fields,
             cors: self.cors,
             close: !mode.keep_alive,
+            keepalive,
             head_only: mode.head_only,
         };
         response::write(out, date, &response);

@@ -22,6 +22,8 @@ pub(super) struct Connection {
     pub peer: Peer,
     /// The peer has ended its side: nothing more will be read.
     pub read_closed: bool,
+    /// Whether an answer has said how long the connection may be idle.
+    pub keepalive_told: bool,
     /// What a client may still send behind its GET.
     pub discard: DiscardBudget,
     /// When something must happen.
@@ -238,6 +240,7 @@ impl Connection {
             listener,
             peer,
             read_closed: false,
+            keepalive_told: false,
             discard: DiscardBudget::default(),
             deadline: Millis::NEVER,
             scheduled: Millis::NEVER,

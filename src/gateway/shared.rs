@@ -70,17 +70,25 @@ impl Shared {
         self.date = date;
         self.delivered.clear();
         let mode = ResponseMode { keep_alive: true, head_only: false };
-        Answer::send(SendResult::Ok).write(&mut self.delivered, &date, mode);
+        Answer::send(SendResult::Ok).write(&mut self.delivered, &date, mode, None);
     }
 
     /// Appends a response.
     pub(super) fn answer(&mut self, now: Millis, connection: &mut Connection, answer: &Answer<'_>, mode: ResponseMode) {
-        answer.write(self.outbox.bytes(now, &mut connection.out), &self.date, mode);
+        let tells_keepalive = mode.keep_alive && !connection.keepalive_told;
+        connection.keepalive_told |= tells_keepalive;
+        let keepalive = tells_keepalive.then_some(self.settings.keepalive_timeout);
+        answer.write(self.outbox.bytes(now, &mut connection.out), &self.date, mode, keepalive);
     }
 
     /// Appends the answer to a send that was delivered, on a connection that goes on.
     pub(super) fn answer_delivered(&mut self, now: Millis, connection: &mut Connection) {
-        self.outbox.bytes(now, &mut connection.out).extend_from_slice(&self.delivered);
+        if connection.keepalive_told {
+            self.outbox.bytes(now, &mut connection.out).extend_from_slice(&self.delivered);
+        } else {
+            let mode = ResponseMode { keep_alive: true, head_only: false };
+            self.answer(now, connection, &Answer::send(SendResult::Ok), mode);
+        }
     }
 
     /// Lets the connection owe the answer to the request in hand.

@@ -72,6 +72,8 @@ pub struct Response<'a> {
     pub cors: &'a CorsHeaders,
     /// Whether this is the last response on its connection.
     pub close: bool,
+    /// For how long the connection may be idle behind it, if it says so.
+    pub keepalive: Option<Duration>,
     /// The answer to a HEAD request: the fields of the body, without the body.
     pub head_only: bool,
 }
@@ -94,6 +96,11 @@ pub fn write(out: &mut Vec<u8>, date: &Date, response: &Response<'_>) {
     response.cors.write(out);
     if response.close {
         out.extend_from_slice(b"Connection: close\r\n");
+    }
+    if let Some(idle) = response.keepalive {
+        out.extend_from_slice(b"Keep-Alive: timeout=");
+        write_decimal(out, usize::try_from(idle.as_secs()).unwrap_or(usize::MAX));
+        out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(b"\r\n");
     if !response.head_only && !matches!(response.status, 204 | 304) {
@@ -214,6 +221,7 @@ mod tests {
         fields: &[],
         cors: &CorsHeaders::Off,
         close: false,
+        keepalive: None,
         head_only: false,
     };
 
