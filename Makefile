@@ -92,8 +92,8 @@ test-python: $(VENV)/installed ## The Python client, its fixture, and the applic
 sim: ## The simulation: SEEDS=1000 for many runs, SEED=42 to replay one
 	$(if $(SEEDS),SIM_SEEDS=$(SEEDS)) $(if $(SEED),SIM_SEED=$(SEED)) cargo test --profile proof --test simulation -- --nocapture
 
-planted: ## Plants bugs, one at a time, and says which check of the simulation catches each: SEEDS=1000
-	@tests/simulation/planted/run $(or $(SEEDS),1000)
+planted: ## Plants bugs, one at a time, and says which check of the simulation catches each: SEEDS=3000
+	@tests/simulation/planted $(or $(SEEDS),3000)
 
 mutants: ## Mutates the core and lists the changes that no test catches; needs cargo-mutants, and hours. FILE=src/timer.rs for one file
 	mkdir -p $(TARGET_DIR)

@@ -4,6 +4,8 @@
 //! goes back as soon as the kernel has taken it all, which is nearly always at once: a handful of
 //! warm buffers serves any number of streams.
 
+use crate::planted;
+
 /// What all pooled buffers together may keep allocated. A batch of sends touches a few hundred
 /// streams, each with a frame or two; more than this is better returned to the allocator.
 const POOL_BYTES_MAX: usize = 1 << 20;
@@ -55,7 +57,10 @@ impl Pool {
         let capacity = content.bytes.capacity();
         if capacity > 0 && capacity <= POOLED_BUFFER_BYTES_MAX && self.bytes + capacity <= POOL_BYTES_MAX {
             content.bytes.clear();
-            content.unfinished = None;
+            // A state that travels with a buffer: what a stream that was cut left in it breaks the next owner's bytes.
+            if !planted::is("pooled-buffer-keeps-its-mark") {
+                content.unfinished = None;
+            }
             content.start = 0;
             self.bytes += capacity;
             self.spare.push(content);
@@ -122,7 +127,10 @@ impl Buffer {
             self.clear(pool);
         } else if content.start >= COMPACT_BYTES_MIN && content.start * 2 >= content.bytes.len() {
             content.bytes.drain(..content.start);
-            content.start = 0;
+            // Bytes lost in the middle of a large backlog, far from any edge that a small test reaches.
+            if !planted::is("compacted-buffer-skips-again") {
+                content.start = 0;
+            }
         }
     }
 

@@ -13,7 +13,7 @@
 //!
 //! | Module | Holds | Knows nothing of |
 //! |---|---|---|
-//! | [`clock`], [`table`], [`escape`], [`flood`], [`secret`], [`timer`], [`buffer`], [`metrics`] | milliseconds; generational slab; text made fit for a log; log lines thinned out; text that is never shown; timer wheel; output buffers and their pool; histograms and the text format of Prometheus | everything else |
+//! | [`clock`], `planted`, [`table`], [`escape`], [`flood`], [`secret`], [`timer`], [`buffer`], [`metrics`] | milliseconds; bugs for the simulation to find; generational slab; text made fit for a log; log lines thinned out; text that is never shown; timer wheel; output buffers and their pool; histograms and the text format of Prometheus | everything else |
 //! | [`http`] | request heads, request bodies, responses: borrowed bytes in, appended bytes out | sockets, streams |
 //! | [`sse`] | event to frame, heartbeat, retry | HTTP, JSON |
 //! | `json` | JSON of backends, read in place: a fast path by hand, the rest by serde_json | commands, callbacks |
@@ -100,6 +100,7 @@ pub mod limits;
 pub mod logger;
 pub mod metrics;
 pub mod notify;
+mod planted;
 pub mod process;
 pub mod reactor;
 pub mod secret;

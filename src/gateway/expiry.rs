@@ -8,6 +8,7 @@ use super::shared::Shared;
 use crate::callback::Detail;
 use crate::clock::Millis;
 use crate::hub::EndReason;
+use crate::planted;
 use std::time::Duration;
 
 impl Shared {
@@ -29,9 +30,15 @@ impl Shared {
                 // From the last one, not from now: heartbeats do not drift. What a jump of the clock
                 // left out stays out.
                 let interval = (self.settings.heartbeat_interval.as_millis() as u64).max(1);
-                let missed = now.since(streaming.heartbeat_at) / interval;
+                // What only a clock that jumps shows.
+                let caught_up = planted::is("missed-heartbeats-are-caught-up");
+                let missed = if caught_up { 0 } else { now.since(streaming.heartbeat_at) / interval };
                 let ahead = Duration::from_millis(interval.saturating_mul(missed + 1));
                 streaming.heartbeat_at = streaming.heartbeat_at.after(ahead);
+                // A drift of a few milliseconds a beat.
+                if planted::is("heartbeat-drifts") {
+                    streaming.heartbeat_at = now.after(self.settings.heartbeat_interval);
+                }
                 self.beat(now, connection);
             }
             State::Closing(closing) => {

@@ -54,6 +54,7 @@ use crate::clock::Millis;
 use crate::http::response::Date;
 use crate::hub::{EndReason, Lane};
 use crate::job::Completion;
+use crate::planted;
 use crate::table::Table;
 use answers::Answer;
 use connection::{Connection, State};
@@ -117,7 +118,11 @@ impl Gateway {
 
     /// Bytes arrived.
     pub fn receive(&mut self, now: Millis, id: ConnId, bytes: &[u8]) {
-        if self.connections.get(id).is_some() {
+        if let Some(connection) = self.connections.get_mut(id) {
+            // An order between two connections.
+            if planted::is("answers-overtake-their-events") {
+                self.shared.outbox.queue(id, &mut connection.out);
+            }
             self.shared.read_input(now, &mut self.connections, id, bytes);
             // The answers go last: the streams that they speak of are offered to the kernel before them.
             self.shared.settle(now, &mut self.connections, id);
@@ -129,11 +134,17 @@ impl Gateway {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.read_closed = true;
         match &connection.state {
+            // Bytes lost with a half-closed connection: a client that sends, ends its side and reads.
+            State::Reading(_) if planted::is("end-of-input-drops-answers") => {
+                Shared::close(connection, CloseMode::Graceful);
+            }
             State::Reading(_) if !connection.out.is_empty() => self.shared.start_closing(connection),
             State::Closing(closing) if !closing.shut => {}
             State::Reading(_) | State::Closing(_) => Shared::close(connection, CloseMode::Graceful),
             // The answer is still wanted.
             State::Answering(_) | State::Closed(_) => {}
+            // A state that is missed.
+            State::Connecting(_) if planted::is("client-that-leaves-meanwhile-is-missed") => {}
             State::Connecting(_) | State::Streaming(_) => {
                 self.shared.cut_stream(connection, EndReason::CLIENT_CLOSED, CloseMode::Graceful);
             }
@@ -185,7 +196,10 @@ impl Gateway {
 
     /// Whether input of that connection should be read now.
     pub fn wants_input(&self, id: ConnId) -> bool {
-        self.connections.get(id).is_some_and(|connection| connection.wants_input(ANSWERS_UNSENT_MAX))
+        // Memory without a bound: a client that asks and never reads.
+        let unbounded = planted::is("requests-are-read-whatever-is-unsent");
+        let answers_max = if unbounded { usize::MAX } else { ANSWERS_UNSENT_MAX };
+        self.connections.get(id).is_some_and(|connection| connection.wants_input(answers_max))
     }
 
     /// Time has passed: does what is due, or as much of it as one turn may take. Of the timers only the first few fire:
@@ -209,6 +223,10 @@ impl Gateway {
                 continue;
             }
             connection.scheduled = Millis::NEVER;
+            // A lost wake-up: the entry was for a deadline that has moved on.
+            if connection.deadline > now && planted::is("moved-deadline-is-lost") {
+                continue;
+            }
             if connection.deadline <= now {
                 self.shared.time_out(now, connection);
             }

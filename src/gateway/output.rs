@@ -4,6 +4,7 @@ use super::actions::{Action, CloseMode};
 use crate::buffer::{Buffer, Pool};
 use crate::clock::Millis;
 use crate::hub::ConnId;
+use crate::planted;
 use std::collections::VecDeque;
 
 /// Room kept for the size of a chunk: most batches for a stream have 16 to 255 bytes.
@@ -43,7 +44,8 @@ impl Output {
 
     /// Unsent bytes that a write has been tried for; a batch of sends that no write has been tried for is no backlog.
     pub(super) fn refused(&self) -> usize {
-        if self.fresh { 0 } else { self.buffer.len() }
+        // A batch that is its own backlog: it ends the stream of a client that reads.
+        if self.fresh && !planted::is("batch-counts-as-backlog") { 0 } else { self.buffer.len() }
     }
 
     /// When output last moved, or began to wait; the connection's birth before that.

@@ -12,6 +12,7 @@ use crate::http::body::Chunked;
 use crate::http::request::{self, Expect, Framing, Head, HeadError, Version};
 use crate::http::response::{self, CorsHeaders};
 use crate::hub::{ConnId, EndReason};
+use crate::planted;
 use crate::table::Table;
 
 /// A head that is this long is looked at again only when another line of it has come: a client that drips bytes must not
@@ -113,6 +114,10 @@ impl Shared {
         let connection = current(connections, id);
         let State::Reading(reading) = &mut connection.state else { return None };
         reading.started.get_or_insert(now);
+        // A limit that a client can push ahead of itself, a byte at a time.
+        if planted::is("time-for-a-request-starts-anew") {
+            reading.started = Some(now);
+        }
         let mut storage = request::storage();
         let head = match request::parse(&mut storage, input, self.settings.head_bytes_max) {
             Ok(head) => head?,

@@ -10,6 +10,7 @@ use crate::clock::Millis;
 use crate::http::request::{Framing, Head};
 use crate::http::response;
 use crate::hub::{EndReason, Lane, Pending, PendingConnect, PendingDisconnect, parse_token};
+use crate::planted;
 use crate::send::{self, SendCommand};
 use crate::sse;
 use crate::table::Table;
@@ -93,6 +94,8 @@ impl Shared {
             Outcome::Answered { status: 200..=299, passed: _, body } => {
                 match (waiting, owner) {
                     (Some(connection), _) => self.open(now, connection, request, body.as_deref()),
+                    // A callback that is missing: only a client that leaves during its connect shows it.
+                    (None, Err(_)) if planted::is("early-leaver-is-never-reported") => {}
                     (None, Err(ending)) => self.queue_disconnect(token, request, ending),
                     (None, Ok(_)) => {}
                 }
@@ -115,6 +118,10 @@ impl Shared {
             && let Some(connecting) = self.give_up_connecting(connection)
         {
             self.fail_connect(now, connection, &connecting.mode, failure);
+        }
+        // A callback that comes twice, if its connect is lost behind the last byte.
+        if written && planted::is("lost-connect-is-reported-twice") {
+            self.queue_disconnect(token, request.clone(), EndReason::error(detail));
         }
         if written {
             // The backend may have accepted what it could not tell us.
@@ -172,7 +179,7 @@ impl Shared {
 
     /// The backend accepted: opens the stream, with everything that is known already in one write.
     fn open(&mut self, now: Millis, connection: &mut Connection, request: Request, body: Option<&[u8]>) {
-        let Some(connecting) = take_connecting(connection) else { return };
+        let Some(mut connecting) = take_connecting(connection) else { return };
         let token = connection.token;
         self.stats.connect(ConnectResult::Accepted);
         self.stats.streams_open += 1;
@@ -193,6 +200,11 @@ impl Shared {
         }
         if let Some(delay) = self.settings.reconnect_delay_ms {
             sse::write_retry(self.outbox.frames(now, &mut connection.out), self.jitter.spread(delay));
+        }
+        // An order that shows only if somebody sends before the backend has answered.
+        if planted::is("events-sent-meanwhile-go-first") {
+            let held = std::mem::take(&mut connecting.held);
+            self.write_events(now, connection, connecting.held_events, |out| out.extend_from_slice(&held));
         }
         if let Some(event) = &answer.event {
             self.write_events(now, connection, 1, |out| event.write(out));
@@ -273,6 +285,9 @@ impl Shared {
                 SendResult::Buffered
             }
             State::Streaming(_) => {
+                // One byte at a limit.
+                let pending_max =
+                    pending_max - usize::from(pending_max > 0 && planted::is("backlog-may-not-reach-its-limit"));
                 if event.is_some() && connection.out.refused() > pending_max {
                     self.cut_stream(connection, EndReason::error(Detail::SlowConsumer), CloseMode::Abort);
                     let id = connection.id;
@@ -316,7 +331,8 @@ impl Shared {
 
     /// The drain reaches an open stream.
     pub(super) fn drain_stream(&mut self, now: Millis, connection: &mut Connection) {
-        if let Some(delay) = self.settings.reconnect_delay_ms {
+        // A state that is missed: nobody notices in a test that ends with the drain.
+        if let Some(delay) = self.settings.reconnect_delay_ms.filter(|_| !planted::is("drain-forgets-the-retry")) {
             sse::write_retry(self.outbox.frames(now, &mut connection.out), self.jitter.spread(delay));
         }
         self.end_stream(now, connection, EndReason::SHUTDOWN);
@@ -344,6 +360,10 @@ impl Shared {
 
     /// An end that the client must be able to tell from a clean one.
     pub(super) fn cut_stream(&mut self, connection: &mut Connection, ending: EndReason, mode: CloseMode) {
+        // An end that lies: the client cannot tell that events are missing.
+        if planted::is("cut-stream-ends-as-if-complete") {
+            return self.end_stream(connection.out.progress_at(), connection, ending);
+        }
         self.retire_stream(connection, ending);
         Shared::close(connection, mode);
     }

@@ -6,6 +6,7 @@
 use super::tokens::ConnId;
 use crate::callback::{Call, CallId, CallKind, Detail, Reason, Request};
 use crate::clock::Millis;
+use crate::planted;
 use crate::table::Table;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -163,9 +164,17 @@ impl Calls {
     /// reason is kept until its outcome is known.
     pub(crate) fn abandon(&mut self, id: CallId, ending: EndReason) {
         let Some(entry) = self.table.get_mut(id) else { return };
-        if entry.started_at.is_some() {
+        // A callback too many: the backend is asked about a client that has left.
+        if entry.started_at.is_some() || planted::is("withdrawn-connect-is-made") {
             match &mut entry.pending {
-                Pending::Connect(connect) => connect.owner = Err(ending),
+                Pending::Connect(connect) => {
+                    connect.owner = Err(ending);
+                    // An order that only a slow backend shows.
+                    if planted::is("disconnect-overtakes-its-connect") {
+                        let (token, request) = (connect.token, connect.request.clone());
+                        self.queue(Pending::Disconnect(PendingDisconnect { token, request, ending }));
+                    }
+                }
                 Pending::Disconnect(_) => debug_assert!(false, "no client waits for a disconnect"),
             }
             return;
@@ -214,7 +223,11 @@ impl Calls {
     /// A few workers (of 128, two) are kept from each lane, so that a flood in one leaves the others moving at once.
     /// As workers become free the lanes take turns, which gives each its share.
     fn lane_limit(&self) -> usize {
-        if self.limit == 1 || self.draining { self.limit } else { self.limit - (self.limit / 64).max(1) }
+        // Starvation: callbacks of the one kind wait while those of the other come.
+        let shared = self.limit > 1 && !planted::is("one-lane-takes-all-workers");
+        // A drain that waits for what cannot come.
+        let draining = self.draining && !planted::is("drain-keeps-a-worker-for-connects");
+        if !shared || draining { self.limit } else { self.limit - (self.limit / 64).max(1) }
     }
 
     /// The lane whose turn it is, of those with a call that may start.

@@ -1,6 +1,7 @@
 //! Whether a listener's clients may be accepted.
 
 use crate::clock::Millis;
+use crate::planted;
 use log::warn;
 use std::io;
 use std::time::Duration;
@@ -48,6 +49,10 @@ impl Gate {
     /// Descriptors or memory ran out.
     pub(super) fn pause(&mut self, now: Millis, error: &io::Error) {
         self.paused_until = Some(now.after(ACCEPT_PAUSE));
+        // A lost wake-up: there is no edge when descriptors are free again.
+        if planted::is("exhaustion-forgets-who-waits") {
+            self.waiting = false;
+        }
         if !self.exhausted {
             self.exhausted = true;
             warn!(error = error.to_string(); "accepting paused");

@@ -17,6 +17,7 @@ pub use system::{Event, System};
 use crate::clock::Millis;
 use crate::gateway::{Action, CloseMode, ConnId, Finished, Gateway, Listener, Peer, SocketError};
 use crate::limits::internal_reserve;
+use crate::planted;
 use gate::Gate;
 use log::{debug, warn};
 use memory::Release;
@@ -254,6 +255,11 @@ impl<N: System> Reactor<N> {
             };
             self.gateway.complete(self.now, completion);
             self.carry_out();
+            // A lost wake-up: one edge speaks for any number of outcomes.
+            if planted::is("outcomes-behind-the-first-are-forgotten") {
+                self.completions_waiting = false;
+                return;
+            }
         }
     }
 
@@ -283,12 +289,20 @@ impl<N: System> Reactor<N> {
                 // A short read empties the socket: the next byte brings an edge. But the end of
                 // input does not, once it has been announced.
                 link.readable = count == TURN_BYTES || link.read_closed;
+                // Lost wake-ups: the edge for what is left has been told already.
+                if planted::is("full-read-is-taken-for-the-last") {
+                    link.readable = link.read_closed;
+                } else if planted::is("end-behind-a-short-read-is-forgotten") {
+                    link.readable = count == TURN_BYTES;
+                }
                 if link.readable {
                     self.enqueue(id);
                 }
                 self.gateway.receive(self.now, id, &self.scratch[..count]);
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => link.readable = false,
+            // A lost wake-up: nothing else will say that there is input.
+            Err(error) if error.kind() == ErrorKind::Interrupted && planted::is("interrupted-read-is-forgotten") => {}
             Err(error) if error.kind() == ErrorKind::Interrupted => self.enqueue(id),
             Err(error) => {
                 debug!(error = error.to_string(); "read failed");
@@ -364,6 +378,11 @@ impl<N: System> Reactor<N> {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 link.writable = false;
                 self.gateway.wrote(self.now, id, 0);
+                // A loop that spins: everything is delivered, and a core is busy.
+                if planted::is("refused-write-is-repeated") {
+                    link.writable = true;
+                    self.enqueue(id);
+                }
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {
                 self.gateway.wrote(self.now, id, 0);
@@ -381,7 +400,10 @@ impl<N: System> Reactor<N> {
     fn after_write(&mut self, id: ConnId) {
         let more = !self.gateway.unsent(id).is_empty();
         let Some(link) = link_mut(&mut self.links, id) else { return };
-        if more || (link.readable && self.gateway.wants_input(id)) {
+        // Lost wake-ups: the kernel owes an edge only for what it refused, and none for what was not read.
+        let (more, unread) =
+            (more && !planted::is("rest-of-a-write-is-forgotten"), !planted::is("input-left-unread-is-forgotten"));
+        if more || (unread && link.readable && self.gateway.wants_input(id)) {
             self.enqueue(id);
         }
     }
@@ -396,6 +418,11 @@ impl<N: System> Reactor<N> {
                 return;
             }
             match self.net.accept(listener) {
+                // A lost wake-up: one edge speaks for any number of clients.
+                Ok((socket, peer)) if planted::is("clients-behind-the-first-are-forgotten") => {
+                    self.admit(listener, peer, socket);
+                    return self.gate(listener).nobody_waits();
+                }
                 Ok((socket, peer)) => self.admit(listener, peer, socket),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return self.gate(listener).nobody_waits(),
                 Err(error) if gate::is_exhausted(&error) => return self.gate(listener).pause(now, &error),
@@ -456,7 +483,9 @@ impl<N: System> Reactor<N> {
 }
 
 fn link_mut<S>(links: &mut [Option<Link<S>>], id: ConnId) -> Option<&mut Link<S>> {
-    links.get_mut(id.slot() as usize)?.as_mut().filter(|link| link.id == id)
+    // A state shared by mistake: slots are reused at once, and events come late.
+    let any = planted::is("event-reaches-the-next-owner-of-a-slot");
+    links.get_mut(id.slot() as usize)?.as_mut().filter(|link| link.id == id || any)
 }
 
 fn read_fault(error: &io::Error) -> SocketError {
