@@ -10,7 +10,7 @@ PACKED = $(shell getconf GNU_LIBC_VERSION 2>/dev/null | awk -F '[ .]' '$$2 > 2 |
 STATIC = RUSTFLAGS='-C target-feature=+crt-static -C link-arg=-Wl,--no-eh-frame-hdr $(PACKED)' cargo build --release --bin ssegateway --target $(HOST)
 
 # What `make mutants` mutates, and which tests over sockets judge what the quick ones (.ci/mutants.toml) leave alive.
-CORE = time table timer buffer escape metrics json/* http/* sse/* send/* callback/* gateway/* reactor/mod
+CORE = clock table timer buffer escape metrics json/* http/* sse/* send/* callback/* hub/* gateway/* reactor/mod
 MUTATE = cargo mutants --config .ci/mutants.toml --output $(TARGET_DIR) $(or $(FILE:%=--file %),$(CORE:%=--file 'src/%.rs'))
 SOCKETS = $(filter-out simulation core reactor rooms python_example tls,$(patsubst tests/%.rs,%,$(wildcard tests/*.rs)))
 

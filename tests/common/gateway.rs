@@ -128,6 +128,7 @@ impl Builder {
             Some(pipe) => pipe.try_clone().expect("a second descriptor").into(),
         };
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        sys::hear_hangups(&mut command);
         let mut child = command.spawn().expect("the binary starts");
         let log = Arc::new(Log::default());
         let follower = child.stderr.take().map(|pipe| follow(pipe, log.clone()));

@@ -127,3 +127,15 @@ pub fn fail_stack_check() -> ! {
     // SAFETY: takes nothing and does nothing but to report and abort.
     unsafe { __stack_chk_fail() }
 }
+
+/// Starts the command with the default action of SIGHUP, also where these tests run under nohup(1).
+pub fn hear_hangups(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: signal is async-signal-safe, and names no function.
+    let reset = || unsafe {
+        libc::signal(libc::SIGHUP, libc::SIG_DFL);
+        Ok(())
+    };
+    // SAFETY: the closure makes one async-signal-safe call and touches no memory of the parent.
+    unsafe { command.pre_exec(reset) };
+}
