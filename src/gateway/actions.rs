@@ -6,9 +6,9 @@ use crate::job::Job;
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Have this done, and pass its outcome to [`Gateway::complete`].
+    /// Have this done, and pass its outcome to [`complete`](super::Gateway::complete).
     Start(Job),
-    /// The metrics are requested: pass the process's figures to [`Gateway::report`].
+    /// The metrics are requested: pass the process's figures to [`report`](super::Gateway::report).
     Report(Ticket),
     /// Everything is flushed: shut the sending side down, so that the peer sees the end.
     ShutdownWrite(ConnId),

@@ -2,7 +2,7 @@
 //! read here for the answers to callbacks, too.
 //!
 //! A send is parsed for every event the gateway carries, so the body is read in place, in one pass for a usual one
-//! ([`json::Scanner`]). What that declines, serde_json parses in full. Both only find the values; what is right, and
+//! (`json::Scanner`). What that declines, serde_json parses in full. Both only find the values; what is right, and
 //! what an error is called, is decided once.
 
 #[cfg(test)]
