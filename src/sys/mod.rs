@@ -22,7 +22,7 @@ pub fn pin_nss() {
     #[cfg(all(target_os = "linux", target_env = "gnu", target_feature = "crt-static"))]
     {
         unsafe extern "C" {
-            fn __nss_configure_lookup(database: *const libc::c_char, services: *const libc::c_char) -> c_int;
+            fn __nss_configure_lookup(database: *const libc::c_char, services: *const libc::c_char) -> libc::c_int;
         }
         // SAFETY: both arguments are NUL-terminated and static; no other thread runs yet. A failure
         // leaves the default in place, so the result needs no check.
