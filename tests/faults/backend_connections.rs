@@ -56,7 +56,8 @@ fn idle_connections_closed_at_random_moments_show_nowhere() {
 fn a_backend_that_dies_and_returns_costs_no_stream() {
     let backend = Backend::accepting();
     let port = backend.port.clone();
-    let mut gateway = Gateway::start(&backend);
+    // Of many failures only some are logged above that level.
+    let mut gateway = Gateway::for_backend(&backend).set("LOG_LEVEL", "debug").start();
     let (stream, token) = gateway.open_with(&backend, "/healthy");
     let healthy = Healthy::start(&gateway, stream, token);
     let (mut kept, kept_token) = gateway.open_with(&backend, "/kept");
