@@ -28,8 +28,8 @@ pub struct Content {
 }
 
 impl Content {
-    fn with_capacity(capacity: usize) -> Box<Content> {
-        Box::new(Content { bytes: Vec::with_capacity(capacity), unfinished: None, start: 0 })
+    fn with_capacity(capacity: usize) -> Box<Self> {
+        Box::new(Self { bytes: Vec::with_capacity(capacity), unfinished: None, start: 0 })
     }
 }
 
@@ -74,7 +74,7 @@ impl Pool {
 
     /// Gives up the spare buffers.
     pub fn shrink(&mut self) {
-        *self = Pool::default();
+        *self = Self::default();
     }
 }
 
@@ -88,10 +88,12 @@ impl Buffer {
         self.0.as_ref().map_or(&[], |content| &content.bytes[content.start..])
     }
 
+    /// Bytes not yet written.
     pub fn len(&self) -> usize {
         self.unsent().len()
     }
 
+    /// Whether everything is written.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

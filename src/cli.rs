@@ -8,10 +8,15 @@ use std::fmt::Write;
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
+    /// Serve.
     Run,
+    /// Print the usage.
     Help,
+    /// Print the version.
     Version,
+    /// Print the configuration in effect.
     Check,
+    /// Probe a running gateway.
     Healthcheck {
         /// Probe `/readyz` instead of `/healthz`.
         ready: bool,

@@ -12,13 +12,13 @@ pub struct Millis(u64);
 
 impl Millis {
     /// The start of the clock.
-    pub const ZERO: Millis = Millis(0);
+    pub const ZERO: Self = Self(0);
     /// Later than anything that will happen; a deadline that never comes.
-    pub const NEVER: Millis = Millis(u64::MAX);
+    pub const NEVER: Self = Self(u64::MAX);
 
     /// The point `millis` milliseconds after the start of the clock.
-    pub const fn from_millis(millis: u64) -> Millis {
-        Millis(millis)
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis)
     }
 
     /// Milliseconds since the start of the clock.
@@ -27,13 +27,13 @@ impl Millis {
     }
 
     /// The point `duration` after this one, cut to whole milliseconds; saturates at [`Millis::NEVER`].
-    pub fn after(self, duration: Duration) -> Millis {
+    pub fn after(self, duration: Duration) -> Self {
         let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        Millis(self.0.saturating_add(millis))
+        Self(self.0.saturating_add(millis))
     }
 
     /// Milliseconds from `earlier` to this point; 0 if `earlier` is in fact later.
-    pub fn since(self, earlier: Millis) -> u64 {
+    pub fn since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 }

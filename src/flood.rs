@@ -22,7 +22,9 @@ pub struct Flood {
 /// A flood from its first failure to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Over {
+    /// How many failures it had.
     pub failures: u64,
+    /// From the first failure to the success that ended it.
     pub millis: u64,
 }
 

@@ -5,11 +5,13 @@ use crate::callback::{Call, Called};
 /// Work for the worker pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Job {
+    /// A callback.
     Call(Call),
 }
 
 /// A finished [`Job`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Completion {
+    /// A callback's outcome.
     Called(Called),
 }

@@ -45,7 +45,7 @@ impl Limits {
         callback_concurrency: usize,
         streams_wanted: Option<usize>,
         has_internal: bool,
-    ) -> Result<Limits, String> {
+    ) -> Result<Self, String> {
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
         let (needed, purpose) =
             if has_internal { (DESCRIPTORS_MIN_INTERNAL, " with INTERNAL_PORT") } else { (DESCRIPTORS_MIN, "") };
@@ -62,7 +62,7 @@ impl Limits {
         let streams_room = public_max - reserve;
         let streams_max = streams_wanted.map_or(streams_room, |wanted| wanted.min(streams_room));
         debug_assert!(streams_max >= 1 && streams_max < public_max);
-        Ok(Limits { threads_max, connections_max, streams_max })
+        Ok(Self { threads_max, connections_max, streams_max })
     }
 
     /// Whether an explicit `MAX_STREAMS` was honoured in full.

@@ -21,8 +21,8 @@ pub struct Histogram<const N: usize> {
 
 impl<const N: usize> Histogram<N> {
     /// An empty one. The last of `bounds` stands for infinity.
-    pub const fn new(bounds: &'static [u64; N]) -> Histogram<N> {
-        Histogram { bounds, counts: [0; N], sum: Duration::ZERO }
+    pub const fn new(bounds: &'static [u64; N]) -> Self {
+        Self { bounds, counts: [0; N], sum: Duration::ZERO }
     }
 
     /// Counts one duration.

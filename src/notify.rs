@@ -23,8 +23,8 @@ pub enum ServiceState {
 impl ServiceState {
     fn text(self) -> &'static str {
         match self {
-            ServiceState::Ready => "READY=1",
-            ServiceState::Stopping => "STOPPING=1",
+            Self::Ready => "READY=1",
+            Self::Stopping => "STOPPING=1",
         }
     }
 }
@@ -35,8 +35,8 @@ pub struct ServiceManager(Option<OsString>);
 
 impl ServiceManager {
     /// The manager that started this process.
-    pub fn from_env() -> ServiceManager {
-        ServiceManager(std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()))
+    pub fn from_env() -> Self {
+        Self(std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()))
     }
 
     /// Reports `state`. A failure is only logged: the manager has a timeout of its own.

@@ -7,8 +7,9 @@ use std::fmt::{self, Debug, Formatter};
 pub struct Secret(String);
 
 impl Secret {
-    pub fn new(text: String) -> Secret {
-        Secret(text)
+    /// Of any text, the empty one included: what a secret must be is its reader's matter.
+    pub fn new(text: String) -> Self {
+        Self(text)
     }
 
     /// The text itself, for the wire.

@@ -20,16 +20,18 @@ const BACKLOG: i32 = 4096;
 /// The open ports, nonblocking.
 #[derive(Debug)]
 pub struct Listeners {
+    /// `PORT`.
     pub public: TcpListener,
+    /// `INTERNAL_PORT`, where set.
     pub internal: Option<TcpListener>,
 }
 
 impl Listeners {
     /// Opens them. Errors: one line naming the address and what is wrong with it.
-    pub fn open(config: &Config) -> Result<Listeners, String> {
+    pub fn open(config: &Config) -> Result<Self, String> {
         let public = listen(config.public_socket(), "PORT")?;
         let internal = config.internal_socket().map(|socket| listen(socket, "INTERNAL_PORT")).transpose()?;
-        Ok(Listeners { public, internal })
+        Ok(Self { public, internal })
     }
 }
 

@@ -16,8 +16,8 @@ pub struct Key {
 
 impl Key {
     /// Puts a key together again from what [`Key::slot`] and [`Key::generation`] gave.
-    pub const fn from_parts(slot: u32, generation: u32) -> Key {
-        Key { slot, generation }
+    pub const fn from_parts(slot: u32, generation: u32) -> Self {
+        Self { slot, generation }
     }
 
     /// The slot's index; small and dense, fit to index a table kept beside this one.
@@ -64,7 +64,7 @@ pub struct Table<T> {
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Table { chunks: Vec::new(), free: NO_SLOT, len: 0, generation: 0 }
+        Self { chunks: Vec::new(), free: NO_SLOT, len: 0, generation: 0 }
     }
 }
 
@@ -74,6 +74,7 @@ impl<T> Table<T> {
         self.len
     }
 
+    /// Whether there is no entry.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }

@@ -41,8 +41,8 @@ pub struct Timer {
 
 impl Timer {
     /// An empty wheel at `now`.
-    pub fn new(now: Millis) -> Timer {
-        Timer {
+    pub fn new(now: Millis) -> Self {
+        Self {
             heads: Box::new([NONE; SLOTS as usize]),
             occupied: [0; WORDS],
             nodes: Vec::new(),
@@ -57,6 +57,7 @@ impl Timer {
         self.len
     }
 
+    /// Whether no timer is set.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }

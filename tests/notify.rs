@@ -17,22 +17,22 @@ struct Manager {
 }
 
 impl Manager {
-    fn with_file(purpose: &str) -> Manager {
+    fn with_file(purpose: &str) -> Self {
         let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("notify-{}-{purpose}", std::process::id()));
         let _ = std::fs::remove_file(&path);
         let socket = UnixDatagram::bind(&path).expect("a socket with a file");
-        Manager::new(socket, path.to_str().expect("a plain path").to_owned())
+        Self::new(socket, path.to_str().expect("a plain path").to_owned())
     }
 
-    fn abstract_one(purpose: &str) -> Manager {
+    fn abstract_one(purpose: &str) -> Self {
         let name = format!("ssegateway-test-{}-{purpose}", std::process::id());
         let address = SocketAddr::from_abstract_name(&name).expect("a short name");
-        Manager::new(UnixDatagram::bind_addr(&address).expect("a socket without a file"), format!("@{name}"))
+        Self::new(UnixDatagram::bind_addr(&address).expect("a socket without a file"), format!("@{name}"))
     }
 
-    fn new(socket: UnixDatagram, name: String) -> Manager {
+    fn new(socket: UnixDatagram, name: String) -> Self {
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        Manager { socket, name }
+        Self { socket, name }
     }
 
     fn hear(&self) -> String {

@@ -26,7 +26,7 @@ const MODULES: [&[&str]; 15] = [
 
 /// The files of the modules that are folders, in the same order.
 const FILES: [(&str, &[&str]); 12] = [
-    ("http", &["request", "body", "unread", "response", "mod"]),
+    ("http", &["grammar", "host", "fields", "request", "body", "unread", "response", "mod"]),
     ("sse", &["mod"]),
     ("json", &["unescape", "value", "scan", "mod"]),
     ("send", &["mod"]),

@@ -33,14 +33,14 @@ struct Identity {
 }
 
 impl Authority {
-    fn new() -> Authority {
+    fn new() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("tls-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
         let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         std::fs::create_dir_all(&directory).expect("a directory");
         openssl(&directory, "root", &["-subj", "/CN=An authority"]);
         let root = CertificateDer::from_pem_file(directory.join("root.pem")).expect("a certificate");
-        Authority { directory, root }
+        Self { directory, root }
     }
 
     /// Certifies `names`, like `DNS:localhost`.

@@ -10,7 +10,7 @@ thread_local! {
 }
 
 /// The system's allocator, counted. To be made the global one of the program that asks.
-pub struct Counting;
+pub(crate) struct Counting;
 
 fn took(bytes: usize) {
     CALLS.set(CALLS.get() + 1);
@@ -51,20 +51,20 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 /// Allocations so far, growths included.
-pub fn calls() -> usize {
+pub(crate) fn calls() -> usize {
     CALLS.get()
 }
 
 /// Bytes asked for and not given back; means something where no other thread gives them back.
-pub fn bytes_in_use() -> usize {
+pub(crate) fn bytes_in_use() -> usize {
     IN_USE.get()
 }
 
 /// The most that [`bytes_in_use`] has been since [`forget_peak`].
-pub fn bytes_at_peak() -> usize {
+pub(crate) fn bytes_at_peak() -> usize {
     PEAK.get()
 }
 
-pub fn forget_peak() {
+pub(crate) fn forget_peak() {
     PEAK.set(IN_USE.get());
 }

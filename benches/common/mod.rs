@@ -3,8 +3,8 @@
 // Each of them is a crate of its own and uses another part of this.
 #![allow(dead_code)]
 
-pub mod allocator;
-pub mod requests;
-pub mod streams;
-pub mod sys;
-pub mod text;
+pub(crate) mod allocator;
+pub(crate) mod requests;
+pub(crate) mod streams;
+pub(crate) mod sys;
+pub(crate) mod text;

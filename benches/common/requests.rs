@@ -3,7 +3,7 @@
 use std::io::Write;
 
 /// The GET of a browser's `EventSource` behind a login: 15 fields, some 700 bytes.
-pub fn browser_get(path: &str, host: &str) -> Vec<u8> {
+pub(crate) fn browser_get(path: &str, host: &str) -> Vec<u8> {
     format!(
         "GET {path} HTTP/1.1\r\n\
          Host: {host}\r\n\
@@ -27,7 +27,7 @@ pub fn browser_get(path: &str, host: &str) -> Vec<u8> {
 }
 
 /// Appends a send as Python's requests sends it. `data` is the inside of a JSON string, escaped.
-pub fn push_send(out: &mut Vec<u8>, token: &str, data: &[u8]) {
+pub(crate) fn push_send(out: &mut Vec<u8>, token: &str, data: &[u8]) {
     const BEFORE_TOKEN: &str = r#"{"token":""#;
     const BEFORE_DATA: &str = r#"","event":{"name":"message","data":""#;
     const BEHIND_DATA: &str = r#""},"close":false}"#;
@@ -45,7 +45,7 @@ pub fn push_send(out: &mut Vec<u8>, token: &str, data: &[u8]) {
 
 /// What an event carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Payload {
+pub(crate) enum Payload {
     /// 100 bytes of letters.
     Plain,
     /// 1,000 bytes of JSON, which a send has to quote within its own.
@@ -53,16 +53,16 @@ pub enum Payload {
 }
 
 impl Payload {
-    pub fn text(self) -> String {
+    pub(crate) fn text(self) -> String {
         let (pattern, length) = match self {
-            Payload::Plain => ("abcdefghijklmnopqrstuvwxyz ", 100),
-            Payload::Json => (r#"{"key":"value","count":12345} "#, 1000),
+            Self::Plain => ("abcdefghijklmnopqrstuvwxyz ", 100),
+            Self::Json => (r#"{"key":"value","count":12345} "#, 1000),
         };
         pattern.chars().cycle().take(length).collect()
     }
 
     /// The text as the inside of a JSON string.
-    pub fn escaped(self) -> String {
+    pub(crate) fn escaped(self) -> String {
         self.text().replace('"', "\\\"")
     }
 }

@@ -7,14 +7,14 @@ use ssegateway::gateway::{Action, ConnId, Gateway, Listener, Peer, Settings};
 use ssegateway::job::{Completion, Job};
 use uuid::Uuid;
 
-pub struct Streams {
+pub(crate) struct Streams {
     gateway: Gateway,
     backend: ConnId,
     now: Millis,
 }
 
 /// The token of stream `n`.
-pub fn token(n: u128) -> Uuid {
+pub(crate) fn token(n: u128) -> Uuid {
     // Spread over all bits, as random ones are.
     uuid::Builder::from_u128((n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835))
         .with_version(uuid::Version::Random)
@@ -23,7 +23,7 @@ pub fn token(n: u128) -> Uuid {
 
 impl Streams {
     /// That many streams, and a backend that is about to send.
-    pub fn open(count: usize) -> Streams {
+    pub(crate) fn open(count: usize) -> Self {
         let now = Millis::from_millis(1000);
         let settings = Settings { streams_max: count, ..Settings::default() };
         let mut gateway = Gateway::new(settings, now, 1);
@@ -33,17 +33,17 @@ impl Streams {
         assert_eq!(gateway.stream_count(), count);
         let backend =
             gateway.accept(now, Listener::Public, Peer::Remote, token(count as u128)).expect("it takes connections");
-        Streams { gateway, backend, now }
+        Self { gateway, backend, now }
     }
 
     /// The backend's bytes arrive in one read. Returns how many bytes were written, answers included.
-    pub fn send(&mut self, batch: &[u8]) -> usize {
+    pub(crate) fn send(&mut self, batch: &[u8]) -> usize {
         self.gateway.receive(self.now, self.backend, batch);
         write_all(&mut self.gateway, self.now)
     }
 
     /// One more client comes and goes. Returns how many bytes were written.
-    pub fn connect_and_leave(&mut self) -> usize {
+    pub(crate) fn connect_and_leave(&mut self) -> usize {
         let (id, written) = open(&mut self.gateway, self.now, token(u128::from(u64::MAX)));
         self.gateway.receive_eof(self.now, id);
         make_calls(&mut self.gateway, self.now);
@@ -51,7 +51,7 @@ impl Streams {
     }
 
     /// Time passes. Returns how many bytes were written.
-    pub fn pass(&mut self, milliseconds: u64) -> usize {
+    pub(crate) fn pass(&mut self, milliseconds: u64) -> usize {
         self.now = Millis::from_millis(self.now.as_millis() + milliseconds);
         let mut written = 0;
         while self.gateway.next_deadline().is_some_and(|due| due <= self.now) {

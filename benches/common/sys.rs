@@ -13,7 +13,7 @@ fn read_clock(clock: libc::clockid_t) -> io::Result<Duration> {
 }
 
 /// What this thread has used.
-pub fn thread_time() -> Duration {
+pub(crate) fn thread_time() -> Duration {
     read_clock(libc::CLOCK_THREAD_CPUTIME_ID).unwrap_or_default()
 }
 
@@ -22,7 +22,7 @@ pub fn thread_time() -> Duration {
 /// # Errors
 ///
 /// There is no such process, or it is not ours to look at.
-pub fn process_time(pid: u32) -> io::Result<Duration> {
+pub(crate) fn process_time(pid: u32) -> io::Result<Duration> {
     let mut clock: libc::clockid_t = 0;
     // SAFETY: the pointer is to a live clockid_t.
     let error = unsafe { libc::clock_getcpuclockid(pid as libc::pid_t, &raw mut clock) };

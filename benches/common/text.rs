@@ -1,7 +1,7 @@
 //! Numbers as people read them.
 
 /// 1234567 as 1,234,567.
-pub fn count(number: u64) -> String {
+pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.char_indices() {

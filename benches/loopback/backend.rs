@@ -20,7 +20,7 @@ const LOOK_AROUND: Duration = Duration::from_millis(50);
 
 /// The callbacks so far.
 #[derive(Default)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     /// By the stream's number, which ends its path: its token.
     pub tokens: Vec<Option<String>>,
     pub connects: u64,
@@ -63,14 +63,14 @@ struct Shared {
     stop: AtomicBool,
 }
 
-pub struct Backend {
+pub(crate) struct Backend {
     pub address: SocketAddr,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Backend {
-    pub fn start() -> io::Result<Backend> {
+    pub(crate) fn start() -> io::Result<Self> {
         let listener = ssegateway::sys::listen((Ipv4Addr::LOCALHOST, 0).into(), BACKLOG)?;
         let address = listener.local_addr()?;
         let shared = Arc::<Shared>::default();
@@ -83,15 +83,15 @@ impl Backend {
         };
         serving.poll.registry().register(&mut serving.listener, LISTENER, Interest::READABLE)?;
         let thread = std::thread::Builder::new().name("backend".to_owned()).spawn(move || serving.run())?;
-        Ok(Backend { address, shared, thread: Some(thread) })
+        Ok(Self { address, shared, thread: Some(thread) })
     }
 
     /// How long an answer takes from now on.
-    pub fn set_delay(&self, delay: Duration) {
+    pub(crate) fn set_delay(&self, delay: Duration) {
         self.shared.delay_ms.store(delay.as_millis() as u64, Ordering::Relaxed);
     }
 
-    pub fn ledger<T>(&self, look: impl FnOnce(&mut Ledger) -> T) -> T {
+    pub(crate) fn ledger<T>(&self, look: impl FnOnce(&mut Ledger) -> T) -> T {
         look(&mut self.shared.ledger.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -26,7 +26,7 @@ struct Client {
     events: Sequence,
 }
 
-pub struct Clients {
+pub(crate) struct Clients {
     server: SocketAddr,
     clients: Vec<Client>,
     /// Those that have no stream yet.
@@ -43,8 +43,8 @@ pub struct Clients {
 }
 
 impl Clients {
-    pub fn new(server: SocketAddr) -> Clients {
-        Clients {
+    pub(crate) fn new(server: SocketAddr) -> Self {
+        Self {
             server,
             clients: Vec::new(),
             opening: 0,
@@ -58,12 +58,12 @@ impl Clients {
         }
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.clients.len()
     }
 
     /// One more client connects; its number is that of `token`, and ends its path.
-    pub fn open(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+    pub(crate) fn open(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let path = format!("/events/tenant-7/stream/{}", token.0);
         let request = browser_get(&path, &self.server.to_string());
         let mut socket = TcpStream::connect(self.server)?;
@@ -75,25 +75,25 @@ impl Clients {
     }
 
     /// The next event for a stream is numbered.
-    pub fn number_next(&mut self, index: usize) -> u32 {
+    pub(crate) fn number_next(&mut self, index: usize) -> u32 {
         let events = &mut self.clients[index].events;
         events.sent += 1;
         events.sent - 1
     }
 
     /// Events on their way.
-    pub fn outstanding(&self) -> u64 {
+    pub(crate) fn outstanding(&self) -> u64 {
         self.clients.iter().map(|client| client.events.outstanding()).sum()
     }
 
-    pub fn take_tally(&mut self) -> (Tally, Histogram) {
+    pub(crate) fn take_tally(&mut self) -> (Tally, Histogram) {
         let lost = self.clients.iter_mut().map(|client| client.events.settle()).sum();
         let tally = Tally { lost, ..std::mem::take(&mut self.tally) };
         (tally, std::mem::take(&mut self.latency))
     }
 
     /// All of them go at once; returns how many had a stream.
-    pub fn leave(&mut self) -> usize {
+    pub(crate) fn leave(&mut self) -> usize {
         for client in &mut self.clients {
             client.socket = None;
             client.state = State::Closed;
@@ -103,7 +103,7 @@ impl Clients {
     }
 
     /// Something happened on a client's socket.
-    pub fn handle(&mut self, index: usize, buffer: &mut [u8]) {
+    pub(crate) fn handle(&mut self, index: usize, buffer: &mut [u8]) {
         let client = &mut self.clients[index];
         let Some(socket) = &mut client.socket else { return };
         if let State::Opening { request, .. } = &mut client.state
@@ -192,6 +192,6 @@ impl Clients {
 }
 
 /// The socket is not connected yet, or has nothing to read or no room.
-pub fn is_early(error: &io::Error) -> bool {
+pub(crate) fn is_early(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected | ErrorKind::Interrupted)
 }

@@ -6,26 +6,26 @@ const BITS: u32 = 5;
 const BUCKETS: usize = ((64 - BITS as usize) << BITS) + (1 << BITS);
 
 #[derive(Clone)]
-pub struct Histogram {
+pub(crate) struct Histogram {
     counts: Vec<u64>,
     total: u64,
     max: u64,
 }
 
 impl Default for Histogram {
-    fn default() -> Histogram {
-        Histogram { counts: vec![0; BUCKETS], total: 0, max: 0 }
+    fn default() -> Self {
+        Self { counts: vec![0; BUCKETS], total: 0, max: 0 }
     }
 }
 
 impl Histogram {
-    pub fn record(&mut self, nanoseconds: u64) {
+    pub(crate) fn record(&mut self, nanoseconds: u64) {
         self.counts[bucket(nanoseconds)] += 1;
         self.total += 1;
         self.max = self.max.max(nanoseconds);
     }
 
-    pub fn add(&mut self, other: &Histogram) {
+    pub(crate) fn add(&mut self, other: &Self) {
         for (count, more) in self.counts.iter_mut().zip(&other.counts) {
             *count += more;
         }
@@ -33,16 +33,16 @@ impl Histogram {
         self.max = self.max.max(other.max);
     }
 
-    pub fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         self.total
     }
 
-    pub fn max(&self) -> Duration {
+    pub(crate) fn max(&self) -> Duration {
         Duration::from_nanos(self.max)
     }
 
     /// No more than the share `quantile` of all latencies was shorter.
-    pub fn quantile(&self, quantile: f64) -> Duration {
+    pub(crate) fn quantile(&self, quantile: f64) -> Duration {
         let rank = (quantile * self.total as f64).ceil() as u64;
         let mut seen = 0;
         for (index, count) in self.counts.iter().enumerate() {
@@ -55,7 +55,7 @@ impl Histogram {
     }
 
     /// The buckets that are not empty: lowest and highest latency in nanoseconds, and how many.
-    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64, u64)> {
+    pub(crate) fn buckets(&self) -> impl Iterator<Item = (u64, u64, u64)> {
         let lowest = |index: usize| if index == 0 { 0 } else { highest(index - 1) + 1 };
         let full = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
         full.map(move |(index, count)| (lowest(index), highest(index), *count))

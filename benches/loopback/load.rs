@@ -21,7 +21,7 @@ const LOOK_AROUND: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(3);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
-pub struct Load {
+pub(crate) struct Load {
     poll: Poll,
     events: Events,
     buffer: Vec<u8>,
@@ -35,10 +35,10 @@ impl Load {
     /// # Errors
     ///
     /// Out of descriptors.
-    pub fn new(server: SocketAddr, signals: &Signals, may_spin: bool) -> io::Result<Load> {
+    pub(crate) fn new(server: SocketAddr, signals: &Signals, may_spin: bool) -> io::Result<Self> {
         let poll = Poll::new()?;
         poll.registry().register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
-        Ok(Load {
+        Ok(Self {
             poll,
             events: Events::with_capacity(1024),
             buffer: vec![0; 256 * 1024],
@@ -53,7 +53,7 @@ impl Load {
     /// # Errors
     ///
     /// Ctrl-C, or polling failed.
-    pub fn turn(&mut self, timeout: Duration) -> io::Result<()> {
+    pub(crate) fn turn(&mut self, timeout: Duration) -> io::Result<()> {
         match self.poll.poll(&mut self.events, Some(timeout)) {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
             result => result?,
@@ -73,7 +73,7 @@ impl Load {
     /// # Errors
     ///
     /// Ctrl-C, or it does not come to an end.
-    pub fn connect(&mut self, count: usize, at_once: usize) -> io::Result<Duration> {
+    pub(crate) fn connect(&mut self, count: usize, at_once: usize) -> io::Result<Duration> {
         let start = now();
         let mut next = self.clients.len();
         while next < count || self.clients.opening > 0 {
@@ -94,7 +94,7 @@ impl Load {
     /// # Errors
     ///
     /// Out of descriptors.
-    pub fn start_senders(&mut self, tokens: Vec<String>) -> io::Result<()> {
+    pub(crate) fn start_senders(&mut self, tokens: Vec<String>) -> io::Result<()> {
         self.senders.start(self.poll.registry(), SENDERS, tokens)
     }
 
@@ -103,7 +103,7 @@ impl Load {
     /// # Errors
     ///
     /// Ctrl-C, or polling failed.
-    pub fn rest(&mut self, time: Duration) -> io::Result<()> {
+    pub(crate) fn rest(&mut self, time: Duration) -> io::Result<()> {
         let until = now() + time.as_nanos() as u64;
         while let Some(left) = until.checked_sub(now()).filter(|left| *left > 0) {
             self.turn(Duration::from_nanos(left).min(LOOK_AROUND))?;
@@ -116,7 +116,7 @@ impl Load {
     /// # Errors
     ///
     /// Ctrl-C, or a connection broke.
-    pub fn send_for(&mut self, time: Duration, recipients: &mut Recipients) -> io::Result<()> {
+    pub(crate) fn send_for(&mut self, time: Duration, recipients: &mut Recipients) -> io::Result<()> {
         let until = now() + time.as_nanos() as u64;
         while now() < until {
             let wait = recipients.pause(self.may_spin).unwrap_or(LOOK_AROUND);
@@ -131,7 +131,7 @@ impl Load {
     /// # Errors
     ///
     /// Ctrl-C, or a connection broke.
-    pub fn drain(&mut self, recipients: &mut Recipients) -> io::Result<()> {
+    pub(crate) fn drain(&mut self, recipients: &mut Recipients) -> io::Result<()> {
         let mut moved = now();
         let mut seen = 0;
         loop {
@@ -150,7 +150,7 @@ impl Load {
     }
 
     /// What happened since this was asked last: the tally, with what is lost, and the latencies.
-    pub fn take_tally(&mut self) -> (Tally, Histogram) {
+    pub(crate) fn take_tally(&mut self) -> (Tally, Histogram) {
         self.clients.take_tally()
     }
 }

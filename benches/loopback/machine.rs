@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 /// Keeps this process, and the threads that it starts from now on, on one core; returns the gateway's core and this
 /// one. `None`: there is but one core, or no taskset.
-pub fn pin_load() -> Option<(usize, usize)> {
+pub(crate) fn pin_load() -> Option<(usize, usize)> {
     let allowed = allowed_cores();
     // Far apart, as neighbours may be two halves of one core.
     let (server, load) = (*allowed.first()?, *allowed.last()?);
@@ -27,7 +27,7 @@ fn allowed_cores() -> Vec<usize> {
 }
 
 /// One line on machine and binary.
-pub fn describe(program: &Path, cores: Option<(usize, usize)>) -> String {
+pub(crate) fn describe(program: &Path, cores: Option<(usize, usize)>) -> String {
     let information = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let processors = information.lines().filter(|line| line.starts_with("processor")).count();
     let model = information.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();

@@ -41,11 +41,11 @@ struct Axis {
 
 impl Axis {
     /// From the shortest latency to the longest, with a little room.
-    fn of(histogram: &Histogram) -> Axis {
+    fn of(histogram: &Histogram) -> Self {
         let lowest = histogram.buckets().next().map_or(1, |(lowest, ..)| lowest.max(1));
         let highest = histogram.max().as_nanos().max(1000) as f64;
         let bar = |nanoseconds: f64| (nanoseconds / 1e3).log10() * BARS;
-        Axis { first: (bar(lowest as f64).floor() - 1.0) / BARS, last: (bar(highest).ceil() + 1.0) / BARS }
+        Self { first: (bar(lowest as f64).floor() - 1.0) / BARS, last: (bar(highest).ceil() + 1.0) / BARS }
     }
 
     fn x(&self, nanoseconds: f64) -> f64 {
@@ -54,7 +54,7 @@ impl Axis {
     }
 }
 
-pub fn draw(histogram: &Histogram) -> String {
+pub(crate) fn draw(histogram: &Histogram) -> String {
     let axis = Axis::of(histogram);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" role=\"img\">\n\

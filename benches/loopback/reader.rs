@@ -3,7 +3,7 @@
 /// Undoes the chunks and splits the text into frames. Frames that come whole in one chunk, as nearly all do, are
 /// not copied.
 #[derive(Default)]
-pub struct Reader {
+pub(crate) struct Reader {
     /// Input that awaits the rest of a chunk.
     rest: Vec<u8>,
     /// Text that awaits the rest of a frame.
@@ -13,7 +13,7 @@ pub struct Reader {
 
 impl Reader {
     /// Takes a part of the body; `frame` gets every frame that is complete, without the blank line.
-    pub fn take(&mut self, input: &[u8], mut frame: impl FnMut(&[u8])) {
+    pub(crate) fn take(&mut self, input: &[u8], mut frame: impl FnMut(&[u8])) {
         if self.rest.is_empty() {
             let used = self.read_chunks(input, &mut frame);
             self.rest.extend_from_slice(&input[used..]);
@@ -64,6 +64,6 @@ fn split(text: &[u8], frame: &mut impl FnMut(&[u8])) -> usize {
 }
 
 /// The first line of a frame's data; `None`: a comment, or fields alone.
-pub fn data(frame: &[u8]) -> Option<&[u8]> {
+pub(crate) fn data(frame: &[u8]) -> Option<&[u8]> {
     frame.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"data: "))
 }

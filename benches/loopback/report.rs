@@ -5,7 +5,7 @@ use super::stamp::Tally;
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unit {
+pub(crate) enum Unit {
     Micro,
     Seconds,
     Kibibytes,
@@ -16,34 +16,34 @@ pub enum Unit {
 impl Unit {
     fn show(self, value: f64) -> String {
         match self {
-            Unit::Micro if value < 100.0 => format!("{value:.1} µs"),
-            Unit::Micro => time(Duration::from_secs_f64(value / 1e6)),
-            Unit::Seconds => format!("{value:.2} s"),
-            Unit::Kibibytes => format!("{value:.2} KiB"),
-            Unit::Mebibytes => mebibytes(value),
+            Self::Micro if value < 100.0 => format!("{value:.1} µs"),
+            Self::Micro => time(Duration::from_secs_f64(value / 1e6)),
+            Self::Seconds => format!("{value:.2} s"),
+            Self::Kibibytes => format!("{value:.2} KiB"),
+            Self::Mebibytes => mebibytes(value),
         }
     }
 }
 
 /// What must not happen. For connects and disconnects it is their callbacks that are lost or doubled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Faults {
+pub(crate) struct Faults {
     pub lost: u64,
     pub doubled: u64,
     pub reordered: u64,
 }
 
 impl Faults {
-    pub fn of(tally: Tally) -> Faults {
-        Faults { lost: tally.lost, doubled: tally.doubled, reordered: tally.reordered }
+    pub(crate) fn of(tally: Tally) -> Self {
+        Self { lost: tally.lost, doubled: tally.doubled, reordered: tally.reordered }
     }
 
-    pub fn and(self, tally: Tally) -> Faults {
-        self.plus(Faults::of(tally))
+    pub(crate) fn and(self, tally: Tally) -> Self {
+        self.plus(Self::of(tally))
     }
 
-    fn plus(self, other: Faults) -> Faults {
-        Faults {
+    fn plus(self, other: Self) -> Self {
+        Self {
             lost: self.lost + other.lost,
             doubled: self.doubled + other.doubled,
             reordered: self.reordered + other.reordered,
@@ -53,7 +53,7 @@ impl Faults {
 
 /// One line of the report.
 #[derive(Clone, Debug)]
-pub struct Row {
+pub(crate) struct Row {
     name: String,
     value: f64,
     unit: Unit,
@@ -62,17 +62,17 @@ pub struct Row {
 }
 
 impl Row {
-    pub fn new(name: &str, value: f64, unit: Unit) -> Row {
-        Row { name: name.to_owned(), value, unit, beside: String::new(), faults: None }
+    pub(crate) fn new(name: &str, value: f64, unit: Unit) -> Self {
+        Self { name: name.to_owned(), value, unit, beside: String::new(), faults: None }
     }
 
     /// Figures of lesser weight.
-    pub fn beside(self, beside: String) -> Row {
-        Row { beside, ..self }
+    pub(crate) fn beside(self, beside: String) -> Self {
+        Self { beside, ..self }
     }
 
-    pub fn faults(self, faults: Faults) -> Row {
-        Row { faults: Some(faults), ..self }
+    pub(crate) fn faults(self, faults: Faults) -> Self {
+        Self { faults: Some(faults), ..self }
     }
 
     fn is_clean(&self) -> bool {
@@ -81,20 +81,20 @@ impl Row {
 }
 
 /// The rows of each run, which are the same ones.
-pub struct Report(Vec<Vec<Row>>);
+pub(crate) struct Report(Vec<Vec<Row>>);
 
 impl Report {
-    pub fn new(runs: Vec<Vec<Row>>) -> Report {
-        Report(runs)
+    pub(crate) fn new(runs: Vec<Vec<Row>>) -> Self {
+        Self(runs)
     }
 
     /// Nothing was lost, doubled or reordered.
-    pub fn is_clean(&self) -> bool {
+    pub(crate) fn is_clean(&self) -> bool {
         self.0.iter().flatten().all(Row::is_clean)
     }
 
     /// Of several runs the median, with the lowest and the highest, and what stood beside the median.
-    pub fn table(&self) -> String {
+    pub(crate) fn table(&self) -> String {
         let mut table = "| | measured | beside | lost, doubled, reordered |\n|---|---:|---|---|\n".to_owned();
         for line in 0..self.0.first().map_or(0, Vec::len) {
             let mut runs: Vec<&Row> = self.0.iter().filter_map(|run| run.get(line)).collect();
@@ -116,7 +116,7 @@ impl Report {
 }
 
 /// Three digits of a duration, in the unit that suits it.
-pub fn time(duration: Duration) -> String {
+pub(crate) fn time(duration: Duration) -> String {
     let micro = duration.as_secs_f64() * 1e6;
     match micro {
         ..1e3 => format!("{micro:.0} µs"),
@@ -126,6 +126,6 @@ pub fn time(duration: Duration) -> String {
     }
 }
 
-pub fn mebibytes(bytes: f64) -> String {
+pub(crate) fn mebibytes(bytes: f64) -> String {
     format!("{:.1} MiB", bytes / f64::from(1 << 20))
 }

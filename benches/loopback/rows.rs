@@ -18,7 +18,7 @@ use std::time::Duration;
 /// Streams that events are sent to at random.
 const STREAMS: usize = 1000;
 /// Streams of which each costs memory and heartbeats.
-pub const MANY_STREAMS: usize = 10_000;
+pub(crate) const MANY_STREAMS: usize = 10_000;
 const STORM: usize = 5000;
 /// Clients that connect at the same time.
 const AT_ONCE: usize = 128;
@@ -36,7 +36,7 @@ const MOMENT: Duration = Duration::from_millis(500);
 const DISCONNECT_PATIENCE: Duration = Duration::from_secs(8);
 
 /// What all rows have in common.
-pub struct Bench {
+pub(crate) struct Bench {
     pub program: PathBuf,
     /// The cores of the gateway and of the load, if there are two.
     pub cores: Option<(usize, usize)>,
@@ -57,11 +57,11 @@ struct Stage {
 }
 
 impl Stage {
-    fn start(bench: &Bench, heartbeat: u64) -> io::Result<Stage> {
+    fn start(bench: &Bench, heartbeat: u64) -> io::Result<Self> {
         let backend = Backend::start()?;
         let server = Server::start(&bench.program, backend.address, bench.cores.map(|(server, _)| server), heartbeat)?;
         let load = Load::new(server.address, &bench.signals, bench.cores.is_some())?;
-        Ok(Stage { load, server, backend })
+        Ok(Self { load, server, backend })
     }
 
     fn open(&mut self, streams: usize) -> io::Result<()> {
@@ -137,7 +137,7 @@ fn send(stage: &mut Stage, window: Duration, recipients: &mut Recipients) -> io:
 }
 
 /// CPU per event with one, 16 and 32 requests under way, with quoted JSON, and latency at a steady rate.
-pub fn sending(bench: &mut Bench) -> io::Result<Vec<Row>> {
+pub(crate) fn sending(bench: &mut Bench) -> io::Result<Vec<Row>> {
     let mut stage = Stage::start(bench, HEARTBEAT_RARE)?;
     let streams = STREAMS.min(bench.streams_max);
     stage.open(streams)?;
@@ -170,7 +170,7 @@ pub fn sending(bench: &mut Bench) -> io::Result<Vec<Row>> {
 }
 
 /// Memory, heartbeats and fan-out with many streams, and what is left of the memory when they have gone.
-pub fn holding(bench: &mut Bench) -> io::Result<Vec<Row>> {
+pub(crate) fn holding(bench: &mut Bench) -> io::Result<Vec<Row>> {
     let mut stage = Stage::start(bench, HEARTBEAT)?;
     let streams = MANY_STREAMS.min(bench.streams_max);
     let each = format!("{} streams", count(streams as u64));
@@ -235,7 +235,7 @@ fn fan_out(stage: &mut Stage, streams: usize) -> io::Result<Sent> {
 }
 
 /// Many clients connect, some at a time, while the backend takes its time; then all leave.
-pub fn connecting(bench: &mut Bench) -> io::Result<Vec<Row>> {
+pub(crate) fn connecting(bench: &mut Bench) -> io::Result<Vec<Row>> {
     let delays: &[u64] = if bench.full { &[20, 200] } else { &[20] };
     let mut rows = Vec::new();
     for delay in delays {
@@ -277,7 +277,7 @@ fn storm(bench: &Bench, delay: Duration, rows: &mut Vec<Row>) -> io::Result<()> 
 }
 
 /// System calls per event, as strace counts them while events are sent.
-pub fn system_calls(bench: &mut Bench) -> io::Result<String> {
+pub(crate) fn system_calls(bench: &mut Bench) -> io::Result<String> {
     let mut stage = Stage::start(bench, HEARTBEAT_RARE)?;
     let streams = STREAMS.min(bench.streams_max);
     stage.open(streams)?;

@@ -10,10 +10,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Connections that send.
-pub const SENDERS: usize = 8;
+pub(crate) const SENDERS: usize = 8;
 
 /// Who gets the next event. Every stream is served by one sender, so that the order of its events is defined.
-pub struct Recipients {
+pub(crate) struct Recipients {
     streams: usize,
     choice: Choice,
 }
@@ -37,22 +37,22 @@ struct Pace {
 }
 
 impl Recipients {
-    pub fn random(streams: usize, per_second: Option<f64>) -> Recipients {
+    pub(crate) fn random(streams: usize, per_second: Option<f64>) -> Self {
         let pace = per_second.map(|rate| Pace { per_nanosecond: rate / 1e9, start: now(), sent: 0 });
-        Recipients { streams, choice: Choice::Random { state: 0x9E37_79B9_7F4A_7C15, pace } }
+        Self { streams, choice: Choice::Random { state: 0x9E37_79B9_7F4A_7C15, pace } }
     }
 
     /// Each stream once.
-    pub fn everybody(streams: usize) -> Recipients {
-        Recipients { streams, choice: Choice::Everybody { done: [0; SENDERS] } }
+    pub(crate) fn everybody(streams: usize) -> Self {
+        Self { streams, choice: Choice::Everybody { done: [0; SENDERS] } }
     }
 
-    pub fn nobody() -> Recipients {
-        Recipients { streams: 0, choice: Choice::Nobody }
+    pub(crate) fn nobody() -> Self {
+        Self { streams: 0, choice: Choice::Nobody }
     }
 
     /// How long there is nothing to send for; `None`: until an answer makes room.
-    pub fn pause(&self, may_spin: bool) -> Option<Duration> {
+    pub(crate) fn pause(&self, may_spin: bool) -> Option<Duration> {
         match &self.choice {
             Choice::Random { pace: Some(_), .. } if may_spin => Some(Duration::ZERO),
             Choice::Random { pace: Some(_), .. } => Some(Duration::from_millis(1)),
@@ -93,7 +93,7 @@ struct Sender {
     in_flight: usize,
 }
 
-pub struct Senders {
+pub(crate) struct Senders {
     server: SocketAddr,
     senders: Vec<Sender>,
     tokens: Vec<String>,
@@ -106,8 +106,8 @@ pub struct Senders {
 }
 
 impl Senders {
-    pub fn new(server: SocketAddr) -> Senders {
-        Senders {
+    pub(crate) fn new(server: SocketAddr) -> Self {
+        Self {
             server,
             senders: Vec::new(),
             tokens: Vec::new(),
@@ -118,7 +118,7 @@ impl Senders {
         }
     }
 
-    pub fn start(&mut self, registry: &Registry, first: usize, tokens: Vec<String>) -> io::Result<()> {
+    pub(crate) fn start(&mut self, registry: &Registry, first: usize, tokens: Vec<String>) -> io::Result<()> {
         self.tokens = tokens;
         for index in 0..SENDERS {
             let mut socket = TcpStream::connect(self.server)?;
@@ -128,24 +128,24 @@ impl Senders {
         Ok(())
     }
 
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.senders.clear();
     }
 
     /// What events carry behind the stamp from now on.
-    pub fn set_payload(&mut self, payload: Payload, depth: usize) {
+    pub(crate) fn set_payload(&mut self, payload: Payload, depth: usize) {
         // The stamp takes the place of as many characters; an escape must not be cut in two.
         let text = payload.text();
         self.filler = text[Stamp::LENGTH..].replace('"', "\\\"").into_bytes();
         self.depth = depth;
     }
 
-    pub fn in_flight(&self) -> usize {
+    pub(crate) fn in_flight(&self) -> usize {
         self.senders.iter().map(|sender| sender.in_flight).sum()
     }
 
     /// Sends as far as there is room.
-    pub fn fill(&mut self, recipients: &mut Recipients, clients: &mut Clients) -> io::Result<()> {
+    pub(crate) fn fill(&mut self, recipients: &mut Recipients, clients: &mut Clients) -> io::Result<()> {
         for (index, sender) in self.senders.iter_mut().enumerate() {
             let before = sender.out.len();
             while sender.in_flight < self.depth
@@ -166,7 +166,7 @@ impl Senders {
     }
 
     /// Something happened on a sender's socket.
-    pub fn handle(&mut self, index: usize, buffer: &mut [u8]) -> io::Result<()> {
+    pub(crate) fn handle(&mut self, index: usize, buffer: &mut [u8]) -> io::Result<()> {
         let Some(sender) = self.senders.get_mut(index) else { return Ok(()) };
         sender.flush()?;
         let count = match sender.socket.read(buffer) {

@@ -12,14 +12,14 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// A port that was free a moment ago may be taken by now.
 const PORT_ATTEMPTS: usize = 5;
 
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
     pub address: SocketAddr,
 }
 
 /// Memory of a process in bytes.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Memory {
+pub(crate) struct Memory {
     pub resident: usize,
     /// Of it what is its own and was written to: heap and stacks, not the program's text.
     pub private: usize,
@@ -31,7 +31,7 @@ impl Server {
     /// # Errors
     ///
     /// It does not start, or not in time.
-    pub fn start(program: &Path, backend: SocketAddr, core: Option<usize>, heartbeat: u64) -> io::Result<Server> {
+    pub(crate) fn start(program: &Path, backend: SocketAddr, core: Option<usize>, heartbeat: u64) -> io::Result<Self> {
         for _ in 0..PORT_ATTEMPTS {
             let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
             let mut command = match core {
@@ -49,7 +49,7 @@ impl Server {
             command.env("HEARTBEAT_INTERVAL_SECONDS", heartbeat.to_string());
             // The log is written as always, and nobody reads it.
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            let mut server = Server { child: command.spawn()?, address };
+            let mut server = Self { child: command.spawn()?, address };
             if server.wait_until_it_listens()? {
                 return Ok(server);
             }
@@ -71,7 +71,7 @@ impl Server {
         Err(io::Error::other("the gateway does not listen"))
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
@@ -80,14 +80,14 @@ impl Server {
     /// # Errors
     ///
     /// It has ended.
-    pub fn processor_time(&self) -> io::Result<Duration> {
+    pub(crate) fn processor_time(&self) -> io::Result<Duration> {
         sys::process_time(self.pid())
     }
 
     /// # Errors
     ///
     /// It has ended.
-    pub fn memory(&self) -> io::Result<Memory> {
+    pub(crate) fn memory(&self) -> io::Result<Memory> {
         let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid()))?;
         Ok(Memory { resident: field(&text, "Rss:"), private: field(&text, "Private_Dirty:") })
     }
@@ -97,7 +97,7 @@ impl Server {
     /// # Errors
     ///
     /// It has ended.
-    pub fn memory_peak(&self) -> io::Result<usize> {
+    pub(crate) fn memory_peak(&self) -> io::Result<usize> {
         let text = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
         Ok(field(&text, "VmHWM:"))
     }

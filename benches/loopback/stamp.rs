@@ -4,13 +4,13 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 /// Nanoseconds since this was asked first.
-pub fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
     START.get_or_init(Instant::now).elapsed().as_nanos() as u64
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
+pub(crate) struct Stamp {
     /// To which stream,
     pub stream: u32,
     /// as which of its events, counted from 0,
@@ -21,28 +21,28 @@ pub struct Stamp {
 
 impl Stamp {
     /// Characters of a stamp, all of them hexadecimal.
-    pub const LENGTH: usize = 32;
+    pub(crate) const LENGTH: usize = 32;
 
-    pub fn write(self, out: &mut Vec<u8>) {
+    pub(crate) fn write(self, out: &mut Vec<u8>) {
         let digits = u128::from(self.stream) << 96 | u128::from(self.number) << 64 | u128::from(self.sent);
-        for digit in (0..Stamp::LENGTH).rev() {
+        for digit in (0..Self::LENGTH).rev() {
             out.push(b"0123456789abcdef"[(digits >> (4 * digit)) as usize & 15]);
         }
     }
 
     /// Reads it from the start of an event's data.
-    pub fn read(data: &[u8]) -> Option<Stamp> {
+    pub(crate) fn read(data: &[u8]) -> Option<Self> {
         let mut digits = 0_u128;
-        for byte in data.get(..Stamp::LENGTH)? {
+        for byte in data.get(..Self::LENGTH)? {
             digits = digits << 4 | u128::from(char::from(*byte).to_digit(16)?);
         }
-        Some(Stamp { stream: (digits >> 96) as u32, number: (digits >> 64) as u32, sent: digits as u64 })
+        Some(Self { stream: (digits >> 96) as u32, number: (digits >> 64) as u32, sent: digits as u64 })
     }
 }
 
 /// What became of the events; by the stamps, so nothing that goes wrong stays hidden behind something else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub(crate) struct Tally {
     pub received: u64,
     pub lost: u64,
     pub doubled: u64,
@@ -50,7 +50,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    pub fn add(&mut self, other: Tally) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.received += other.received;
         self.lost += other.lost;
         self.doubled += other.doubled;
@@ -60,7 +60,7 @@ impl Tally {
 
 /// The events of one stream in the order of their numbers.
 #[derive(Default)]
-pub struct Sequence {
+pub(crate) struct Sequence {
     /// Numbers given out.
     pub sent: u32,
     /// One more than the highest number that has come.
@@ -70,7 +70,7 @@ pub struct Sequence {
 }
 
 impl Sequence {
-    pub fn take(&mut self, number: u32, tally: &mut Tally) {
+    pub(crate) fn take(&mut self, number: u32, tally: &mut Tally) {
         tally.received += 1;
         if number >= self.expected {
             self.missing.extend(self.expected..number);
@@ -83,12 +83,12 @@ impl Sequence {
         }
     }
 
-    pub fn outstanding(&self) -> u64 {
+    pub(crate) fn outstanding(&self) -> u64 {
         self.missing.len() as u64 + u64::from(self.sent.saturating_sub(self.expected))
     }
 
     /// Forgets what has not come, so that it counts once.
-    pub fn settle(&mut self) -> u64 {
+    pub(crate) fn settle(&mut self) -> u64 {
         let lost = self.outstanding();
         self.missing.clear();
         self.expected = self.sent;

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-pub struct Tracer(Child);
+pub(crate) struct Tracer(Child);
 
 impl Tracer {
     /// Counts the calls of that process from now on.
@@ -13,7 +13,7 @@ impl Tracer {
     /// # Errors
     ///
     /// There is no strace, or it may not trace.
-    pub fn attach(pid: u32) -> io::Result<Tracer> {
+    pub(crate) fn attach(pid: u32) -> io::Result<Self> {
         let pid = pid.to_string();
         let child = Command::new("strace")
             .args(["-f", "-c", "-U", "calls,name", "-p", &pid])
@@ -23,7 +23,7 @@ impl Tracer {
             .spawn()
             .map_err(|error| io::Error::new(error.kind(), format!("strace does not start: {error}")))?;
         std::thread::sleep(Duration::from_millis(200));
-        Ok(Tracer(child))
+        Ok(Self(child))
     }
 
     /// Stops counting; calls by name.
@@ -31,7 +31,7 @@ impl Tracer {
     /// # Errors
     ///
     /// strace counted nothing: it says why.
-    pub fn detach(mut self) -> io::Result<BTreeMap<String, u64>> {
+    pub(crate) fn detach(mut self) -> io::Result<BTreeMap<String, u64>> {
         // It detaches, prints its summary and ends. The signals of Ctrl-C are blocked in all that this program starts.
         Command::new("kill").args(["-HUP", &self.0.id().to_string()]).status()?;
         let mut text = String::new();
@@ -60,7 +60,7 @@ impl Drop for Tracer {
 }
 
 /// One column for each (depth, events, calls).
-pub fn table(columns: &[(usize, u64, BTreeMap<String, u64>)]) -> String {
+pub(crate) fn table(columns: &[(usize, u64, BTreeMap<String, u64>)]) -> String {
     let mut table = "| system calls per event".to_owned();
     for (depth, ..) in columns {
         table += &if *depth == 1 { " | request by request".to_owned() } else { format!(" | {depth} pipelined") };

@@ -18,7 +18,7 @@ const STREAMS: usize = 1000;
 const TIMER_ENTRIES: u32 = 1_000_000;
 const INTERVAL_MS: u64 = 15_000;
 
-pub struct Case {
+pub(crate) struct Case {
     name: &'static str,
     /// How many times the work is done in one call.
     pub pieces: usize,
@@ -36,7 +36,7 @@ const fn case(name: &'static str, pieces: usize, prepare: fn() -> Box<dyn FnMut(
 }
 
 /// In the order of their names, as divan shows them.
-pub static CASES: [Case; 18] = [
+pub(crate) static CASES: [Case; 18] = [
     case("frame, 1 kB", 1, || write_frame(Payload::Json.text())),
     case("frame, 10 lines", 1, || write_frame("a line of text\n".repeat(10))),
     case("frame, 100 bytes", 1, || write_frame(Payload::Plain.text())),

@@ -16,7 +16,7 @@ fn counted_calls(work: &mut dyn FnMut()) {
     }
 }
 
-pub fn work(index: Option<usize>) {
+pub(crate) fn work(index: Option<usize>) {
     let case = &CASES[index.expect("the number of a case")];
     let mut work = (case.prepare)();
     for _ in 0..CALLS_BEFORE {
@@ -25,7 +25,7 @@ pub fn work(index: Option<usize>) {
     counted_calls(&mut work);
 }
 
-pub fn print_table() {
+pub(crate) fn print_table() {
     println!("| | instructions |\n|---|---:|");
     for (index, case) in CASES.iter().enumerate() {
         let instructions = count(index) / (CALLS * case.pieces);

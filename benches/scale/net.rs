@@ -11,9 +11,9 @@ use std::time::Duration;
 use uuid::Uuid;
 
 /// A client by its number, as wide as a descriptor.
-pub struct Socket(u32);
+pub(crate) struct Socket(u32);
 
-pub struct Memory {
+pub(crate) struct Memory {
     pub clock: u64,
     /// What the next poll tells.
     pub events: Vec<Event>,
@@ -36,8 +36,8 @@ pub struct Memory {
 
 impl Memory {
     /// Room for `clients`, so that growing it is not measured.
-    pub fn new(clients: usize, get: Vec<u8>) -> Memory {
-        Memory {
+    pub(crate) fn new(clients: usize, get: Vec<u8>) -> Self {
+        Self {
             clock: 0,
             events: Vec::with_capacity(1024),
             backlog: 0,
@@ -52,26 +52,26 @@ impl Memory {
         }
     }
 
-    pub fn set_batch(&mut self, batch: &[u8]) {
+    pub(crate) fn set_batch(&mut self, batch: &[u8]) {
         self.batch.clear();
         self.batch.extend_from_slice(batch);
     }
 
     /// Everybody is gone, and the numbers start again.
-    pub fn forget_clients(&mut self) {
+    pub(crate) fn forget_clients(&mut self) {
         self.tokens.clear();
         self.ids.clear();
         self.batch.clear();
         self.leaving = false;
     }
 
-    pub fn tell_readable(&mut self, client: usize) {
+    pub(crate) fn tell_readable(&mut self, client: usize) {
         let id = self.ids[client];
         let read_closed = self.leaving;
         self.events.push(Event::Socket { id, readable: true, writable: false, read_closed });
     }
 
-    pub fn has_completions(&self) -> bool {
+    pub(crate) fn has_completions(&self) -> bool {
         !self.completions.is_empty()
     }
 }

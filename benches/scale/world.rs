@@ -21,25 +21,25 @@ const TURNS_MAX: usize = 10_000_000;
 
 /// Turns of the loop, timed.
 #[derive(Clone, Copy, Default)]
-pub struct Turns {
+pub(crate) struct Turns {
     pub count: usize,
     pub total: Duration,
     pub longest: Duration,
 }
 
 impl Turns {
-    pub fn nanoseconds_each(self, pieces: usize) -> f64 {
+    pub(crate) fn nanoseconds_each(self, pieces: usize) -> f64 {
         self.total.as_nanos() as f64 / pieces as f64
     }
 }
 
-pub struct World {
+pub(crate) struct World {
     reactor: Reactor<Memory>,
     turns: Turns,
 }
 
 impl World {
-    pub fn new(streams: usize) -> World {
+    pub(crate) fn new(streams: usize) -> Self {
         let get = requests::browser_get("/events/tenant-7/stream/0123456", "events.example.com");
         let net = Memory::new(streams + 1, get);
         let settings = Settings {
@@ -48,7 +48,7 @@ impl World {
             ..Settings::default()
         };
         let gateway = Gateway::new(settings, Millis::ZERO, 1);
-        World { reactor: Reactor::new(net, gateway, streams + 1, false), turns: Turns::default() }
+        Self { reactor: Reactor::new(net, gateway, streams + 1, false), turns: Turns::default() }
     }
 
     fn net(&mut self) -> &mut Memory {
@@ -65,12 +65,12 @@ impl World {
     }
 
     /// The turns since this was asked last.
-    pub fn take_turns(&mut self) -> Turns {
+    pub(crate) fn take_turns(&mut self) -> Turns {
         std::mem::take(&mut self.turns)
     }
 
     /// Bytes of one request as it is kept for the disconnect callback.
-    pub fn request_bytes(&mut self) -> usize {
+    pub(crate) fn request_bytes(&mut self) -> usize {
         self.net().request_bytes
     }
 
@@ -94,7 +94,7 @@ impl World {
     }
 
     /// Opens the streams, evenly over one heartbeat interval; then the backend connects.
-    pub fn open(&mut self, streams: usize) {
+    pub(crate) fn open(&mut self, streams: usize) {
         let start = self.net().clock;
         for first in (0..streams).step_by(ACCEPTS_PER_TURN) {
             self.net().clock = start + HEARTBEAT_MS * first as u64 / streams as u64;
@@ -111,7 +111,7 @@ impl World {
     }
 
     /// The backend sends that many events, each to any stream.
-    pub fn send(&mut self, streams: usize, events: usize) {
+    pub(crate) fn send(&mut self, streams: usize, events: usize) {
         let data = requests::Payload::Plain.escaped();
         let mut random = 0x9E37_79B9_7F4A_7C15_u64;
         let mut batch = Vec::new();
@@ -134,7 +134,7 @@ impl World {
     }
 
     /// One heartbeat interval, tick by tick. Returns how many heartbeats there were.
-    pub fn beat(&mut self) -> usize {
+    pub(crate) fn beat(&mut self) -> usize {
         let before = self.net().writes;
         for _ in 0..HEARTBEAT_MS.div_ceil(TICK_MS) {
             self.net().clock += TICK_MS;
@@ -144,7 +144,7 @@ impl World {
     }
 
     /// The process stood still for so long that every heartbeat is due.
-    pub fn stand_still(&mut self) -> Turns {
+    pub(crate) fn stand_still(&mut self) -> Turns {
         self.net().clock += HEARTBEAT_MS + TICK_MS;
         let (before, streams) = (self.net().writes, self.reactor.gateway().stream_count());
         self.turn_until(|reactor| reactor.net().writes - before >= streams);
@@ -152,7 +152,7 @@ impl World {
     }
 
     /// All clients go at once, the backend too.
-    pub fn leave(&mut self) {
+    pub(crate) fn leave(&mut self) {
         self.all_leave();
         self.turn_until(|reactor| reactor.gateway().call_count() == 0);
         assert_eq!(self.reactor.gateway().connection_count(), 0);
@@ -160,7 +160,7 @@ impl World {
     }
 
     /// Half a minute without clients.
-    pub fn rest(&mut self) {
+    pub(crate) fn rest(&mut self) {
         for _ in 0..30 {
             self.net().clock += 1000;
             self.turn();
@@ -168,7 +168,7 @@ impl World {
     }
 
     /// SIGTERM; all streams are ended and all clients go.
-    pub fn drain(&mut self) {
+    pub(crate) fn drain(&mut self) {
         self.net().events.push(Event::Signal);
         self.turn();
         self.turn_until(|reactor| reactor.gateway().stream_count() == 0);

@@ -18,7 +18,7 @@ const RETRY_MS: u32 = 1500;
 /// Callbacks that a newly connected page gets to see.
 const HISTORY: usize = 30;
 
-pub struct Backend {
+pub(crate) struct Backend {
     /// Where sends go.
     send_url: String,
     agent: ureq::Agent,
@@ -36,7 +36,7 @@ struct State {
 }
 
 impl Backend {
-    pub fn new(gateway_port: u16) -> Backend {
+    pub(crate) fn new(gateway_port: u16) -> Self {
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .proxy(None)
@@ -45,11 +45,11 @@ impl Backend {
             .max_idle_age(Duration::from_secs(30))
             .build()
             .into();
-        Backend { send_url: format!("http://127.0.0.1:{gateway_port}/internal/send"), agent, state: Mutex::default() }
+        Self { send_url: format!("http://127.0.0.1:{gateway_port}/internal/send"), agent, state: Mutex::default() }
     }
 
     /// Sends to every open stream, for as long as the process lives.
-    pub fn start_ticking(self: &Arc<Self>) {
+    pub(crate) fn start_ticking(self: &Arc<Self>) {
         let backend = Arc::clone(self);
         thread::spawn(move || {
             let start = Instant::now();
@@ -78,7 +78,7 @@ impl Backend {
     }
 
     /// The endpoints that are no page: the gateway's callback, and what the page's buttons ask for.
-    pub fn answer(&self, request: &Request) -> Response {
+    pub(crate) fn answer(&self, request: &Request) -> Response {
         if request.method != "POST" {
             return Response::json(404, &json!({ "error": "There is nothing here." }));
         }

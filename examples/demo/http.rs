@@ -14,7 +14,7 @@ const BODY_BYTES_MAX: usize = 256 * 1024;
 /// A kept connection with nothing on it is closed after this.
 const IDLE: Duration = Duration::from_secs(60);
 
-pub struct Request {
+pub(crate) struct Request {
     pub method: String,
     pub path: String,
     /// Of a POST only what another web page cannot forge without asking first counts as ours.
@@ -22,20 +22,20 @@ pub struct Request {
     pub body: Vec<u8>,
 }
 
-pub struct Response {
+pub(crate) struct Response {
     pub status: u16,
     pub content_type: &'static str,
     pub body: Vec<u8>,
 }
 
 impl Response {
-    pub fn json(status: u16, value: &serde_json::Value) -> Response {
-        Response { status, content_type: "application/json", body: value.to_string().into_bytes() }
+    pub(crate) fn json(status: u16, value: &serde_json::Value) -> Self {
+        Self { status, content_type: "application/json", body: value.to_string().into_bytes() }
     }
 }
 
 /// Answers every request on `listener`, for as long as the process lives.
-pub fn serve(listener: TcpListener, answer: impl Fn(Request) -> Response + Send + Sync + 'static) {
+pub(crate) fn serve(listener: TcpListener, answer: impl Fn(Request) -> Response + Send + Sync + 'static) {
     let answer = Arc::new(answer);
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {

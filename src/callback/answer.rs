@@ -8,7 +8,9 @@ use crate::sse::Event;
 /// What a 2xx answer's body asks for. Read leniently: the connect stands whatever the body says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer<'a> {
+    /// The stream's first event.
     pub event: Option<Event<'a>>,
+    /// Whether the stream ends behind it.
     pub close: bool,
     /// The rules that were broken by what was ignored; empty in the normal case.
     pub ignored: Vec<SendError>,

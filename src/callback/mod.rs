@@ -13,8 +13,11 @@ use uuid::Uuid;
 /// Why a stream ended, as the backend is told (docs/protocol.md, section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
+    /// The client has gone.
     ClientClosed,
+    /// The gateway or the backend ended the stream.
     ServerClosed,
+    /// The stream was cut: see the detail.
     Error,
 }
 
@@ -43,8 +46,11 @@ pub type CallId = Key;
 /// What a callback tells the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallKind {
+    /// May this client have a stream?
     Connect,
+    /// The stream is over.
     Disconnect {
+        /// Why it ended.
         reason: Reason,
         /// Becomes the `SSEGateway-Detail` request header.
         detail: Option<Detail>,
@@ -55,7 +61,9 @@ pub enum CallKind {
 /// where the request is, so that what waits is no more than the stream keeps anyway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
+    /// Returned with its [`Outcome`].
     pub id: CallId,
+    /// What it says.
     pub kind: CallKind,
     /// The stream that it is about.
     pub token: Uuid,
@@ -94,6 +102,7 @@ impl Call {
 pub enum Outcome {
     /// A final (non-1xx) response head arrived in time.
     Answered {
+        /// Of the final response; 200 to 999.
         status: u16,
         /// Values of `Retry-After` (at most one) and `WWW-Authenticate` (each), as received, to be
         /// passed on with a rejection. Empty for a 2xx.
@@ -101,24 +110,33 @@ pub enum Outcome {
         /// The body of a 2xx; `None` if it was late, cut short or too long. Not read for a rejection.
         body: Option<Vec<u8>>,
     },
-    /// Refused, reset, no such name, or garbage. `written`: some of the request may have reached
-    /// the backend, which may have accepted it.
-    Unavailable { written: bool },
-    /// No head within the timeout. `written` as above.
-    TimedOut { written: bool },
+    /// Refused, reset, no such name, or garbage.
+    Unavailable {
+        /// Whether some of the request may have reached the backend, which may have accepted it.
+        written: bool,
+    },
+    /// No head within the timeout.
+    TimedOut {
+        /// As in [`Outcome::Unavailable`].
+        written: bool,
+    },
 }
 
 /// A response header of the backend that a rejected client gets to see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PassedHeader {
+    /// `Retry-After`.
     RetryAfter,
+    /// `WWW-Authenticate`.
     WwwAuthenticate,
 }
 
 /// A finished callback.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Called {
+    /// That of the [`Call`].
     pub id: CallId,
+    /// How it went.
     pub outcome: Outcome,
 }
 
@@ -126,9 +144,9 @@ impl Reason {
     /// The value of `reason` on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
-            Reason::ClientClosed => "client_closed",
-            Reason::ServerClosed => "server_closed",
-            Reason::Error => "error",
+            Self::ClientClosed => "client_closed",
+            Self::ServerClosed => "server_closed",
+            Self::Error => "error",
         }
     }
 }
@@ -137,13 +155,13 @@ impl Detail {
     /// The value of the `SSEGateway-Detail` header.
     pub fn as_str(self) -> &'static str {
         match self {
-            Detail::SlowConsumer => "slow_consumer",
-            Detail::ClientTimeout => "client_timeout",
-            Detail::Shutdown => "shutdown",
-            Detail::WriteFailed => "write_failed",
-            Detail::ExcessInput => "excess_input",
-            Detail::ConnectTimeout => "connect_timeout",
-            Detail::ConnectBroken => "connect_broken",
+            Self::SlowConsumer => "slow_consumer",
+            Self::ClientTimeout => "client_timeout",
+            Self::Shutdown => "shutdown",
+            Self::WriteFailed => "write_failed",
+            Self::ExcessInput => "excess_input",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::ConnectBroken => "connect_broken",
         }
     }
 }

@@ -47,7 +47,7 @@ const BEFORE_URL: &str = "{\"url\":\"";
 
 impl Request {
     /// `scratch` is where the JSON grows, so that what is kept is one allocation of the right size.
-    pub fn encode(scratch: &mut String, parts: &RequestParts<'_>) -> Request {
+    pub fn encode(scratch: &mut String, parts: &RequestParts<'_>) -> Self {
         let RequestParts { url, headers } = *parts;
         let out = scratch;
         out.clear();
@@ -56,9 +56,10 @@ impl Request {
         out.push_str("\",\"headers\":{");
         push_headers(out, headers);
         out.push_str("}}");
-        Request(Arc::from(out.as_str()))
+        Self(Arc::from(out.as_str()))
     }
 
+    /// The object, as it stands in a callback's body.
     pub fn json(&self) -> &str {
         &self.0
     }
@@ -83,8 +84,8 @@ impl Request {
 
 #[cfg(test)]
 impl From<String> for Request {
-    fn from(json: String) -> Request {
-        Request(json.into())
+    fn from(json: String) -> Self {
+        Self(json.into())
     }
 }
 

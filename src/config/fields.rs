@@ -11,7 +11,9 @@ use std::net::{IpAddr, Ipv6Addr};
 /// The checked configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// `CALLBACK_URL`.
     pub callback_url: Option<CallbackUrl>,
+    /// `CALLBACK_TOKEN`, or the content of `CALLBACK_TOKEN_FILE`.
     pub callback_token: Option<Secret>,
     /// The file that `callback_token` was read from, if it was.
     pub callback_token_file: Option<String>,
@@ -27,7 +29,9 @@ pub struct Config {
     pub internal_address: Option<IpAddr>,
     /// `MAX_STREAMS`; what is possible is in [`Settings::streams_max`] after [`Config::fit`].
     pub streams_wanted: Option<usize>,
+    /// `LOG_LEVEL`.
     pub log_level: LevelFilter,
+    /// `LOG_FORMAT`.
     pub log_format: LogFormat,
     /// What the core has to know.
     pub gateway: Settings,
@@ -35,7 +39,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Config {
+        Self {
             callback_url: None,
             callback_token: None,
             callback_token_file: None,

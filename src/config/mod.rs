@@ -43,8 +43,8 @@ impl Display for Warning {
 impl Config {
     /// Reads all variables through `lookup` (`std::env::var_os`, or a test's own). An empty value counts as unset, but
     /// for secrets. Errors: every problem there is, one per bad variable.
-    pub fn from_env(lookup: impl Fn(&str) -> Option<OsString>) -> Result<(Config, Vec<Warning>), Vec<Problem>> {
-        let mut config = Config::default();
+    pub fn from_env(lookup: impl Fn(&str) -> Option<OsString>) -> Result<(Self, Vec<Warning>), Vec<Problem>> {
+        let mut config = Self::default();
         let (mut problems, mut warnings) = (Vec::new(), Vec::new());
         for variable in VARIABLES {
             let is_set = |value: &OsString| !(value.is_empty() && variable.empty_is_unset);

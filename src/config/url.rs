@@ -19,7 +19,7 @@ pub struct CallbackUrl {
 
 impl CallbackUrl {
     /// Reads the value of `CALLBACK_URL`; an error is a phrase that says what is allowed.
-    pub fn parse(text: &str) -> Result<CallbackUrl, &'static str> {
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
         const SHAPE: &str = "must be an absolute http or https URL, like http://127.0.0.1:8000/callback";
         if let Some(wrong) = text.bytes().find(|byte| !byte.is_ascii_graphic()) {
             return Err(if wrong.is_ascii() {
@@ -49,7 +49,7 @@ impl CallbackUrl {
         url.parse::<ureq::http::Uri>().map_err(|_| SHAPE)?;
         let credentials = userinfo.filter(|userinfo| !userinfo.is_empty()).map(basic).transpose()?;
         let (user, authorization) = credentials.unzip();
-        Ok(CallbackUrl { url, user, authorization })
+        Ok(Self { url, user, authorization })
     }
 
     /// The URL without its query and user, either of which may be secret.
@@ -67,7 +67,7 @@ impl CallbackUrl {
 }
 
 /// A `CALLBACK_URL` that may be malformed, for an error line: whatever could be user info is masked.
-pub fn mask(text: &str) -> String {
+pub(super) fn mask(text: &str) -> String {
     let Some((before, after)) = text.rsplit_once('@') else { return text.to_owned() };
     let is_scheme = |scheme: &str| ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
     match before.split_once("://") {

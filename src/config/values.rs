@@ -1,7 +1,7 @@
 //! Text to value. Errors: a phrase that says what is allowed.
 
 use crate::gateway::Cors;
-use crate::http::request::decimal;
+use crate::http::grammar::decimal;
 use crate::secret::Secret;
 use log::LevelFilter;
 use std::fs::File;
@@ -18,7 +18,7 @@ const TOKEN_FILE_BYTES_MAX: u64 = 64 * 1024;
 // Most variables are numbers. What reads and shows them is not inlined, or each would hold its copy of it.
 
 /// Plain decimal digits within the limits, both included.
-pub fn integer<T: TryFrom<u64>>(text: &str, min: u64, max: u64) -> Result<T, String> {
+pub(super) fn integer<T: TryFrom<u64>>(text: &str, min: u64, max: u64) -> Result<T, String> {
     number_within(text, min, max).and_then(|value| T::try_from(value).ok()).ok_or_else(|| must_be_within(min, max))
 }
 
@@ -33,29 +33,29 @@ fn must_be_within(min: u64, max: u64) -> String {
 }
 
 /// The port of a listener or a URL.
-pub fn port(text: &str) -> Result<u16, String> {
+pub(super) fn port(text: &str) -> Result<u16, String> {
     integer(text, 1, 65_535)
 }
 
 /// Whole seconds, at least `min`.
 #[inline(never)]
-pub fn seconds(text: &str, min: u64) -> Result<Duration, String> {
+pub(super) fn seconds(text: &str, min: u64) -> Result<Duration, String> {
     integer(text, min, SECONDS_MAX).map(Duration::from_secs)
 }
 
 /// The value of that name among a few.
-pub fn choice<T: Copy>(text: &str, choices: &[(&str, T); 2]) -> Result<T, String> {
+pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T); 2]) -> Result<T, String> {
     let chosen = choices.iter().find(|(name, _)| *name == text);
     chosen.map(|(_, value)| *value).ok_or_else(|| format!("must be {} or {}", choices[0].0, choices[1].0))
 }
 
 /// The name of a value among a few.
-pub fn name_of<T: PartialEq>(value: T, choices: &[(&str, T); 2]) -> String {
+pub(super) fn name_of<T: PartialEq>(value: T, choices: &[(&str, T); 2]) -> String {
     choices.iter().find(|(_, known)| *known == value).map_or_else(String::new, |(name, _)| (*name).to_owned())
 }
 
 /// An IP address; IPv6 also in brackets.
-pub fn address(text: &str) -> Result<IpAddr, String> {
+pub(super) fn address(text: &str) -> Result<IpAddr, String> {
     let bracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let parsed = match bracketed {
         Some(inside) => inside.parse::<Ipv6Addr>().map(IpAddr::V6),
@@ -65,12 +65,12 @@ pub fn address(text: &str) -> Result<IpAddr, String> {
 }
 
 /// A level by its name, in upper or lower case.
-pub fn log_level(text: &str) -> Result<LevelFilter, &'static str> {
+pub(super) fn log_level(text: &str) -> Result<LevelFilter, &'static str> {
     LevelFilter::from_str(text).map_err(|_| "must be error, warn, info, debug, trace or off")
 }
 
 /// A token that fits into `Authorization: Bearer`.
-pub fn token(text: &str) -> Result<Secret, &'static str> {
+pub(super) fn token(text: &str) -> Result<Secret, &'static str> {
     if text.is_empty() {
         // An unset variable in a compose file would otherwise leave the door open without a word.
         Err("must not be empty; to do without it, leave the variable unset")
@@ -84,7 +84,7 @@ pub fn token(text: &str) -> Result<Secret, &'static str> {
 }
 
 /// The token in the file at `path`, without the line break at its end, if there is one.
-pub fn token_file(path: &str) -> Result<Secret, String> {
+pub(super) fn token_file(path: &str) -> Result<Secret, String> {
     let mut content = Vec::new();
     let read = File::open(path).and_then(|file| file.take(TOKEN_FILE_BYTES_MAX).read_to_end(&mut content));
     let length = read.map_err(|error| format!("must name a readable file: {error}"))?;
@@ -97,7 +97,7 @@ pub fn token_file(path: &str) -> Result<Secret, String> {
 }
 
 /// `*`, or origins separated by commas.
-pub fn origins(text: &str) -> Result<Cors, String> {
+pub(super) fn origins(text: &str) -> Result<Cors, String> {
     const SHAPE: &str = "must be * or a comma-separated list of scheme://host[:port] without a path";
     if text.trim() == "*" {
         return Ok(Cors::Any);
@@ -131,7 +131,7 @@ fn origin(text: &str) -> Option<String> {
 }
 
 /// Splits `host[:port]`, an IPv6 address being in brackets.
-pub fn host_port(text: &str) -> Result<(&str, Option<u16>), &'static str> {
+pub(super) fn host_port(text: &str) -> Result<(&str, Option<u16>), &'static str> {
     const HOST: &str = "must name a host: letters, digits, dots, hyphens, underscores, or an address";
     let host_end = match text.strip_prefix('[') {
         Some(rest) => rest.find(']').ok_or(HOST)? + 2,
@@ -154,7 +154,7 @@ pub fn host_port(text: &str) -> Result<(&str, Option<u16>), &'static str> {
 }
 
 /// Whether two listeners on the same port would conflict.
-pub fn overlap(one: IpAddr, other: IpAddr) -> bool {
+pub(super) fn overlap(one: IpAddr, other: IpAddr) -> bool {
     let takes_all = |address: IpAddr| address == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
     let same_family = one.is_ipv4() == other.is_ipv4();
     one == other

@@ -32,7 +32,9 @@ const SWITCH: [(&str, bool); 2] = [("on", true), ("off", false)];
 /// One environment variable: docs/protocol.md, section 2.
 #[derive(Clone, Copy, Debug)]
 pub struct Variable {
+    /// As in the environment.
     pub name: &'static str,
+    /// What holds where it is not set.
     pub default: DefaultValue,
     /// Its line in `--help`.
     pub help: &'static str,
@@ -95,12 +97,12 @@ impl Variable {
         matches!(self.bad_value, BadValue::Replaced)
     }
 
-    const fn on_bad_value(self, bad_value: BadValue) -> Variable {
-        Variable { bad_value, ..self }
+    const fn on_bad_value(self, bad_value: BadValue) -> Self {
+        Self { bad_value, ..self }
     }
 
-    const fn refuse_empty(self) -> Variable {
-        Variable { empty_is_unset: false, ..self }
+    const fn refuse_empty(self) -> Self {
+        Self { empty_is_unset: false, ..self }
     }
 }
 

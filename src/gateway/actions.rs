@@ -32,8 +32,8 @@ pub enum CloseMode {
 pub struct Ticket(ConnId);
 
 impl Ticket {
-    pub(super) fn new(connection: ConnId) -> Ticket {
-        Ticket(connection)
+    pub(super) fn new(connection: ConnId) -> Self {
+        Self(connection)
     }
 
     pub(super) fn connection(self) -> ConnId {

@@ -19,7 +19,7 @@ pub(super) struct ResponseMode {
 
 impl ResponseMode {
     /// An answer with its body, after which the connection closes.
-    pub(super) const LAST: ResponseMode = ResponseMode { keep_alive: false, head_only: false };
+    pub(super) const LAST: Self = Self { keep_alive: false, head_only: false };
 }
 
 /// Why a request is refused before it comes to a stream or a send.
@@ -142,11 +142,11 @@ impl SendResult {
 
     pub(super) fn index(self) -> usize {
         match self {
-            SendResult::Ok => 0,
-            SendResult::Buffered => 1,
-            SendResult::Invalid(_) => 2,
-            SendResult::NotFound => 3,
-            SendResult::Failed => 4,
+            Self::Ok => 0,
+            Self::Buffered => 1,
+            Self::Invalid(_) => 2,
+            Self::NotFound => 3,
+            Self::Failed => 4,
         }
     }
 }
@@ -173,25 +173,25 @@ pub(super) struct Answer<'a> {
 }
 
 impl<'a> Answer<'a> {
-    fn new(status: u16, body: impl Into<Cow<'a, [u8]>>) -> Answer<'a> {
+    fn new(status: u16, body: impl Into<Cow<'a, [u8]>>) -> Self {
         Answer { status, content_type: response::JSON, body: body.into(), fields: Cow::Borrowed(&[]), cors: NO_CORS }
     }
 
     /// All messages are plain text without quotes.
-    fn error(status: u16, message: &str) -> Answer<'a> {
+    fn error(status: u16, message: &str) -> Self {
         Answer::new(status, format!(r#"{{"error":"{message}"}}"#).into_bytes())
     }
 
-    fn with_fields(self, fields: impl Into<Cow<'a, [Field<'a>]>>) -> Answer<'a> {
+    fn with_fields(self, fields: impl Into<Cow<'a, [Field<'a>]>>) -> Self {
         Answer { fields: fields.into(), ..self }
     }
 
-    pub(super) fn with_cors(mut self, cors: &'a CorsHeaders) -> Answer<'a> {
+    pub(super) fn with_cors(mut self, cors: &'a CorsHeaders) -> Self {
         self.cors = cors;
         self
     }
 
-    pub(super) fn refusal(refusal: Refusal, cors: &'a CorsHeaders) -> Answer<'a> {
+    pub(super) fn refusal(refusal: Refusal, cors: &'a CorsHeaders) -> Self {
         let answer = Answer::error(refusal.status(), refusal.message()).with_cors(cors);
         match refusal {
             Refusal::Unauthorized => answer.with_fields(CHALLENGE),
@@ -213,21 +213,21 @@ impl<'a> Answer<'a> {
     }
 
     /// A refusal that says what is wrong.
-    pub(super) fn detailed_refusal(refusal: Refusal, detail: &str) -> Answer<'a> {
+    pub(super) fn detailed_refusal(refusal: Refusal, detail: &str) -> Self {
         Answer::error(refusal.status(), &format!("{}: {detail}", refusal.message()))
     }
 
-    pub(super) fn method_not_allowed(allow: &'static str, cors: &'a CorsHeaders) -> Answer<'a> {
+    pub(super) fn method_not_allowed(allow: &'static str, cors: &'a CorsHeaders) -> Self {
         Answer::refusal(Refusal::Method, cors).with_fields(vec![("Allow", allow.as_bytes())])
     }
 
     /// The answer to OPTIONS.
-    pub(super) fn options(allow: &'static str, cors: &'a CorsHeaders) -> Answer<'a> {
+    pub(super) fn options(allow: &'static str, cors: &'a CorsHeaders) -> Self {
         Answer::new(204, b"".as_slice()).with_cors(cors).with_fields(vec![("Allow", allow.as_bytes())])
     }
 
     /// The answer to a CORS preflight (WHATWG Fetch, section 3.2.2). `headers` may be sent.
-    pub(super) fn preflight(cors: &'a CorsHeaders, headers: &'a str) -> Answer<'a> {
+    pub(super) fn preflight(cors: &'a CorsHeaders, headers: &'a str) -> Self {
         let answer = Answer::new(204, b"".as_slice()).with_cors(cors);
         match cors {
             CorsHeaders::Off | CorsHeaders::Denied => answer,
@@ -239,11 +239,11 @@ impl<'a> Answer<'a> {
         }
     }
 
-    pub(super) fn healthy() -> Answer<'a> {
+    pub(super) fn healthy() -> Self {
         Answer::new(200, br#"{"status":"ok"}"#.as_slice())
     }
 
-    pub(super) fn readiness(configured: bool, shutting_down: bool) -> Answer<'a> {
+    pub(super) fn readiness(configured: bool, shutting_down: bool) -> Self {
         let (status, body): (u16, &[u8]) = match (configured, shutting_down) {
             (false, _) => (503, br#"{"status":"not_ready","configured":false}"#),
             (true, true) => (503, br#"{"status":"not_ready","configured":true}"#),
@@ -252,7 +252,7 @@ impl<'a> Answer<'a> {
         Answer::new(status, body)
     }
 
-    pub(super) fn send(result: SendResult) -> Answer<'a> {
+    pub(super) fn send(result: SendResult) -> Self {
         match result {
             SendResult::Ok => Answer::new(200, br#"{"status":"ok"}"#.as_slice()),
             SendResult::Buffered => Answer::new(200, br#"{"status":"buffered"}"#.as_slice()),
@@ -263,14 +263,14 @@ impl<'a> Answer<'a> {
     }
 
     /// `failure` is none of the results whose client the gateway does not answer by itself.
-    pub(super) fn connect_failure(failure: ConnectResult, cors: &'a CorsHeaders) -> Answer<'a> {
+    pub(super) fn connect_failure(failure: ConnectResult, cors: &'a CorsHeaders) -> Self {
         let (status, message) = CONNECT_RESULTS[failure as usize].2.unwrap_or((503, "Backend unavailable"));
         let answer = Answer::error(status, message).with_cors(cors);
         if failure == ConnectResult::TooManyStreams { answer.with_fields(RETRY_AFTER) } else { answer }
     }
 
     /// The backend rejected the connect.
-    pub(super) fn rejection(status: u16, passed: &'a [(PassedHeader, Vec<u8>)], cors: &'a CorsHeaders) -> Answer<'a> {
+    pub(super) fn rejection(status: u16, passed: &'a [(PassedHeader, Vec<u8>)], cors: &'a CorsHeaders) -> Self {
         let answer = Answer::error(status, &format!("Backend returned {status}")).with_cors(cors);
         let field = |(header, value): &'a (PassedHeader, Vec<u8>)| match header {
             PassedHeader::RetryAfter => ("Retry-After", value.as_slice()),
@@ -279,11 +279,11 @@ impl<'a> Answer<'a> {
         answer.with_fields(passed.iter().map(field).collect::<Vec<_>>())
     }
 
-    pub(super) fn listing(json: String) -> Answer<'a> {
+    pub(super) fn listing(json: String) -> Self {
         Answer::new(200, json.into_bytes())
     }
 
-    pub(super) fn metrics(text: String) -> Answer<'a> {
+    pub(super) fn metrics(text: String) -> Self {
         Answer { content_type: metrics::CONTENT_TYPE, ..Answer::new(200, text.into_bytes()) }
     }
 

@@ -76,9 +76,9 @@ impl Purpose {
     /// Whether the head has decided on an error: what comes behind it changes nothing.
     pub(super) fn is_refused(&self) -> bool {
         match self {
-            Purpose::Answer(Reply::Refused(..) | Reply::MethodNotAllowed(..) | Reply::BadParameter(_)) => true,
-            Purpose::Send
-            | Purpose::Answer(
+            Self::Answer(Reply::Refused(..) | Reply::MethodNotAllowed(..) | Reply::BadParameter(_)) => true,
+            Self::Send
+            | Self::Answer(
                 Reply::Healthz
                 | Reply::Readyz
                 | Reply::Metrics
@@ -92,14 +92,14 @@ impl Purpose {
     /// What a page may read of the answer.
     pub(super) fn cors(&self) -> &CorsHeaders {
         match self {
-            Purpose::Answer(
+            Self::Answer(
                 Reply::Options(_, cors)
                 | Reply::Preflight(cors, _)
                 | Reply::Refused(_, cors)
                 | Reply::MethodNotAllowed(_, cors),
             ) => cors,
-            Purpose::Send
-            | Purpose::Answer(
+            Self::Send
+            | Self::Answer(
                 Reply::Healthz | Reply::Readyz | Reply::Metrics | Reply::Connections(_) | Reply::BadParameter(_),
             ) => &CorsHeaders::Off,
         }
@@ -133,8 +133,8 @@ pub(super) enum Progress {
 }
 
 impl Body {
-    pub(super) fn new(purpose: Purpose, mode: ResponseMode, remaining: Remaining) -> Body {
-        Body { purpose, mode, remaining, taken: 0, bytes: Vec::new() }
+    pub(super) fn new(purpose: Purpose, mode: ResponseMode, remaining: Remaining) -> Self {
+        Self { purpose, mode, remaining, taken: 0, bytes: Vec::new() }
     }
 
     /// Reads on. `bytes_max` bounds a chunked body; a declared length has been checked before.
@@ -217,8 +217,8 @@ pub(super) struct Closing {
 pub(super) struct DiscardBudget(u32);
 
 impl DiscardBudget {
-    pub(super) fn new(bytes: u64) -> DiscardBudget {
-        DiscardBudget(u32::try_from(bytes).unwrap_or(u32::MAX))
+    pub(super) fn new(bytes: u64) -> Self {
+        Self(u32::try_from(bytes).unwrap_or(u32::MAX))
     }
 
     /// Takes `count` bytes out; `false` if there is not so much left.
@@ -230,8 +230,8 @@ impl DiscardBudget {
 }
 
 impl Connection {
-    pub(super) fn new(id: ConnId, now: Millis, listener: Listener, peer: Peer, token: Uuid) -> Connection {
-        Connection {
+    pub(super) fn new(id: ConnId, now: Millis, listener: Listener, peer: Peer, token: Uuid) -> Self {
+        Self {
             id,
             // The first request is timed from here, not from its first byte.
             state: State::Reading(Reading { started: Some(now), ..Reading::default() }),

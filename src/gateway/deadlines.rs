@@ -22,8 +22,8 @@ pub(super) struct Deadlines {
 }
 
 impl Deadlines {
-    pub(super) fn new(now: Millis) -> Deadlines {
-        Deadlines { timer: Timer::new(now) }
+    pub(super) fn new(now: Millis) -> Self {
+        Self { timer: Timer::new(now) }
     }
 
     /// Has the connection's deadline looked at in time.

@@ -19,9 +19,9 @@ impl Shared {
             State::Connecting(_) | State::Streaming(_) if is_stalled => {
                 self.cut_stream(connection, EndReason::error(Detail::ClientTimeout), CloseMode::Abort);
             }
-            State::Reading(_) | State::Answering(_) if is_stalled => Shared::close(connection, CloseMode::Abort),
+            State::Reading(_) | State::Answering(_) if is_stalled => Self::close(connection, CloseMode::Abort),
             State::Reading(reading) if reading.has_begun() => self.refuse(now, connection, Refusal::Timeout),
-            State::Reading(_) => Shared::close(connection, CloseMode::Graceful),
+            State::Reading(_) => Self::close(connection, CloseMode::Graceful),
             State::Connecting(connecting) => {
                 let call = connecting.call;
                 self.connect_timed_out(now, connection, call);
@@ -43,7 +43,7 @@ impl Shared {
             }
             State::Closing(closing) => {
                 let mode = if closing.shut { CloseMode::Graceful } else { CloseMode::Abort };
-                Shared::close(connection, mode);
+                Self::close(connection, mode);
             }
             State::Answering(_) | State::Closed(_) => {}
         }
@@ -53,7 +53,7 @@ impl Shared {
     pub(super) fn drain(&mut self, now: Millis, connection: &mut Connection) {
         match &connection.state {
             State::Reading(reading) if reading.has_begun() => self.refuse(now, connection, Refusal::ShuttingDown),
-            State::Reading(_) if connection.out.is_empty() => Shared::close(connection, CloseMode::Graceful),
+            State::Reading(_) if connection.out.is_empty() => Self::close(connection, CloseMode::Graceful),
             State::Reading(_) => self.start_closing(connection),
             State::Connecting(_) => {
                 self.stop_connecting(now, connection, EndReason::SHUTDOWN, ConnectResult::ShuttingDown);

@@ -4,8 +4,8 @@
 pub(super) struct Jitter(u64);
 
 impl Jitter {
-    pub(super) fn new(seed: u64) -> Jitter {
-        Jitter(seed)
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed)
     }
 
     /// A number within a fifth of `delay`.

@@ -30,9 +30,9 @@ pub(super) struct Listing {
 
 impl Listing {
     /// `streams`: how many are open.
-    pub(super) fn new(page: Page, instance: &str, streams: u64) -> Listing {
+    pub(super) fn new(page: Page, instance: &str, streams: u64) -> Self {
         let first = page.after.map_or(0, |after| (after as usize).saturating_add(1));
-        Listing {
+        Self {
             body: format!(r#"{{"instance":"{instance}","count":{streams},"connections":["#),
             room: page.limit,
             sweep: Sweep::starting_at(first),

@@ -91,8 +91,8 @@ pub struct Gateway {
 
 impl Gateway {
     /// A gateway at `now` without connections. `seed` feeds the jitter of `retry`.
-    pub fn new(settings: Settings, now: Millis, seed: u64) -> Gateway {
-        Gateway { connections: Table::default(), shared: Shared::new(settings, now, seed) }
+    pub fn new(settings: Settings, now: Millis, seed: u64) -> Self {
+        Self { connections: Table::default(), shared: Shared::new(settings, now, seed) }
     }
 
     /// The wall clock, for `Date` fields: seconds since the Unix epoch.

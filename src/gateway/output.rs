@@ -28,9 +28,9 @@ pub(super) struct Output {
 }
 
 impl Output {
-    pub(super) fn new(now: Millis) -> Output {
+    pub(super) fn new(now: Millis) -> Self {
         let buffer = Buffer::default();
-        Output { buffer, chunked: false, fresh: false, listed: false, counted: 0, progress_at: now }
+        Self { buffer, chunked: false, fresh: false, listed: false, counted: 0, progress_at: now }
     }
 
     pub(super) fn is_empty(&self) -> bool {

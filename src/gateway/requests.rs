@@ -240,7 +240,7 @@ impl Shared {
             // Reports can be a megabyte, so each is the last answer on its connection.
             Purpose::Answer(Reply::Metrics) => {
                 let mode = ResponseMode { keep_alive: false, ..mode };
-                let ticket = Shared::owe_answer(current(connections, id), mode);
+                let ticket = Self::owe_answer(current(connections, id), mode);
                 return self.outbox.act(Action::Report(ticket));
             }
             Purpose::Answer(Reply::Connections(page)) => {
@@ -251,7 +251,7 @@ impl Shared {
                 match answer {
                     Some(answer) => self.answer(now, connection, &answer, mode),
                     None => {
-                        let ticket = Shared::owe_answer(connection, mode);
+                        let ticket = Self::owe_answer(connection, mode);
                         return self.listings.push_back((ticket, listing));
                     }
                 }

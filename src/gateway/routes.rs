@@ -2,7 +2,8 @@
 
 use super::answers::Refusal;
 use super::settings::{Cors, Settings};
-use crate::http::request::{Expect, Head, decimal, is_token, list};
+use crate::http::grammar::{decimal, is_token, list};
+use crate::http::request::{Expect, Head};
 use crate::http::response::CorsHeaders;
 use crate::http::unread;
 use core::net::Ipv4Addr;

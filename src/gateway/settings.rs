@@ -6,7 +6,9 @@ use std::time::Duration;
 /// Which web pages may read streams.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cors {
+    /// None of another origin.
     Off,
+    /// All.
     Any,
     /// Origins in lower case.
     Origins(Vec<String>),
@@ -28,25 +30,41 @@ pub struct Settings {
     pub instance: String,
     /// Whether there is a `CALLBACK_URL`.
     pub callback_configured: bool,
+    /// `CALLBACK_TIMEOUT_SECONDS`: from the start of an attempt to the head of its answer.
     pub callback_timeout: Duration,
+    /// `CONNECT_QUEUE_SECONDS`: the longest wait for a free worker.
     pub connect_queue: Duration,
     /// Callbacks in flight at once; at least 1.
     pub callback_concurrency: usize,
+    /// `CONNECT_FAILURE`.
     pub connect_failure: ConnectFailure,
+    /// `HEARTBEAT_INTERVAL_SECONDS`.
     pub heartbeat_interval: Duration,
+    /// `RECONNECT_DELAY_MILLISECONDS`: the `retry` that every stream begins with.
     pub reconnect_delay_ms: Option<u32>,
+    /// `CORS_ORIGINS`.
     pub cors: Cors,
     /// Whether `/internal/*` has a listener of its own.
     pub internal_listener: bool,
+    /// `INTERNAL_TOKEN`.
     pub internal_token: Option<Secret>,
+    /// `MAX_STREAMS`, or what descriptors allow.
     pub streams_max: usize,
+    /// `MAX_HEADER_BYTES`.
     pub head_bytes_max: usize,
+    /// `MAX_BODY_BYTES`.
     pub body_bytes_max: usize,
+    /// `MAX_PENDING_BYTES`: unsent bytes of one stream.
     pub pending_bytes_max: usize,
+    /// `REQUEST_TIMEOUT_SECONDS`: for a head, and for a body.
     pub request_timeout: Duration,
+    /// `KEEPALIVE_TIMEOUT_SECONDS`: silence between two requests.
     pub keepalive_timeout: Duration,
+    /// `CLIENT_TIMEOUT_SECONDS`: without any progress of unsent output.
     pub client_timeout: Duration,
+    /// `SHUTDOWN_DELAY_SECONDS`: from the signal to the drain.
     pub shutdown_delay: Duration,
+    /// `SHUTDOWN_TIMEOUT_SECONDS`: the longest drain.
     pub shutdown_timeout: Duration,
     /// Whether URLs are logged with their query.
     pub log_query: bool,
@@ -55,7 +73,7 @@ pub struct Settings {
 /// The defaults of the contract, for a gateway with a backend.
 impl Default for Settings {
     fn default() -> Self {
-        Settings {
+        Self {
             instance: "none".to_owned(),
             callback_configured: true,
             callback_timeout: Duration::from_secs(5),

@@ -46,8 +46,8 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(settings: Settings, now: Millis, seed: u64) -> Shared {
-        let mut shared = Shared {
+    pub(super) fn new(settings: Settings, now: Millis, seed: u64) -> Self {
+        let mut shared = Self {
             hub: Hub::new(settings.callback_concurrency),
             settings,
             outbox: Outbox::default(),

@@ -33,61 +33,61 @@ pub(super) enum Shutdown {
 impl Shutdown {
     /// The first signal. A further one changes nothing.
     pub(super) fn begin(&mut self, now: Millis, delay: Duration) {
-        if *self == Shutdown::Serving {
-            *self = Shutdown::Delay { drain_at: now.after(delay) };
+        if *self == Self::Serving {
+            *self = Self::Delay { drain_at: now.after(delay) };
         }
     }
 
     /// Moves on to what is due. `true`: the drain begins now.
     pub(super) fn advance(&mut self, now: Millis, timeout: Duration) -> bool {
         match *self {
-            Shutdown::Delay { drain_at } if drain_at <= now => {
-                *self = Shutdown::Draining { give_up_at: now.after(timeout), sweep: Sweep::default() };
+            Self::Delay { drain_at } if drain_at <= now => {
+                *self = Self::Draining { give_up_at: now.after(timeout), sweep: Sweep::default() };
                 true
             }
-            Shutdown::Draining { give_up_at, .. } if give_up_at <= now => {
-                *self = Shutdown::GivenUp;
+            Self::Draining { give_up_at, .. } if give_up_at <= now => {
+                *self = Self::GivenUp;
                 false
             }
-            Shutdown::Serving | Shutdown::Delay { .. } | Shutdown::Draining { .. } | Shutdown::GivenUp => false,
+            Self::Serving | Self::Delay { .. } | Self::Draining { .. } | Self::GivenUp => false,
         }
     }
 
     /// The walk of the drain, while it is under way.
     pub(super) fn sweep(&mut self) -> Option<&mut Sweep> {
         match self {
-            Shutdown::Draining { sweep, .. } if !sweep.is_done() => Some(sweep),
-            Shutdown::Serving | Shutdown::Delay { .. } | Shutdown::Draining { .. } | Shutdown::GivenUp => None,
+            Self::Draining { sweep, .. } if !sweep.is_done() => Some(sweep),
+            Self::Serving | Self::Delay { .. } | Self::Draining { .. } | Self::GivenUp => None,
         }
     }
 
     pub(super) fn next_deadline(&self) -> Option<Millis> {
         match self {
-            Shutdown::Serving | Shutdown::GivenUp => None,
-            Shutdown::Delay { drain_at } => Some(*drain_at),
-            Shutdown::Draining { sweep, .. } if !sweep.is_done() => Some(Millis::ZERO),
-            Shutdown::Draining { give_up_at, .. } => Some(*give_up_at),
+            Self::Serving | Self::GivenUp => None,
+            Self::Delay { drain_at } => Some(*drain_at),
+            Self::Draining { sweep, .. } if !sweep.is_done() => Some(Millis::ZERO),
+            Self::Draining { give_up_at, .. } => Some(*give_up_at),
         }
     }
 
     /// Whether a signal has come.
     pub(super) fn has_begun(&self) -> bool {
-        *self != Shutdown::Serving
+        *self != Self::Serving
     }
 
     pub(super) fn is_draining(&self) -> bool {
         match self {
-            Shutdown::Serving | Shutdown::Delay { .. } => false,
-            Shutdown::Draining { .. } | Shutdown::GivenUp => true,
+            Self::Serving | Self::Delay { .. } => false,
+            Self::Draining { .. } | Self::GivenUp => true,
         }
     }
 
     /// Whether it is over; `is_idle`: there are no connections and no callbacks.
     pub(super) fn finished(&self, is_idle: bool) -> Option<Finished> {
         match self {
-            Shutdown::Draining { .. } if is_idle => Some(Finished::Clean),
-            Shutdown::GivenUp => Some(Finished::TimedOut),
-            Shutdown::Serving | Shutdown::Delay { .. } | Shutdown::Draining { .. } => None,
+            Self::Draining { .. } if is_idle => Some(Finished::Clean),
+            Self::GivenUp => Some(Finished::TimedOut),
+            Self::Serving | Self::Delay { .. } | Self::Draining { .. } => None,
         }
     }
 }

@@ -15,8 +15,8 @@ enum CallFailure {
 }
 
 impl CallFailure {
-    const ALL: [(CallFailure, &'static str); 3] =
-        [(CallFailure::Status, "status"), (CallFailure::Unavailable, "unavailable"), (CallFailure::Timeout, "timeout")];
+    const ALL: [(Self, &'static str); 3] =
+        [(Self::Status, "status"), (Self::Unavailable, "unavailable"), (Self::Timeout, "timeout")];
 }
 
 const REASONS: [Reason; 3] = [Reason::ClientClosed, Reason::ServerClosed, Reason::Error];
@@ -63,10 +63,15 @@ const TURN_BOUNDS: [u64; 12] = [10, 25, 50, 100, 250, 500, 1_000, 2_500, 10_000,
 pub struct ProcessFigures {
     /// User and system time of all threads.
     pub cpu: Option<Duration>,
+    /// Resident memory.
     pub resident_bytes: Option<u64>,
+    /// Virtual memory.
     pub virtual_bytes: Option<u64>,
+    /// Threads.
     pub threads: Option<u64>,
+    /// Open descriptors.
     pub descriptors: Option<u64>,
+    /// The limit of descriptors.
     pub descriptors_max: Option<u64>,
     /// Seconds since the Unix epoch.
     pub started_at: Option<u64>,
@@ -102,7 +107,7 @@ pub(super) struct Gauges {
 
 impl Default for Stats {
     fn default() -> Self {
-        Stats {
+        Self {
             streams_open: 0,
             connections_accepted: 0,
             events: 0,
@@ -120,28 +125,28 @@ impl Default for Stats {
 }
 
 impl Stats {
-    pub fn connect(&mut self, result: ConnectResult) {
+    pub(super) fn connect(&mut self, result: ConnectResult) {
         self.connects[result as usize] += 1;
     }
 
     /// Streams that had that result so far.
-    pub fn connects(&self, result: ConnectResult) -> u64 {
+    pub(super) fn connects(&self, result: ConnectResult) -> u64 {
         self.connects[result as usize]
     }
 
-    pub fn send(&mut self, result: SendResult) {
+    pub(super) fn send(&mut self, result: SendResult) {
         self.sends[result.index()] += 1;
     }
 
-    pub fn refuse(&mut self, refusal: Refusal) {
+    pub(super) fn refuse(&mut self, refusal: Refusal) {
         self.refusals[refusal as usize] += 1;
     }
 
-    pub fn disconnect(&mut self, ending: EndReason) {
+    pub(super) fn disconnect(&mut self, ending: EndReason) {
         self.disconnects[ending.reason as usize][detail_index(ending.detail)] += 1;
     }
 
-    pub fn call_ended(&mut self, lane: Lane, outcome: &Outcome, took: Duration) {
+    pub(super) fn call_ended(&mut self, lane: Lane, outcome: &Outcome, took: Duration) {
         self.call_times[lane as usize].observe(took);
         let failure = match (lane, outcome) {
             (_, Outcome::Answered { status: 200..=299, .. }) => return,
@@ -154,12 +159,12 @@ impl Stats {
         self.call_failures[lane as usize][failure as usize] += 1;
     }
 
-    pub fn turn(&mut self, took: Duration) {
+    pub(super) fn turn(&mut self, took: Duration) {
         self.turns.observe(took);
     }
 
     /// Everything as text.
-    pub fn render(&self, gauges: &Gauges, process: &ProcessFigures) -> String {
+    pub(super) fn render(&self, gauges: &Gauges, process: &ProcessFigures) -> String {
         let mut text = Exposition::default();
         text.family("ssegateway_build_info", "gauge", "1, with the version as a label.");
         text.sample("ssegateway_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);

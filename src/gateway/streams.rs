@@ -365,7 +365,7 @@ impl Shared {
             return self.end_stream(connection.out.progress_at(), connection, ending);
         }
         self.retire_stream(connection, ending);
-        Shared::close(connection, mode);
+        Self::close(connection, mode);
     }
 
     /// The stream, open or not, is over: its token names nothing any more, and its disconnect is queued.

@@ -10,8 +10,8 @@ pub(super) struct Sweep {
 }
 
 impl Sweep {
-    pub(super) fn starting_at(slot: usize) -> Sweep {
-        Sweep { next: slot, is_done: false }
+    pub(super) fn starting_at(slot: usize) -> Self {
+        Self { next: slot, is_done: false }
     }
 
     pub(super) fn is_done(&self) -> bool {

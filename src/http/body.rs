@@ -3,7 +3,7 @@
 //! Strict where leniency has been used to smuggle requests: every line ends in CRLF, sizes are plain
 //! hexadecimal without overflow, extensions and trailers are bounded and then ignored.
 
-use super::request::is_token_byte;
+use super::grammar::is_token_byte;
 
 /// Hexadecimal digits of a chunk size; more would overflow 64 bits.
 const SIZE_DIGITS_MAX: u32 = 16;
@@ -61,7 +61,7 @@ pub struct Chunked {
 
 impl Default for Chunked {
     fn default() -> Self {
-        Chunked { place: Place::Size { digits: 0 }, left: 0 }
+        Self { place: Place::Size { digits: 0 }, left: 0 }
     }
 }
 

@@ -6,6 +6,9 @@
 //! request ends.
 
 pub mod body;
+mod fields;
+pub(crate) mod grammar;
+mod host;
 pub mod request;
 pub mod response;
 pub(crate) mod unread;

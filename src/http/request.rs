@@ -1,10 +1,13 @@
 //! Request heads: bytes to a [`Head`], or to the reason for refusing them.
 //!
 //! httparse finds the tokens; the rules that keep two readers of one message from disagreeing
-//! (RFC 9112 sections 2.2, 3.2, 5 and 6.3) stand here.
+//! (RFC 9112 sections 2.2, 3.2 and 5) stand here, and in [`super::fields`] those among fields.
 
-use core::net::Ipv6Addr;
 use std::mem::MaybeUninit;
+
+use super::fields::Fields;
+pub use super::fields::{Expect, Framing, HeadError, Version};
+use super::host::is_host;
 
 /// Header fields in one head. Browsers send some 20, proxies add a handful.
 pub const HEADERS_MAX: usize = 256;
@@ -21,30 +24,6 @@ pub fn storage<'b>() -> Storage<'b> {
     [const { MaybeUninit::uninit() }; HEADERS_MAX]
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
-    Http10,
-    Http11,
-}
-
-/// How the body that follows a head is delimited (RFC 9112 section 6.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
-    /// No body, or one of declared length 0.
-    Empty,
-    /// Bytes; at least 1.
-    Length(u64),
-    Chunked,
-}
-
-/// What the `Expect` field asks for (RFC 9110 section 10.1.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expect {
-    Nothing,
-    Continue,
-    Unknown,
-}
-
 /// A request's head, checked.
 #[derive(Debug)]
 pub struct Head<'h, 'b> {
@@ -52,10 +31,13 @@ pub struct Head<'h, 'b> {
     pub method: &'b str,
     /// The request target, visible ASCII, as sent.
     pub target: &'b str,
+    /// HTTP/1.0 or 1.1.
     pub version: Version,
     /// Field names as sent; values without surrounding blanks.
     pub headers: &'h [httparse::Header<'b>],
+    /// How the body that follows is delimited.
     pub framing: Framing,
+    /// What the client waits for before it sends the body.
     pub expect: Expect,
     /// Whether another request may follow on the connection.
     pub keep_alive: bool,
@@ -67,19 +49,6 @@ pub struct Head<'h, 'b> {
     pub is_coded: bool,
     /// Bytes of input that the head took, leading empty lines included.
     pub bytes: usize,
-}
-
-/// Why a head is refused. Nothing after such a head can be trusted, so the connection ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HeadError {
-    /// 400, with what is wrong in a few words.
-    Malformed(&'static str),
-    /// 431: more bytes or more fields than allowed.
-    TooLarge,
-    /// 505: HTTP, but neither 1.0 nor 1.1.
-    Version,
-    /// 501: a transfer coding other than chunked.
-    TransferCoding,
 }
 
 impl Head<'_, '_> {
@@ -228,201 +197,6 @@ fn check_request_line(method: &str, target: &str) -> Result<(), HeadError> {
     if known_form { Ok(()) } else { Err(HeadError::Malformed("invalid request target")) }
 }
 
-/// The fields that every request is looked at for, found in one pass.
-struct Fields<'b> {
-    framing: Framing,
-    expect: Expect,
-    close: bool,
-    origin: Option<&'b [u8]>,
-    content_type: Option<&'b [u8]>,
-    is_coded: bool,
-}
-
-impl<'b> Fields<'b> {
-    fn read(headers: &[httparse::Header<'b>], version: Version) -> Result<Fields<'b>, HeadError> {
-        let mut hosts = 0;
-        let mut length: Option<u64> = None;
-        let mut codings: Option<Codings> = None;
-        let mut fields = Fields {
-            framing: Framing::Empty,
-            expect: Expect::Nothing,
-            close: false,
-            origin: None,
-            content_type: None,
-            is_coded: false,
-        };
-        for header in headers {
-            let (name, value) = (header.name, header.value);
-            // By length first: most fields are none of these.
-            match name.len() {
-                4 if name.eq_ignore_ascii_case("host") => {
-                    hosts += 1;
-                    if !is_host(value) {
-                        return Err(HeadError::Malformed("invalid Host"));
-                    }
-                }
-                6 if name.eq_ignore_ascii_case("expect") => {
-                    for expectation in list(value) {
-                        fields.expect = match fields.expect {
-                            Expect::Nothing if expectation.eq_ignore_ascii_case(b"100-continue") => Expect::Continue,
-                            Expect::Nothing | Expect::Continue | Expect::Unknown => Expect::Unknown,
-                        };
-                    }
-                }
-                6 if name.eq_ignore_ascii_case("origin") => fields.origin = fields.origin.or(Some(value)),
-                10 if name.eq_ignore_ascii_case("connection") => {
-                    fields.close |= list(value).any(|option| option.eq_ignore_ascii_case(b"close"));
-                }
-                12 if name.eq_ignore_ascii_case("content-type") => {
-                    fields.content_type = fields.content_type.or(Some(value));
-                }
-                14 if name.eq_ignore_ascii_case("content-length") => {
-                    if length.is_some() {
-                        return Err(HeadError::Malformed("repeated Content-Length"));
-                    }
-                    length = Some(decimal(value).ok_or(HeadError::Malformed("invalid Content-Length"))?);
-                }
-                16 if name.eq_ignore_ascii_case("content-encoding") => {
-                    fields.is_coded |= list(value).any(|coding| !coding.eq_ignore_ascii_case(b"identity"));
-                }
-                17 if name.eq_ignore_ascii_case("transfer-encoding") => {
-                    codings.get_or_insert_default().read(value)?;
-                }
-                _ => {}
-            }
-        }
-        if hosts > 1 || (hosts == 0 && version == Version::Http11) {
-            return Err(HeadError::Malformed("exactly one Host is required"));
-        }
-        if version == Version::Http10 {
-            // An HTTP/1.0 client cannot know of interim responses (RFC 9110 section 10.1.1).
-            fields.expect = Expect::Nothing;
-        }
-        fields.framing = match (codings, length) {
-            (Some(_), _) if version == Version::Http10 => {
-                return Err(HeadError::Malformed("Transfer-Encoding in HTTP/1.0"));
-            }
-            (Some(_), Some(_)) => return Err(HeadError::Malformed("Content-Length with Transfer-Encoding")),
-            (Some(codings), None) => codings.framing()?,
-            (None, None | Some(0)) => Framing::Empty,
-            (None, Some(length)) => Framing::Length(length),
-        };
-        Ok(fields)
-    }
-}
-
-/// The transfer codings of all `Transfer-Encoding` fields together.
-#[derive(Default)]
-struct Codings {
-    chunked: usize,
-    others: usize,
-}
-
-impl Codings {
-    fn read(&mut self, value: &[u8]) -> Result<(), HeadError> {
-        for coding in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
-            if coding.eq_ignore_ascii_case(b"chunked") {
-                self.chunked += 1;
-            } else if !coding.is_empty() && coding.iter().all(|byte| is_token_byte(*byte)) {
-                self.others += 1;
-            } else {
-                return Err(HeadError::Malformed("invalid Transfer-Encoding"));
-            }
-        }
-        Ok(())
-    }
-
-    fn framing(&self) -> Result<Framing, HeadError> {
-        match (self.chunked, self.others) {
-            (1, 0) => Ok(Framing::Chunked),
-            (_, 0) => Err(HeadError::Malformed("invalid Transfer-Encoding")),
-            (_, _) => Err(HeadError::TransferCoding),
-        }
-    }
-}
-
-/// The members of a comma-separated list, without blanks.
-pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
-}
-
-/// Digits only: no sign, no list, no overflow (RFC 9110 section 8.6).
-pub(crate) fn decimal(value: &[u8]) -> Option<u64> {
-    if value.is_empty() {
-        return None;
-    }
-    value.iter().try_fold(0_u64, |sum, byte| {
-        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
-        sum.checked_mul(10)?.checked_add(digit)
-    })
-}
-
-/// Whether `text` is a token (RFC 9110 section 5.6.2).
-pub(crate) fn is_token(text: &[u8]) -> bool {
-    !text.is_empty() && text.iter().all(|byte| is_token_byte(*byte))
-}
-
-/// tchar of RFC 9110 section 5.6.2.
-pub(super) fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
-/// Whether `text` is a host and, if it names one, a port (RFC 9110 section 7.2; RFC 3986 sections 3.2.2 and 3.2.3). The
-/// host may be empty. A comma is left out of what a name may have: it is more likely to be two hosts.
-fn is_host(text: &[u8]) -> bool {
-    if let Some(literal) = text.strip_prefix(b"[") {
-        let end = memchr::memchr(b']', literal);
-        return end.is_some_and(|end| is_address(&literal[..end]) && is_port(&literal[end + 1..]));
-    }
-    let mut rest = text;
-    loop {
-        let name = rest.iter().position(|byte| !is_name_byte(*byte)).unwrap_or(rest.len());
-        rest = match &rest[name..] {
-            [b'%', high, low, rest @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => rest,
-            rest => return is_port(rest),
-        };
-    }
-}
-
-/// Nothing, or a colon and digits.
-fn is_port(text: &[u8]) -> bool {
-    text.is_empty() || text.strip_prefix(b":").is_some_and(|digits| digits.iter().all(u8::is_ascii_digit))
-}
-
-/// What stands between brackets: an IPv6 address, or one of a version to come.
-fn is_address(text: &[u8]) -> bool {
-    let future = |rest: &[u8]| {
-        let version = rest.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-        let is_address = |text: &[u8]| !text.is_empty() && text.iter().all(|byte| is_name_byte(*byte) || *byte == b':');
-        version > 0 && rest[version..].strip_prefix(b".").is_some_and(is_address)
-    };
-    match text {
-        [b'v' | b'V', rest @ ..] => future(rest),
-        _ => std::str::from_utf8(text).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok()),
-    }
-}
-
-/// Bytes of a host's name that stand for themselves.
-fn is_name_byte(byte: u8) -> bool {
-    // Every request has a Host, so each byte of it costs one look.
-    const TABLE: [bool; 256] = {
-        let mut table = [false; 256];
-        let marks = b"-._~!$&'()*+;=";
-        let mut index = 0;
-        while index < marks.len() {
-            table[marks[index] as usize] = true;
-            index += 1;
-        }
-        let mut byte = 0;
-        while byte < 128 {
-            table[byte] |= (byte as u8).is_ascii_alphanumeric();
-            byte += 1;
-        }
-        table
-    };
-    TABLE[usize::from(byte)]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -517,32 +291,6 @@ mod tests {
         malformed(b"GET / HTTP/1.1\r\nHost: user@h\r\n\r\n");
         with(b"GET / HTTP/1.0\r\n\r\n", |head| assert!(!head.keep_alive));
         with(b"GET / HTTP/1.1\r\nHost:\r\n\r\n", |_| ());
-    }
-
-    #[test]
-    fn knows_hosts() {
-        for host in [
-            "",
-            ":80",
-            "h",
-            "a.example:",
-            "a_b.example.:8000",
-            "127.0.0.1:3000",
-            "[::1]",
-            "[::ffff:127.0.0.1]:3000",
-            "[v1f.a:b]",
-            "caf%C3%a9:1",
-            "a!$&'()*+;=~b",
-        ] {
-            assert!(is_host(host.as_bytes()), "{host}");
-        }
-        for host in [
-            "h:abc", "h:-1", "a:b:c", "::1", "[", "]", "[]", "[::1", "[::1]x", "[::1]:x", "[h]", "[v.a]", "[v1]",
-            "[v1.]", "[vx.a]", "%", "%z", "%zz", "%4z", "%z4", "h%4", "a[::1]", "a b", "a,b", "a/b", "a@b", "a?b",
-            "a#b", "a\\b", "\u{e9}",
-        ] {
-            assert!(!is_host(host.as_bytes()), "{host}");
-        }
     }
 
     #[test]

@@ -12,14 +12,14 @@ pub struct Date {
 
 impl Date {
     /// IMF-fixdate (RFC 9110 section 5.6.7). Times past the year 9999 are shown as its last second.
-    pub fn new(unix_seconds: u64) -> Date {
+    pub fn new(unix_seconds: u64) -> Self {
         let unix_seconds = unix_seconds.min(253_402_300_799);
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(unix_seconds);
         let mut text = [b' '; 29];
         let rendered = httpdate::fmt_http_date(time);
         let length = rendered.len().min(text.len());
         text[..length].copy_from_slice(&rendered.as_bytes()[..length]);
-        Date { unix_seconds, text }
+        Self { unix_seconds, text }
     }
 
     /// Seconds since the Unix epoch.
@@ -45,10 +45,10 @@ pub enum CorsHeaders {
 impl CorsHeaders {
     fn write(&self, out: &mut Vec<u8>) {
         match self {
-            CorsHeaders::Off => {}
-            CorsHeaders::Any => out.extend_from_slice(b"Access-Control-Allow-Origin: *\r\n"),
-            CorsHeaders::Denied => out.extend_from_slice(b"Vary: Origin\r\n"),
-            CorsHeaders::Origin(origin) => {
+            Self::Off => {}
+            Self::Any => out.extend_from_slice(b"Access-Control-Allow-Origin: *\r\n"),
+            Self::Denied => out.extend_from_slice(b"Vary: Origin\r\n"),
+            Self::Origin(origin) => {
                 write_field(out, "Access-Control-Allow-Origin", origin.as_bytes());
                 out.extend_from_slice(b"Access-Control-Allow-Credentials: true\r\nVary: Origin\r\n");
             }
@@ -62,6 +62,7 @@ pub const JSON: &str = "application/json";
 /// A complete response.
 #[derive(Clone, Debug)]
 pub struct Response<'a> {
+    /// 200 to 599.
     pub status: u16,
     /// The media type of the body.
     pub content_type: &'a str,
@@ -69,6 +70,7 @@ pub struct Response<'a> {
     pub body: &'a [u8],
     /// Further fields, in this order.
     pub fields: &'a [(&'a str, &'a [u8])],
+    /// What lets a page of another origin read it.
     pub cors: &'a CorsHeaders,
     /// Whether this is the last response on its connection.
     pub close: bool,

@@ -20,12 +20,12 @@ pub(crate) struct EndReason {
 }
 
 impl EndReason {
-    pub(crate) const CLIENT_CLOSED: EndReason = EndReason { reason: Reason::ClientClosed, detail: None };
-    pub(crate) const SERVER_CLOSED: EndReason = EndReason { reason: Reason::ServerClosed, detail: None };
-    pub(crate) const SHUTDOWN: EndReason = EndReason { reason: Reason::ServerClosed, detail: Some(Detail::Shutdown) };
+    pub(crate) const CLIENT_CLOSED: Self = Self { reason: Reason::ClientClosed, detail: None };
+    pub(crate) const SERVER_CLOSED: Self = Self { reason: Reason::ServerClosed, detail: None };
+    pub(crate) const SHUTDOWN: Self = Self { reason: Reason::ServerClosed, detail: Some(Detail::Shutdown) };
 
-    pub(crate) const fn error(detail: Detail) -> EndReason {
-        EndReason { reason: Reason::Error, detail: Some(detail) }
+    pub(crate) const fn error(detail: Detail) -> Self {
+        Self { reason: Reason::Error, detail: Some(detail) }
     }
 }
 
@@ -52,8 +52,8 @@ pub(crate) enum Pending {
 impl Pending {
     pub(crate) fn lane(&self) -> Lane {
         match self {
-            Pending::Connect(_) => Lane::Connects,
-            Pending::Disconnect(_) => Lane::Disconnects,
+            Self::Connect(_) => Lane::Connects,
+            Self::Disconnect(_) => Lane::Disconnects,
         }
     }
 }
@@ -73,8 +73,8 @@ pub(crate) enum Lane {
 
 impl Lane {
     /// Each at its index.
-    pub(crate) const ALL: [Lane; 2] = [Lane::Connects, Lane::Disconnects];
-    pub(crate) const COUNT: usize = Lane::ALL.len();
+    pub(crate) const ALL: [Self; 2] = [Self::Connects, Self::Disconnects];
+    pub(crate) const COUNT: usize = Self::ALL.len();
 }
 
 /// How many callbacks of one lane there are.
@@ -106,8 +106,8 @@ pub(crate) struct Calls {
 const WITHDRAWN_MAX: usize = 1024;
 
 impl Calls {
-    pub(crate) fn new(limit: usize) -> Calls {
-        Calls {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
             table: Table::default(),
             lanes: Default::default(),
             limit: limit.max(1),

@@ -16,8 +16,8 @@ pub(crate) struct Hub {
 
 impl Hub {
     /// `callback_concurrency`: most callbacks in flight.
-    pub(crate) fn new(callback_concurrency: usize) -> Hub {
-        Hub { tokens: Tokens::default(), calls: Calls::new(callback_concurrency) }
+    pub(crate) fn new(callback_concurrency: usize) -> Self {
+        Self { tokens: Tokens::default(), calls: Calls::new(callback_concurrency) }
     }
 
     /// Gives up memory that is not in use.

@@ -27,7 +27,7 @@ pub(crate) enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    fn from_text(text: &'a str) -> Value<'a> {
+    fn from_text(text: &'a str) -> Self {
         match text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
             Some(raw) => Value::String { raw, escaped: true },
             None => Value::Other(text),

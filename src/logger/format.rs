@@ -17,7 +17,9 @@ use time::OffsetDateTime;
 /// How lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
+    /// A line of text.
     Text,
+    /// A JSON object a line.
     Json,
 }
 
@@ -32,7 +34,7 @@ const LINE_BYTES_USUAL: usize = 256;
 const CUT: &str = "...\n";
 
 /// One line with its end, at most [`CHUNK_BYTES`] long.
-pub fn line(format: LogFormat, record: &Record<'_>, now: OffsetDateTime) -> String {
+pub(super) fn line(format: LogFormat, record: &Record<'_>, now: OffsetDateTime) -> String {
     match format {
         LogFormat::Text => text(record, now),
         LogFormat::Json => json(record, now),

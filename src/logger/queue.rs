@@ -13,7 +13,7 @@ const QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Bytes of one write, and so of one line: a pipe takes as many at once or none (PIPE_BUF, pipe(7)), so a process that
 /// is killed leaves no half line there.
-pub const CHUNK_BYTES: usize = libc::PIPE_BUF;
+pub(super) const CHUNK_BYTES: usize = libc::PIPE_BUF;
 
 /// Bytes of memory that are kept when a burst is over.
 const KEPT_BYTES_MAX: usize = 16 * 1024;
@@ -24,7 +24,7 @@ const GATHERING_TIME: Duration = Duration::from_millis(2);
 
 /// A bounded queue of lines with one reader, the writer. To push costs no system call, unless the writer sleeps.
 #[derive(Debug)]
-pub struct Queue {
+pub(super) struct Queue {
     lines: Mutex<Lines>,
     filled: Condvar,
     /// There are lines that have not been written. Changed under the lock; read without it where a lock could deadlock.
@@ -45,9 +45,9 @@ struct Lines {
 }
 
 impl Queue {
-    pub const fn new() -> Queue {
+    pub(super) const fn new() -> Self {
         let lines = Lines { bytes: VecDeque::new(), lost_before: 0, lost_behind: 0, is_closed: false };
-        Queue { lines: Mutex::new(lines), filled: Condvar::new(), unwritten: AtomicBool::new(false) }
+        Self { lines: Mutex::new(lines), filled: Condvar::new(), unwritten: AtomicBool::new(false) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Lines> {
@@ -56,7 +56,7 @@ impl Queue {
 
     /// Appends a line, its end included, of at most [`CHUNK_BYTES`], or counts it as lost. Never blocks for long, and
     /// survives a lack of memory.
-    pub fn push(&self, line: &str) {
+    pub(super) fn push(&self, line: &str) {
         debug_assert!(line.ends_with('\n') && line.len() <= CHUNK_BYTES);
         let mut lines = self.lock();
         if lines.is_closed {
@@ -76,7 +76,7 @@ impl Queue {
 
     /// Waits for lines, and moves up to [`CHUNK_BYTES`] of them to `chunk`, which is empty. Returns how many lines are
     /// lost if the chunk is. Whoever takes once more has written the chunk.
-    pub fn take(&self, chunk: &mut Vec<u8>) -> u64 {
+    pub(super) fn take(&self, chunk: &mut Vec<u8>) -> u64 {
         loop {
             let mut lines = self.lock();
             if !lines.is_empty() {
@@ -89,12 +89,12 @@ impl Queue {
     }
 
     /// Counts lines that were taken and could not be written.
-    pub fn lose(&self, count: u64) {
+    pub(super) fn lose(&self, count: u64) {
         self.lock().lost_before += count;
     }
 
     /// Discards all lines, also those to come.
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         let mut lines = self.lock();
         lines.is_closed = true;
         lines.bytes = VecDeque::new();
@@ -102,12 +102,12 @@ impl Queue {
     }
 
     /// Set while there are lines that have not been written.
-    pub fn unwritten(&self) -> &AtomicBool {
+    pub(super) fn unwritten(&self) -> &AtomicBool {
         &self.unwritten
     }
 
     /// Waits until all lines are written, at most for `timeout`. Takes no lock: the caller may be a panic under it.
-    pub fn wait_until_written(&self, timeout: Duration) {
+    pub(super) fn wait_until_written(&self, timeout: Duration) {
         let start = Instant::now();
         while self.unwritten.load(Ordering::Acquire) && start.elapsed() < timeout {
             thread::sleep(Duration::from_millis(1));
@@ -144,7 +144,7 @@ impl Lines {
     }
 }
 
-pub fn count_lines(bytes: &[u8]) -> u64 {
+pub(super) fn count_lines(bytes: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', bytes).count() as u64
 }
 

@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 
 /// Writes the lines of `queue` to `output` until nobody reads them there any more.
-pub fn run(queue: &Queue, mut output: impl Write + AsFd) {
+pub(super) fn run(queue: &Queue, mut output: impl Write + AsFd) {
     let mut chunk = Vec::with_capacity(CHUNK_BYTES);
     loop {
         chunk.clear();

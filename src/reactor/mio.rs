@@ -77,7 +77,7 @@ impl MioSystem {
         internal: Option<std::net::TcpListener>,
         signals: Signals,
         client_timeout: Duration,
-    ) -> io::Result<MioSystem> {
+    ) -> io::Result<Self> {
         let random = sys::random_bytes()?;
         let poll = Poll::new()?;
         let registry = poll.registry();
@@ -92,7 +92,7 @@ impl MioSystem {
         }
         registry.register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
         let waker = Arc::new(Waker::new(registry, WAKER)?);
-        Ok(MioSystem {
+        Ok(Self {
             poll,
             events: Events::with_capacity(EVENTS_MAX),
             public: Some(public),
@@ -250,8 +250,8 @@ struct TokenCodec;
 
 #[cfg(target_pointer_width = "64")]
 impl TokenCodec {
-    fn new() -> TokenCodec {
-        TokenCodec
+    fn new() -> Self {
+        Self
     }
 
     fn token(&mut self, id: ConnId) -> Token {

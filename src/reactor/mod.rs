@@ -78,9 +78,9 @@ pub struct Reactor<N: System> {
 
 impl<N: System> Reactor<N> {
     /// A loop that holds at most `connections_max` sockets.
-    pub fn new(mut net: N, gateway: Gateway, connections_max: usize, has_internal: bool) -> Reactor<N> {
+    pub fn new(mut net: N, gateway: Gateway, connections_max: usize, has_internal: bool) -> Self {
         let clock = net.now();
-        Reactor {
+        Self {
             net,
             gateway,
             links: Vec::new(),

@@ -14,8 +14,11 @@ use uuid::Uuid;
 pub enum Event {
     /// The state of that connection's socket changed. `id` may be stale.
     Socket {
+        /// The connection, as named to [`System::register`].
         id: ConnId,
+        /// There may be bytes to read.
         readable: bool,
+        /// There may be room to write.
         writable: bool,
         /// The peer ended its side, or the connection is dead: a read will say which.
         read_closed: bool,
@@ -39,7 +42,9 @@ pub trait System {
     fn accept(&mut self, listener: Listener) -> io::Result<(Self::Socket, Peer)>;
     /// Asks for events of `socket` under the name `id`.
     fn register(&mut self, socket: &mut Self::Socket, id: ConnId) -> io::Result<()>;
+    /// read(2): `WouldBlock` when there is nothing yet, 0 at the end.
     fn read(&mut self, socket: &mut Self::Socket, buffer: &mut [u8]) -> io::Result<usize>;
+    /// write(2): `WouldBlock` when there is no room.
     fn write(&mut self, socket: &mut Self::Socket, bytes: &[u8]) -> io::Result<usize>;
     /// shutdown(2) of the sending side.
     fn shutdown_write(&mut self, socket: &mut Self::Socket) -> io::Result<()>;

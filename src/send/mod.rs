@@ -17,22 +17,34 @@ use std::borrow::Cow;
 pub struct SendCommand<'a> {
     /// Not empty; otherwise as given (it may name no stream at all).
     pub token: Cow<'a, str>,
+    /// To be delivered; none: a probe, or a bare close.
     pub event: Option<Event<'a>>,
+    /// Whether the stream ends behind the event.
     pub close: bool,
 }
 
 /// One variant per row of the contract (docs/protocol.md, section 4), in the order they are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendError {
+    /// The body is not a JSON object.
     InvalidJson,
+    /// No token, or not a text of at least one byte.
     Token,
+    /// `event` is not an object.
     Event,
+    /// `event.data` is missing or no text.
     Data,
+    /// `event.name` is no text.
     Name,
+    /// `event.name` has a line break.
     NameLineBreak,
+    /// `event.id` is no text.
     Id,
+    /// `event.id` has a line break or a NUL.
     IdLineBreak,
+    /// `event.retry` is not a whole number of milliseconds.
     Retry,
+    /// `close` is not a boolean.
     Close,
 }
 
@@ -40,22 +52,22 @@ impl SendError {
     /// The text of the `error` field in the 400 answer.
     pub fn message(self) -> &'static str {
         match self {
-            SendError::InvalidJson => "Invalid JSON",
-            SendError::Token => "Invalid request: token is required and must be a string",
-            SendError::Event => "Invalid request: event must be an object",
-            SendError::Data => "Invalid request: event.data is required and must be a string",
-            SendError::Name => "Invalid request: event.name must be a string",
-            SendError::NameLineBreak => "Invalid request: event.name must not contain line breaks",
-            SendError::Id => "Invalid request: event.id must be a string",
-            SendError::IdLineBreak => "Invalid request: event.id must not contain line breaks",
-            SendError::Retry => "Invalid request: event.retry must be a non-negative integer",
-            SendError::Close => "Invalid request: close must be a boolean",
+            Self::InvalidJson => "Invalid JSON",
+            Self::Token => "Invalid request: token is required and must be a string",
+            Self::Event => "Invalid request: event must be an object",
+            Self::Data => "Invalid request: event.data is required and must be a string",
+            Self::Name => "Invalid request: event.name must be a string",
+            Self::NameLineBreak => "Invalid request: event.name must not contain line breaks",
+            Self::Id => "Invalid request: event.id must be a string",
+            Self::IdLineBreak => "Invalid request: event.id must not contain line breaks",
+            Self::Retry => "Invalid request: event.retry must be a non-negative integer",
+            Self::Close => "Invalid request: close must be a boolean",
         }
     }
 
     /// Whether the value would forge lines of a frame.
     pub(crate) fn is_line_break(self) -> bool {
-        matches!(self, SendError::NameLineBreak | SendError::IdLineBreak)
+        matches!(self, Self::NameLineBreak | Self::IdLineBreak)
     }
 
     /// The rule that was broken, for the log.

@@ -22,7 +22,7 @@ pub struct Signals(OwnedFd);
 impl Signals {
     /// Blocks these signals in this thread and all threads that it starts later, and opens the descriptor, nonblocking and
     /// close-on-exec; ignores those that mean nothing. Call before any thread starts.
-    pub fn block() -> io::Result<Signals> {
+    pub fn block() -> io::Result<Self> {
         for signal in IGNORED {
             set_action(signal, libc::SIG_IGN)?;
         }
@@ -47,7 +47,7 @@ impl Signals {
         // SAFETY: the set is initialised; -1 asks for a new descriptor.
         let fd = check(unsafe { libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) })?;
         // SAFETY: the descriptor is new and nobody else's.
-        Ok(Signals(unsafe { OwnedFd::from_raw_fd(fd) }))
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
     /// Takes one pending signal. Call until it returns `false`.

@@ -27,7 +27,7 @@ const OUTPUT_BUFFER_BYTES: usize = 4 * 1024;
 const HEAD_BYTES: usize = 1024;
 
 /// Makes callbacks to one URL. Shared by all workers; a call runs on its caller's thread.
-pub struct Client {
+pub(super) struct Client {
     agent: Agent,
     uri: Uri,
     failures: Failures,
@@ -40,7 +40,7 @@ pub struct Client {
 impl Client {
     /// Errors: a URL or header value that HTTP does not allow, `https` in a build without TLS (which the configuration has
     /// refused before), and an extra root that is no certificate.
-    pub fn new(settings: &WorkerSettings, tuning: &Tuning) -> io::Result<Client> {
+    pub(super) fn new(settings: &WorkerSettings, tuning: &Tuning) -> io::Result<Self> {
         let WorkerSettings { url, authorization, instance, timeout, extra_roots, threads_max: _ } = settings;
         let uri: Uri = url.parse().map_err(io::Error::other)?;
         let host = uri.host().ok_or_else(|| io::Error::other("the URL has no host"))?;
@@ -78,12 +78,12 @@ impl Client {
             .transpose()?;
         let instance = HeaderValue::from_str(instance).map_err(io::Error::other)?;
         let failures = Failures::new(url, host);
-        Ok(Client { agent, uri, failures, authorization, instance, timeout: *timeout, idle })
+        Ok(Self { agent, uri, failures, authorization, instance, timeout: *timeout, idle })
     }
 
     /// Makes `call`. The outcome may be known before the end of the answer; then there is a rest, to be read once the
     /// outcome has been passed on.
-    pub fn run(&self, call: &Call) -> (Outcome, Option<Rest>) {
+    pub(super) fn run(&self, call: &Call) -> (Outcome, Option<Rest>) {
         let start = Instant::now();
         Attempt::begin(false);
         let first = self.send(call, None);
@@ -111,13 +111,13 @@ impl Client {
     }
 
     /// Closes connections that have been idle for too long, and logs failures that have waited for their line for too long.
-    pub fn tidy(&self, now: Instant) {
+    pub(super) fn tidy(&self, now: Instant) {
         self.idle.close_old(now);
         self.failures.log_overdue();
     }
 
     #[cfg(test)]
-    pub fn idle_connections(&self) -> usize {
+    pub(super) fn idle_connections(&self) -> usize {
         self.idle.count()
     }
 
@@ -145,11 +145,11 @@ impl Client {
 }
 
 /// The unread body of an answer whose outcome is known.
-pub struct Rest(Body);
+pub(super) struct Rest(Body);
 
 impl Rest {
     /// Reads it, so that the connection can serve another call.
-    pub fn read(self) {
+    pub(super) fn read(self) {
         Attempt::read_until(Instant::now() + DRAIN_TIME_MAX);
         let _ = read_body(self.0, DRAIN_BYTES_MAX);
     }

@@ -13,7 +13,7 @@ const HEAD_START: Duration = Duration::from_millis(250);
 
 /// Connects to one of `addresses`, in order of preference. An address that has not answered within [`HEAD_START`] keeps
 /// its attempt, in parallel with the next one; one that fails is followed by the next at once. The first connection wins.
-pub fn connect(addresses: &[SocketAddr], timeout: Duration) -> Result<(TcpStream, SocketAddr), Error> {
+pub(super) fn connect(addresses: &[SocketAddr], timeout: Duration) -> Result<(TcpStream, SocketAddr), Error> {
     let start = Instant::now();
     let (deadline, mut next_start) = (start + timeout, start);
     let mut untried = addresses.iter();

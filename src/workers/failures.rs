@@ -18,7 +18,7 @@ const HINT_LONG_HEAD: &str =
     "an answer to a callback needs no cookies: which middleware of the backend adds these headers?";
 
 /// Reports failures of callbacks to one URL.
-pub struct Failures {
+pub(super) struct Failures {
     /// The URL without its query, which may hold a key.
     callback: String,
     /// The URL names this machine.
@@ -37,14 +37,14 @@ struct Floods {
 }
 
 impl Floods {
-    fn new(name: &'static str) -> Mutex<Floods> {
-        Mutex::new(Floods { name, unavailable: Flood::default(), timed_out: Flood::default() })
+    fn new(name: &'static str) -> Mutex<Self> {
+        Mutex::new(Self { name, unavailable: Flood::default(), timed_out: Flood::default() })
     }
 }
 
 impl Failures {
-    pub fn new(url: &str, host: &str) -> Failures {
-        Failures {
+    pub(super) fn new(url: &str, host: &str) -> Self {
+        Self {
             callback: url.split('?').next().unwrap_or_default().to_owned(),
             loopback: is_loopback(host),
             start: Instant::now(),
@@ -65,7 +65,7 @@ impl Failures {
     }
 
     /// Logs why `call` failed; the outcome. `written`: some of the request may have reached the backend.
-    pub fn failed(&self, call: &Call, error: &Error, written: bool) -> Outcome {
+    pub(super) fn failed(&self, call: &Call, error: &Error, written: bool) -> Outcome {
         let timed_out = match error {
             Error::Timeout(_) => true,
             // The kernel's own timeout came first.
@@ -88,7 +88,7 @@ impl Failures {
     }
 
     /// Takes note of an answer to a call of this kind.
-    pub fn answered(&self, kind: CallKind) {
+    pub(super) fn answered(&self, kind: CallKind) {
         let mut floods = self.floods(kind);
         let Floods { name, unavailable, timed_out } = &mut *floods;
         for Over { failures, millis } in
@@ -99,7 +99,7 @@ impl Failures {
     }
 
     /// Logs failures that have waited for the next line for too long. To be called every second or two.
-    pub fn log_overdue(&self) {
+    pub(super) fn log_overdue(&self) {
         for floods in [&self.connects, &self.disconnects] {
             let Floods { name, unavailable, timed_out } = &mut *lock(floods);
             for left_out in [unavailable, timed_out].into_iter().filter_map(|flood| flood.overdue(self.now())) {
@@ -174,7 +174,7 @@ fn is_loopback(host: &str) -> bool {
 }
 
 /// Whether the peer closed the connection.
-pub fn is_disconnect(error: &Error) -> bool {
+pub(super) fn is_disconnect(error: &Error) -> bool {
     let Error::Io(error) = error else { return false };
     matches!(
         error.kind(),

@@ -9,13 +9,13 @@ use ureq::unversioned::transport::Transport;
 
 /// Longest idle time of a kept connection. Servers close idle connections themselves, gunicorn after 2 s and Node after
 /// 5 s; closing first avoids a race and a retry.
-pub const IDLE_TIME_MAX: Duration = Duration::from_millis(1500);
+pub(super) const IDLE_TIME_MAX: Duration = Duration::from_millis(1500);
 
 /// Longest life of a connection, so that a load balancer in front of the backend gets to spread them anew.
-pub const CONNECTION_AGE_MAX: Duration = Duration::from_secs(60);
+pub(super) const CONNECTION_AGE_MAX: Duration = Duration::from_secs(60);
 
 /// An open connection.
-pub struct Connection {
+pub(super) struct Connection {
     pub transport: Box<dyn Transport>,
     /// Its peer, as the name lookup gave it.
     pub address: SocketAddr,
@@ -24,15 +24,15 @@ pub struct Connection {
 
 /// Kept connections between calls, the longest idle first. Never more than there are worker threads, since one is opened
 /// only while none is idle.
-pub struct Idle {
+pub(super) struct Idle {
     age_max: Duration,
     connections: Mutex<VecDeque<(Instant, Connection)>>,
 }
 
 impl Idle {
     /// `age_max` is usually [`CONNECTION_AGE_MAX`].
-    pub fn new(age_max: Duration) -> Idle {
-        Idle { age_max, connections: Mutex::default() }
+    pub(super) fn new(age_max: Duration) -> Self {
+        Self { age_max, connections: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<(Instant, Connection)>> {
@@ -40,7 +40,7 @@ impl Idle {
     }
 
     /// The most recently used connection that may and can serve another call. `is_current` judges addresses.
-    pub fn take(&self, now: Instant, is_current: impl Fn(SocketAddr) -> bool) -> Option<Connection> {
+    pub(super) fn take(&self, now: Instant, is_current: impl Fn(SocketAddr) -> bool) -> Option<Connection> {
         loop {
             // Removed first, so that probing and closing happen outside the lock.
             let (since, mut connection) = self.lock().pop_back()?;
@@ -54,14 +54,14 @@ impl Idle {
         }
     }
 
-    pub fn put(&self, now: Instant, connection: Connection) {
+    pub(super) fn put(&self, now: Instant, connection: Connection) {
         self.lock().push_back((now, connection));
         // Busy threads never wait, so old connections are closed here as well.
         self.close_old(now);
     }
 
     /// Closes connections that have been idle for too long at `now`.
-    pub fn close_old(&self, now: Instant) {
+    pub(super) fn close_old(&self, now: Instant) {
         let mut connections = self.lock();
         let young = connections.partition_point(|(since, _)| now.saturating_duration_since(*since) >= IDLE_TIME_MAX);
         let old: Vec<_> = connections.drain(..young).collect();
@@ -70,12 +70,12 @@ impl Idle {
     }
 
     #[cfg(test)]
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.lock().len()
     }
 
     /// Closes all: once one was found dead, the others are likely dead too.
-    pub fn close_all(&self) {
+    pub(super) fn close_all(&self) {
         let all = std::mem::take(&mut *self.lock());
         drop(all);
     }

@@ -73,8 +73,8 @@ enum Next {
 impl Workers {
     /// Prepares the pool; threads start with the first calls. Errors: a URL or header value that HTTP does not allow, an
     /// extra root that is no certificate.
-    pub fn start(settings: WorkerSettings, completions: Sender<Completion>, wake: Wake) -> io::Result<Workers> {
-        Workers::assemble(settings, completions, wake, Tuning::default())
+    pub fn start(settings: WorkerSettings, completions: Sender<Completion>, wake: Wake) -> io::Result<Self> {
+        Self::assemble(settings, completions, wake, Tuning::default())
     }
 
     fn assemble(
@@ -82,9 +82,9 @@ impl Workers {
         completions: Sender<Completion>,
         wake: Wake,
         tuning: Tuning,
-    ) -> io::Result<Workers> {
+    ) -> io::Result<Self> {
         let client = Client::new(&settings, &tuning)?;
-        Ok(Workers(Arc::new(Shared {
+        Ok(Self(Arc::new(Shared {
             client,
             completions,
             wake,

@@ -6,15 +6,20 @@ use ureq::Error;
 use ureq::unversioned::transport::{ConnectionDetails, NextTimeout};
 
 /// There is none.
-pub enum Tls {}
+pub(super) enum Tls {}
 
 impl Tls {
     /// Always fails.
-    pub fn new(_extra_roots: &[Vec<u8>]) -> io::Result<Tls> {
+    pub(super) fn new(_extra_roots: &[Vec<u8>]) -> io::Result<Self> {
         Err(io::Error::other("this build has no TLS"))
     }
 
-    pub fn connect(&self, _: TcpTransport, _: &ConnectionDetails<'_>, _: NextTimeout) -> Result<TcpTransport, Error> {
+    pub(super) fn connect(
+        &self,
+        _: TcpTransport,
+        _: &ConnectionDetails<'_>,
+        _: NextTimeout,
+    ) -> Result<TcpTransport, Error> {
         match *self {}
     }
 }

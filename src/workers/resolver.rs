@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// Least times between lookups.
 #[derive(Clone, Copy)]
-pub struct LookupIntervals {
+pub(super) struct LookupIntervals {
     /// After a good answer. Short, for backends that move; still one lookup per thousands of calls.
     pub answer: Duration,
     /// After a failure, so that a burst of callbacks does not become a burst of lookups.
@@ -20,27 +20,27 @@ pub struct LookupIntervals {
 }
 
 impl Default for LookupIntervals {
-    fn default() -> LookupIntervals {
-        LookupIntervals { answer: Duration::from_secs(5), failure: Duration::from_secs(1) }
+    fn default() -> Self {
+        Self { answer: Duration::from_secs(5), failure: Duration::from_secs(1) }
     }
 }
 
 /// How long callers wait for a lookup while an older answer could serve. A healthy name server is quicker.
 const REFRESH_TIME_MAX: Duration = Duration::from_millis(250);
 /// Addresses of one answer that are used.
-pub const ADDRESSES_MAX: usize = 16;
+pub(super) const ADDRESSES_MAX: usize = 16;
 
 /// The blocking lookup: host (no brackets) and port to addresses, the most promising first.
-pub type Lookup = Arc<dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
+pub(super) type Lookup = Arc<dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
 
 /// The system's lookup (`getaddrinfo`).
-pub fn system_lookup() -> Lookup {
+pub(super) fn system_lookup() -> Lookup {
     Arc::new(|host, port| Ok((host, port).to_socket_addrs()?.collect()))
 }
 
 /// Why there are no addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ResolveError {
+pub(super) enum ResolveError {
     /// No answer within the caller's time.
     TimedOut,
     /// The lookup failed; the text is for the log.
@@ -49,7 +49,7 @@ pub enum ResolveError {
 
 /// Addresses of one host and port. Clones share the cache.
 #[derive(Clone)]
-pub struct Resolver(Arc<Shared>);
+pub(super) struct Resolver(Arc<Shared>);
 
 struct Shared {
     host: String,
@@ -78,9 +78,9 @@ struct State {
 
 impl Resolver {
     /// For `host` as it stands in a URL, brackets around IPv6 included.
-    pub fn new(host: &str, port: u16, lookup: Lookup, intervals: LookupIntervals) -> Resolver {
+    pub(super) fn new(host: &str, port: u16, lookup: Lookup, intervals: LookupIntervals) -> Self {
         let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-        Resolver(Arc::new(Shared {
+        Self(Arc::new(Shared {
             host: bare.to_owned(),
             port,
             literal: bare.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, port)),
@@ -93,7 +93,7 @@ impl Resolver {
 
     /// One to [`ADDRESSES_MAX`] addresses, the one that worked last first. Waits for a lookup that is due, at most for
     /// `timeout`; a lookup that takes longer goes on, for later callers.
-    pub fn resolve(&self, timeout: Duration) -> Result<Vec<SocketAddr>, ResolveError> {
+    pub(super) fn resolve(&self, timeout: Duration) -> Result<Vec<SocketAddr>, ResolveError> {
         if let Some(address) = self.0.literal {
             return Ok(vec![address]);
         }
@@ -120,7 +120,7 @@ impl Resolver {
     }
 
     /// Whether `address` is in the last good answer. Never waits, but starts the lookup if it is due.
-    pub fn is_current(&self, address: SocketAddr) -> bool {
+    pub(super) fn is_current(&self, address: SocketAddr) -> bool {
         if self.0.literal.is_some() {
             return true;
         }
@@ -130,7 +130,7 @@ impl Resolver {
     }
 
     /// Has `address`, to which a connection was opened, come first from now on.
-    pub fn prefer(&self, address: SocketAddr) {
+    pub(super) fn prefer(&self, address: SocketAddr) {
         self.0.lock().preferred = Some(address);
     }
 

@@ -22,7 +22,7 @@ pub struct WorkerSettings {
 
 /// How long an idle thread lives.
 #[derive(Clone, Copy)]
-pub struct IdleTimeouts {
+pub(super) struct IdleTimeouts {
     /// For one of several: threads of a storm end soon after it.
     pub usual: Duration,
     /// For the last one, which also closes idle connections in time. Longer than their idle time.
@@ -37,7 +37,7 @@ const IDLE_TIMEOUTS: IdleTimeouts = IdleTimeouts { usual: Duration::from_millis(
 const THREAD_STACK_BYTES: usize = 8 * 1024 * 1024;
 
 /// Constants that tests replace.
-pub struct Tuning {
+pub(super) struct Tuning {
     pub lookup: Lookup,
     pub lookup_intervals: LookupIntervals,
     pub connection_age_max: Duration,
@@ -46,8 +46,8 @@ pub struct Tuning {
 }
 
 impl Default for Tuning {
-    fn default() -> Tuning {
-        Tuning {
+    fn default() -> Self {
+        Self {
             lookup: system_lookup(),
             lookup_intervals: LookupIntervals::default(),
             connection_age_max: CONNECTION_AGE_MAX,

@@ -17,12 +17,12 @@ use ureq::unversioned::transport::{Buffers, NextTimeout, Transport};
 /// Fits a usual answer.
 const INPUT_BYTES: usize = 2 * 1024;
 /// Longest head of an answer; a longer one counts as garbage.
-pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+pub(super) const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Longer than the longest head that is allowed, so that ureq gets to see that one is too long.
 const INPUT_BYTES_MAX: usize = 2 * HEAD_BYTES_MAX;
 
 /// A connection.
-pub struct TcpTransport {
+pub(super) struct TcpTransport {
     stream: TcpStream,
     buffers: TcpBuffers,
     /// The timeout that reads from the socket have now.
@@ -31,10 +31,10 @@ pub struct TcpTransport {
 
 impl TcpTransport {
     /// On a connected socket. Requests are written through a buffer of `output_bytes`.
-    pub fn new(stream: TcpStream, output_bytes: usize) -> Result<TcpTransport, Error> {
+    pub(super) fn new(stream: TcpStream, output_bytes: usize) -> Result<Self, Error> {
         // The rest of a large request must not wait for an acknowledgement.
         stream.set_nodelay(true)?;
-        Ok(TcpTransport { stream, buffers: TcpBuffers { output_bytes, ..TcpBuffers::default() }, armed: None })
+        Ok(Self { stream, buffers: TcpBuffers { output_bytes, ..TcpBuffers::default() }, armed: None })
     }
 
     fn arm(&mut self, timeout: Duration) -> io::Result<()> {

@@ -15,11 +15,11 @@ use ureq::unversioned::transport::{Buffers, ConnectionDetails, LazyBuffers, Next
 const INPUT_BYTES: usize = HEAD_BYTES_MAX + 1024;
 
 /// Opens TLS connections.
-pub struct Tls(Arc<ClientConfig>);
+pub(super) struct Tls(Arc<ClientConfig>);
 
 impl Tls {
     /// `extra_roots` are certificates in DER. Errors: one that is none.
-    pub fn new(extra_roots: &[Vec<u8>]) -> io::Result<Tls> {
+    pub(super) fn new(extra_roots: &[Vec<u8>]) -> io::Result<Self> {
         let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         for root in extra_roots {
             roots.add(CertificateDer::from_slice(root)).map_err(io::Error::other)?;
@@ -30,11 +30,11 @@ impl Tls {
             .map_err(io::Error::other)?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Tls(Arc::new(config)))
+        Ok(Self(Arc::new(config)))
     }
 
     /// Shakes hands within `timeout`, and verifies the peer's certificate.
-    pub fn connect(
+    pub(super) fn connect(
         &self,
         tcp: TcpTransport,
         details: &ConnectionDetails<'_>,
@@ -53,7 +53,7 @@ impl Tls {
 }
 
 /// A secure connection.
-pub struct TlsTransport {
+pub(super) struct TlsTransport {
     stream: StreamOwned<ClientConnection, TransportAdapter<TcpTransport>>,
     buffers: LazyBuffers,
 }

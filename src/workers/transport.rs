@@ -32,7 +32,7 @@ use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTi
 
 /// The record of this thread's current attempt at a call.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Attempt {
+pub(super) struct Attempt {
     /// It uses a connection that has served another call.
     pub reused: bool,
     /// Bytes of the request may have reached the backend.
@@ -62,18 +62,18 @@ thread_local! {
 
 impl Attempt {
     /// Starts the record of a new attempt on this thread.
-    pub fn begin(fresh_only: bool) {
-        ATTEMPT.set(Attempt { fresh_only, ..Attempt::default() });
+    pub(super) fn begin(fresh_only: bool) {
+        ATTEMPT.set(Self { fresh_only, ..Self::default() });
     }
 
     /// The record of this thread's attempt.
-    pub fn current() -> Attempt {
+    pub(super) fn current() -> Self {
         ATTEMPT.get()
     }
 
     /// Limits the time for reading.
-    pub fn read_until(instant: Instant) {
-        Attempt::record(|attempt| attempt.read_until = Some(instant));
+    pub(super) fn read_until(instant: Instant) {
+        Self::record(|attempt| attempt.read_until = Some(instant));
     }
 
     /// Records the unconsumed input after a read.
@@ -85,7 +85,7 @@ impl Attempt {
         }
     }
 
-    fn record(change: impl FnOnce(&mut Attempt)) {
+    fn record(change: impl FnOnce(&mut Self)) {
         let mut attempt = ATTEMPT.get();
         change(&mut attempt);
         ATTEMPT.set(attempt);
@@ -93,7 +93,7 @@ impl Attempt {
 }
 
 /// Takes an idle connection or opens a new one (DNS, TCP, TLS).
-pub struct PooledConnector {
+pub(super) struct PooledConnector {
     idle: Arc<Idle>,
     resolver: Resolver,
     /// For `https` URLs.
@@ -101,8 +101,8 @@ pub struct PooledConnector {
 }
 
 impl PooledConnector {
-    pub fn new(idle: Arc<Idle>, resolver: Resolver, tls: Option<Tls>) -> PooledConnector {
-        PooledConnector { idle, resolver, tls }
+    pub(super) fn new(idle: Arc<Idle>, resolver: Resolver, tls: Option<Tls>) -> Self {
+        Self { idle, resolver, tls }
     }
 
     fn open(&self, details: &ConnectionDetails<'_>) -> Result<Connection, Error> {
@@ -154,7 +154,7 @@ impl Connector<()> for PooledConnector {
 }
 
 /// A connection in use. Records what passes through it, and returns to the idle ones if its call leaves it reusable.
-pub struct Watched {
+pub(super) struct Watched {
     /// `None` only during drop.
     connection: Option<Connection>,
     idle: Arc<Idle>,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// One callback, in full.
 #[derive(Clone, Debug)]
-pub struct Call {
+pub(crate) struct Call {
     pub method: String,
     pub target: String,
     /// In the order and case received.
@@ -31,47 +31,47 @@ impl Call {
         self.json[field].as_str().unwrap_or_default()
     }
 
-    pub fn action(&self) -> &str {
+    pub(crate) fn action(&self) -> &str {
         self.text("action")
     }
 
-    pub fn token(&self) -> &str {
+    pub(crate) fn token(&self) -> &str {
         self.text("token")
     }
 
-    pub fn reason(&self) -> &str {
+    pub(crate) fn reason(&self) -> &str {
         self.text("reason")
     }
 
-    pub fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         self.json["request"]["url"].as_str().unwrap_or_default()
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    pub fn detail(&self) -> Option<&str> {
+    pub(crate) fn detail(&self) -> Option<&str> {
         self.header("SSEGateway-Detail")
     }
 }
 
 /// Something that a test opens and others wait for.
 #[derive(Clone, Default)]
-pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
 impl Gate {
-    pub fn new() -> Gate {
-        Gate::default()
+    pub(crate) fn new() -> Self {
+        Self::default()
     }
 
-    pub fn open(&self) {
+    pub(crate) fn open(&self) {
         *self.0.0.lock().unwrap() = true;
         self.0.1.notify_all();
     }
 
     /// Whether it opened in time.
-    pub fn wait(&self) -> bool {
+    pub(crate) fn wait(&self) -> bool {
         let open = self.0.0.lock().unwrap();
         let (open, _) = self.0.1.wait_timeout_while(open, PATIENCE, |open| !*open).unwrap();
         *open
@@ -80,7 +80,7 @@ impl Gate {
 
 /// A part of an answer.
 #[derive(Clone)]
-pub enum Step {
+pub(crate) enum Step {
     Write(Vec<u8>),
     Wait(Gate),
     /// Does nothing for so long; the moment of what follows is the fault.
@@ -95,62 +95,62 @@ pub enum Step {
 
 /// What the backend does with a callback. Unless a step says otherwise the connection is kept alive.
 #[derive(Clone)]
-pub struct Answer(Vec<Step>);
+pub(crate) struct Answer(Vec<Step>);
 
 impl Answer {
     /// A complete response.
-    pub fn new(status: u16, headers: &[(&str, &str)], body: &str) -> Answer {
+    pub(crate) fn new(status: u16, headers: &[(&str, &str)], body: &str) -> Self {
         let mut text = format!("HTTP/1.1 {status} Scripted\r\n");
         for (name, value) in headers {
             text.push_str(&format!("{name}: {value}\r\n"));
         }
         text.push_str(&format!("Content-Length: {}\r\n\r\n{body}", body.len()));
-        Answer::raw(text)
+        Self::raw(text)
     }
 
-    pub fn ok() -> Answer {
-        Answer::new(200, &[], "")
+    pub(crate) fn ok() -> Self {
+        Self::new(200, &[], "")
     }
 
     /// 200 with this body.
-    pub fn json(body: &str) -> Answer {
-        Answer::new(200, &[("Content-Type", "application/json")], body)
+    pub(crate) fn json(body: &str) -> Self {
+        Self::new(200, &[("Content-Type", "application/json")], body)
     }
 
-    pub fn status(status: u16) -> Answer {
-        Answer::new(status, &[], "")
+    pub(crate) fn status(status: u16) -> Self {
+        Self::new(status, &[], "")
     }
 
-    pub fn raw(bytes: impl Into<Vec<u8>>) -> Answer {
-        Answer(vec![Step::Write(bytes.into())])
+    pub(crate) fn raw(bytes: impl Into<Vec<u8>>) -> Self {
+        Self(vec![Step::Write(bytes.into())])
     }
 
     /// Nothing at all, for ever.
-    pub fn silence() -> Answer {
-        Answer(vec![Step::Hang])
+    pub(crate) fn silence() -> Self {
+        Self(vec![Step::Hang])
     }
 
-    pub fn close() -> Answer {
-        Answer(vec![Step::Close])
+    pub(crate) fn close() -> Self {
+        Self(vec![Step::Close])
     }
 
-    pub fn reset() -> Answer {
-        Answer(vec![Step::Reset])
+    pub(crate) fn reset() -> Self {
+        Self(vec![Step::Reset])
     }
 
     /// The same, when the gate opens.
-    pub fn after(mut self, gate: &Gate) -> Answer {
+    pub(crate) fn after(mut self, gate: &Gate) -> Self {
         self.0.insert(0, Step::Wait(gate.clone()));
         self
     }
 
     /// The same, so much later.
-    pub fn delayed(mut self, time: Duration) -> Answer {
+    pub(crate) fn delayed(mut self, time: Duration) -> Self {
         self.0.insert(0, Step::Pause(time));
         self
     }
 
-    pub fn then(mut self, step: Step) -> Answer {
+    pub(crate) fn then(mut self, step: Step) -> Self {
         self.0.push(step);
         self
     }
@@ -172,7 +172,7 @@ struct Shared {
 }
 
 /// A running backend; it stops when dropped.
-pub struct Backend {
+pub(crate) struct Backend {
     shared: Arc<Shared>,
     pub port: Port,
     single_threaded: bool,
@@ -181,33 +181,33 @@ pub struct Backend {
 
 impl Backend {
     /// A thread per connection, keep-alive.
-    pub fn new(handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Backend {
-        Backend::start(Port::reserve(), false, true, handler)
+    pub(crate) fn new(handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Self {
+        Self::start(Port::reserve(), false, true, handler)
     }
 
     /// The same, but it keeps no record of its calls: for runs that make very many.
-    pub fn forgetful(handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Backend {
-        Backend::start(Port::reserve(), false, false, handler)
+    pub(crate) fn forgetful(handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Self {
+        Self::start(Port::reserve(), false, false, handler)
     }
 
     /// Answers everything with an empty 200.
-    pub fn accepting() -> Backend {
-        Backend::new(|_| Answer::ok())
+    pub(crate) fn accepting() -> Self {
+        Self::new(|_| Answer::ok())
     }
 
     /// Connects get this answer, disconnects an empty 200.
-    pub fn connecting(answer: Answer) -> Backend {
-        Backend::new(move |call| if call.action() == "connect" { answer.clone() } else { Answer::ok() })
+    pub(crate) fn connecting(answer: Answer) -> Self {
+        Self::new(move |call| if call.action() == "connect" { answer.clone() } else { Answer::ok() })
     }
 
     /// One connection at a time and one request on each, like Python's `http.server.HTTPServer`.
-    pub fn single_threaded(handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Backend {
-        Backend::start(Port::reserve(), true, true, handler)
+    pub(crate) fn single_threaded(handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Self {
+        Self::start(Port::reserve(), true, true, handler)
     }
 
     /// On a given port, for a backend that comes back.
-    pub fn on_port(port: Port, handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Backend {
-        Backend::start(port, false, true, handler)
+    pub(crate) fn on_port(port: Port, handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Self {
+        Self::start(port, false, true, handler)
     }
 
     fn start(
@@ -215,7 +215,7 @@ impl Backend {
         single: bool,
         records: bool,
         handler: impl Fn(&Call) -> Answer + Send + Sync + 'static,
-    ) -> Backend {
+    ) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port.number)).expect("a port for the backend");
         sys::listen_for_many(&listener);
         let shared = Arc::new(Shared {
@@ -250,17 +250,17 @@ impl Backend {
                 }
             }
         });
-        Backend { shared, port, single_threaded: single, acceptor: Mutex::new(Some(acceptor)) }
+        Self { shared, port, single_threaded: single, acceptor: Mutex::new(Some(acceptor)) }
     }
 
     /// The callback URL.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}/callback", self.port)
     }
 
     /// Waits for a call that fits and takes it; a call is taken once.
     #[track_caller]
-    pub fn take(&self, what: &str, fits: impl Fn(&Call) -> bool) -> Call {
+    pub(crate) fn take(&self, what: &str, fits: impl Fn(&Call) -> bool) -> Call {
         let start = Instant::now();
         let mut calls = self.shared.calls.lock().unwrap();
         loop {
@@ -275,36 +275,36 @@ impl Backend {
 
     /// The connect callback for a URL.
     #[track_caller]
-    pub fn connect(&self, url: &str) -> Call {
+    pub(crate) fn connect(&self, url: &str) -> Call {
         self.take(&format!("connect of {url}"), |call| call.action() == "connect" && call.url() == url)
     }
 
     /// The disconnect callback for a token.
     #[track_caller]
-    pub fn disconnect(&self, token: &str) -> Call {
+    pub(crate) fn disconnect(&self, token: &str) -> Call {
         self.take(&format!("disconnect of {token}"), |call| call.action() == "disconnect" && call.token() == token)
     }
 
     /// Every call so far, taken or not.
-    pub fn history(&self) -> Vec<Call> {
+    pub(crate) fn history(&self) -> Vec<Call> {
         self.shared.calls.lock().unwrap().iter().map(|(call, _)| call.clone()).collect()
     }
 
     /// The calls so far with this action.
-    pub fn count(&self, action: &str) -> usize {
+    pub(crate) fn count(&self, action: &str) -> usize {
         self.history().iter().filter(|call| call.action() == action).count()
     }
 
     /// TCP connections accepted so far.
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
     /// Closes the listener and every connection.
-    pub fn stop(self) {}
+    pub(crate) fn stop(self) {}
 
     /// The same, keeping what it has seen.
-    pub fn shut(&self) {
+    pub(crate) fn shut(&self) {
         if self.shared.stopped.swap(true, Ordering::SeqCst) {
             return;
         }

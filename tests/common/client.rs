@@ -5,12 +5,12 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
 /// A GET as a minimal client sends it.
-pub fn get(target: &str) -> String {
+pub(crate) fn get(target: &str) -> String {
     format!("GET {target} HTTP/1.1\r\nHost: gateway\r\n\r\n")
 }
 
 /// A POST of JSON.
-pub fn post(target: &str, body: &str) -> String {
+pub(crate) fn post(target: &str, body: &str) -> String {
     let length = body.len();
     format!(
         "POST {target} HTTP/1.1\r\nHost: gateway\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
@@ -18,12 +18,12 @@ pub fn post(target: &str, body: &str) -> String {
 }
 
 /// A POST to the send endpoint.
-pub fn send_request(body: &str) -> String {
+pub(crate) fn send_request(body: &str) -> String {
     post("/internal/send", body)
 }
 
 /// One TCP connection to the gateway.
-pub struct Client {
+pub(crate) struct Client {
     socket: TcpStream,
     /// Received and not yet taken.
     pub buffer: Vec<u8>,
@@ -34,64 +34,64 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn connect(port: u16) -> Client {
-        Client::connect_to(([127, 0, 0, 1], port).into())
+    pub(crate) fn connect(port: u16) -> Self {
+        Self::connect_to(([127, 0, 0, 1], port).into())
     }
 
     /// To an address other than the loopback's.
-    pub fn connect_to(address: SocketAddr) -> Client {
+    pub(crate) fn connect_to(address: SocketAddr) -> Self {
         let socket = TcpStream::connect(address).expect("the gateway accepts");
         socket.set_nodelay(true).expect("TCP_NODELAY");
         socket.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
         socket.set_write_timeout(Some(PATIENCE)).expect("a write timeout");
-        Client { socket, buffer: Vec::new(), ended: false, reset: false }
+        Self { socket, buffer: Vec::new(), ended: false, reset: false }
     }
 
     /// Connects to an address other than the loopback's and sends.
-    pub fn open_at(address: SocketAddr, request: impl AsRef<[u8]>) -> Client {
-        let mut client = Client::connect_to(address);
+    pub(crate) fn open_at(address: SocketAddr, request: impl AsRef<[u8]>) -> Self {
+        let mut client = Self::connect_to(address);
         client.send(request);
         client
     }
 
     /// Connects and sends.
-    pub fn open(port: u16, request: impl AsRef<[u8]>) -> Client {
-        let mut client = Client::connect(port);
+    pub(crate) fn open(port: u16, request: impl AsRef<[u8]>) -> Self {
+        let mut client = Self::connect(port);
         client.send(request);
         client
     }
 
-    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.try_send(bytes).expect("the gateway takes what is sent");
     }
 
     /// Sends to a peer that may have closed already.
-    pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
+    pub(crate) fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
         self.socket.write_all(bytes.as_ref())
     }
 
     /// Lets the kernel take little from the gateway while nobody reads.
-    pub fn take_little(&self) {
+    pub(crate) fn take_little(&self) {
         sys::receive_buffer(&self.socket, 16 * 1024);
     }
 
     /// The socket itself, for a test that waits on many.
-    pub fn socket(&self) -> &TcpStream {
+    pub(crate) fn socket(&self) -> &TcpStream {
         &self.socket
     }
 
     /// Sends FIN and keeps reading.
-    pub fn half_close(&self) {
+    pub(crate) fn half_close(&self) {
         self.socket.shutdown(Shutdown::Write).expect("shutdown");
     }
 
     /// Goes away with a reset.
-    pub fn reset(self) {
+    pub(crate) fn reset(self) {
         sys::reset_on_close(&self.socket);
     }
 
     /// One read of up to 256 KiB into the buffer; 0 at the end.
-    pub fn fill(&mut self) -> usize {
+    pub(crate) fn fill(&mut self) -> usize {
         if self.ended {
             return 0;
         }
@@ -119,7 +119,7 @@ impl Client {
     }
 
     /// Takes everything up to and including `delimiter`.
-    pub fn read_until(&mut self, delimiter: &[u8]) -> Vec<u8> {
+    pub(crate) fn read_until(&mut self, delimiter: &[u8]) -> Vec<u8> {
         self.try_read_until(delimiter).unwrap_or_else(|| {
             let got = String::from_utf8_lossy(&self.buffer);
             panic!("the connection ended (reset: {}) before {delimiter:?}; got {got:?}", self.reset)
@@ -127,7 +127,7 @@ impl Client {
     }
 
     /// The same; `None` if the connection ends first.
-    pub fn try_read_until(&mut self, delimiter: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn try_read_until(&mut self, delimiter: &[u8]) -> Option<Vec<u8>> {
         loop {
             if let Some(start) = find(&self.buffer, delimiter) {
                 return Some(self.buffer.drain(..start + delimiter.len()).collect());
@@ -139,7 +139,7 @@ impl Client {
     }
 
     /// Takes exactly `count` bytes.
-    pub fn read_exact(&mut self, count: usize) -> Vec<u8> {
+    pub(crate) fn read_exact(&mut self, count: usize) -> Vec<u8> {
         while self.buffer.len() < count {
             assert!(self.fill() > 0, "the connection ended after {} of {count} bytes", self.buffer.len());
         }
@@ -147,13 +147,13 @@ impl Client {
     }
 
     /// Reads a head, and nothing of what follows.
-    pub fn head(&mut self) -> Response {
+    pub(crate) fn head(&mut self) -> Response {
         Response::parse_head(&self.read_until(b"\r\n\r\n"))
     }
 
     /// Reads one response to a request other than HEAD. The gateway delimits every answer that is no stream by its
     /// length, so a missing length is a failure.
-    pub fn response(&mut self) -> Response {
+    pub(crate) fn response(&mut self) -> Response {
         let mut response = self.head();
         if response.status >= 200 && response.status != 204 && response.status != 304 {
             let length = response.header("content-length").unwrap_or_else(|| panic!("no length: {response:?}"));
@@ -164,34 +164,34 @@ impl Client {
     }
 
     /// Sends a request and reads its response.
-    pub fn exchange(&mut self, request: impl AsRef<[u8]>) -> Response {
+    pub(crate) fn exchange(&mut self, request: impl AsRef<[u8]>) -> Response {
         self.send(request);
         self.response()
     }
 
     /// Reads to a proper end of input.
-    pub fn rest(&mut self) -> Vec<u8> {
+    pub(crate) fn rest(&mut self) -> Vec<u8> {
         while self.fill() > 0 {}
         assert!(!self.reset, "reset after {:?}", String::from_utf8_lossy(&self.buffer));
         std::mem::take(&mut self.buffer)
     }
 
     /// Reads to the end, be it a FIN or a reset.
-    pub fn rest_or_reset(&mut self) -> Vec<u8> {
+    pub(crate) fn rest_or_reset(&mut self) -> Vec<u8> {
         while self.fill() > 0 {}
         std::mem::take(&mut self.buffer)
     }
 
     /// Nothing more comes, and the gateway closes in order.
     #[track_caller]
-    pub fn assert_closed(&mut self) {
+    pub(crate) fn assert_closed(&mut self) {
         let rest = self.rest();
         assert!(rest.is_empty(), "unexpected bytes: {:?}", String::from_utf8_lossy(&rest));
     }
 
     /// The connection still serves: a probe on it is answered.
     #[track_caller]
-    pub fn assert_open(&mut self) {
+    pub(crate) fn assert_open(&mut self) {
         assert_eq!(self.exchange(get("/healthz")).status, 200);
     }
 }

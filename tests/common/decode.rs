@@ -6,7 +6,7 @@
 
 /// One message as `EventSource` would dispatch it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
+pub(crate) struct Message {
     /// The event's type; `message` if the frame named none.
     pub name: String,
     pub data: String,
@@ -16,7 +16,7 @@ pub struct Message {
 
 /// Reads a stream in pieces of any size. Bytes that are not UTF-8 become U+FFFD.
 #[derive(Debug, Default)]
-pub struct Decoder {
+pub(crate) struct Decoder {
     line: Vec<u8>,
     /// The last byte was a CR: an LF now belongs to the same line break.
     after_cr: bool,
@@ -33,14 +33,14 @@ pub struct Decoder {
 
 impl Decoder {
     /// The messages of a whole stream. What follows the last blank line is no message.
-    pub fn decode_all(stream: &[u8]) -> Vec<Message> {
-        let mut decoder = Decoder::default();
+    pub(crate) fn decode_all(stream: &[u8]) -> Vec<Message> {
+        let mut decoder = Self::default();
         decoder.receive(stream);
         decoder.take_messages()
     }
 
     /// Takes the next bytes of the stream.
-    pub fn receive(&mut self, bytes: &[u8]) {
+    pub(crate) fn receive(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             let after_cr = std::mem::replace(&mut self.after_cr, byte == b'\r');
             match byte {
@@ -52,17 +52,17 @@ impl Decoder {
     }
 
     /// The messages complete since the last call.
-    pub fn take_messages(&mut self) -> Vec<Message> {
+    pub(crate) fn take_messages(&mut self) -> Vec<Message> {
         std::mem::take(&mut self.messages)
     }
 
     /// The reconnection time in milliseconds, once the stream has set one.
-    pub fn retry(&self) -> Option<u64> {
+    pub(crate) fn retry(&self) -> Option<u64> {
         self.retry
     }
 
     /// Whether the stream so far ends with a blank line, so that no frame is cut.
-    pub fn is_between_frames(&self) -> bool {
+    pub(crate) fn is_between_frames(&self) -> bool {
         self.line.is_empty() && !self.in_frame
     }
 

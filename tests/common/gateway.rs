@@ -12,7 +12,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_ssegateway");
 
 /// What a run to the end left behind.
 #[derive(Debug)]
-pub struct Output {
+pub(crate) struct Output {
     /// `None`: ended by a signal.
     pub code: Option<i32>,
     pub stdout: String,
@@ -20,7 +20,7 @@ pub struct Output {
 }
 
 /// Runs the binary to its end with these arguments and variables and nothing else.
-pub fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+pub(crate) fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(BINARY);
     command.args(arguments).env_clear().envs(variables.iter().copied());
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("spawn");
@@ -63,7 +63,7 @@ struct Log {
 }
 
 /// How a gateway is to be started.
-pub struct Builder {
+pub(crate) struct Builder {
     variables: Vec<(String, String)>,
     internal: bool,
     stderr: Option<std::io::PipeWriter>,
@@ -72,42 +72,42 @@ pub struct Builder {
 
 impl Builder {
     /// Sets a variable; an empty value is set, too.
-    pub fn set(mut self, name: &str, value: impl ToString) -> Builder {
+    pub(crate) fn set(mut self, name: &str, value: impl ToString) -> Self {
         self.variables.retain(|(known, _)| known != name);
         self.variables.push((name.to_owned(), value.to_string()));
         self
     }
 
-    pub fn unset(mut self, name: &str) -> Builder {
+    pub(crate) fn unset(mut self, name: &str) -> Self {
         self.variables.retain(|(known, _)| known != name);
         self
     }
 
     /// Opens a second listener for `/internal/*`.
-    pub fn internal_port(mut self) -> Builder {
+    pub(crate) fn internal_port(mut self) -> Self {
         self.internal = true;
         self
     }
 
     /// Gives the process this descriptor 2; its log is then not captured.
-    pub fn stderr(mut self, pipe: std::io::PipeWriter) -> Builder {
+    pub(crate) fn stderr(mut self, pipe: std::io::PipeWriter) -> Self {
         self.stderr = Some(pipe);
         self
     }
 
     /// Starts it under `ulimit` with these arguments.
-    pub fn ulimit(self, arguments: &str) -> Builder {
+    pub(crate) fn ulimit(self, arguments: &str) -> Self {
         self.shell(&format!("ulimit {arguments}"))
     }
 
     /// Starts it from a shell, behind these commands; `$0` is the binary.
-    pub fn shell(mut self, commands: &str) -> Builder {
+    pub(crate) fn shell(mut self, commands: &str) -> Self {
         self.shell = Some(format!("{commands} && exec \"$0\""));
         self
     }
 
     /// Starts the binary and waits until it listens.
-    pub fn start(self) -> Gateway {
+    pub(crate) fn start(self) -> Gateway {
         let reserved = Port::reserve();
         let internal = self.internal.then(Port::reserve);
         let mut command = match &self.shell {
@@ -162,7 +162,7 @@ fn follow(pipe: impl Read + Send + 'static, log: Arc<Log>) -> JoinHandle<()> {
 }
 
 /// A running gateway; killed when dropped.
-pub struct Gateway {
+pub(crate) struct Gateway {
     child: Child,
     pub port: u16,
     _reserved: Port,
@@ -174,76 +174,76 @@ pub struct Gateway {
 
 impl Gateway {
     /// Without a callback URL.
-    pub fn builder() -> Builder {
+    pub(crate) fn builder() -> Builder {
         let builder = Builder { variables: Vec::new(), internal: false, stderr: None, shell: None };
         builder.set("LISTEN_ADDRESS", "127.0.0.1")
     }
 
-    pub fn for_backend(backend: &Backend) -> Builder {
-        Gateway::builder().set("CALLBACK_URL", backend.url())
+    pub(crate) fn for_backend(backend: &Backend) -> Builder {
+        Self::builder().set("CALLBACK_URL", backend.url())
     }
 
     /// With defaults for everything but the ports.
-    pub fn start(backend: &Backend) -> Gateway {
-        Gateway::for_backend(backend).start()
+    pub(crate) fn start(backend: &Backend) -> Self {
+        Self::for_backend(backend).start()
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Where `/internal/*` is served.
-    pub fn internal_port(&self) -> u16 {
+    pub(crate) fn internal_port(&self) -> u16 {
         self.internal.as_ref().map_or(self.port, |port| port.number)
     }
 
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::connect(self.port)
     }
 
     /// One request on a connection of its own.
-    pub fn request(&self, request: impl AsRef<[u8]>) -> Response {
+    pub(crate) fn request(&self, request: impl AsRef<[u8]>) -> Response {
         Client::open(self.port, request).response()
     }
 
-    pub fn get(&self, target: &str) -> Response {
+    pub(crate) fn get(&self, target: &str) -> Response {
         self.request(get(target))
     }
 
     /// POSTs a body to `/internal/send`.
-    pub fn send(&self, body: &str) -> Response {
+    pub(crate) fn send(&self, body: &str) -> Response {
         Client::open(self.internal_port(), send_request(body)).response()
     }
 
     /// Sends an unnamed event.
-    pub fn event(&self, token: &str, data: &str) -> Response {
+    pub(crate) fn event(&self, token: &str, data: &str) -> Response {
         self.send(&serde_json::json!({"token": token, "event": {"data": data}}).to_string())
     }
 
-    pub fn close(&self, token: &str) -> Response {
+    pub(crate) fn close(&self, token: &str) -> Response {
         self.send(&format!(r#"{{"token":"{token}","close":true}}"#))
     }
 
     /// Opens a stream and reads its head.
-    pub fn open(&self, target: &str) -> Stream {
+    pub(crate) fn open(&self, target: &str) -> Stream {
         Stream::accept(Client::open(self.port, get(target)))
     }
 
     /// Opens a stream and learns its token from the connect callback.
     #[track_caller]
-    pub fn open_with(&self, backend: &Backend, target: &str) -> (Stream, String) {
+    pub(crate) fn open_with(&self, backend: &Backend, target: &str) -> (Stream, String) {
         let stream = self.open(target);
         (stream, backend.connect(target).token().to_owned())
     }
 
     /// What was logged so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.log.text.lock().unwrap().clone()
     }
 
     /// Waits for a line that contains all of these and gives it back.
     #[track_caller]
-    pub fn log_line(&self, parts: &[&str]) -> String {
+    pub(crate) fn log_line(&self, parts: &[&str]) -> String {
         let start = Instant::now();
         let mut text = self.log.text.lock().unwrap();
         loop {
@@ -259,12 +259,12 @@ impl Gateway {
         }
     }
 
-    pub fn signal(&self, signal: i32) {
+    pub(crate) fn signal(&self, signal: i32) {
         sys::signal(self.child.id(), signal);
     }
 
     /// Waits for the end; the exit status, `None` if a signal killed it.
-    pub fn exit_code(&mut self) -> Option<i32> {
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
         let status = wait(&mut self.child, PATIENCE);
         self.ended = true;
         // What the process wrote last may still be in the pipe.
@@ -275,12 +275,12 @@ impl Gateway {
     }
 
     /// Drains it. Every disconnect callback has been made when this returns, so what is missing then never comes.
-    pub fn drain(&mut self) {
+    pub(crate) fn drain(&mut self) {
         self.signal(sys::SIGTERM);
         assert_eq!(self.exit_code(), Some(0), "a drain ends with 0: {}", self.log());
     }
 
-    pub fn is_running(&mut self) -> bool {
+    pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("wait").is_none()
     }
 
@@ -291,7 +291,7 @@ impl Gateway {
     }
 
     /// Open descriptors of the process.
-    pub fn descriptors(&self) -> usize {
+    pub(crate) fn descriptors(&self) -> usize {
         process::descriptors(self.child.id())
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 /// What the backend made of a connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     Accepted,
     Rejected,
     /// It took the call and gave no answer that says either: to be followed by a disconnect all the same.
@@ -22,7 +22,7 @@ struct Entry {
 
 /// Sums of a ledger.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sums {
+pub(crate) struct Sums {
     pub accepted: usize,
     pub rejected: usize,
     pub unclear: usize,
@@ -33,19 +33,19 @@ pub struct Sums {
 
 /// Kept by a backend's handler, by token; clones share it.
 #[derive(Clone, Default)]
-pub struct Ledger(Arc<Mutex<HashMap<String, Entry>>>);
+pub(crate) struct Ledger(Arc<Mutex<HashMap<String, Entry>>>);
 
 impl Ledger {
-    pub fn connected(&self, token: &str, verdict: Verdict) {
+    pub(crate) fn connected(&self, token: &str, verdict: Verdict) {
         self.0.lock().unwrap().entry(token.to_owned()).or_default().verdict = Some(verdict);
     }
 
-    pub fn disconnected(&self, token: &str, reason: &str) {
+    pub(crate) fn disconnected(&self, token: &str, reason: &str) {
         self.0.lock().unwrap().entry(token.to_owned()).or_default().reasons.push(reason.to_owned());
     }
 
     /// Enters a call; the verdict is that on connects.
-    pub fn enter(&self, call: &Call, verdict: Verdict) {
+    pub(crate) fn enter(&self, call: &Call, verdict: Verdict) {
         match call.action() {
             "connect" => self.connected(call.token(), verdict),
             "disconnect" => self.disconnected(call.token(), call.reason()),
@@ -53,7 +53,7 @@ impl Ledger {
         }
     }
 
-    pub fn sums(&self) -> Sums {
+    pub(crate) fn sums(&self) -> Sums {
         let mut sums = Sums::default();
         for entry in self.0.lock().unwrap().values() {
             let expected = match entry.verdict {
@@ -78,19 +78,19 @@ impl Ledger {
     }
 
     /// How often this reason was given.
-    pub fn reasons(&self, reason: &str) -> usize {
+    pub(crate) fn reasons(&self, reason: &str) -> usize {
         self.0.lock().unwrap().values().flat_map(|entry| &entry.reasons).filter(|given| *given == reason).count()
     }
 
     /// Nothing is missing, doubled or out of place.
     #[track_caller]
-    pub fn assert_settled(&self) {
+    pub(crate) fn assert_settled(&self) {
         self.assert_settled_but(|_| false);
     }
 
     /// The same, but a disconnect may be missing where this says so; how many are.
     #[track_caller]
-    pub fn assert_settled_but(&self, excused: impl Fn(&str) -> bool) -> usize {
+    pub(crate) fn assert_settled_but(&self, excused: impl Fn(&str) -> bool) -> usize {
         let mut missing = 0;
         for (token, entry) in self.0.lock().unwrap().iter() {
             let expected = match entry.verdict {

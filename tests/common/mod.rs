@@ -10,38 +10,38 @@ mod client;
 mod gateway;
 mod ledger;
 mod port;
-pub mod process;
+pub(crate) mod process;
 mod random;
 mod response;
 mod stream;
-pub mod sys;
+pub(crate) mod sys;
 
-pub use backend::{Answer, Backend, Call, Gate, Step};
-pub use client::{Client, get, post, send_request};
-pub use gateway::{Builder, Gateway, Output, run};
-pub use ledger::{Ledger, Sums, Verdict};
-pub use port::Port;
-pub use random::Random;
-pub use response::{Response, assert_error, assert_json, is_http_date};
-pub use stream::{Finish, Stream};
-pub use sys::{SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGSTOP, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
+pub(crate) use backend::{Answer, Backend, Call, Gate, Step};
+pub(crate) use client::{Client, get, post, send_request};
+pub(crate) use gateway::{Builder, Gateway, Output, run};
+pub(crate) use ledger::{Ledger, Sums, Verdict};
+pub(crate) use port::Port;
+pub(crate) use random::Random;
+pub(crate) use response::{Response, assert_error, assert_json, is_http_date};
+pub(crate) use stream::{Finish, Stream};
+pub(crate) use sys::{SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGSTOP, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
 
 use std::time::{Duration, Instant};
 
 /// How long a test waits for something that must happen. Only a broken gateway or an overloaded machine gets this far.
-pub const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The answer to a send that was delivered or queued.
-pub const OK: &str = r#"{"status":"ok"}"#;
+pub(crate) const OK: &str = r#"{"status":"ok"}"#;
 
 /// The answer to a send to a stream whose connect callback is still open.
-pub const BUFFERED: &str = r#"{"status":"buffered"}"#;
+pub(crate) const BUFFERED: &str = r#"{"status":"buffered"}"#;
 
 /// The heartbeat on the wire (contract, section 3).
-pub const HEARTBEAT: &str = ": heartbeat\n\n";
+pub(crate) const HEARTBEAT: &str = ": heartbeat\n\n";
 
 /// Polls for something that announces itself through no channel (the state of another process).
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < PATIENCE, "never happened: {what}");
@@ -50,6 +50,6 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 /// Where `needle` starts in `haystack`.
-pub fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+pub(crate) fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).position(|window| window == needle)
 }

@@ -9,18 +9,18 @@ use std::sync::Arc;
 /// A port that nobody else is given while this is alive: a socket is bound to it. That socket does not listen, so a
 /// connection is refused until some program listens there, which SO_REUSEADDR allows.
 #[derive(Clone)]
-pub struct Port {
+pub(crate) struct Port {
     pub number: u16,
     _socket: Arc<OwnedFd>,
 }
 
 impl Port {
-    pub fn reserve() -> Port {
+    pub(crate) fn reserve() -> Self {
         let socket = sys::bound_socket();
         // The descriptor's type does not matter to getsockname(2).
         let probe = TcpListener::from(socket.try_clone().expect("a second descriptor"));
         let number = probe.local_addr().expect("its address").port();
-        Port { number, _socket: Arc::new(socket) }
+        Self { number, _socket: Arc::new(socket) }
     }
 }
 

@@ -12,38 +12,38 @@ fn status(pid: u32, field: &str) -> usize {
 }
 
 /// Resident memory in KiB.
-pub fn rss_kib(pid: u32) -> usize {
+pub(crate) fn rss_kib(pid: u32) -> usize {
     status(pid, "VmRSS")
 }
 
 /// The most it ever was, in KiB.
-pub fn peak_rss_kib(pid: u32) -> usize {
+pub(crate) fn peak_rss_kib(pid: u32) -> usize {
     status(pid, "VmHWM")
 }
 
 /// Address space in KiB.
-pub fn virtual_kib(pid: u32) -> usize {
+pub(crate) fn virtual_kib(pid: u32) -> usize {
     status(pid, "VmSize")
 }
 
 /// What the main thread is doing, as proc(5) has it: `S` asleep, `T` stopped, `R` running.
-pub fn state(pid: u32) -> char {
+pub(crate) fn state(pid: u32) -> char {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process that lives");
     let (_, rest) = stat.rsplit_once(") ").expect("a state behind the name");
     rest.chars().next().expect("a state")
 }
 
-pub fn threads(pid: u32) -> usize {
+pub(crate) fn threads(pid: u32) -> usize {
     status(pid, "Threads")
 }
 
 /// Open descriptors; 0 if the process is gone.
-pub fn descriptors(pid: u32) -> usize {
+pub(crate) fn descriptors(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
 /// User and system time used so far, all threads.
-pub fn processor_time(pid: u32) -> Duration {
+pub(crate) fn processor_time(pid: u32) -> Duration {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
     // The name in brackets may hold anything; fields 14 and 15 are counted from behind it.
     let fields: Vec<&str> = text.rsplit(") ").next().unwrap_or_default().split(' ').collect();

@@ -2,7 +2,7 @@
 
 /// A response head with its decoded body.
 #[derive(Clone, Debug)]
-pub struct Response {
+pub(crate) struct Response {
     /// As sent, e.g. `HTTP/1.1 200 OK`.
     pub status_line: String,
     pub status: u16,
@@ -13,7 +13,7 @@ pub struct Response {
 
 impl Response {
     /// Parses a head, its blank line included; panics on anything a strict client would refuse.
-    pub fn parse_head(head: &[u8]) -> Response {
+    pub(crate) fn parse_head(head: &[u8]) -> Self {
         let text = std::str::from_utf8(head).expect("response heads are ASCII");
         let mut lines = text.strip_suffix("\r\n\r\n").expect("a head ends with a blank line").split("\r\n");
         let status_line = lines.next().unwrap_or_default().to_owned();
@@ -28,33 +28,33 @@ impl Response {
                 (name.to_owned(), value.trim().to_owned())
             })
             .collect();
-        Response { status_line, status, headers, body: Vec::new() }
+        Self { status_line, status, headers, body: Vec::new() }
     }
 
     /// The value of a header that occurs at most once; names compare without case.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut values = self.header_values(name).into_iter();
         let value = values.next();
         assert!(values.next().is_none(), "{name} twice in {:?}", self.headers);
         value
     }
 
-    pub fn header_values(&self, name: &str) -> Vec<&str> {
+    pub(crate) fn header_values(&self, name: &str) -> Vec<&str> {
         self.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str()).collect()
     }
 
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).expect("a UTF-8 body")
     }
 
     /// Whether the server said that this response is the last on its connection.
-    pub fn closes(&self) -> bool {
+    pub(crate) fn closes(&self) -> bool {
         self.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
 
     /// The head as text that does not depend on the clock or on the order of the fields: the status line, then the
     /// fields sorted, `Date` with its value replaced.
-    pub fn golden_head(&self) -> String {
+    pub(crate) fn golden_head(&self) -> String {
         let mut fields: Vec<String> = self
             .headers
             .iter()
@@ -74,7 +74,7 @@ impl Response {
 
 /// Checks a JSON answer: status, type, declared length and the exact bytes of the body.
 #[track_caller]
-pub fn assert_json(response: &Response, status: u16, body: &str) {
+pub(crate) fn assert_json(response: &Response, status: u16, body: &str) {
     assert_eq!((response.status, response.text()), (status, body), "{response:?}");
     assert_eq!(response.header("content-type"), Some("application/json"), "{response:?}");
     assert_eq!(response.header("content-length"), Some(body.len().to_string().as_str()), "{response:?}");
@@ -82,7 +82,7 @@ pub fn assert_json(response: &Response, status: u16, body: &str) {
 
 /// Checks an error whose text the contract leaves open: status, and a JSON object with one string, `error`.
 #[track_caller]
-pub fn assert_error(response: &Response, status: u16) {
+pub(crate) fn assert_error(response: &Response, status: u16) {
     assert_eq!(response.status, status, "{response:?}");
     assert_eq!(response.header("content-type"), Some("application/json"), "{response:?}");
     assert_eq!(response.header("content-length"), Some(response.body.len().to_string().as_str()), "{response:?}");
@@ -93,7 +93,7 @@ pub fn assert_error(response: &Response, status: u16) {
 }
 
 /// Whether a text is an IMF-fixdate: `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110 section 5.6.7).
-pub fn is_http_date(text: &str) -> bool {
+pub(crate) fn is_http_date(text: &str) -> bool {
     const SHAPE: &str = "aaa, 00 aaa 0000 00:00:00 GMT";
     text.len() == SHAPE.len()
         && text.bytes().zip(SHAPE.bytes()).all(|(byte, shape)| match shape {

@@ -3,7 +3,7 @@
 use super::{Client, Response, find};
 
 /// An open stream.
-pub struct Stream {
+pub(crate) struct Stream {
     pub client: Client,
     pub head: Response,
     chunked: bool,
@@ -15,7 +15,7 @@ pub struct Stream {
 
 /// How a stream ended.
 #[derive(Debug)]
-pub struct Finish {
+pub(crate) struct Finish {
     /// What came after the last frame taken.
     pub text: String,
     /// The last chunk came before the end of the connection.
@@ -24,7 +24,7 @@ pub struct Finish {
 
 impl Stream {
     /// Reads the head of a stream whose GET was sent.
-    pub fn accept(mut client: Client) -> Stream {
+    pub(crate) fn accept(mut client: Client) -> Self {
         let mut head = client.head();
         if head.status != 200 {
             let length = head.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
@@ -33,11 +33,11 @@ impl Stream {
         }
         assert_eq!(head.header("content-type"), Some("text/event-stream"), "{head:?}");
         let chunked = head.header("transfer-encoding") == Some("chunked");
-        Stream { client, head, chunked, payload: Vec::new(), finished: false }
+        Self { client, head, chunked, payload: Vec::new(), finished: false }
     }
 
     /// The next chunk as sent; `None` for the last one, after which the connection must end.
-    pub fn next_chunk(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn next_chunk(&mut self) -> Option<Vec<u8>> {
         let chunk = self.try_chunk().expect("the stream was cut");
         if chunk.is_empty() {
             self.client.assert_closed();
@@ -84,7 +84,7 @@ impl Stream {
     }
 
     /// Everything up to and including the next blank line.
-    pub fn frame(&mut self) -> String {
+    pub(crate) fn frame(&mut self) -> String {
         loop {
             if let Some(start) = find(&self.payload, b"\n\n") {
                 let frame: Vec<u8> = self.payload.drain(..start + 2).collect();
@@ -95,7 +95,7 @@ impl Stream {
     }
 
     /// The next frame that is no heartbeat.
-    pub fn event(&mut self) -> String {
+    pub(crate) fn event(&mut self) -> String {
         loop {
             let frame = self.frame();
             if frame != super::HEARTBEAT {
@@ -105,7 +105,7 @@ impl Stream {
     }
 
     /// Reads to the end of the connection, however it ends.
-    pub fn finish(mut self) -> Finish {
+    pub(crate) fn finish(mut self) -> Finish {
         while self.more() {}
         let rest = self.client.rest_or_reset();
         assert!(!self.finished || rest.is_empty(), "bytes behind the last chunk: {rest:?}");
@@ -114,7 +114,7 @@ impl Stream {
 
     /// The stream ends in order with nothing more in it.
     #[track_caller]
-    pub fn assert_ended(self) {
+    pub(crate) fn assert_ended(self) {
         let chunked = self.chunked;
         let finish = self.finish();
         assert_eq!(finish.text, "");

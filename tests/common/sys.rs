@@ -3,20 +3,20 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-pub const SIGALRM: i32 = libc::SIGALRM;
-pub const SIGCONT: i32 = libc::SIGCONT;
-pub const SIGHUP: i32 = libc::SIGHUP;
-pub const SIGINT: i32 = libc::SIGINT;
-pub const SIGPIPE: i32 = libc::SIGPIPE;
-pub const SIGQUIT: i32 = libc::SIGQUIT;
-pub const SIGSTOP: i32 = libc::SIGSTOP;
-pub const SIGTERM: i32 = libc::SIGTERM;
-pub const SIGUSR1: i32 = libc::SIGUSR1;
-pub const SIGUSR2: i32 = libc::SIGUSR2;
-pub const SIGXFSZ: i32 = libc::SIGXFSZ;
+pub(crate) const SIGALRM: i32 = libc::SIGALRM;
+pub(crate) const SIGCONT: i32 = libc::SIGCONT;
+pub(crate) const SIGHUP: i32 = libc::SIGHUP;
+pub(crate) const SIGINT: i32 = libc::SIGINT;
+pub(crate) const SIGPIPE: i32 = libc::SIGPIPE;
+pub(crate) const SIGQUIT: i32 = libc::SIGQUIT;
+pub(crate) const SIGSTOP: i32 = libc::SIGSTOP;
+pub(crate) const SIGTERM: i32 = libc::SIGTERM;
+pub(crate) const SIGUSR1: i32 = libc::SIGUSR1;
+pub(crate) const SIGUSR2: i32 = libc::SIGUSR2;
+pub(crate) const SIGXFSZ: i32 = libc::SIGXFSZ;
 
 /// Sends a signal to a child of this test.
-pub fn signal(pid: u32, signal: i32) {
+pub(crate) fn signal(pid: u32, signal: i32) {
     // SAFETY: kill reads two integers; the pid is a child that has not been waited for, so it names no other process.
     let result = unsafe { libc::kill(pid as libc::pid_t, signal) };
     assert_eq!(result, 0, "kill({pid}, {signal}): {}", std::io::Error::last_os_error());
@@ -37,17 +37,17 @@ fn set_option<T>(socket: &impl AsRawFd, name: i32, value: T) {
 }
 
 /// Makes closing the socket send a reset instead of a FIN.
-pub fn reset_on_close(socket: &impl AsRawFd) {
+pub(crate) fn reset_on_close(socket: &impl AsRawFd) {
     set_option(socket, libc::SO_LINGER, libc::linger { l_onoff: 1, l_linger: 0 });
 }
 
 /// Bounds what the kernel holds for a client that does not read.
-pub fn receive_buffer(socket: &impl AsRawFd, bytes: i32) {
+pub(crate) fn receive_buffer(socket: &impl AsRawFd, bytes: i32) {
     set_option(socket, libc::SO_RCVBUF, bytes);
 }
 
 /// Raises this process's soft descriptor limit to the hard one, and gives it back.
-pub fn raise_descriptor_limit() -> u64 {
+pub(crate) fn raise_descriptor_limit() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a limit that outlives the call.
     let result = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
@@ -60,7 +60,7 @@ pub fn raise_descriptor_limit() -> u64 {
 }
 
 /// Sets both descriptor limits of a running child.
-pub fn limit_descriptors(pid: u32, count: u64) {
+pub(crate) fn limit_descriptors(pid: u32, count: u64) {
     let limit = libc::rlimit { rlim_cur: count, rlim_max: count };
     // SAFETY: the new limit outlives the call, and no old one is asked for.
     let result =
@@ -70,7 +70,7 @@ pub fn limit_descriptors(pid: u32, count: u64) {
 
 /// Puts the calling thread, and what it starts from now on, into a network of its own; its name for `ip` is the
 /// thread's id. Errors: not allowed.
-pub fn leave_network() -> io::Result<u32> {
+pub(crate) fn leave_network() -> io::Result<u32> {
     // SAFETY: it takes a number and changes nothing but the thread's view of the network.
     if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
         return Err(io::Error::last_os_error());
@@ -81,7 +81,7 @@ pub fn leave_network() -> io::Result<u32> {
 
 /// A socket that is bound to a port of the kernel's choice on every address, shares it (SO_REUSEADDR), and does not
 /// listen.
-pub fn bound_socket() -> OwnedFd {
+pub(crate) fn bound_socket() -> OwnedFd {
     // SAFETY: it takes three integers.
     let descriptor = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
     assert!(descriptor >= 0, "socket: {}", io::Error::last_os_error());
@@ -103,14 +103,14 @@ pub fn bound_socket() -> OwnedFd {
 }
 
 /// Lets more clients wait than the 128 of the standard library: callbacks may come all at once.
-pub fn listen_for_many(listener: &impl AsRawFd) {
+pub(crate) fn listen_for_many(listener: &impl AsRawFd) {
     // SAFETY: it takes two integers, and the descriptor is open for the life of `listener`.
     let result = unsafe { libc::listen(listener.as_raw_fd(), 4096) };
     assert_eq!(result, 0, "listen: {}", io::Error::last_os_error());
 }
 
 /// Bounds the address space of a running child.
-pub fn limit_address_space(pid: u32, bytes: u64) {
+pub(crate) fn limit_address_space(pid: u32, bytes: u64) {
     let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
     // SAFETY: the new limit outlives the call, and no old one is asked for.
     let result = unsafe { libc::prlimit(pid as libc::pid_t, libc::RLIMIT_AS, &raw const limit, std::ptr::null_mut()) };
@@ -120,7 +120,7 @@ pub fn limit_address_space(pid: u32, bytes: u64) {
 /// Ends this process as code does that was compiled with a stack protector and finds its stack overwritten: glibc reports
 /// it and aborts.
 #[cfg(target_env = "gnu")]
-pub fn fail_stack_check() -> ! {
+pub(crate) fn fail_stack_check() -> ! {
     unsafe extern "C" {
         fn __stack_chk_fail() -> !;
     }
@@ -129,7 +129,7 @@ pub fn fail_stack_check() -> ! {
 }
 
 /// Starts the command with the default action of SIGHUP, also where these tests run under nohup(1).
-pub fn hear_hangups(command: &mut std::process::Command) {
+pub(crate) fn hear_hangups(command: &mut std::process::Command) {
     use std::os::unix::process::CommandExt;
     // SAFETY: signal is async-signal-safe, and names no function.
     let reset = || unsafe {

@@ -14,14 +14,14 @@ const PACE: Duration = Duration::from_millis(5);
 const DELAY_MAX: Duration = Duration::from_secs(2);
 
 /// A stream that gets an event every few milliseconds from a sender of its own.
-pub struct Healthy {
+pub(crate) struct Healthy {
     stop: Arc<AtomicBool>,
     sender: JoinHandle<usize>,
     reader: JoinHandle<(usize, Duration)>,
 }
 
 /// What it saw.
-pub struct Seen {
+pub(crate) struct Seen {
     events: usize,
     slowest: Duration,
 }
@@ -34,7 +34,7 @@ impl Display for Seen {
 
 impl Healthy {
     /// Takes over a stream that is open.
-    pub fn start(gateway: &Gateway, stream: Stream, token: String) -> Healthy {
+    pub(crate) fn start(gateway: &Gateway, stream: Stream, token: String) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let base = Instant::now();
         let mut client = crate::common::Client::connect(gateway.internal_port());
@@ -53,12 +53,12 @@ impl Healthy {
             sent
         });
         let reader = std::thread::spawn(move || read(stream, base));
-        Healthy { stop, sender, reader }
+        Self { stop, sender, reader }
     }
 
     /// Everything came, once and in order, and nothing came late.
     #[track_caller]
-    pub fn finish(self) -> Seen {
+    pub(crate) fn finish(self) -> Seen {
         let seen = self.finish_whenever();
         assert!(seen.slowest < DELAY_MAX, "an event took {:?}", seen.slowest);
         seen
@@ -66,7 +66,7 @@ impl Healthy {
 
     /// The same where the gateway itself was held up.
     #[track_caller]
-    pub fn finish_whenever(self) -> Seen {
+    pub(crate) fn finish_whenever(self) -> Seen {
         self.stop.store(true, Ordering::SeqCst);
         let sent = self.sender.join().expect("every send is answered with 200");
         let (events, slowest) = self.reader.join().expect("every event comes, in order");

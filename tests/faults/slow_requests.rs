@@ -30,7 +30,7 @@ struct Slow {
 }
 
 impl Slow {
-    fn start(gateway: &Gateway, kind: Kind) -> Slow {
+    fn start(gateway: &Gateway, kind: Kind) -> Self {
         let since = Instant::now();
         let mut client = gateway.client();
         let start = match kind {
@@ -41,7 +41,7 @@ impl Slow {
         };
         client.send(start);
         client.socket().set_nonblocking(true).expect("nonblocking");
-        Slow { kind, client, since, answer: Vec::new(), ended: None }
+        Self { kind, client, since, answer: Vec::new(), ended: None }
     }
 
     /// One more byte, and whatever the gateway has said.

@@ -27,14 +27,14 @@ struct Far {
 }
 
 impl Far {
-    fn start() -> Far {
+    fn start() -> Self {
         let (jobs, todo) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
         let (tell, told) = mpsc::channel();
         std::thread::spawn(move || {
             tell.send(sys::leave_network().expect("a second network")).expect("somebody listens");
             todo.into_iter().for_each(|job| job());
         });
-        Far { thread_id: told.recv().expect("it starts"), jobs }
+        Self { thread_id: told.recv().expect("it starts"), jobs }
     }
 
     fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {

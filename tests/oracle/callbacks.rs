@@ -20,7 +20,7 @@ const ANY_ORIGIN: &str = "Access-Control-Allow-Origin: *\r\n";
 /// Tokens carry the number of their client in disguise, so that both ends can be told apart.
 const TOKEN_KEY: u128 = 0x5bd1_e995_9ddf_4ea0_8eb3_8664_9e37_79b9;
 
-pub fn token_of(n: usize) -> Uuid {
+pub(crate) fn token_of(n: usize) -> Uuid {
     Uuid::from_u128(TOKEN_KEY ^ (n as u128) << 64 ^ (n as u128))
 }
 
@@ -32,14 +32,14 @@ fn client_of(token: &str) -> usize {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Lane {
+pub(crate) enum Lane {
     Connects,
     Disconnects,
 }
 
 /// What comes of a callback, and what of it concerns the stream.
 #[derive(Clone, Debug)]
-pub struct Reply {
+pub(crate) struct Reply {
     pub outcome: Outcome,
     event: Option<Rc<[u8]>>,
     close: bool,
@@ -58,33 +58,33 @@ const FLAWED: [(Option<&str>, Option<&str>, bool); 9] = [
     (Some(r#"{"event":{"data":"d","name":7},"close":1}"#), Some("d"), false),
 ];
 
-pub const FLAWED_KINDS: usize = FLAWED.len();
+pub(crate) const FLAWED_KINDS: usize = FLAWED.len();
 
 impl Reply {
-    pub fn accept(status: u16, event: Option<&Event>, close: bool) -> Reply {
+    pub(crate) fn accept(status: u16, event: Option<&Event>, close: bool) -> Self {
         let fields = event.map(Event::json).into_iter().chain(close.then(|| r#""close":true"#.to_owned()));
         let body = format!("{{{}}}", Vec::from_iter(fields).join(","));
         let outcome = Outcome::Answered { status, passed: Vec::new(), body: Some(body.into_bytes()) };
-        Reply { outcome, event: event.map(Event::frame), close }
+        Self { outcome, event: event.map(Event::frame), close }
     }
 
     /// A 2xx whose body is missing or not as it should be.
-    pub fn flawed(status: u16, kind: usize) -> Reply {
+    pub(crate) fn flawed(status: u16, kind: usize) -> Self {
         let (body, data, close) = FLAWED[kind];
         let body = body.map(|body| body.as_bytes().to_vec());
         let event = data.map(|data| Event { data: data.to_owned(), ..Event::default() }.frame());
-        Reply { outcome: Outcome::Answered { status, passed: Vec::new(), body }, event, close }
+        Self { outcome: Outcome::Answered { status, passed: Vec::new(), body }, event, close }
     }
 
-    pub fn reject(status: u16) -> Reply {
+    pub(crate) fn reject(status: u16) -> Self {
         let passed = vec![(PassedHeader::RetryAfter, b"7".to_vec())];
-        Reply { outcome: Outcome::Answered { status, passed, body: None }, event: None, close: false }
+        Self { outcome: Outcome::Answered { status, passed, body: None }, event: None, close: false }
     }
 
     /// No answer, in time or at all. `written`: the backend may have accepted all the same.
-    pub fn broken(timed_out: bool, written: bool) -> Reply {
+    pub(crate) fn broken(timed_out: bool, written: bool) -> Self {
         let outcome = if timed_out { Outcome::TimedOut { written } } else { Outcome::Unavailable { written } };
-        Reply { outcome, event: None, close: false }
+        Self { outcome, event: None, close: false }
     }
 }
 
@@ -114,7 +114,7 @@ impl Oracle {
     }
 
     /// The gateway makes a callback; whom it is about, and of which kind it is.
-    pub fn called(&mut self, call: &Call) -> (usize, Lane) {
+    pub(crate) fn called(&mut self, call: &Call) -> (usize, Lane) {
         let mut body = Vec::new();
         call.write_body(&mut body);
         assert_eq!(body.len(), call.body_bytes());
@@ -187,7 +187,7 @@ impl Oracle {
     }
 
     /// The gateway learns what came of a callback.
-    pub fn call_ended(&mut self, n: usize, lane: Lane, reply: &Reply) {
+    pub(crate) fn call_ended(&mut self, n: usize, lane: Lane, reply: &Reply) {
         self.flying[lane as usize] -= 1;
         self.input += 1;
         if lane == Lane::Connects {
@@ -241,7 +241,7 @@ impl Oracle {
     }
 
     /// At the end every stream that the backend accepted has had its one disconnect.
-    pub fn check_disconnects(&self) {
+    pub(crate) fn check_disconnects(&self) {
         for (n, exchange) in self.exchanges.iter().enumerate() {
             if let Some(stream) = &exchange.stream {
                 let owed = u32::from(stream.owes_disconnect());

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 /// What a request asks for, and so what its answer must be.
 #[derive(Clone, Debug)]
-pub enum What {
+pub(crate) enum What {
     /// A stream. Chunked if its client speaks HTTP/1.1; so many bytes of a body follow, which mean nothing; quoted in
     /// callbacks as that.
     Stream { chunked: bool, declared: u64, quoted: Rc<str> },
@@ -34,7 +34,7 @@ struct Request {
 
 /// One connection from the outside.
 #[derive(Default)]
-pub struct Exchange {
+pub(crate) struct Exchange {
     requests: Vec<Request>,
     /// Bytes that its client has been given to send.
     pub scripted: u64,
@@ -90,25 +90,25 @@ pub struct Exchange {
 
 impl Exchange {
     /// Its client is given a request to send.
-    pub fn ask(&mut self, asked: &Asked) {
+    pub(crate) fn ask(&mut self, asked: &Asked) {
         let end = self.scripted + asked.end as u64;
         self.requests.push(Request { end, what: asked.what.clone() });
         self.scripted += asked.bytes.len() as u64;
     }
 
     /// Its client is given something to send that is no request. Behind the last request that is just excess.
-    pub fn babble(&mut self, bytes: usize) {
+    pub(crate) fn babble(&mut self, bytes: usize) {
         self.followed_to.get_or_insert(self.scripted);
         self.scripted += bytes as u64;
     }
 
     /// Whether a request may still be read.
-    pub fn is_reading(&self) -> bool {
+    pub(crate) fn is_reading(&self) -> bool {
         self.accepted && !self.closed && !self.closing && self.stream.is_none()
     }
 
     /// Takes note of the next request if it was read whole.
-    pub fn arrive(&mut self) -> Option<What> {
+    pub(crate) fn arrive(&mut self) -> Option<What> {
         let request = self.requests.get(self.arrived).filter(|request| request.end <= self.read)?;
         self.arrived += 1;
         self.started_at = None;
@@ -116,27 +116,27 @@ impl Exchange {
     }
 
     /// The oracle knows now what the request that arrived last asks for.
-    pub fn decide(&mut self, what: What) {
+    pub(crate) fn decide(&mut self, what: What) {
         self.requests[self.arrived - 1].what = what;
     }
 
     /// The request that is answered next, if it has arrived.
-    pub fn next_answered(&self) -> Option<&What> {
+    pub(crate) fn next_answered(&self) -> Option<&What> {
         self.requests.get(self.answered).filter(|_| self.answered < self.arrived).map(|request| &request.what)
     }
 
     /// The request that is answered next, whether it has arrived or not.
-    pub fn next_unanswered(&self) -> Option<&What> {
+    pub(crate) fn next_unanswered(&self) -> Option<&What> {
         self.requests.get(self.answered).map(|request| &request.what)
     }
 
     /// The request that was answered last, whether it has arrived or not.
-    pub fn last_answered(&self) -> Option<&What> {
+    pub(crate) fn last_answered(&self) -> Option<&What> {
         Some(&self.requests.get(self.answered.checked_sub(1)?)?.what)
     }
 
     /// Whether the next answer has a body.
-    pub fn next_body(&self) -> Body {
+    pub(crate) fn next_body(&self) -> Body {
         match self.next_answered() {
             _ if self.wild => Body::Unknown,
             Some(What::Fixed { head_only: true, .. }) => Body::Missing,
@@ -145,7 +145,7 @@ impl Exchange {
     }
 
     /// Whether nothing can come of it any more.
-    pub fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         let done = self.stream.as_ref().is_none_or(|stream| {
             let answered = stream.outcome.is_some() || !stream.called;
             answered && stream.disconnects == u32::from(stream.owes_disconnect())
@@ -154,7 +154,7 @@ impl Exchange {
     }
 
     /// Bytes that the client sent behind the last request that is one.
-    pub fn excess(&self) -> u64 {
+    pub(crate) fn excess(&self) -> u64 {
         let end = |request: &Request| match request.what {
             What::Broken { .. } => None,
             What::Stream { declared, .. } => Some(request.end + declared),
@@ -166,24 +166,24 @@ impl Exchange {
     }
 
     /// Whether a request has been begun and not read to its end.
-    pub fn is_within_request(&self) -> bool {
+    pub(crate) fn is_within_request(&self) -> bool {
         self.read > self.requests[..self.arrived].last().map_or(0, |request| request.end)
     }
 
     /// No more requests are read; if one was begun and its client has not ended its side, it is told.
-    pub fn refuse_rest(&mut self, status: u16) {
+    pub(crate) fn refuse_rest(&mut self, status: u16) {
         self.closing = true;
         self.refusal_owed = (self.excess() > 0 && !self.ended).then_some(status);
     }
 
     /// Whether a request that was read whole still has no answer.
-    pub fn owes_answer(&self) -> bool {
+    pub(crate) fn owes_answer(&self) -> bool {
         let streams = self.stream.as_ref().is_some_and(|stream| stream.headed && !stream.chunked);
         self.answered + usize::from(streams) < self.arrived && !self.concluded
     }
 
     /// A frame of so many bytes joins the backlog, in the chunk of its input.
-    pub fn pile(&mut self, bytes: usize, input: u64) {
+    pub(crate) fn pile(&mut self, bytes: usize, input: u64) {
         if !self.stream.as_ref().is_some_and(|stream| stream.chunked) {
             self.backlog += bytes;
             return;

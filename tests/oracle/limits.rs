@@ -6,20 +6,20 @@ use super::{Oracle, millis};
 use ssegateway::timer::TICK_MS;
 
 /// A write offers no more than this at once.
-pub const OFFER_MAX: usize = 64 * 1024;
+pub(crate) const OFFER_MAX: usize = 64 * 1024;
 /// A connection that was shut down is closed after this, whatever its peer does.
-pub const LINGER: u64 = 1000;
+pub(crate) const LINGER: u64 = 1000;
 /// Bytes of answers that wait for a client before no more of its requests are read.
-pub const ANSWERS_MAX: usize = 64 * 1024;
+pub(crate) const ANSWERS_MAX: usize = 64 * 1024;
 /// When so many streams have gone their memory is given back.
-pub const MANY_STREAMS: usize = 64;
+pub(crate) const MANY_STREAMS: usize = 64;
 /// What may be sent behind a stream's GET and its body.
 const EXCESS_MAX: u64 = 8 * 1024;
 
 /// Whether something due at `deadline` has been seen to by a turn at `now`: timers have the
 /// resolution of a tick. (Between the two it may or may not; the worlds keep the gateway from being
 /// told the time then, so that the oracle can be exact.)
-pub fn due(deadline: u64, now: u64) -> bool {
+pub(crate) fn due(deadline: u64, now: u64) -> bool {
     now >= deadline.next_multiple_of(TICK_MS)
 }
 
@@ -30,14 +30,14 @@ fn doubtful(deadline: u64, now: u64) -> bool {
 
 impl Exchange {
     /// More was sent behind a stream's GET than may be.
-    pub fn is_flooded(&self) -> bool {
+    pub(crate) fn is_flooded(&self) -> bool {
         self.stream.is_some() && self.excess() > EXCESS_MAX
     }
 }
 
 impl Oracle {
     /// The next time from `time` on at which it is certain of every deadline whether it has been seen to.
-    pub fn certain_time(&self, time: u64) -> u64 {
+    pub(crate) fn certain_time(&self, time: u64) -> u64 {
         let settings = &self.settings;
         let is_doubtful = self.open.iter().any(|n| {
             let it = &self.exchanges[*n];
@@ -56,13 +56,13 @@ impl Oracle {
     }
 
     /// Whether the client of connection `n` has taken nothing for too long.
-    pub fn is_stalled(&self, n: usize) -> bool {
+    pub(crate) fn is_stalled(&self, n: usize) -> bool {
         let it = &self.exchanges[n];
         it.backlog > 0 && due(it.progress_at + millis(self.settings.client_timeout), self.now)
     }
 
     /// Memory is given back: that takes its time, and is for when many have left.
-    pub fn memory_released(&mut self) {
+    pub(crate) fn memory_released(&mut self) {
         let streams = self.streams();
         assert!(self.streams_peak >= MANY_STREAMS, "memory given back behind a few streams");
         assert!(streams <= self.streams_peak / 2, "memory given back before half of the streams have gone");

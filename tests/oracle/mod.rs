@@ -13,14 +13,14 @@
 // Each of the two uses another part of it.
 #![allow(dead_code)]
 
-pub mod callbacks;
-pub mod exchange;
-pub mod limits;
-pub mod requests;
+pub(crate) mod callbacks;
+pub(crate) mod exchange;
+pub(crate) mod limits;
+pub(crate) mod requests;
 mod responses;
-pub mod sends;
+pub(crate) mod sends;
 mod sockets;
-pub mod streams;
+pub(crate) mod streams;
 
 use callbacks::Lane;
 use exchange::{Exchange, What};
@@ -32,7 +32,7 @@ use std::collections::HashSet;
 use streams::{Expected, Phase};
 
 #[derive(Default)]
-pub struct Oracle {
+pub(crate) struct Oracle {
     pub settings: Settings,
     pub exchanges: Vec<Exchange>,
     sends: Vec<Send>,
@@ -62,22 +62,22 @@ pub struct Oracle {
     pub heartbeats: u64,
 }
 
-pub fn millis(duration: std::time::Duration) -> u64 {
+pub(crate) fn millis(duration: std::time::Duration) -> u64 {
     duration.as_millis() as u64
 }
 
 /// The wall clock at `time` (simulated milliseconds).
-pub fn unix_seconds(time: u64) -> u64 {
+pub(crate) fn unix_seconds(time: u64) -> u64 {
     1_700_000_000 + time / 1000
 }
 
 impl Oracle {
-    pub fn new(settings: Settings) -> Oracle {
-        Oracle { settings, ..Oracle::default() }
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self { settings, ..Self::default() }
     }
 
     /// A turn begins.
-    pub fn turn_begins(&mut self, now: u64, signalled: bool) {
+    pub(crate) fn turn_begins(&mut self, now: u64, signalled: bool) {
         self.now = now;
         self.input += 1;
         if signalled && self.drain_at.is_none() {
@@ -92,7 +92,7 @@ impl Oracle {
     /// The gateway looks at its timers in each turn, behind the input that has come: a process that
     /// stood still must not hold that against its peers. No system call says when. So this is called
     /// once it shows: at what no input explains, and at the latest where the turn moves on to accepting.
-    pub fn timers_run(&mut self) {
+    pub(crate) fn timers_run(&mut self) {
         if !std::mem::take(&mut self.in_turn) {
             return;
         }
@@ -134,16 +134,16 @@ impl Oracle {
     }
 
     /// The gateway is told the process's own figures.
-    pub fn figures_told(&mut self) {
+    pub(crate) fn figures_told(&mut self) {
         self.input += 1;
     }
 
     /// SIGTERM has come.
-    pub fn is_leaving(&self) -> bool {
+    pub(crate) fn is_leaving(&self) -> bool {
         self.drain_at.is_some()
     }
 
-    pub fn is_draining(&self) -> bool {
+    pub(crate) fn is_draining(&self) -> bool {
         self.drained_at.is_some()
     }
 
@@ -170,7 +170,7 @@ impl Oracle {
     }
 
     /// A turn ends: nobody may have been left waiting, and the gateway must know as much as the oracle.
-    pub fn turn_ends(&mut self, state: &State) {
+    pub(crate) fn turn_ends(&mut self, state: &State) {
         self.timers_run();
         self.streams_peak = self.streams_peak.max(self.streams());
         while self.exchanges.get(self.settled).is_some_and(Exchange::is_settled) {
@@ -196,7 +196,7 @@ impl Oracle {
     }
 
     /// Everything is over.
-    pub fn ends(&self, state: &State) {
+    pub(crate) fn ends(&self, state: &State) {
         if state.finished == Some(Finished::TimedOut) {
             return;
         }
@@ -205,7 +205,7 @@ impl Oracle {
     }
 
     /// The loop goes to sleep: whatever the gateway has to say must have been offered.
-    pub fn falls_asleep(&self) {
+    pub(crate) fn falls_asleep(&self) {
         for (n, exchange) in self.exchanges.iter().enumerate().skip(self.settled).filter(|(_, it)| !it.wild) {
             let Some(stream) = &exchange.stream else { continue };
             let asks = stream.phase == Phase::Connecting && !stream.called;
@@ -246,7 +246,7 @@ impl Oracle {
 }
 
 /// What the gateway says of itself.
-pub struct State {
+pub(crate) struct State {
     connections: usize,
     streams: usize,
     calls: usize,
@@ -254,9 +254,9 @@ pub struct State {
 }
 
 impl State {
-    pub fn of(gateway: &Gateway) -> State {
+    pub(crate) fn of(gateway: &Gateway) -> Self {
         gateway.assert_invariants();
-        State {
+        Self {
             connections: gateway.connection_count(),
             streams: gateway.stream_count(),
             calls: gateway.call_count(),
@@ -265,7 +265,7 @@ impl State {
     }
 
     /// Whether there is nothing left.
-    pub fn is_at_rest(&self) -> bool {
+    pub(crate) fn is_at_rest(&self) -> bool {
         (self.connections, self.streams, self.calls) == (0, 0, 0)
     }
 }

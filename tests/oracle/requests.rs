@@ -5,7 +5,7 @@ use ssegateway::gateway::{Listener, Settings};
 
 /// A request as it is written.
 #[derive(Debug)]
-pub struct Asked {
+pub(crate) struct Asked {
     pub bytes: Vec<u8>,
     /// Where in `bytes` it ends.
     pub end: usize,
@@ -13,13 +13,13 @@ pub struct Asked {
 }
 
 impl Asked {
-    pub fn new(bytes: impl Into<Vec<u8>>, what: What) -> Asked {
+    pub(crate) fn new(bytes: impl Into<Vec<u8>>, what: What) -> Self {
         let bytes = bytes.into();
-        Asked { end: bytes.len(), bytes, what }
+        Self { end: bytes.len(), bytes, what }
     }
 
     /// The same with a body that the gateway does not wait for.
-    pub fn with_rest(mut self, rest: &[u8]) -> Asked {
+    pub(crate) fn with_rest(mut self, rest: &[u8]) -> Self {
         self.bytes.extend_from_slice(rest);
         self
     }
@@ -27,7 +27,7 @@ impl Asked {
 
 /// What a listener serves beside the probes.
 #[derive(Clone, Copy)]
-pub struct Serves {
+pub(crate) struct Serves {
     streams: bool,
     pub internal: bool,
     /// `/internal/*` needs a token.
@@ -35,24 +35,24 @@ pub struct Serves {
 }
 
 impl Serves {
-    pub fn on(listener: Listener, settings: &Settings) -> Serves {
+    pub(crate) fn on(listener: Listener, settings: &Settings) -> Self {
         let streams = listener == Listener::Public;
         let internal = !streams || !settings.internal_listener;
-        Serves { streams, internal, guarded: settings.internal_token.is_some() }
+        Self { streams, internal, guarded: settings.internal_token.is_some() }
     }
 }
 
 const HEALTHY: &str = r#"{"status":"ok"}"#;
-pub const NOT_FOUND: &str = r#"{"error":"Not found"}"#;
+pub(crate) const NOT_FOUND: &str = r#"{"error":"Not found"}"#;
 const NOT_ALLOWED: &str = r#"{"error":"Method not allowed"}"#;
 const UNEXPECTED: &str = r#"{"error":"Expectation failed"}"#;
 const UNAUTHORIZED: &str = r#"{"error":"Unauthorized"}"#;
 
-pub const fn fixed(status: u16, body: &'static str) -> What {
+pub(crate) const fn fixed(status: u16, body: &'static str) -> What {
     What::Fixed { status, body, head_only: false, close: false }
 }
 
-pub const fn last(status: u16, body: &'static str) -> What {
+pub(crate) const fn last(status: u16, body: &'static str) -> What {
     What::Fixed { status, body, head_only: false, close: true }
 }
 
@@ -60,8 +60,8 @@ const fn broken(status: u16) -> What {
     What::Broken { status }
 }
 
-pub const PROBE_KINDS: usize = 12;
-pub const REFUSED_KINDS: usize = 21;
+pub(crate) const PROBE_KINDS: usize = 12;
+pub(crate) const REFUSED_KINDS: usize = 21;
 
 /// Requests that are answered at once. Where `%` stands there may be further fields.
 const PROBES: [(&str, What); PROBE_KINDS] = [
@@ -111,7 +111,7 @@ const REFUSED: [(&[u8], What); REFUSED_KINDS] = [
 ];
 
 /// A probe, or another request that is answered at once. `close`: it is the last one of its connection.
-pub fn probe(kind: usize, close: bool, serves: Serves) -> Asked {
+pub(crate) fn probe(kind: usize, close: bool, serves: Serves) -> Asked {
     let (text, what) = &PROBES[kind];
     let mut what = serves.answer(text.as_bytes(), what);
     if let What::Fixed { close: last, .. } | What::Ready { close: last } = &mut what {
@@ -121,27 +121,27 @@ pub fn probe(kind: usize, close: bool, serves: Serves) -> Asked {
 }
 
 /// Something that is refused.
-pub fn refused(kind: usize, serves: Serves) -> Asked {
+pub(crate) fn refused(kind: usize, serves: Serves) -> Asked {
     let (bytes, what) = &REFUSED[kind];
     Asked::new(*bytes, serves.answer(bytes, what))
 }
 
 /// A head with more bytes than it may have.
-pub fn long_head(settings: &Settings) -> Asked {
+pub(crate) fn long_head(settings: &Settings) -> Asked {
     let mut head = b"GET / HTTP/1.1\r\nHost: a\r\nX: ".to_vec();
     head.resize(settings.head_bytes_max + 100, b'x');
     Asked::new(head, broken(431))
 }
 
 /// A request whose body is longer than it may be; so much of it comes.
-pub fn long_body(settings: &Settings, comes: usize) -> Asked {
+pub(crate) fn long_body(settings: &Settings, comes: usize) -> Asked {
     let length = settings.body_bytes_max + 1;
     let head = format!("POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
     Asked::new(head, last(405, NOT_ALLOWED)).with_rest(&vec![b'x'; comes])
 }
 
 /// The list of streams with at most so many on its first page, or else the metrics.
-pub fn report(limit: Option<usize>, serves: Serves) -> Asked {
+pub(crate) fn report(limit: Option<usize>, serves: Serves) -> Asked {
     let (target, what) = match limit {
         Some(limit) => (format!("connections?limit={limit}"), What::List { limit, open: 0..=0 }),
         None => ("metrics".to_owned(), What::Metrics { open: 0..=0 }),
@@ -159,7 +159,7 @@ const FIELDS: [(&str, &str); 3] = [
 ];
 
 /// A GET for a stream. `old`: its client speaks HTTP/1.0. `declared`: bytes of its body.
-pub fn stream(target: &str, old: bool, kind: usize, declared: usize, serves: Serves) -> Asked {
+pub(crate) fn stream(target: &str, old: bool, kind: usize, declared: usize, serves: Serves) -> Asked {
     let (host, quoted_host) = if old { ("", "") } else { ("Host: a\r\n", r#""host":"a""#) };
     let (field, quoted_field) = FIELDS[kind % FIELDS.len()];
     let (length, quoted_length) = match declared {

@@ -5,7 +5,7 @@
 use std::time::UNIX_EPOCH;
 
 /// One part of what a connection carries, complete.
-pub enum Part {
+pub(crate) enum Part {
     /// 100 Continue.
     Interim,
     /// A response with its body.
@@ -17,7 +17,7 @@ pub enum Part {
     StreamEnd,
 }
 
-pub struct Answer {
+pub(crate) struct Answer {
     pub status: u16,
     pub body: Vec<u8>,
     /// `Connection: close`.
@@ -26,7 +26,7 @@ pub struct Answer {
 
 /// Whether the next answer has a body if its head announces one.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Body {
+pub(crate) enum Body {
     Follows,
     /// The request was a HEAD.
     Missing,
@@ -61,7 +61,7 @@ enum State {
 
 /// Reads the responses of one connection in pieces of any size.
 #[derive(Default)]
-pub struct Responses {
+pub(crate) struct Responses {
     state: State,
     /// Of what is being read: a head, a body, a line.
     held: Vec<u8>,
@@ -74,13 +74,13 @@ pub struct Responses {
 
 impl Responses {
     /// Whether nothing is half said.
-    pub fn is_between(&self) -> bool {
+    pub(crate) fn is_between(&self) -> bool {
         let between = matches!(self.state, State::Head | State::Guess { .. } | State::Size | State::Raw | State::Ended);
         between && self.held.is_empty() && self.frame.is_empty()
     }
 
     /// Takes from the front of `bytes` what makes up the next part; `None` if all were taken before it was complete.
-    pub fn next(&mut self, bytes: &mut &[u8], body: Body) -> Option<Part> {
+    pub(crate) fn next(&mut self, bytes: &mut &[u8], body: Body) -> Option<Part> {
         loop {
             match self.state {
                 State::Head => {

@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 /// An event, as a backend sends it.
 #[derive(Clone, Debug, Default)]
-pub struct Event {
+pub(crate) struct Event {
     pub name: Option<String>,
     pub id: Option<String>,
     pub retry: Option<u32>,
@@ -20,7 +20,7 @@ pub struct Event {
 
 /// How the request of a send is written.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Form {
+pub(crate) struct Form {
     /// In chunks of so many bytes.
     pub chunked: Option<usize>,
     /// With `Expect: 100-continue`.
@@ -28,7 +28,7 @@ pub struct Form {
 }
 
 /// A send, from the backend's side.
-pub struct Send {
+pub(crate) struct Send {
     /// The stream's connection; `None`: a token that nobody has.
     stream: Option<usize>,
     /// The answer that its form deserves, if that is an error.
@@ -79,11 +79,11 @@ const INVALID: [(&str, &str); 11] = [
     (r#"{"token":"%","close":null}"#, r#"{"error":"Invalid request: close must be a boolean"}"#),
 ];
 
-pub const INVALID_KINDS: usize = INVALID.len();
+pub(crate) const INVALID_KINDS: usize = INVALID.len();
 
 impl Event {
     /// Its frame (docs/protocol.md, section 5).
-    pub fn frame(&self) -> Rc<[u8]> {
+    pub(crate) fn frame(&self) -> Rc<[u8]> {
         let mut frame = String::new();
         if let Some(name) = self.name.as_ref().filter(|name| !name.is_empty()) {
             let _ = writeln!(frame, "event: {name}");
@@ -102,7 +102,7 @@ impl Event {
     }
 
     /// `"event":{...}` as a backend writes it.
-    pub fn json(&self) -> String {
+    pub(crate) fn json(&self) -> String {
         let quote = |text: &String| serde_json::to_string(text).expect("text");
         let mut fields = Vec::new();
         fields.extend(self.name.as_ref().map(|name| format!(r#""name":{}"#, quote(name))));
@@ -115,7 +115,14 @@ impl Event {
 
 impl Oracle {
     /// A send to the stream on connection `to`, or to a token that nobody has.
-    pub fn send(&mut self, to: Option<usize>, event: Option<&Event>, close: bool, form: Form, serves: Serves) -> Asked {
+    pub(crate) fn send(
+        &mut self,
+        to: Option<usize>,
+        event: Option<&Event>,
+        close: bool,
+        form: Form,
+        serves: Serves,
+    ) -> Asked {
         let mut body = format!(r#"{{"token":"{}""#, token_of(to.unwrap_or(usize::MAX >> 1)));
         if let Some(event) = event {
             body.push(',');
@@ -129,7 +136,7 @@ impl Oracle {
     }
 
     /// A send that is refused whatever its token.
-    pub fn invalid_send(&mut self, kind: usize, to: Option<usize>, form: Form, serves: Serves) -> Asked {
+    pub(crate) fn invalid_send(&mut self, kind: usize, to: Option<usize>, form: Form, serves: Serves) -> Asked {
         let (body, error) = INVALID[kind];
         let body = body.replace('%', &token_of(to.unwrap_or(usize::MAX >> 1)).to_string());
         let (invalid, expects) = (Some(error), form.expects);

@@ -15,7 +15,7 @@ const NOT_CONFIGURED: &str = r#"{"status":"not_ready","configured":false}"#;
 
 impl Oracle {
     /// Whether the gateway has been told to stop accepting decides over new clients; this one it has accepted.
-    pub fn accepted(&mut self, n: usize) {
+    pub(crate) fn accepted(&mut self, n: usize) {
         let it = &mut self.exchanges[n];
         it.accepted = true;
         it.accepted_at = self.now;
@@ -25,7 +25,7 @@ impl Oracle {
     }
 
     /// The gateway read from a connection.
-    pub fn read(&mut self, n: usize, result: Result<usize, ErrorKind>) {
+    pub(crate) fn read(&mut self, n: usize, result: Result<usize, ErrorKind>) {
         self.input += 1;
         let it = &mut self.exchanges[n];
         assert!(!it.ended && !it.failed, "read again behind the end");
@@ -70,7 +70,7 @@ impl Oracle {
     }
 
     /// A call failed: the connection is gone.
-    pub fn failed(&mut self, n: usize, error: SocketError) {
+    pub(crate) fn failed(&mut self, n: usize, error: SocketError) {
         let (reason, detail) = match error {
             SocketError::Reset => (Reason::ClientClosed, None),
             SocketError::WriteFailed => (Reason::Error, Some(Detail::WriteFailed)),
@@ -115,9 +115,9 @@ impl Oracle {
 
     /// The gateway offered bytes; how many were taken, or what went wrong. `whole`: `false` if chance
     /// kept the kernel from taking more.
-    pub fn wrote(&mut self, n: usize, offered: &[u8], result: Result<usize, ErrorKind>, whole: bool) {
+    pub(crate) fn wrote(&mut self, n: usize, offered: &[u8], result: Result<usize, ErrorKind>, whole: bool) {
         let now = self.now;
-        let again = |oracle: &Oracle| {
+        let again = |oracle: &Self| {
             let it = &oracle.exchanges[n];
             it.written_input == oracle.input && it.written_whole
         };
@@ -295,7 +295,7 @@ impl Oracle {
     }
 
     /// The gateway shuts its side down.
-    pub fn shut(&mut self, n: usize) {
+    pub(crate) fn shut(&mut self, n: usize) {
         let it = &mut self.exchanges[n];
         assert!(it.responses.is_between(), "shut down within a response");
         assert!(it.shut_at.is_none(), "shut down twice");
@@ -311,7 +311,7 @@ impl Oracle {
     }
 
     /// The gateway closes a connection: it must have a reason.
-    pub fn closed(&mut self, n: usize, how: CloseMode) {
+    pub(crate) fn closed(&mut self, n: usize, how: CloseMode) {
         let it = &self.exchanges[n];
         let over = it.stream.as_ref().is_some_and(|stream| stream.phase == Phase::Over);
         if !(it.ended || it.failed || over || it.closing) {

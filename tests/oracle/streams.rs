@@ -8,21 +8,21 @@ use ssegateway::gateway::ConnectFailure;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-pub const HEARTBEAT: &[u8] = b": heartbeat\n\n";
+pub(crate) const HEARTBEAT: &[u8] = b": heartbeat\n\n";
 /// The error of a connect to whose stream more was sent than it may hold.
-pub const STREAM_OVERFLOWS: &str = "Too much was sent before the stream opened";
+pub(crate) const STREAM_OVERFLOWS: &str = "Too much was sent before the stream opened";
 /// `retry` of a stream that failed to open, if the settings name none.
 const RETRY_DEFAULT: u32 = 3000;
 
 /// A frame that must come.
-pub enum Expected {
+pub(crate) enum Expected {
     Frame(Rc<[u8]>),
     /// `retry` alone, within a fifth of so many milliseconds.
     Retry(u32),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// The backend has not answered, as far as the gateway knows.
     #[default]
     Connecting,
@@ -33,7 +33,7 @@ pub enum Phase {
 
 /// What the client gets for its GET.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     Accepted,
     /// A status with the text of its error; in retry mode perhaps a stream that says `retry`.
     Failed {
@@ -44,7 +44,7 @@ pub enum Verdict {
 }
 
 #[derive(Default)]
-pub struct Stream {
+pub(crate) struct Stream {
     pub phase: Phase,
     pub verdict: Option<Verdict>,
     /// When the client gets 504 at the latest.
@@ -84,7 +84,7 @@ pub struct Stream {
 
 impl Stream {
     /// It is over, for this reason unless it was before.
-    pub fn end(&mut self, reason: Reason, detail: Option<Detail>) {
+    pub(crate) fn end(&mut self, reason: Reason, detail: Option<Detail>) {
         if self.phase != Phase::Over {
             self.phase = Phase::Over;
             self.cause = Some((reason, detail));
@@ -92,7 +92,7 @@ impl Stream {
     }
 
     /// Nobody waits for the backend any more; the client is told so.
-    pub fn fail(&mut self, status: u16, error: &str, retries: bool, reason: Reason, detail: Detail) {
+    pub(crate) fn fail(&mut self, status: u16, error: &str, retries: bool, reason: Reason, detail: Detail) {
         if self.phase == Phase::Connecting {
             self.verdict = Some(Verdict::Failed { status, error: error.to_owned(), retries });
             self.end(reason, Some(detail));
@@ -100,7 +100,7 @@ impl Stream {
     }
 
     /// The backend accepted: it opens, with what was sent meanwhile.
-    pub fn open(&mut self, now: u64, heartbeat: u64, retry: Option<u32>, event: Option<Rc<[u8]>>, close: bool) {
+    pub(crate) fn open(&mut self, now: u64, heartbeat: u64, retry: Option<u32>, event: Option<Rc<[u8]>>, close: bool) {
         self.verdict = Some(Verdict::Accepted);
         self.phase = Phase::Open;
         self.heartbeat_at = now + heartbeat;
@@ -113,13 +113,13 @@ impl Stream {
     }
 
     /// Whether it ended in a way that gives its client nothing more.
-    pub fn was_cut(&self) -> bool {
+    pub(crate) fn was_cut(&self) -> bool {
         let refused = matches!(self.verdict, Some(Verdict::Failed { .. }));
         !refused && matches!(self.cause, Some((Reason::ClientClosed | Reason::Error, _)))
     }
 
     /// Whether the backend must hear of the end, once there is one.
-    pub fn owes_disconnect(&self) -> bool {
+    pub(crate) fn owes_disconnect(&self) -> bool {
         match &self.outcome {
             Some(Outcome::Answered { status, .. }) => (200..300).contains(status),
             Some(Outcome::Unavailable { written } | Outcome::TimedOut { written }) => *written,
@@ -128,7 +128,7 @@ impl Stream {
     }
 
     /// A frame was written.
-    pub fn frame(&mut self, frame: &[u8]) {
+    pub(crate) fn frame(&mut self, frame: &[u8]) {
         if frame == HEARTBEAT {
             assert!(self.may_beat(), "a heartbeat before its time");
             match self.heartbeats_owed {
@@ -154,7 +154,7 @@ impl Stream {
     }
 
     /// A frame was written to a stream whose events are not known.
-    pub fn wild_frame(&mut self, frame: &[u8], now: u64, interval: u64) {
+    pub(crate) fn wild_frame(&mut self, frame: &[u8], now: u64, interval: u64) {
         if frame == HEARTBEAT {
             self.heartbeats += 1;
             assert!(self.heartbeats <= (now - self.opened_at) / interval, "too many heartbeats");
@@ -167,13 +167,13 @@ impl Stream {
     }
 
     /// Whether a heartbeat may come now.
-    pub fn may_beat(&self) -> bool {
+    pub(crate) fn may_beat(&self) -> bool {
         self.heartbeats_owed > 0 || self.heartbeat_may
     }
 
     /// The clock stands at `now`; `unsent`: bytes for the client wait; `wrote`: but some were written
     /// in this turn.
-    pub fn beat(&mut self, now: u64, interval: u64, unsent: bool, wrote: bool) {
+    pub(crate) fn beat(&mut self, now: u64, interval: u64, unsent: bool, wrote: bool) {
         if self.phase == Phase::Open && due(self.heartbeat_at, now) {
             let missed = (now - self.heartbeat_at) / interval;
             self.heartbeat_at += interval * (missed + 1);
@@ -210,7 +210,7 @@ impl Oracle {
     }
 
     /// Streams that count against the limit.
-    pub fn streams(&self) -> usize {
+    pub(crate) fn streams(&self) -> usize {
         self.count_streams(|phase| phase != Phase::Over) + self.wild_streams
     }
 
@@ -222,7 +222,7 @@ impl Oracle {
     }
 
     /// The gateway has so many streams: those that cannot be on connections that are followed are on wild ones.
-    pub fn note_streams(&mut self, streams: usize) {
+    pub(crate) fn note_streams(&mut self, streams: usize) {
         let followed = self.count_streams(|phase| phase != Phase::Over);
         let wild = self.open.iter().filter(|n| self.exchanges[**n].wild).count();
         self.wild_streams = streams.saturating_sub(followed).min(wild);

@@ -22,7 +22,7 @@ struct Record {
 }
 
 #[derive(Default)]
-pub struct Backend {
+pub(super) struct Backend {
     calls: Vec<Record>,
     /// Clients that it was asked about.
     streams: Vec<usize>,
@@ -39,7 +39,7 @@ impl World {
     }
 
     /// The gateway makes a callback.
-    pub fn take_call(&mut self, call: &Call) {
+    pub(super) fn take_call(&mut self, call: &Call) {
         let (client, lane) = self.oracle.called(call);
         let connect = lane == Lane::Connects;
         self.trace.note(self.clock, "callback", &[("client", client as u64), ("connect", u64::from(connect))]);
@@ -85,7 +85,7 @@ impl World {
     }
 
     /// A worker is done; some repeat an old outcome, which must reach nobody.
-    pub fn complete(&mut self, number: usize) {
+    pub(super) fn complete(&mut self, number: usize) {
         let Record { id, client, reply, .. } = &self.backend.calls[number];
         self.trace.note(self.clock, "outcome", &[("client", *client as u64)]);
         self.kernel.complete(Called { id: *id, outcome: reply.outcome.clone() });
@@ -100,7 +100,7 @@ impl World {
     }
 
     /// The gateway takes note of an outcome.
-    pub fn completion_taken(&mut self, completion: &Called) {
+    pub(super) fn completion_taken(&mut self, completion: &Called) {
         let calls = &mut self.backend.calls;
         let Some(record) = calls.iter_mut().rev().find(|record| record.id == completion.id && !record.taken) else {
             return;
@@ -110,7 +110,7 @@ impl World {
     }
 
     /// Sends something to somebody.
-    pub fn chat(&mut self) {
+    pub(super) fn chat(&mut self) {
         let count = if self.hits(Fault::Flood) { self.random.within(5, 40) } else { self.random.within(1, 4) };
         let same = self.random.chance(500);
         let target = if same && !self.backend.streams.is_empty() { Some(self.pick_stream()) } else { None };

@@ -11,7 +11,7 @@ use std::io::ErrorKind;
 
 /// How a client reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Reading {
+pub(super) enum Reading {
     #[default]
     Eager,
     /// So many bytes, then so many milliseconds of pause.
@@ -22,7 +22,7 @@ pub enum Reading {
 
 /// How a client goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Departure {
+pub(super) enum Departure {
     /// Waits for the gateway to end the connection.
     #[default]
     Never,
@@ -36,7 +36,7 @@ pub enum Departure {
 
 /// By default it reads, and never goes by itself.
 #[derive(Default)]
-pub struct Client {
+pub(super) struct Client {
     script: Vec<u8>,
     said: usize,
     /// The largest piece it sends at once, and the longest pause between two.
@@ -57,7 +57,7 @@ pub struct Client {
 
 /// What a client is going to send, under construction.
 #[derive(Default)]
-pub struct Script {
+pub(super) struct Script {
     bytes: Vec<u8>,
     exchange: Exchange,
 }
@@ -71,7 +71,7 @@ impl Script {
 
 impl World {
     /// A client comes.
-    pub fn spawn(&mut self) {
+    pub(super) fn spawn(&mut self) {
         let n = self.clients.len();
         let refused = self.strikes_client(Fault::Garbage);
         let kind = self.random.below(10);
@@ -178,7 +178,7 @@ impl World {
     }
 
     /// Connects a client; its number is that of its connection.
-    pub fn join(&mut self, listener: Listener, script: Script, client: Client) -> usize {
+    pub(super) fn join(&mut self, listener: Listener, script: Script, client: Client) -> usize {
         let small = self.strikes_client(Fault::SmallPipes);
         let input_max = if small { self.random.within(20, 2_000) } else { 200_000 };
         let output_max = if small { self.random.within(20, 4_000) } else { self.random.pick(&[80_000, 400_000]) };
@@ -193,7 +193,7 @@ impl World {
     }
 
     /// Gives a client more to say.
-    pub fn prompt(&mut self, n: usize, bytes: &[u8]) {
+    pub(super) fn prompt(&mut self, n: usize, bytes: &[u8]) {
         self.clients[n].script.extend_from_slice(bytes);
         if !std::mem::replace(&mut self.clients[n].speaking, true) {
             self.plan(0, Item::Speak(n));
@@ -201,12 +201,12 @@ impl World {
     }
 
     /// Whether a client can still be used to send.
-    pub fn is_usable(&self, n: usize) -> bool {
+    pub(super) fn is_usable(&self, n: usize) -> bool {
         let exchange = &self.oracle.exchanges[n];
         !self.clients[n].gone && !exchange.closed && !exchange.closing && self.kernel.sockets[n].error.is_none()
     }
 
-    pub fn speak(&mut self, n: usize) {
+    pub(super) fn speak(&mut self, n: usize) {
         let piece = self.random.within(1, self.clients[n].piece.max(1) as u64) as usize;
         let client = &mut self.clients[n];
         client.speaking = false;
@@ -228,7 +228,7 @@ impl World {
     }
 
     /// Something was written to a client, or its connection ended.
-    pub fn after_write(&mut self, n: usize) {
+    pub(super) fn after_write(&mut self, n: usize) {
         let (client, socket) = (&mut self.clients[n], &self.kernel.sockets[n]);
         if client.vanished {
             if !client.giving_up && socket.output > 0 {
@@ -250,7 +250,7 @@ impl World {
         }
     }
 
-    pub fn listen(&mut self, n: usize) {
+    pub(super) fn listen(&mut self, n: usize) {
         let client = &mut self.clients[n];
         client.listening = false;
         if client.gone {
@@ -283,7 +283,7 @@ impl World {
         }
     }
 
-    pub fn depart(&mut self, n: usize) {
+    pub(super) fn depart(&mut self, n: usize) {
         let departure = self.clients[n].departure;
         if !self.faults.ended() {
             self.go(n, departure);
@@ -322,14 +322,14 @@ impl World {
     }
 
     /// The calm has come: reads on, and says the rest at once.
-    pub fn resume(&mut self, n: usize) {
+    pub(super) fn resume(&mut self, n: usize) {
         self.clients[n].reading = Reading::Eager;
         self.clients[n].pause = 0;
         self.after_write(n);
     }
 
     /// Goes as a well-behaved client does; on hosts that vanished the kernel gives up.
-    pub fn leave_politely(&mut self, n: usize) {
+    pub(super) fn leave_politely(&mut self, n: usize) {
         if self.clients[n].vanished {
             return self.break_off(n, ErrorKind::TimedOut);
         }
@@ -339,7 +339,7 @@ impl World {
 
 impl Client {
     /// One that sends pieces of at most so many bytes.
-    pub fn in_pieces(piece: usize, pause: u64) -> Client {
-        Client { piece, pause, ..Client::default() }
+    pub(super) fn in_pieces(piece: usize, pause: u64) -> Self {
+        Self { piece, pause, ..Self::default() }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 macro_rules! faults {
     ($($(#[$doc:meta])* $name:ident: $usual:literal,)*) => {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Fault {
+        pub(crate) enum Fault {
             $($(#[$doc])* $name,)*
         }
 
@@ -83,7 +83,7 @@ faults! {
 }
 
 /// The probabilities of one run.
-pub struct Faults {
+pub(super) struct Faults {
     permille: [u64; FAULTS.len()],
     /// Faults are over; everything must come to rest.
     calm: bool,
@@ -92,7 +92,7 @@ pub struct Faults {
 impl Faults {
     /// Even seeds mix all faults, each at its own strength; odd ones have a single fault (one in 32
     /// of those has none).
-    pub fn draw(seed: u64, random: &mut Random) -> Faults {
+    pub(super) fn draw(seed: u64, random: &mut Random) -> Self {
         let mut permille = [0; FAULTS.len()];
         if seed.is_multiple_of(2) {
             for (permille, (_, usual)) in permille.iter_mut().zip(FAULTS) {
@@ -104,26 +104,26 @@ impl Faults {
                 *permille = FAULTS[alone].1 * random.within(2, 4) / 2;
             }
         }
-        Faults { permille, calm: false }
+        Self { permille, calm: false }
     }
 
     /// Whether the fault strikes on this occasion.
-    pub fn strikes(&self, fault: Fault, random: &mut Random) -> bool {
+    pub(super) fn strikes(&self, fault: Fault, random: &mut Random) -> bool {
         let permille = self.permille[fault as usize];
         !self.calm && permille > 0 && random.chance(permille)
     }
 
     /// No more faults from now on.
-    pub fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         self.calm = true;
     }
 
-    pub fn ended(&self) -> bool {
+    pub(super) fn ended(&self) -> bool {
         self.calm
     }
 
     /// What is on, for the head of a trace.
-    pub fn describe(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         let on = FAULTS.iter().zip(self.permille).filter(|(_, permille)| *permille > 0);
         let names: Vec<String> = on.map(|((fault, _), permille)| format!("{fault:?}={permille}")).collect();
         names.join(" ")
@@ -131,7 +131,7 @@ impl Faults {
 }
 
 /// The gateway's settings for one run; small limits and short times, so that all are met.
-pub fn draw_settings(random: &mut Random) -> Settings {
+pub(super) fn draw_settings(random: &mut Random) -> Settings {
     let millis = |random: &mut Random, low, high| Duration::from_millis(random.within(low, high));
     Settings {
         instance: "simulated".to_owned(),

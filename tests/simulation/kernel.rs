@@ -14,7 +14,7 @@ use std::io::ErrorKind;
 
 /// Edges that a socket's owner has not been told of yet.
 #[derive(Clone, Copy, Default)]
-pub struct Edges {
+pub(super) struct Edges {
     pub readable: bool,
     pub writable: bool,
     pub read_closed: bool,
@@ -22,7 +22,7 @@ pub struct Edges {
 
 /// One connection, both ends of it.
 #[derive(Default)]
-pub struct Socket {
+pub(super) struct Socket {
     /// The name it was registered under.
     pub id: Option<ConnId>,
     /// Input, of which `read` bytes were read.
@@ -51,14 +51,14 @@ pub struct Socket {
 
 /// What a client finds when it reads.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Read {
+pub(super) enum Read {
     Bytes(usize),
     Nothing,
     End,
 }
 
 #[derive(Default)]
-pub struct Kernel {
+pub(super) struct Kernel {
     pub sockets: Vec<Socket>,
     /// Accepted and not closed.
     pub open: Vec<usize>,
@@ -76,7 +76,7 @@ pub struct Kernel {
 }
 
 /// The listener's place in what is kept for both.
-pub fn index(listener: Listener) -> usize {
+pub(super) fn index(listener: Listener) -> usize {
     match listener {
         Listener::Public => 0,
         Listener::Internal => 1,
@@ -84,12 +84,12 @@ pub fn index(listener: Listener) -> usize {
 }
 
 impl Kernel {
-    pub fn new(descriptors: usize, whole_state: bool) -> Kernel {
-        Kernel { listening: true, descriptors, whole_state, ..Kernel::default() }
+    pub(super) fn new(descriptors: usize, whole_state: bool) -> Self {
+        Self { listening: true, descriptors, whole_state, ..Self::default() }
     }
 
     /// A client connects; its socket waits in the backlog.
-    pub fn connect(&mut self, listener: Listener, input_max: usize, output_max: usize) -> usize {
+    pub(super) fn connect(&mut self, listener: Listener, input_max: usize, output_max: usize) -> usize {
         self.sockets.push(Socket { input_max, output_max, ..Socket::default() });
         let socket = self.sockets.len() - 1;
         if self.listening {
@@ -102,7 +102,7 @@ impl Kernel {
     }
 
     /// Bytes arrive; returns how many fit.
-    pub fn arrive(&mut self, socket: usize, bytes: &[u8]) -> usize {
+    pub(super) fn arrive(&mut self, socket: usize, bytes: &[u8]) -> usize {
         let it = &mut self.sockets[socket];
         if it.closed.is_some() || it.error.is_some() || it.fin {
             return bytes.len();
@@ -116,7 +116,7 @@ impl Kernel {
     }
 
     /// The client ends its side.
-    pub fn end_input(&mut self, socket: usize) {
+    pub(super) fn end_input(&mut self, socket: usize) {
         if !self.sockets[socket].fin {
             self.sockets[socket].fin = true;
             self.edge(socket, Edges { readable: true, read_closed: true, ..Edges::default() });
@@ -124,7 +124,7 @@ impl Kernel {
     }
 
     /// The connection breaks; input that was not read is lost if `purge`.
-    pub fn fail(&mut self, socket: usize, error: ErrorKind, purge: bool) {
+    pub(super) fn fail(&mut self, socket: usize, error: ErrorKind, purge: bool) {
         let it = &mut self.sockets[socket];
         if it.error.is_some() {
             return;
@@ -138,7 +138,7 @@ impl Kernel {
     }
 
     /// The client reads at most `count` bytes.
-    pub fn take(&mut self, socket: usize, count: usize) -> Read {
+    pub(super) fn take(&mut self, socket: usize, count: usize) -> Read {
         let it = &mut self.sockets[socket];
         let taken = count.min(it.output);
         it.output -= taken;
@@ -170,17 +170,17 @@ impl Kernel {
     }
 
     /// An outcome is there for the loop.
-    pub fn complete(&mut self, completion: Called) {
+    pub(super) fn complete(&mut self, completion: Called) {
         self.completions.push_back(completion);
         self.completions_edge = true;
     }
 
-    pub fn has_edges(&self) -> bool {
+    pub(super) fn has_edges(&self) -> bool {
         !self.ready.is_empty() || self.accept_edges != [false; 2] || self.completions_edge || self.signals > 0
     }
 
     /// Takes the edge of the socket at `place` in the queue, if that is still open.
-    pub fn next_edge(&mut self, place: usize) -> Option<(usize, ConnId, Edges)> {
+    pub(super) fn next_edge(&mut self, place: usize) -> Option<(usize, ConnId, Edges)> {
         let socket = self.ready.remove(place)?;
         let it = &mut self.sockets[socket];
         it.queued = false;
@@ -196,34 +196,34 @@ impl Kernel {
         }
     }
 
-    pub fn edges_waiting(&self) -> usize {
+    pub(super) fn edges_waiting(&self) -> usize {
         self.ready.len()
     }
 
-    pub fn take_accept_edge(&mut self, listener: Listener) -> bool {
+    pub(super) fn take_accept_edge(&mut self, listener: Listener) -> bool {
         std::mem::take(&mut self.accept_edges[index(listener)])
     }
 
-    pub fn take_completions_edge(&mut self) -> bool {
+    pub(super) fn take_completions_edge(&mut self) -> bool {
         std::mem::take(&mut self.completions_edge)
     }
 
-    pub fn backlog(&self, listener: Listener) -> usize {
+    pub(super) fn backlog(&self, listener: Listener) -> usize {
         self.backlogs[index(listener)].len()
     }
 
-    pub fn has_accept_edge(&self, listener: Listener) -> bool {
+    pub(super) fn has_accept_edge(&self, listener: Listener) -> bool {
         self.accept_edges[index(listener)]
     }
 
-    pub fn accept(&mut self, listener: Listener) -> Option<usize> {
+    pub(super) fn accept(&mut self, listener: Listener) -> Option<usize> {
         let socket = self.backlogs[index(listener)].pop_front()?;
         self.sockets[socket].accepted = true;
         self.open.push(socket);
         Some(socket)
     }
 
-    pub fn register(&mut self, socket: usize, id: ConnId) {
+    pub(super) fn register(&mut self, socket: usize, id: ConnId) {
         let it = &mut self.sockets[socket];
         it.id = Some(id);
         let edges = Edges { readable: it.is_readable(), writable: true, read_closed: it.fin || it.error.is_some() };
@@ -231,7 +231,7 @@ impl Kernel {
     }
 
     /// The gateway reads.
-    pub fn read(&mut self, socket: usize, buffer: &mut [u8]) -> Result<usize, ErrorKind> {
+    pub(super) fn read(&mut self, socket: usize, buffer: &mut [u8]) -> Result<usize, ErrorKind> {
         let it = &mut self.sockets[socket];
         let unread = &it.input[it.read..];
         if unread.is_empty() {
@@ -252,7 +252,7 @@ impl Kernel {
     }
 
     /// The gateway writes `count` bytes; returns how many were taken.
-    pub fn write(&mut self, socket: usize, count: usize) -> Result<usize, ErrorKind> {
+    pub(super) fn write(&mut self, socket: usize, count: usize) -> Result<usize, ErrorKind> {
         let it = &mut self.sockets[socket];
         if let Some(error) = it.error {
             return Err(if error == ErrorKind::TimedOut { error } else { ErrorKind::BrokenPipe });
@@ -268,7 +268,7 @@ impl Kernel {
 
     /// The gateway closes; what the client has not read is lost if it aborts, or if it leaves input
     /// unread (RFC 1122 section 4.2.2.13).
-    pub fn close(&mut self, socket: usize, how: CloseMode) {
+    pub(super) fn close(&mut self, socket: usize, how: CloseMode) {
         self.open.retain(|open| *open != socket);
         let it = &mut self.sockets[socket];
         assert!(it.closed.is_none(), "closed twice");
@@ -281,7 +281,7 @@ impl Kernel {
         it.read = 0;
     }
 
-    pub fn stop_listening(&mut self) {
+    pub(super) fn stop_listening(&mut self) {
         self.listening = false;
         self.accept_edges = [false; 2];
         for backlog in &mut self.backlogs {
@@ -294,17 +294,17 @@ impl Kernel {
 
 impl Socket {
     /// Whether a read would find something.
-    pub fn is_readable(&self) -> bool {
+    pub(super) fn is_readable(&self) -> bool {
         self.read < self.input.len() || self.fin || self.error.is_some()
     }
 
     /// Whether its owner will be told something without a further cause.
-    pub fn has_edge(&self) -> bool {
+    pub(super) fn has_edge(&self) -> bool {
         self.queued
     }
 
     /// Whether everything was read that the client has sent.
-    pub fn is_drained(&self) -> bool {
+    pub(super) fn is_drained(&self) -> bool {
         self.read == self.input.len()
     }
 }

@@ -20,7 +20,7 @@ const TURNS_MAX: u64 = 2_000_000;
 
 /// What came of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// A hash over everything that happened.
     pub hash: u64,
     /// Turns of the loop and events of the world.
@@ -31,7 +31,7 @@ pub struct Summary {
 }
 
 /// Runs the seed; panics where the gateway fails.
-pub fn run(seed: u64, aloud: bool) -> Summary {
+pub(crate) fn run(seed: u64, aloud: bool) -> Summary {
     let world = World::new(seed, aloud);
     if aloud {
         println!("seed {seed}: {}", world.faults.describe());

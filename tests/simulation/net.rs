@@ -19,7 +19,7 @@ const IDLE_TURNS_MAX: u32 = 50;
 const ACCEPT_PAUSE: u64 = 100;
 
 /// A socket as the loop holds it: the number of its client.
-pub struct Handle(usize);
+pub(super) struct Handle(usize);
 
 fn interrupted() -> io::Error {
     ErrorKind::Interrupted.into()

@@ -1,7 +1,7 @@
 //! What happened, step by step: always as a hash, so that two runs can be compared, and in words
 //! when one seed is replayed.
 
-pub struct Trace {
+pub(super) struct Trace {
     hash: u64,
     steps: u64,
     aloud: bool,
@@ -9,26 +9,26 @@ pub struct Trace {
 
 impl Trace {
     /// `aloud`: print each step.
-    pub fn new(aloud: bool) -> Trace {
-        Trace { hash: 0xCBF2_9CE4_8422_2325, steps: 0, aloud }
+    pub(super) fn new(aloud: bool) -> Self {
+        Self { hash: 0xCBF2_9CE4_8422_2325, steps: 0, aloud }
     }
 
     /// Counts a step of the simulation: a turn of the loop or an event of the world.
-    pub fn count_step(&mut self) {
+    pub(super) fn count_step(&mut self) {
         self.steps += 1;
     }
 
-    pub fn steps(&self) -> u64 {
+    pub(super) fn steps(&self) -> u64 {
         self.steps
     }
 
     /// The hash over everything so far.
-    pub fn hash(&self) -> u64 {
+    pub(super) fn hash(&self) -> u64 {
         self.hash
     }
 
     /// Takes note of something at `time` (simulated milliseconds).
-    pub fn note(&mut self, time: u64, what: &'static str, values: &[(&'static str, u64)]) {
+    pub(super) fn note(&mut self, time: u64, what: &'static str, values: &[(&'static str, u64)]) {
         self.mix(time);
         self.mix(what.len() as u64 ^ u64::from(what.as_bytes()[0]) << 32);
         for (_, value) in values {
@@ -41,7 +41,7 @@ impl Trace {
     }
 
     /// Takes note of bytes that crossed the seam.
-    pub fn bytes(&mut self, bytes: &[u8]) {
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
         for word in bytes.chunks(8) {
             let mut padded = [0; 8];
             padded[..word.len()].copy_from_slice(word);

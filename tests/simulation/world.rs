@@ -14,7 +14,7 @@ use std::io::ErrorKind;
 
 /// Something that is to happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Item {
+pub(super) enum Item {
     /// Another client comes.
     Spawn,
     /// The backend sends something to somebody.
@@ -45,14 +45,14 @@ pub enum Item {
 
 /// What the loop has been told of one listener.
 #[derive(Clone, Copy, Default)]
-pub struct Knock {
+pub(super) struct Knock {
     /// Clients wait, and accept(2) has not said since that they do not.
     pub heard: bool,
     /// When accept(2) failed for want of descriptors, unless one has become free since.
     pub exhausted_at: Option<u64>,
 }
 
-pub struct World {
+pub(super) struct World {
     pub random: Random,
     pub faults: Faults,
     pub trace: Trace,
@@ -91,7 +91,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64, aloud: bool) -> World {
+    pub(super) fn new(seed: u64, aloud: bool) -> Self {
         let mut random = Random::new(seed);
         let faults = Faults::draw(seed, &mut random);
         let mut settings = super::faults::draw_settings(&mut random);
@@ -102,7 +102,7 @@ impl World {
         }
         let descriptors = if random.chance(200) { connections_max / 2 + 1 } else { usize::MAX };
         let whole_state = random.chance(500);
-        let mut world = World {
+        let mut world = Self {
             trace: Trace::new(aloud),
             clock: random.below(100_000),
             agenda: BinaryHeap::new(),
@@ -158,17 +158,17 @@ impl World {
     }
 
     /// Sees to it that `item` happens in `delay` milliseconds.
-    pub fn plan(&mut self, delay: u64, item: Item) {
+    pub(super) fn plan(&mut self, delay: u64, item: Item) {
         self.planned += 1;
         self.agenda.push(Reverse((self.clock + delay, self.planned, item)));
     }
 
-    pub fn next_time(&self) -> Option<u64> {
+    pub(super) fn next_time(&self) -> Option<u64> {
         self.agenda.peek().map(|Reverse((time, _, _))| *time)
     }
 
     /// Lets everything happen that is due.
-    pub fn catch_up(&mut self) {
+    pub(super) fn catch_up(&mut self) {
         while self.next_time().is_some_and(|time| time <= self.clock) {
             if let Some(Reverse((_, _, item))) = self.agenda.pop() {
                 self.trace.count_step();
@@ -231,7 +231,7 @@ impl World {
         }
     }
 
-    pub fn break_off(&mut self, n: usize, error: ErrorKind) {
+    pub(super) fn break_off(&mut self, n: usize, error: ErrorKind) {
         let purge = self.random.chance(500);
         self.trace.note(self.clock, "connection breaks", &[("client", n as u64), ("purge", u64::from(purge))]);
         self.kernel.fail(n, error, purge);

@@ -5,15 +5,15 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 /// What the crowd is told as soon as the backend knows it: which visit has which token.
-pub type News = (u64, String);
+pub(crate) type News = (u64, String);
 
 /// The number in `/visit/N`.
-pub fn visit_of(url: &str) -> Option<u64> {
+pub(crate) fn visit_of(url: &str) -> Option<u64> {
     url.strip_prefix("/visit/")?.parse().ok()
 }
 
 /// Starts it. What it does with a visit depends on the visit's number alone, so a repeated connect is answered alike.
-pub fn start(ledger: Ledger, news: Sender<News>) -> Backend {
+pub(crate) fn start(ledger: Ledger, news: Sender<News>) -> Backend {
     Backend::forgetful(move |call| {
         let Some(visit) = visit_of(call.url()) else { panic!("a callback for {:?}", call.url()) };
         if call.action() == "disconnect" {

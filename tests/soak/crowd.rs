@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LAZY_MAX: usize = 10;
 const LAZY_TIME: Duration = Duration::from_secs(15);
 
-pub struct Crowd {
+pub(crate) struct Crowd {
     port: u16,
     poll: Poll,
     events: Events,
@@ -56,11 +56,18 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    pub fn new(port: u16, size: usize, rate: usize, lifetime: Duration, seed: u64, news: Receiver<News>) -> Crowd {
+    pub(crate) fn new(
+        port: u16,
+        size: usize,
+        rate: usize,
+        lifetime: Duration,
+        seed: u64,
+        news: Receiver<News>,
+    ) -> Self {
         let poll = Poll::new().expect("epoll");
         let connect = |n| Sender::connect(port, poll.registry(), Token(size + n));
         let senders = (0..SENDERS).map(connect).collect();
-        Crowd {
+        Self {
             port,
             senders,
             poll,
@@ -84,12 +91,12 @@ impl Crowd {
     }
 
     /// Connections that are open on this side.
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.by_visit.len() + self.senders.len()
     }
 
     /// Nobody waits for anything that was sent.
-    pub fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         let settled = |visitor: &Visitor| match visitor.role {
             Role::Healthy | Role::Hasty => visitor.stage == Stage::Open && visitor.received == visitor.sent,
             Role::Early | Role::Lazy | Role::Garbage | Role::SlowHead => false,
@@ -98,12 +105,12 @@ impl Crowd {
     }
 
     /// No stream is left.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.by_visit.is_empty()
     }
 
     /// Everybody but every fifth leaves at once.
-    pub fn thin_out(&mut self) {
+    pub(crate) fn thin_out(&mut self) {
         for slot in 0..self.slots.len() {
             if slot % 5 != 0 {
                 self.remove(slot);
@@ -112,7 +119,7 @@ impl Crowd {
     }
 
     /// Some 10 ms of it.
-    pub fn turn(&mut self) {
+    pub(crate) fn turn(&mut self) {
         match self.poll.poll(&mut self.events, Some(TICK)) {
             Err(error) if error.kind() != ErrorKind::Interrupted => panic!("epoll: {error}"),
             Ok(()) | Err(_) => {}

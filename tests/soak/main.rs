@@ -44,16 +44,16 @@ struct Sample {
 }
 
 impl Sample {
-    fn take(gateway: &Gateway, connections: usize) -> Sample {
+    fn take(gateway: &Gateway, connections: usize) -> Self {
         let pid = gateway.pid();
         let descriptors = gateway.descriptors();
         let beside = descriptors.saturating_sub(connections);
-        Sample { descriptors, beside, threads: process::threads(pid), rss_kib: process::rss_kib(pid) }
+        Self { descriptors, beside, threads: process::threads(pid), rss_kib: process::rss_kib(pid) }
     }
 
-    fn mean(samples: &[Sample]) -> Sample {
-        let mean = |field: fn(&Sample) -> usize| samples.iter().map(field).sum::<usize>() / samples.len().max(1);
-        Sample {
+    fn mean(samples: &[Self]) -> Self {
+        let mean = |field: fn(&Self) -> usize| samples.iter().map(field).sum::<usize>() / samples.len().max(1);
+        Self {
             descriptors: mean(|sample| sample.descriptors),
             beside: mean(|sample| sample.beside),
             threads: mean(|sample| sample.threads),

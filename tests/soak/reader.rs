@@ -4,7 +4,7 @@ use crate::common::find;
 
 /// What one connection has received.
 #[derive(Default)]
-pub struct Reader {
+pub(crate) struct Reader {
     raw: Vec<u8>,
     payload: Vec<u8>,
     /// Of the head, once that is complete.
@@ -15,7 +15,7 @@ pub struct Reader {
 
 impl Reader {
     /// Takes what came. Panics on what no client could read.
-    pub fn feed(&mut self, bytes: &[u8]) {
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
         self.raw.extend_from_slice(bytes);
         if self.status.is_none() {
             let Some(end) = find(&self.raw, b"\r\n\r\n") else { return };
@@ -46,7 +46,7 @@ impl Reader {
     }
 
     /// The next whole frame, its blank line included.
-    pub fn frame(&mut self) -> Option<String> {
+    pub(crate) fn frame(&mut self) -> Option<String> {
         let start = find(&self.payload, b"\n\n")?;
         let frame: Vec<u8> = self.payload.drain(..start + 2).collect();
         Some(String::from_utf8(frame).expect("streams are UTF-8"))

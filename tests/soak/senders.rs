@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 
 /// One connection to `/internal/send`.
-pub struct Sender {
+pub(crate) struct Sender {
     socket: TcpStream,
     out: Vec<u8>,
     input: Vec<u8>,
@@ -18,37 +18,37 @@ pub struct Sender {
 }
 
 /// What became of a send.
-pub struct Answered {
+pub(crate) struct Answered {
     pub visit: u64,
     pub status: u16,
     pub body: String,
 }
 
 impl Sender {
-    pub fn connect(port: u16, registry: &Registry, token: Token) -> Sender {
+    pub(crate) fn connect(port: u16, registry: &Registry, token: Token) -> Self {
         let mut socket = TcpStream::connect(([127, 0, 0, 1], port).into()).expect("a connection to send on");
         registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE).expect("epoll takes it");
-        Sender { socket, out: Vec::new(), input: Vec::new(), unanswered: VecDeque::new(), count: 0 }
+        Self { socket, out: Vec::new(), input: Vec::new(), unanswered: VecDeque::new(), count: 0 }
     }
 
     /// Puts a send on the way; [`Sender::flush`] does the rest.
-    pub fn push(&mut self, visit: u64, body: &str) {
+    pub(crate) fn push(&mut self, visit: u64, body: &str) {
         self.out.extend_from_slice(send_request(body).as_bytes());
         self.unanswered.push_back(visit);
         self.count += 1;
     }
 
     /// Nothing is on its way, and it has served for a while: it may be replaced.
-    pub fn is_worn(&self, sends: usize) -> bool {
+    pub(crate) fn is_worn(&self, sends: usize) -> bool {
         self.unanswered.is_empty() && self.count >= sends
     }
 
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.unanswered.is_empty()
     }
 
     /// Writes what the kernel takes.
-    pub fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         while !self.out.is_empty() {
             match self.socket.write(&self.out) {
                 Ok(count) => drop(self.out.drain(..count)),
@@ -60,7 +60,7 @@ impl Sender {
     }
 
     /// Reads the answers that have come.
-    pub fn read(&mut self) -> Vec<Answered> {
+    pub(crate) fn read(&mut self) -> Vec<Answered> {
         let mut answers = Vec::new();
         let mut scratch = [0; 16 * 1024];
         loop {

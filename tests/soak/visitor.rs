@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 /// What a visitor is up to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     /// Reads everything, and leaves when it has got all that was sent.
     Healthy,
     /// Reads everything, and leaves whenever it likes.
@@ -21,7 +21,7 @@ pub enum Role {
 
 /// How far it has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub(crate) enum Stage {
     /// No answer yet.
     Waiting,
     Open,
@@ -32,7 +32,7 @@ pub enum Stage {
 }
 
 /// One connection of the crowd.
-pub struct Visitor {
+pub(crate) struct Visitor {
     pub visit: u64,
     pub socket: TcpStream,
     pub out: Vec<u8>,
@@ -49,7 +49,7 @@ pub struct Visitor {
 
 /// What the crowd has counted.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Figures {
+pub(crate) struct Figures {
     pub visits: usize,
     pub opened: usize,
     pub refused: usize,

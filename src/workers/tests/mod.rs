@@ -46,19 +46,19 @@ struct Options {
 }
 
 impl Default for Options {
-    fn default() -> Options {
-        Options { timeout: LONG, threads_max: 8, authorization: None, tuning: Tuning::default() }
+    fn default() -> Self {
+        Self { timeout: LONG, threads_max: 8, authorization: None, tuning: Tuning::default() }
     }
 }
 
 impl From<Tuning> for Options {
-    fn from(tuning: Tuning) -> Options {
-        Options { tuning, ..Options::default() }
+    fn from(tuning: Tuning) -> Self {
+        Self { tuning, ..Self::default() }
     }
 }
 
 impl Pool {
-    fn new(url: &str, options: impl Into<Options>) -> Pool {
+    fn new(url: &str, options: impl Into<Options>) -> Self {
         let options = options.into();
         let (sender, completions) = mpsc::channel();
         let wakes = Arc::new(AtomicUsize::new(0));
@@ -74,15 +74,15 @@ impl Pool {
         let wake = Arc::new(move || {
             counted.fetch_add(1, Ordering::SeqCst);
         });
-        Pool { workers: Workers::assemble(settings, sender, wake, options.tuning).unwrap(), completions, wakes }
+        Self { workers: Workers::assemble(settings, sender, wake, options.tuning).unwrap(), completions, wakes }
     }
 
-    fn to(address: SocketAddr) -> Pool {
-        Pool::new(&format!("http://{address}/"), Options::default())
+    fn to(address: SocketAddr) -> Self {
+        Self::new(&format!("http://{address}/"), Options::default())
     }
 
-    fn with_timeout(address: SocketAddr, timeout: Duration) -> Pool {
-        Pool::new(&format!("http://{address}/"), Options { timeout, ..Options::default() })
+    fn with_timeout(address: SocketAddr, timeout: Duration) -> Self {
+        Self::new(&format!("http://{address}/"), Options { timeout, ..Options::default() })
     }
 
     fn next(&self) -> Called {
@@ -155,7 +155,7 @@ struct Blackhole {
 }
 
 impl Blackhole {
-    fn new() -> Blackhole {
+    fn new() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         // A backlog of 0 holds one connection; some attempts more until one hangs.
@@ -164,7 +164,7 @@ impl Blackhole {
         while let Ok(filler) = TcpStream::connect_timeout(&address, SHORT) {
             fillers.push(filler);
         }
-        Blackhole { listener, address, fillers }
+        Self { listener, address, fillers }
     }
 
     /// Makes room and accepts the first connection that is none of the fillers.

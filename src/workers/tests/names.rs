@@ -10,8 +10,8 @@ const CLOSING: &str = "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
 struct Names(Arc<Mutex<Result<Vec<SocketAddr>, &'static str>>>, Arc<AtomicUsize>);
 
 impl Names {
-    fn new(addresses: &[SocketAddr]) -> Names {
-        Names(Arc::new(Mutex::new(Ok(addresses.to_vec()))), Arc::default())
+    fn new(addresses: &[SocketAddr]) -> Self {
+        Self(Arc::new(Mutex::new(Ok(addresses.to_vec()))), Arc::default())
     }
 
     fn set(&self, answer: Result<&[SocketAddr], &'static str>) {
