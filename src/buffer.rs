@@ -4,6 +4,7 @@
 //! goes back as soon as the kernel has taken it all, which is nearly always at once: a handful of
 //! warm buffers serves any number of streams.
 
+use crate::clock::Millis;
 use crate::planted;
 
 /// What all pooled buffers together may keep allocated. A batch of sends touches a few hundred
@@ -23,13 +24,18 @@ pub struct Content {
     pub bytes: Vec<u8>,
     /// Where in `bytes` the caller has left something unfinished. It must not be sent before it is finished.
     pub unfinished: Option<usize>,
+    /// Whether the kernel has refused some of `bytes`, or of what stood here before them.
+    pub was_refused: bool,
+    /// Until then the peer counts as one that reads.
+    pub reads_until: Millis,
     /// How many of `bytes` have been sent.
     start: usize,
 }
 
 impl Content {
     fn with_capacity(capacity: usize) -> Box<Self> {
-        Box::new(Self { bytes: Vec::with_capacity(capacity), unfinished: None, start: 0 })
+        let bytes = Vec::with_capacity(capacity);
+        Box::new(Self { bytes, unfinished: None, was_refused: false, reads_until: Millis::ZERO, start: 0 })
     }
 }
 
@@ -61,6 +67,8 @@ impl Pool {
             if !planted::is("pooled-buffer-keeps-its-mark") {
                 content.unfinished = None;
             }
+            content.was_refused = false;
+            content.reads_until = Millis::ZERO;
             content.start = 0;
             self.bytes += capacity;
             self.spare.push(content);
@@ -111,6 +119,16 @@ impl Buffer {
     /// What there is, taken from the pool if there was nothing.
     pub fn content(&mut self, pool: &mut Pool) -> &mut Content {
         self.0.get_or_insert_with(|| pool.take())
+    }
+
+    /// What there is, if there is something.
+    pub fn present(&self) -> Option<&Content> {
+        self.0.as_deref()
+    }
+
+    /// The same, to be changed.
+    pub fn present_mut(&mut self) -> Option<&mut Content> {
+        self.0.as_deref_mut()
     }
 
     /// What there is to finish, and where in it that begins; from now on it counts as finished.

@@ -66,6 +66,7 @@ fn listing(settings: Settings, listener: Listener, peer: Peer, host: &str) -> St
     let id = gateway.accept(Millis::ZERO, listener, peer, Uuid::nil()).expect("a connection");
     let request = format!("GET /internal/connections HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer t\r\n\r\n");
     gateway.receive(Millis::ZERO, id, request.as_bytes());
+    gateway.list(Millis::ZERO, |_| 0);
     String::from_utf8_lossy(&gateway.unsent(id)[9..12]).into_owned()
 }
 
@@ -121,6 +122,71 @@ fn no_stream_is_let_in_while_too_many_disconnects_wait() {
     open_stream(&mut gateway, Uuid::from_u128(WAITING_MAX + 1));
 }
 
+/// The status of the answer to a send of an event with so many bytes of data.
+fn send(gateway: &mut Gateway, now: Millis, token: Uuid, bytes: usize) -> String {
+    let body = format!(r#"{{"token":"{token}","event":{{"data":"{}"}}}}"#, "x".repeat(bytes));
+    let length = body.len();
+    let bytes = format!("POST /internal/send HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{body}");
+    let id = request(gateway, now, Uuid::nil(), bytes.as_bytes());
+    let status = String::from_utf8_lossy(&gateway.unsent(id)[9..12]).into_owned();
+    gateway.fail(now, id, SocketError::Reset);
+    status
+}
+
+/// A stream at `now` whose kernel has taken its head and refuses the first event, of 1,001 bytes with its frame.
+fn blocked_stream(gateway: &mut Gateway, now: Millis, is_window_closed: bool) -> (ConnId, Uuid) {
+    let token = Uuid::from_u128(7);
+    let id = open_stream(gateway, token);
+    let head = gateway.unsent(id).len();
+    gateway.wrote(now, id, head);
+    assert_eq!(send(gateway, now, token, 993), "200");
+    while gateway.next_dirty().is_some() {}
+    gateway.refused(now, id, || is_window_closed);
+    (id, token)
+}
+
+/// Whether further events of a kilobyte are taken until there are `kilobytes` of them.
+fn takes(gateway: &mut Gateway, now: Millis, (id, token): (ConnId, Uuid), kilobytes: usize) -> bool {
+    while gateway.unsent(id).len() <= kilobytes * 1000 {
+        if send(gateway, now, token, 993) != "200" {
+            return false;
+        }
+        while gateway.next_dirty().is_some() {}
+        gateway.refused(now, id, || panic!("asked again"));
+    }
+    true
+}
+
+#[test]
+fn a_client_that_takes_something_in_every_second_may_be_owed_four_times_as_much() {
+    let at = Millis::from_millis;
+    let settings = || Settings { pending_bytes_max: 10_000, ..Settings::default() };
+
+    // The window is closed: it does not read.
+    let mut gateway = Gateway::new(settings(), at(0), 0);
+    let stream = blocked_stream(&mut gateway, at(0), true);
+    assert!(!takes(&mut gateway, at(1), stream, 11));
+
+    // It reads, for a while.
+    let mut gateway = Gateway::new(settings(), at(0), 0);
+    let stream = blocked_stream(&mut gateway, at(0), true);
+    gateway.wrote(at(5_000), stream.0, 1);
+    assert!(takes(&mut gateway, at(5_999), stream, 39));
+    assert!(!takes(&mut gateway, at(6_000), stream, 40));
+
+    // There is a limit for it as well.
+    let mut gateway = Gateway::new(settings(), at(0), 0);
+    let stream = blocked_stream(&mut gateway, at(0), true);
+    gateway.wrote(at(5_000), stream.0, 1);
+    assert!(!takes(&mut gateway, at(5_001), stream, 42));
+
+    // The network may be what is slow.
+    let mut gateway = Gateway::new(settings(), at(0), 0);
+    let stream = blocked_stream(&mut gateway, at(0), false);
+    assert!(takes(&mut gateway, at(999), stream, 39));
+    assert!(!takes(&mut gateway, at(1_000), stream, 40));
+}
+
 /// A sample of the metrics, by its name and labels.
 fn sample(gateway: &mut Gateway, now: Millis, name: &str) -> String {
     let id = request(gateway, now, Uuid::nil(), b"GET /internal/metrics HTTP/1.1\r\nHost: h\r\n\r\n");
@@ -168,6 +234,7 @@ fn pages(gateway: &mut Gateway) -> Vec<Value> {
         while gateway.unsent(id).is_empty() {
             assert_eq!(gateway.next_deadline(), Some(Millis::ZERO));
             gateway.expire(Millis::ZERO);
+            gateway.list(Millis::ZERO, |_| 0);
         }
         let answer = gateway.unsent(id).to_vec();
         gateway.wrote(Millis::ZERO, id, answer.len());

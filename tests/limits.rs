@@ -132,6 +132,37 @@ fn a_slow_consumer_is_dropped_and_nobody_else_notices() {
     assert_eq!(healthy.event(), "data: fine\n\n");
 }
 
+/// What the list of streams says of the only one.
+fn pending_bytes(gateway: &Gateway) -> usize {
+    let list: serde_json::Value = serde_json::from_str(gateway.get("/internal/connections").text()).expect("JSON");
+    list["connections"][0]["pending_bytes"].as_u64().expect("a number") as usize
+}
+
+#[test]
+fn a_client_that_reads_nothing_is_owed_little_more_than_its_limit_and_all_of_it_is_shown() {
+    const LIMIT: usize = 64 * 1024;
+    /// What the kernels of both ends may hold.
+    const KERNELS: usize = 256 * 1024;
+    /// Of that, what the client's own kernel has acknowledged.
+    const ACKNOWLEDGED: usize = 128 * 1024;
+    let backend = Backend::accepting();
+    let gateway = Gateway::for_backend(&backend).set("MAX_PENDING_BYTES", LIMIT).start();
+    let _client = Client::open(gateway.port, get("/x"));
+    let token = backend.connect("/x").token().to_owned();
+    let data = "x".repeat(4000);
+    let body = serde_json::json!({"token": token, "event": {"data": data}}).to_string();
+    let mut sender = gateway.client();
+    let (mut accepted, mut shown) = (0, 0);
+    while sender.exchange(common::send_request(&body)).status == 200 {
+        accepted += data.len();
+        shown = pending_bytes(&gateway);
+        assert!(accepted <= LIMIT + KERNELS, "{accepted} bytes, {shown} of them shown");
+        assert!(accepted <= shown + ACKNOWLEDGED, "{shown} bytes shown of {accepted}");
+    }
+    assert!(shown >= LIMIT, "cut with {shown} bytes owed");
+    assert_eq!(backend.disconnect(&token).detail(), Some("slow_consumer"));
+}
+
 #[test]
 fn one_event_may_be_larger_than_what_may_pile_up() {
     let backend = Backend::accepting();

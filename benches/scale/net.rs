@@ -112,6 +112,14 @@ impl System for Memory {
         Ok(bytes.len())
     }
 
+    fn unacknowledged(&self, _socket: &Socket) -> usize {
+        0
+    }
+
+    fn is_window_closed(&mut self, _socket: &Socket) -> bool {
+        false
+    }
+
     fn shutdown_write(&mut self, _socket: &mut Socket) -> io::Result<()> {
         Ok(())
     }

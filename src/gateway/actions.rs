@@ -10,6 +10,8 @@ pub enum Action {
     Start(Job),
     /// The metrics are requested: pass the process's figures to [`report`](super::Gateway::report).
     Report(Ticket),
+    /// A page of the list of streams is under construction: go on with it by [`list`](super::Gateway::list).
+    List,
     /// Everything is flushed: shut the sending side down, so that the peer sees the end.
     ShutdownWrite(ConnId),
     /// Close the socket; the id is stale already.

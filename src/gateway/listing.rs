@@ -5,6 +5,7 @@ use super::connection::{Connection, State};
 use super::routes::Page;
 use super::sweep::Sweep;
 use crate::clock::rfc3339;
+use crate::hub::ConnId;
 use crate::table::Table;
 use std::fmt::Write;
 
@@ -28,12 +29,19 @@ pub(super) struct Listing {
     last: Option<u32>,
 }
 
+/// What a page begins with.
+pub(super) struct Heading<'a> {
+    /// The run of the gateway.
+    pub instance: &'a str,
+    /// How many streams are open.
+    pub streams: u64,
+}
+
 impl Listing {
-    /// `streams`: how many are open.
-    pub(super) fn new(page: Page, instance: &str, streams: u64) -> Self {
+    pub(super) fn new(page: Page) -> Self {
         let first = page.after.map_or(0, |after| (after as usize).saturating_add(1));
         Self {
-            body: format!(r#"{{"instance":"{instance}","count":{streams},"connections":["#),
+            body: String::new(),
             room: page.limit,
             sweep: Sweep::starting_at(first),
             end: first.saturating_add(PAGE_SLOTS_MAX),
@@ -41,9 +49,18 @@ impl Listing {
         }
     }
 
-    /// Goes on for one turn; the answer once the page is complete.
-    pub(super) fn advance(&mut self, connections: &Table<Connection>) -> Option<Answer<'static>> {
+    /// Goes on for one turn; the answer once the page is complete. `in_kernel`: bytes that the kernel holds for a client.
+    pub(super) fn advance(
+        &mut self,
+        connections: &Table<Connection>,
+        heading: &Heading<'_>,
+        in_kernel: impl Fn(ConnId) -> usize,
+    ) -> Option<Answer<'static>> {
         let slots = connections.slots();
+        if self.body.is_empty() {
+            let Heading { instance, streams } = heading;
+            self.body = format!(r#"{{"instance":"{instance}","count":{streams},"connections":["#);
+        }
         let mut is_full = false;
         for (id, connection) in connections.iter_slots(self.sweep.slice(TURN_SLOTS, slots.min(self.end))) {
             let State::Streaming(streaming) = &connection.state else { continue };
@@ -59,7 +76,7 @@ impl Listing {
                 connection.token,
                 streaming.request.escaped_url(),
                 rfc3339(streaming.opened_at),
-                connection.out.len()
+                connection.out.len() + in_kernel(id)
             );
             self.room -= 1;
             self.last = Some(id.slot());

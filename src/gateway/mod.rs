@@ -194,6 +194,15 @@ impl Gateway {
         }
     }
 
+    /// The kernel takes no more for that connection now. `is_window_closed`: whether that is because the client's receive
+    /// window is closed; asked once for each backlog.
+    pub fn refused(&mut self, now: Millis, id: ConnId, is_window_closed: impl FnOnce() -> bool) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            self.shared.outbox.refused(now, &mut connection.out, is_window_closed);
+        }
+        self.wrote(now, id, 0);
+    }
+
     /// Whether input of that connection should be read now.
     pub fn wants_input(&self, id: ConnId) -> bool {
         // Memory without a bound: a client that asks and never reads.
@@ -206,7 +215,9 @@ impl Gateway {
     /// `true` if there may be more, for [`Gateway::expire_more`].
     pub fn expire(&mut self, now: Millis) -> bool {
         self.advance_shutdown(now);
-        self.shared.advance_listings(now, &mut self.connections);
+        if !self.shared.listings.is_empty() {
+            self.shared.outbox.act(Action::List);
+        }
         self.expire_more(now)
     }
 
@@ -286,6 +297,13 @@ impl Gateway {
         };
         let answer = Answer::metrics(shared.stats.render(&gauges, process));
         shared.answer_owed(now, &mut self.connections, ticket, &answer);
+    }
+
+    /// Goes on with a page of the list of streams; `in_kernel` is what the kernel holds for the client of a connection, in
+    /// bytes.
+    #[cold]
+    pub fn list(&mut self, now: Millis, in_kernel: impl Fn(ConnId) -> usize) {
+        self.shared.advance_listings(now, &mut self.connections, in_kernel);
     }
 
     /// The first signal to stop (docs/protocol.md, section 9); further ones change nothing.

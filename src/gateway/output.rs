@@ -1,16 +1,23 @@
 //! Output: what one connection has to send and how it is framed, and which connections have some.
 
 use super::actions::{Action, CloseMode};
-use crate::buffer::{Buffer, Pool};
+use crate::buffer::{Buffer, Content, Pool};
 use crate::clock::Millis;
 use crate::hub::ConnId;
 use crate::planted;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// Room kept for the size of a chunk: most batches for a stream have 16 to 255 bytes.
 const CHUNK_SIZE_ROOM: &[u8] = b"00\r\n";
 /// The last chunk (RFC 9112 section 7.1).
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// A client that has taken something in counts as one that reads for so long.
+const READS_FOR: Duration = Duration::from_secs(1);
+/// A client that reads may have so many times as much unsent as one that does not: the first state of a page in one burst
+/// takes a healthy client a second or two.
+const READER_FACTOR: usize = 4;
 
 /// The output of one connection.
 pub(super) struct Output {
@@ -46,6 +53,14 @@ impl Output {
     pub(super) fn refused(&self) -> usize {
         // A batch that is its own backlog: it ends the stream of a client that reads.
         if self.fresh && !planted::is("batch-counts-as-backlog") { 0 } else { self.buffer.len() }
+    }
+
+    /// Whether more is unsent than may be: `bytes_max`, or several times that for a client that reads.
+    pub(super) fn is_overdue(&self, now: Millis, bytes_max: usize) -> bool {
+        let refused = self.refused();
+        let reads = |content: &Content| now < content.reads_until;
+        refused > bytes_max
+            && (refused > bytes_max.saturating_mul(READER_FACTOR) || !self.buffer.present().is_some_and(reads))
     }
 
     /// When output last moved, or began to wait; the connection's birth before that.
@@ -172,8 +187,23 @@ impl Outbox {
     /// The kernel took `count` bytes.
     pub(super) fn wrote(&mut self, now: Millis, output: &mut Output, count: usize) {
         if count > 0 {
+            // What the kernel takes before it has refused anything may be the kernel's own room.
+            if let Some(content) = output.buffer.present_mut()
+                && (content.was_refused || planted::is("room-in-the-kernel-is-taken-for-a-reader"))
+            {
+                content.reads_until = now.after(READS_FOR);
+            }
             output.buffer.consume(count, &mut self.pool);
             output.progress_at = now;
+        }
+    }
+
+    /// The kernel took nothing. Nothing is known then of a client whose receive window is open: it has a while to show that
+    /// it reads.
+    pub(super) fn refused(&mut self, now: Millis, output: &mut Output, is_window_closed: impl FnOnce() -> bool) {
+        let Some(content) = output.buffer.present_mut() else { return };
+        if !std::mem::replace(&mut content.was_refused, true) && !is_window_closed() {
+            content.reads_until = now.after(READS_FOR);
         }
     }
 

@@ -3,7 +3,7 @@
 use super::actions::{Action, CloseMode, Ticket};
 use super::answers::{Answer, Refusal, ResponseMode, SendResult};
 use super::connection::{Answering, Body, Connection, Progress, Purpose, Reading, Remaining, State, StreamMode};
-use super::listing::Listing;
+use super::listing::{Heading, Listing};
 use super::routes::{self, Reply, Route};
 use super::shared::Shared;
 use crate::callback::Detail;
@@ -245,17 +245,9 @@ impl Shared {
             }
             Purpose::Answer(Reply::Connections(page)) => {
                 let mode = ResponseMode { keep_alive: false, ..mode };
-                let mut listing = Listing::new(page, &self.settings.instance, self.stats.streams_open);
-                let answer = listing.advance(connections);
-                let connection = current(connections, id);
-                match answer {
-                    Some(answer) => self.answer(now, connection, &answer, mode),
-                    None => {
-                        let ticket = Self::owe_answer(connection, mode);
-                        return self.listings.push_back((ticket, listing));
-                    }
-                }
-                false
+                let ticket = Self::owe_answer(current(connections, id), mode);
+                self.listings.push_back((ticket, Listing::new(page)));
+                return self.outbox.act(Action::List);
             }
             Purpose::Answer(reply) => {
                 self.reply(now, current(connections, id), &reply, mode);
@@ -338,9 +330,15 @@ impl Shared {
     }
 
     /// Goes on with the pages of the list of streams that take more than a turn.
-    pub(super) fn advance_listings(&mut self, now: Millis, connections: &mut Table<Connection>) {
+    pub(super) fn advance_listings(
+        &mut self,
+        now: Millis,
+        connections: &mut Table<Connection>,
+        in_kernel: impl Fn(ConnId) -> usize,
+    ) {
         let Some((ticket, mut listing)) = self.listings.pop_front() else { return };
-        match listing.advance(connections) {
+        let heading = Heading { instance: &self.settings.instance, streams: self.stats.streams_open };
+        match listing.advance(connections, &heading, in_kernel) {
             Some(answer) => self.answer_owed(now, connections, ticket, &answer),
             None => self.listings.push_back((ticket, listing)),
         }

@@ -215,7 +215,7 @@ impl Stats {
         text.counter("ssegateway_heartbeats_sent_total", "Heartbeats written to streams.", self.heartbeats);
         text.gauge(
             "ssegateway_pending_bytes",
-            "Bytes that wait for slow clients now, or for the backend's decision.",
+            "Bytes that wait for slow clients now, or for the backend's decision, not counting those in the kernel.",
             gauges.pending_bytes,
         );
         text.gauge(

@@ -288,7 +288,7 @@ impl Shared {
                 // One byte at a limit.
                 let pending_max =
                     pending_max - usize::from(pending_max > 0 && planted::is("backlog-may-not-reach-its-limit"));
-                if event.is_some() && connection.out.refused() > pending_max {
+                if event.is_some() && connection.out.is_overdue(now, pending_max) {
                     self.cut_stream(connection, EndReason::error(Detail::SlowConsumer), CloseMode::Abort);
                     let id = connection.id;
                     self.remove_closed(connections, id);

@@ -333,6 +333,14 @@ impl<N: System> Reactor<N> {
                 let figures = self.net.process_figures();
                 self.gateway.report(self.now, ticket, &figures);
             }
+            Action::List => {
+                let (links, net) = (&self.links, &self.net);
+                let in_kernel = |id: ConnId| {
+                    let link = links.get(id.slot() as usize).and_then(Option::as_ref).filter(|link| link.id == id);
+                    link.map_or(0, |link| net.unacknowledged(&link.socket))
+                };
+                self.gateway.list(self.now, in_kernel);
+            }
             Action::ShutdownWrite(id) => {
                 if let Some(link) = link_mut(&mut self.links, id)
                     && let Err(error) = self.net.shutdown_write(&mut link.socket)
@@ -377,7 +385,7 @@ impl<N: System> Reactor<N> {
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 link.writable = false;
-                self.gateway.wrote(self.now, id, 0);
+                self.gateway.refused(self.now, id, || self.net.is_window_closed(&link.socket));
                 // A loop that spins: everything is delivered, and a core is busy.
                 if planted::is("refused-write-is-repeated") {
                     link.writable = true;

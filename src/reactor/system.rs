@@ -46,6 +46,10 @@ pub trait System {
     fn read(&mut self, socket: &mut Self::Socket, buffer: &mut [u8]) -> io::Result<usize>;
     /// write(2): `WouldBlock` when there is no room.
     fn write(&mut self, socket: &mut Self::Socket, bytes: &[u8]) -> io::Result<usize>;
+    /// Bytes that were written to a socket and that its peer has not acknowledged.
+    fn unacknowledged(&self, socket: &Self::Socket) -> usize;
+    /// Whether the peer's receive window has no room.
+    fn is_window_closed(&mut self, socket: &Self::Socket) -> bool;
     /// shutdown(2) of the sending side.
     fn shutdown_write(&mut self, socket: &mut Self::Socket) -> io::Result<()>;
     /// close(2).

@@ -12,7 +12,10 @@ mod stdio;
 use errno::check;
 pub use memory::{limit_heap_arenas, release_heap, release_stack};
 pub use signals::{Signals, delay_abort};
-pub use socket::{abort_on_close, is_quiet, listen, send_now, set_stream_options, wait_any_writable, wait_writable};
+pub use socket::{
+    abort_on_close, is_quiet, is_window_closed, listen, send_now, set_stream_options, unacknowledged,
+    wait_any_writable, wait_writable,
+};
 
 use std::io;
 

@@ -63,6 +63,10 @@ pub(crate) struct Exchange {
     pub chunk_input: u64,
     /// The loop was told that there is no room, and nothing else since.
     pub refused: bool,
+    /// The kernel has refused something since the backlog began.
+    pub was_refused: bool,
+    /// Until then the client counts as one that reads, and may be owed more.
+    pub reads_until: u64,
     /// A write was cut short by nothing but chance: the loop must try again by itself.
     pub unlucky: bool,
     /// The number of the input that the last write followed, and when that was.

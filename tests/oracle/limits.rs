@@ -9,6 +9,10 @@ use ssegateway::timer::TICK_MS;
 pub(crate) const OFFER_MAX: usize = 64 * 1024;
 /// A connection that was shut down is closed after this, whatever its peer does.
 pub(crate) const LINGER: u64 = 1000;
+/// A client that has taken something in counts as one that reads for so long.
+pub(crate) const READS_FOR: u64 = 1000;
+/// So many times as much as others may a client that reads have unsent.
+pub(super) const READER_FACTOR: usize = 4;
 /// Bytes of answers that wait for a client before no more of its requests are read.
 pub(crate) const ANSWERS_MAX: usize = 64 * 1024;
 /// When so many streams have gone their memory is given back.
@@ -72,7 +76,7 @@ impl Oracle {
     /// The most that the gateway may hold for one client: what a stream may pile up, and what the last
     /// input can have added to it, each of its bytes a line break at worst.
     fn backlog_max(&self) -> usize {
-        self.settings.pending_bytes_max + 8 * (self.settings.body_bytes_max + OFFER_MAX)
+        READER_FACTOR * self.settings.pending_bytes_max + 8 * (self.settings.body_bytes_max + OFFER_MAX)
     }
 
     /// At the end of a turn nobody has got more time or room than is allowed.

@@ -3,6 +3,7 @@
 use super::Oracle;
 use super::callbacks::token_of;
 use super::exchange::What;
+use super::limits::READER_FACTOR;
 use super::requests::{Asked, NOT_FOUND as NO_SUCH_PATH, Serves, fixed, last};
 use super::streams::{Expected, Phase, STREAM_OVERFLOWS};
 use ssegateway::callback::{Detail, Reason};
@@ -199,6 +200,7 @@ impl Oracle {
         }
         let Some(stream) = &mut it.stream else { return };
         let pending_max = self.settings.pending_bytes_max;
+        let backlog_max = pending_max * if self.now < it.reads_until { READER_FACTOR } else { 1 };
         send.answer = Some(match stream.phase {
             Phase::Over => NOT_FOUND,
             Phase::Connecting if stream.held_close => NOT_FOUND,
@@ -215,7 +217,7 @@ impl Oracle {
                 BUFFERED
             }
             // What came with the same input has not been offered yet and is no backlog.
-            Phase::Open if send.frame.is_some() && it.backlog > pending_max && it.chunk_input != self.input => {
+            Phase::Open if send.frame.is_some() && it.backlog > backlog_max && it.chunk_input != self.input => {
                 stream.end(Reason::Error, Some(Detail::SlowConsumer));
                 FAILED
             }

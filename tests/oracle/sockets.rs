@@ -1,7 +1,7 @@
 //! What crosses a connection: each read, each write, and its end. What the kernel takes is read back and judged.
 
 use super::exchange::{Exchange, What};
-use super::limits::{ANSWERS_MAX, LINGER, OFFER_MAX};
+use super::limits::{ANSWERS_MAX, LINGER, OFFER_MAX, READS_FOR};
 use super::responses::{Answer, Part};
 use super::streams::{HEARTBEAT, Phase, Stream};
 use super::{Oracle, millis, unix_seconds};
@@ -145,12 +145,17 @@ impl Oracle {
         if it.backlog == 0 || taken > 0 {
             it.progress_at = now;
         }
+        if taken > 0 && it.was_refused {
+            it.reads_until = now + READS_FOR;
+        }
         it.left_over = offered.len() - taken;
         it.backlog = match offered.len() {
             OFFER_MAX.. => it.backlog.saturating_sub(taken).max(1),
             offered => offered - taken,
         };
-        if it.backlog > 0 {
+        if it.backlog == 0 {
+            (it.was_refused, it.reads_until) = (false, 0);
+        } else {
             // What comes with this input from now on starts another chunk.
             it.chunk_input = u64::MAX;
         }
@@ -159,6 +164,16 @@ impl Oracle {
         if let (true, false, Some(stream)) = (it.written_whole, it.wild, &mut it.stream) {
             stream.heartbeat_may = false;
             assert!(stream.expected.is_empty(), "an event left out of the write for its batch");
+        }
+    }
+
+    /// The gateway asks whether it is for want of room at the client that nothing was taken.
+    pub(crate) fn window_told(&mut self, n: usize, closed: bool) {
+        let it = &mut self.exchanges[n];
+        assert!(it.refused && !it.was_refused, "client {n}: a question that was answered");
+        it.was_refused = true;
+        if !closed {
+            it.reads_until = self.now + READS_FOR;
         }
     }
 
@@ -262,6 +277,9 @@ impl Oracle {
                 let list: serde_json::Value = serde_json::from_str(body).expect("JSON");
                 let count = list["count"].as_u64().map_or(usize::MAX, |count| count as usize);
                 let listed = list["connections"].as_array().map(Vec::len);
+                // They are counted when the page is made, which may be a little later.
+                let now = self.open_streams();
+                let open = *open.start().min(now.start())..=*open.end().max(now.end());
                 assert!(open.contains(&count), "{count} streams in the list, not {open:?}: {body}");
                 assert_eq!(listed, Some(count.min(limit)), "another page: {body}");
                 assert!(list["next"].is_null() || count >= limit, "a page that is not there: {body}");

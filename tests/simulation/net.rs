@@ -265,6 +265,16 @@ impl System for World {
         result.map_err(io::Error::from)
     }
 
+    fn unacknowledged(&self, socket: &Handle) -> usize {
+        self.kernel.sockets[socket.0].output
+    }
+
+    fn is_window_closed(&mut self, socket: &Handle) -> bool {
+        let closed = self.random.chance(500);
+        self.oracle.window_told(socket.0, closed);
+        closed
+    }
+
     fn shutdown_write(&mut self, socket: &mut Handle) -> io::Result<()> {
         let n = socket.0;
         self.worked = true;

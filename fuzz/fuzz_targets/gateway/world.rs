@@ -379,7 +379,16 @@ impl World {
                 self.oracle.wrote(at, offered, result, true);
             }
             client.room = client.room.map(|room| room - count);
-            self.gateway.wrote(Millis::from_millis(self.now), client.id, count);
+            let now = Millis::from_millis(self.now);
+            if !offered.is_empty() && count == 0 {
+                let oracle = &mut self.oracle;
+                self.gateway.refused(now, client.id, || {
+                    oracle.window_told(at, true);
+                    true
+                });
+            } else {
+                self.gateway.wrote(now, client.id, count);
+            }
             if count == 0 || self.gateway.unsent(client.id).is_empty() {
                 return;
             }
@@ -396,6 +405,7 @@ impl World {
                 self.oracle.figures_told();
                 self.gateway.report(Millis::from_millis(self.now), ticket, &ProcessFigures::default());
             }
+            Action::List => self.gateway.list(Millis::from_millis(self.now), |_| 0),
             Action::ShutdownWrite(id) => {
                 assert!(self.gateway.unsent(id).is_empty(), "the end before the last bytes");
                 if let Some(at) = self.places.get(&id) {
