@@ -8,6 +8,7 @@
 //! otherwise; whatever budget runs out puts the connection back in the queue of those that are ready.
 
 mod gate;
+mod link;
 mod memory;
 pub mod mio;
 mod system;
@@ -19,6 +20,7 @@ use crate::gateway::{Action, CloseMode, ConnId, Finished, Gateway, Listener, Pee
 use crate::limits::internal_reserve;
 use crate::planted;
 use gate::Gate;
+use link::{Link, link_mut};
 use log::{debug, warn};
 use memory::Release;
 use std::collections::VecDeque;
@@ -39,19 +41,6 @@ const TURN_FLUSHES: usize = 512;
 const TURN_COMPLETIONS: usize = 256;
 /// Batches of timers fired per turn, so that a million heartbeats do not stall the loop.
 const TURN_EXPIRIES: usize = 64;
-
-struct Link<S> {
-    id: ConnId,
-    socket: S,
-    /// A read may find something.
-    readable: bool,
-    /// A write may find room.
-    writable: bool,
-    /// The end of input was announced: a short read does not mean that there is nothing more.
-    read_closed: bool,
-    /// In the queue of ready connections.
-    queued: bool,
-}
 
 /// The event loop.
 pub struct Reactor<N: System> {
@@ -306,7 +295,7 @@ impl<N: System> Reactor<N> {
             Err(error) if error.kind() == ErrorKind::Interrupted => self.enqueue(id),
             Err(error) => {
                 debug!(error = error.to_string(); "read failed");
-                self.gateway.fail(self.now, id, read_fault(&error));
+                self.gateway.fail(self.now, id, link::read_fault(&error));
             }
         }
     }
@@ -335,10 +324,7 @@ impl<N: System> Reactor<N> {
             }
             Action::List => {
                 let (links, net) = (&self.links, &self.net);
-                let in_kernel = |id: ConnId| {
-                    let link = links.get(id.slot() as usize).and_then(Option::as_ref).filter(|link| link.id == id);
-                    link.map_or(0, |link| net.unacknowledged(&link.socket))
-                };
+                let in_kernel = |id| link::link(links, id).map_or(0, |link| net.unacknowledged(&link.socket));
                 self.gateway.list(self.now, in_kernel);
             }
             Action::ShutdownWrite(id) => {
@@ -398,8 +384,7 @@ impl<N: System> Reactor<N> {
             }
             Err(error) => {
                 debug!(error = error.to_string(); "write failed");
-                let fault = if is_vanished(&error) { SocketError::TimedOut } else { SocketError::WriteFailed };
-                self.gateway.fail(self.now, id, fault);
+                self.gateway.fail(self.now, id, link::write_fault(&error));
             }
         }
     }
@@ -457,9 +442,7 @@ impl<N: System> Reactor<N> {
         if slot >= self.links.len() {
             self.links.resize_with(slot + 1, || None);
         }
-        // A fresh socket has room. Whether it has input, the first event tells.
-        self.links[slot] =
-            Some(Link { id, socket, readable: false, writable: true, read_closed: false, queued: false });
+        self.links[slot] = Some(Link::new(id, socket));
     }
 
     fn gate(&mut self, listener: Listener) -> &mut Gate {
@@ -488,20 +471,4 @@ impl<N: System> Reactor<N> {
         self.ready.shrink_to_fit();
         self.net.release_memory();
     }
-}
-
-fn link_mut<S>(links: &mut [Option<Link<S>>], id: ConnId) -> Option<&mut Link<S>> {
-    // A state shared by mistake: slots are reused at once, and events come late.
-    let any = planted::is("event-reaches-the-next-owner-of-a-slot");
-    links.get_mut(id.slot() as usize)?.as_mut().filter(|link| link.id == id || any)
-}
-
-fn read_fault(error: &io::Error) -> SocketError {
-    if is_vanished(error) { SocketError::TimedOut } else { SocketError::Reset }
-}
-
-/// The kernel gave up on a peer that acknowledges nothing. If routers or neighbours called it
-/// unreachable meanwhile, the kernel says that instead of the timeout (tcp(7)).
-fn is_vanished(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable)
 }
