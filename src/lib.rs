@@ -34,7 +34,8 @@
 //! | status, text or metric label of an answer | `gateway/answers.rs`, one row each |
 //! | who answers which request, and its checks | `gateway/routes.rs` |
 //! | the head of a stream, `Date`, CORS fields | `http/response.rs` |
-//! | opening, sending to and ending streams; what a connect's answer may carry | `gateway/streams.rs` |
+//! | opening and sending to streams; what a connect's answer may carry | `gateway/streams.rs` |
+//! | how a stream ends | `gateway/ending.rs` |
 //! | a timeout, the heartbeat, the drain | `gateway/deadlines.rs` (when), `gateway/expiry.rs` (what happens then) |
 //! | unsent bytes, chunks, order of writes | `gateway/output.rs` |
 //! | order and limits of callbacks | `hub/calls.rs` |

@@ -49,6 +49,7 @@ const FILES: [(&str, &[&str]); 12] = [
             "hints",
             "listing",
             "shared",
+            "ending",
             "streams",
             "expiry",
             "requests",

@@ -19,7 +19,8 @@
 //! | `deadlines` | when something must happen to which connection |
 //! | `stats`, `hints`, `listing` | counters and their text; one-time log hints; pages of the list of streams |
 //! | `shared` | what all connections have in common; answering, closing and settling one |
-//! | `streams` | asking the backend, opening, sending, ending |
+//! | `ending` | the end of a stream, and its disconnect |
+//! | `streams` | asking the backend, opening, sending |
 //! | `expiry` | what time does to a connection: timeouts, heartbeats, the drain |
 //! | `requests` | bytes to requests to answers |
 //! | `mod` | the inputs and outputs |
@@ -28,6 +29,7 @@ mod actions;
 mod answers;
 mod connection;
 mod deadlines;
+mod ending;
 mod expiry;
 mod hints;
 mod jitter;

@@ -1,4 +1,4 @@
-//! Streams: asking the backend, opening, sending, ending.
+//! Streams: asking the backend, opening, sending.
 
 use super::actions::CloseMode;
 use super::answers::{Answer, ConnectResult, ResponseMode, SendResult};
@@ -16,7 +16,6 @@ use crate::sse;
 use crate::table::Table;
 use log::{debug, info, warn};
 use std::borrow::Cow;
-use uuid::Uuid;
 
 /// What a client may send behind its GET and its body; enough for a stray CRLF or a pipelined request.
 const INPUT_AFTER_GET_BYTES: u64 = 8 * 1024;
@@ -347,45 +346,6 @@ impl Shared {
         }
     }
 
-    /// A clean end: what is queued, the end of the body, then the close.
-    fn end_stream(&mut self, now: Millis, connection: &mut Connection, ending: EndReason) {
-        self.retire_stream(connection, ending);
-        self.finish_body(now, connection);
-    }
-
-    fn finish_body(&mut self, now: Millis, connection: &mut Connection) {
-        self.outbox.end_body(now, &mut connection.out);
-        self.start_closing(connection);
-    }
-
-    /// An end that the client must be able to tell from a clean one.
-    pub(super) fn cut_stream(&mut self, connection: &mut Connection, ending: EndReason, mode: CloseMode) {
-        // An end that lies: the client cannot tell that events are missing.
-        if planted::is("cut-stream-ends-as-if-complete") {
-            return self.end_stream(connection.out.progress_at(), connection, ending);
-        }
-        self.retire_stream(connection, ending);
-        Self::close(connection, mode);
-    }
-
-    /// The stream, open or not, is over: its token names nothing any more, and its disconnect is queued.
-    fn retire_stream(&mut self, connection: &mut Connection, ending: EndReason) {
-        let closing = State::Closing(Closing { shut: false });
-        match std::mem::replace(&mut connection.state, closing) {
-            State::Connecting(connecting) => {
-                self.stats.connect(ConnectResult::ClientLeft);
-                self.hub.tokens.remove(connection.token, connection.id);
-                self.hub.calls.abandon(connecting.call, ending);
-            }
-            State::Streaming(streaming) => {
-                self.hub.tokens.remove(connection.token, connection.id);
-                self.stats.streams_open -= 1;
-                self.queue_disconnect(connection.token, streaming.request, ending);
-            }
-            State::Reading(_) | State::Answering(_) | State::Closing(_) | State::Closed(_) => {}
-        }
-    }
-
     /// The URL of a request as the log may show it.
     fn shown_url<'a>(&self, request: &'a Request) -> Cow<'a, str> {
         let url = request.url();
@@ -393,14 +353,6 @@ impl Shared {
             Some(query) if !self.settings.log_query => url[..query].to_owned().into(),
             Some(_) | None => url,
         }
-    }
-
-    /// The caller starts the calls.
-    fn queue_disconnect(&mut self, token: Uuid, request: Request, ending: EndReason) {
-        let detail = ending.detail.map_or("none", Detail::as_str);
-        info!(token = token.to_string(), reason = ending.reason.as_str(), detail; "stream closed");
-        self.stats.disconnect(ending);
-        self.hub.calls.queue(Pending::Disconnect(PendingDisconnect { token, request, ending }));
     }
 }
 

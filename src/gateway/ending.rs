@@ -1,0 +1,61 @@
+//! The end of a stream: clean or cut, and the disconnect that follows it.
+
+use super::actions::CloseMode;
+use super::answers::ConnectResult;
+use super::connection::{Closing, Connection, State};
+use super::shared::Shared;
+use crate::callback::{Detail, Request};
+use crate::clock::Millis;
+use crate::hub::{EndReason, Pending, PendingDisconnect};
+use crate::planted;
+use log::info;
+use uuid::Uuid;
+
+impl Shared {
+    /// A clean end: what is queued, the end of the body, then the close.
+    pub(super) fn end_stream(&mut self, now: Millis, connection: &mut Connection, ending: EndReason) {
+        self.retire_stream(connection, ending);
+        self.finish_body(now, connection);
+    }
+
+    pub(super) fn finish_body(&mut self, now: Millis, connection: &mut Connection) {
+        self.outbox.end_body(now, &mut connection.out);
+        self.start_closing(connection);
+    }
+
+    /// An end that the client must be able to tell from a clean one.
+    pub(super) fn cut_stream(&mut self, connection: &mut Connection, ending: EndReason, mode: CloseMode) {
+        // An end that lies: the client cannot tell that events are missing.
+        if planted::is("cut-stream-ends-as-if-complete") {
+            return self.end_stream(connection.out.progress_at(), connection, ending);
+        }
+        self.retire_stream(connection, ending);
+        Self::close(connection, mode);
+    }
+
+    /// The stream, open or not, is over: its token names nothing any more, and its disconnect is queued.
+    pub(super) fn retire_stream(&mut self, connection: &mut Connection, ending: EndReason) {
+        let closing = State::Closing(Closing { shut: false });
+        match std::mem::replace(&mut connection.state, closing) {
+            State::Connecting(connecting) => {
+                self.stats.connect(ConnectResult::ClientLeft);
+                self.hub.tokens.remove(connection.token, connection.id);
+                self.hub.calls.abandon(connecting.call, ending);
+            }
+            State::Streaming(streaming) => {
+                self.hub.tokens.remove(connection.token, connection.id);
+                self.stats.streams_open -= 1;
+                self.queue_disconnect(connection.token, streaming.request, ending);
+            }
+            State::Reading(_) | State::Answering(_) | State::Closing(_) | State::Closed(_) => {}
+        }
+    }
+
+    /// The caller starts the calls.
+    pub(super) fn queue_disconnect(&mut self, token: Uuid, request: Request, ending: EndReason) {
+        let detail = ending.detail.map_or("none", Detail::as_str);
+        info!(token = token.to_string(), reason = ending.reason.as_str(), detail; "stream closed");
+        self.stats.disconnect(ending);
+        self.hub.calls.queue(Pending::Disconnect(PendingDisconnect { token, request, ending }));
+    }
+}
