@@ -14,6 +14,8 @@ const DATA: &str = r#"{"error":"Invalid request: event.data is required and must
 const NAME: &str = r#"{"error":"Invalid request: event.name must be a string"}"#;
 const NAME_BREAK: &str = r#"{"error":"Invalid request: event.name must not contain line breaks"}"#;
 const ID_BREAK: &str = r#"{"error":"Invalid request: event.id must not contain line breaks"}"#;
+const ID: &str = r#"{"error":"Invalid request: event.id must be a string"}"#;
+const ID_CONTROL: &str = r#"{"error":"Invalid request: event.id must not contain control characters"}"#;
 const RETRY: &str = r#"{"error":"Invalid request: event.retry must be a non-negative integer"}"#;
 const CLOSE: &str = r#"{"error":"Invalid request: close must be a boolean"}"#;
 
@@ -185,10 +187,17 @@ fn event_name_must_be_a_string_without_line_breaks() {
 }
 
 #[test]
-fn event_id_must_be_a_string_without_line_breaks() {
+fn event_id_must_be_a_string_or_an_integer_without_control_characters() {
     let mut opened = opened();
-    for id in ["null", "5", "{}"] {
-        assert_error(&opened.send(&format!(r#"{{"token":"$T","event":{{"data":"x","id":{id}}}}}"#)), 400);
+    for id in ["0.5", "1e3", "true", "{}"] {
+        opened.assert_refused(ID, &[&format!(r#"{{"token":"$T","event":{{"data":"x","id":{id}}}}}"#)]);
+    }
+    for id in ["\\u0001", "a\\tb", "\u{7f}"] {
+        opened.assert_refused(ID_CONTROL, &[&format!(r#"{{"token":"$T","event":{{"data":"x","id":"{id}"}}}}"#)]);
+    }
+    for id in ["0", "-7", "123456789012345678901234567890"] {
+        assert_json(&opened.send(&format!(r#"{{"token":"$T","event":{{"data":"x","id":{id}}}}}"#)), 200, OK);
+        assert_eq!(opened.stream.frame(), format!("id: {id}\ndata: x\n\n"));
     }
     for id in ["a\\rb", "a\\nb", "\\u0000"] {
         opened.assert_refused(ID_BREAK, &[&format!(r#"{{"token":"$T","event":{{"data":"x","id":"{id}"}}}}"#)]);
@@ -198,13 +207,27 @@ fn event_id_must_be_a_string_without_line_breaks() {
 #[test]
 fn event_retry_must_be_an_integer_in_its_range() {
     let mut opened = opened();
-    for retry in ["-1", "1.5", "\"5\"", "null", "2147483648", "99999999999999999999999", "true", "[]"] {
+    for retry in ["-1", "1.5", "\"5\"", "2147483648", "99999999999999999999999", "true", "[]"] {
         opened.assert_refused(RETRY, &[&format!(r#"{{"token":"$T","event":{{"data":"x","retry":{retry}}}}}"#)]);
     }
     for retry in ["0", "2147483647"] {
         assert_json(&opened.send(&format!(r#"{{"token":"$T","event":{{"data":"x","retry":{retry}}}}}"#)), 200, OK);
         assert_eq!(opened.stream.frame(), format!("retry: {retry}\ndata: x\n\n"));
     }
+}
+
+#[test]
+fn a_null_id_or_retry_is_absent() {
+    let mut opened = opened();
+    assert_json(&opened.send(r#"{"token":"$T","event":{"data":"x","id":null,"retry":null}}"#), 200, OK);
+    assert_eq!(opened.stream.frame(), "data: x\n\n");
+}
+
+#[test]
+fn a_byte_order_mark_is_skipped() {
+    let mut opened = opened();
+    assert_json(&opened.send("\u{feff}{\"token\":\"$T\",\"event\":{\"data\":\"x\"}}"), 200, OK);
+    assert_eq!(opened.stream.frame(), "data: x\n\n");
 }
 
 #[test]

@@ -30,7 +30,7 @@ fuzz_target!(|input: &[u8]| {
         }
         Body::Refused => {
             assert_eq!((&answer.event, answer.close), (&None, false));
-            let blank = text.bytes().all(|byte| byte.is_ascii_whitespace());
+            let blank = text.strip_prefix('\u{feff}').unwrap_or(text).bytes().all(|byte| byte.is_ascii_whitespace());
             assert_eq!(answer.ignored.is_empty(), blank, "{:?}", answer.ignored);
         }
         Body::Beyond => {}
@@ -72,7 +72,8 @@ fn read_event(event: &Fields, flaws: &mut usize) -> Option<Event<'static>> {
             None
         }
     };
-    let (name, id) = (line("name"), line("id"));
+    let name = line("name");
+    let id = event.digits("id").map(str::to_owned).or_else(|| line("id"));
     let retry = match (event.get("retry"), event.integer("retry")) {
         (None | Some(Value::Null), _) | (_, None) => None,
         (Some(_), Some(Ok(retry))) => Some(retry),
@@ -86,5 +87,8 @@ fn read_event(event: &Fields, flaws: &mut usize) -> Option<Event<'static>> {
         *flaws += 1;
         return None;
     }
+    let is_control = |id: &String| id.contains(|c: char| c.is_ascii_control());
+    *flaws += usize::from(id.as_ref().is_some_and(is_control));
+    let id = id.filter(|id| !is_control(id));
     Some(Event { name: name.map(Into::into), id: id.map(Into::into), retry, data: data.clone().into() })
 }

@@ -59,7 +59,17 @@ fn read_event(event: &Fields) -> Result<Event<'static>, SendError> {
         Some(_) => Err(no_string),
     };
     let name = line("name", SendError::Name, SendError::NameLineBreak)?;
-    let id = line("id", SendError::Id, SendError::IdLineBreak)?;
-    let retry = event.integer("retry").transpose().map_err(|()| SendError::Retry)?;
+    let id = match event.digits("id") {
+        Some(digits) => Some(digits.to_owned().into()),
+        None if event.is_absent("id") => None,
+        None => line("id", SendError::Id, SendError::IdLineBreak)?,
+    };
+    if id.as_deref().is_some_and(|id: &str| id.contains(|c: char| c.is_ascii_control())) {
+        return Err(SendError::IdControl);
+    }
+    let retry = match event.is_absent("retry") {
+        true => None,
+        false => event.integer("retry").transpose().map_err(|()| SendError::Retry)?,
+    };
     Ok(Event { name, id, retry, data: data.clone().into() })
 }

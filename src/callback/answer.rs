@@ -2,7 +2,7 @@
 //! that is good (docs/protocol.md, section 3).
 
 use crate::json::{self, Value};
-use crate::send::{self, EVENT_FIELDS, SendError};
+use crate::send::{self, EVENT_FIELDS, SendError, present};
 use crate::sse::Event;
 
 /// What a 2xx answer's body asks for. Read leniently: the connect stands whatever the body says.
@@ -54,10 +54,6 @@ fn read_event<'a>(event: Value<'a>, ignored: &mut Vec<SendError>) -> Result<Even
     line_break.map_or(Ok(event), Err)
 }
 
-fn present(value: Option<Value<'_>>) -> Option<Value<'_>> {
-    value.filter(|value| !value.is_null())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,9 +88,17 @@ mod tests {
 
     #[test]
     fn nothing_asks_for_nothing() {
-        for body in
-            ["", " \r\n\t", "{}", " {} ", r#"{"ok":true}"#, r#"{"event":null,"close":null}"#, r#"{"close":false}"#]
-        {
+        for body in [
+            "",
+            " \r\n\t",
+            "\u{feff}{}",
+            "\u{feff}",
+            "{}",
+            " {} ",
+            r#"{"ok":true}"#,
+            r#"{"event":null,"close":null}"#,
+            r#"{"close":false}"#,
+        ] {
             assert_eq!(read_bytes(body.as_bytes()), Answer::default(), "{body:?}");
         }
     }
@@ -108,7 +112,7 @@ mod tests {
     #[test]
     fn a_body_that_is_no_object_is_ignored_whole() {
         for body in
-            ["OK", "null", "true", "[]", "\"\"", "{", "{\"close\":true", "{\"close\":true}}", "<html>", "\u{feff}{}"]
+            ["OK", "null", "true", "[]", "\"\"", "{", "{\"close\":true", "{\"close\":true}}", "<html>", "\u{feff}{"]
         {
             assert_eq!(read(body, &[SendError::InvalidJson]), (None, false), "{body}");
         }
@@ -149,12 +153,15 @@ mod tests {
 
     #[test]
     fn bad_fields_of_an_event_are_dropped_alone() {
-        for value in ["1", "true", "[]", "{}"] {
+        for value in ["0.5", "true", "[]", "{}"] {
             let body = format!(r#"{{"event":{{"data":"d","name":{value},"id":"7"}}}}"#);
             assert_eq!(read(&body, &[SendError::Name]).0.unwrap(), Event { id: Some("7".into()), ..unnamed("d") });
             let body = format!(r#"{{"event":{{"data":"d","name":"n","id":{value}}}}}"#);
             assert_eq!(read(&body, &[SendError::Id]).0.unwrap(), Event { name: Some("n".into()), ..unnamed("d") });
         }
+        let body = r#"{"event":{"data":"d","id":"\u0001"}}"#;
+        assert_eq!(read(body, &[SendError::IdControl]).0.unwrap(), unnamed("d"));
+        assert_eq!(read(r#"{"event":{"data":"d","id":7}}"#, &[]).0.unwrap().id.as_deref(), Some("7"));
         for value in ["-1", "1.5", "2147483648", "\"1\"", "1e999", "[]"] {
             let body = format!(r#"{{"event":{{"data":"d","retry":{value}}}}}"#);
             assert_eq!(read(&body, &[SendError::Retry]).0.unwrap(), unnamed("d"), "{value}");
@@ -163,7 +170,7 @@ mod tests {
 
     #[test]
     fn each_thing_ignored_is_named() {
-        let body = r#"{"event":{"data":"d","name":1,"id":2,"retry":-3},"close":4}"#;
+        let body = r#"{"event":{"data":"d","name":1,"id":0.5,"retry":-3},"close":4}"#;
         assert_eq!(
             read(body, &[SendError::Name, SendError::Id, SendError::Retry, SendError::Close]),
             (Some(unnamed("d")), false)

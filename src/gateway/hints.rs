@@ -74,6 +74,7 @@ impl Hints {
             | SendError::NameLineBreak
             | SendError::Id
             | SendError::IdLineBreak
+            | SendError::IdControl
             | SendError::Retry
             | SendError::Close => "the sender got this error as its answer",
         };

@@ -13,8 +13,10 @@ pub(crate) use scan::Scanner;
 pub(crate) use unescape::unescaped;
 pub(crate) use value::{Fields, Value, object};
 
-/// The body as text, in `lossy` with U+FFFD for invalid UTF-8 if there is some.
+/// The body as text, in `lossy` with U+FFFD for invalid UTF-8 if there is some. A byte order mark is skipped, as RFC 8259
+/// section 8.1 allows: .NET and PowerShell write one.
 pub(crate) fn text<'a>(body: &'a [u8], lossy: &'a mut String) -> &'a str {
+    let body = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body);
     match std::str::from_utf8(body) {
         Ok(text) => text,
         Err(_) => {
@@ -33,6 +35,7 @@ mod tests {
         let mut lossy = String::new();
         assert_eq!(text("{\"v\":\"\u{e9}\"}".as_bytes(), &mut lossy), "{\"v\":\"\u{e9}\"}");
         assert_eq!(lossy, "", "text is not copied");
+        assert_eq!(text("\u{feff}{}\u{feff}".as_bytes(), &mut lossy), "{}\u{feff}", "only the first mark is skipped");
         assert_eq!(text(b"{\"v\":\"a\xFFb\xE2\x82\"}", &mut lossy), "{\"v\":\"a\u{fffd}b\u{fffd}\"}");
     }
 }

@@ -56,6 +56,13 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// The text of an integer written in digits, of any size. `None` for any other number or type.
+    pub(crate) fn as_digits(self) -> Option<&'a str> {
+        let Value::Other(text) = self else { return None };
+        let digits = text.strip_prefix('-').unwrap_or(text);
+        digits.bytes().all(|byte| byte.is_ascii_digit()).then_some(text)
+    }
+
     /// The number, if it is mathematically an integer in 0..=2147483647, however it is spelled (`3000.0`,
     /// `3e3`, `-0`). Exact: nothing is rounded. `None` for any other number or type.
     pub(crate) fn as_u31(self) -> Option<u32> {

@@ -38,10 +38,12 @@ pub enum SendError {
     Name,
     /// `event.name` has a line break.
     NameLineBreak,
-    /// `event.id` is no text.
+    /// `event.id` is neither a text nor an integer.
     Id,
     /// `event.id` has a line break or a NUL.
     IdLineBreak,
+    /// `event.id` has another control character.
+    IdControl,
     /// `event.retry` is not a whole number of milliseconds.
     Retry,
     /// `close` is not a boolean.
@@ -60,6 +62,7 @@ impl SendError {
             Self::NameLineBreak => "Invalid request: event.name must not contain line breaks",
             Self::Id => "Invalid request: event.id must be a string",
             Self::IdLineBreak => "Invalid request: event.id must not contain line breaks",
+            Self::IdControl => "Invalid request: event.id must not contain control characters",
             Self::Retry => "Invalid request: event.retry must be a non-negative integer",
             Self::Close => "Invalid request: close must be a boolean",
         }
@@ -148,10 +151,23 @@ pub(crate) fn read_event<'a>(
 ) -> Result<Event<'a>, SendError> {
     let [data, name, id, retry] = values.ok_or(SendError::Event)?;
     let data = data.and_then(Value::as_string).ok_or(SendError::Data)?;
-    let name = read_line(name, SendError::Name, SendError::NameLineBreak, &mut judge)?;
-    let id = read_line(id, SendError::Id, SendError::IdLineBreak, &mut judge)?;
-    let retry = read_field(retry, Value::as_u31, SendError::Retry, &mut judge)?;
+    let name = read_field(name, Value::as_string, SendError::Name, &mut judge)?;
+    let name = read_line(name, is_line_break, SendError::NameLineBreak, &mut judge)?;
+    let id = read_field(present(id), as_id, SendError::Id, &mut judge)?;
+    let id = read_line(id, is_line_break, SendError::IdLineBreak, &mut judge)?;
+    let id = read_line(id, |byte| byte.is_ascii_control(), SendError::IdControl, &mut judge)?;
+    let retry = read_field(present(retry), Value::as_u31, SendError::Retry, &mut judge)?;
     Ok(Event { name, id, retry, data })
+}
+
+/// `null` means that a field is absent, as many a backend serializes optional ones.
+pub(crate) fn present(value: Option<Value<'_>>) -> Option<Value<'_>> {
+    value.filter(|value| !value.is_null())
+}
+
+/// An id: a string, or an integer, as keys of databases are.
+fn as_id(value: Value<'_>) -> Option<Cow<'_, str>> {
+    value.as_string().or_else(|| value.as_digits().map(Cow::Borrowed))
 }
 
 fn read_field<'a, T>(
@@ -168,16 +184,21 @@ fn read_field<'a, T>(
     Ok(field)
 }
 
-/// A string that can stand in one line of a frame. NUL counts as a line break: browsers ignore an id that holds one.
+/// NUL counts as a line break: browsers ignore an id that holds one.
+fn is_line_break(byte: u8) -> bool {
+    matches!(byte, b'\r' | b'\n' | 0)
+}
+
+/// A string without bytes that are `bad`; in a frame it must be one line.
 fn read_line<'a>(
-    value: Option<Value<'a>>,
-    no_string: SendError,
-    line_break: SendError,
+    line: Option<Cow<'a, str>>,
+    is_bad: impl Fn(u8) -> bool,
+    error: SendError,
     judge: &mut impl FnMut(SendError) -> Result<(), SendError>,
 ) -> Result<Option<Cow<'a, str>>, SendError> {
-    let Some(line) = read_field(value, Value::as_string, no_string, judge)? else { return Ok(None) };
-    if line.bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
-        judge(line_break)?;
+    let Some(line) = line else { return Ok(None) };
+    if line.bytes().any(is_bad) {
+        judge(error)?;
         return Ok(None);
     }
     Ok(Some(line))

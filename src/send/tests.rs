@@ -143,20 +143,48 @@ fn name_and_id_must_be_strings_of_one_line() {
     for (field, no_string, line_break) in
         [("name", SendError::Name, SendError::NameLineBreak), ("id", SendError::Id, SendError::IdLineBreak)]
     {
-        for value in ["null", "0", "true", "[]", "{}"] {
+        for value in ["0.5", "-1e3", "true", "[]", "{}"] {
             assert_eq!(event_error(&format!(r#"{{"data":"","{field}":{value}}}"#)), no_string, "{field} {value}");
         }
         for value in ["\\n", "a\\rb", "\\u000a", "\\u000D", "x\\u0000", "a\\r\\nb"] {
             assert_eq!(event_error(&format!(r#"{{"data":"","{field}":"{value}"}}"#)), line_break, "{field} {value}");
         }
-        let fine = format!(r#"{{"token":"t","event":{{"data":"","{field}":" \t\u2028\u0085: é"}}}}"#);
+        let fine = format!(r#"{{"token":"t","event":{{"data":"","{field}":" \u2028\u0085: é"}}}}"#);
         assert!(parse(fine.as_bytes()).is_ok());
     }
+    for value in ["null", "0"] {
+        assert_eq!(event_error(&format!(r#"{{"data":"","name":{value}}}"#)), SendError::Name, "{value}");
+    }
+    assert!(parse(br#"{"token":"t","event":{"data":"","name":"\t\u0001\u007f"}}"#).is_ok());
+}
+
+#[test]
+fn an_id_has_no_control_character() {
+    for value in ["\\t", "\\u0001", "a\\u001f", "\u{7f}"] {
+        assert_eq!(event_error(&format!(r#"{{"data":"","id":"{value}"}}"#)), SendError::IdControl, "{value}");
+    }
+    assert_eq!(event_error(r#"{"data":"","id":"\t\n"}"#), SendError::IdLineBreak);
+}
+
+#[test]
+fn an_id_may_be_an_integer_of_any_size_or_null() {
+    for id in ["7", "-7", "0", "123456789012345678901234567890"] {
+        let body = format!(r#"{{"token":"t","event":{{"data":"","id":{id}}}}}"#);
+        assert_eq!(event(&body).id.as_deref(), Some(id));
+    }
+    let event = event(r#"{"token":"t","event":{"data":"","id":null,"retry":null}}"#);
+    assert_eq!((event.id, event.retry), (None, None));
+}
+
+#[test]
+fn a_byte_order_mark_is_skipped() {
+    assert_eq!(parse("\u{feff}{\"token\":\"t\"}".as_bytes()).unwrap().token, "t");
+    assert_eq!(error("\u{feff}\u{feff}{\"token\":\"t\"}"), SendError::InvalidJson);
 }
 
 #[test]
 fn retry_must_be_an_integer_in_range() {
-    for value in ["null", "-1", "1.5", "2147483648", "1e999", "\"1\"", "true", "[1]", "{}"] {
+    for value in ["-1", "1.5", "2147483648", "1e999", "\"1\"", "true", "[1]", "{}"] {
         assert_eq!(event_error(&format!(r#"{{"data":"","retry":{value}}}"#)), SendError::Retry, "{value}");
     }
     for (value, expected) in [("0", 0), ("3000.0", 3000), ("3e3", 3000), ("2147483647", 2_147_483_647)] {
@@ -179,11 +207,12 @@ fn of_several_errors_the_first_row_is_reported() {
         ("", "null", SendError::InvalidJson),
         ("{", "null", SendError::Token),
         ("{\"token\":\"t\",", "null", SendError::Event),
-        ("{\"token\":\"t\",", r#"{"retry":-1,"id":1,"name":1}"#, SendError::Data),
-        ("{\"token\":\"t\",", r#"{"retry":-1,"id":1,"name":1,"data":""}"#, SendError::Name),
-        ("{\"token\":\"t\",", r#"{"retry":-1,"id":1,"name":"\n","data":""}"#, SendError::NameLineBreak),
-        ("{\"token\":\"t\",", r#"{"retry":-1,"id":1,"name":"n","data":""}"#, SendError::Id),
+        ("{\"token\":\"t\",", r#"{"retry":-1,"id":0.5,"name":1}"#, SendError::Data),
+        ("{\"token\":\"t\",", r#"{"retry":-1,"id":0.5,"name":1,"data":""}"#, SendError::Name),
+        ("{\"token\":\"t\",", r#"{"retry":-1,"id":0.5,"name":"\n","data":""}"#, SendError::NameLineBreak),
+        ("{\"token\":\"t\",", r#"{"retry":-1,"id":0.5,"name":"n","data":""}"#, SendError::Id),
         ("{\"token\":\"t\",", r#"{"retry":-1,"id":"\r","name":"n","data":""}"#, SendError::IdLineBreak),
+        ("{\"token\":\"t\",", r#"{"retry":-1,"id":"\t","name":"n","data":""}"#, SendError::IdControl),
         ("{\"token\":\"t\",", r#"{"retry":-1,"id":"","name":"n","data":""}"#, SendError::Retry),
         ("{\"token\":\"t\",", r#"{"retry":1,"id":"","name":"n","data":""}"#, SendError::Close),
     ];
@@ -259,6 +288,7 @@ fn messages_are_those_of_the_contract() {
         (SendError::NameLineBreak, "Invalid request: event.name must not contain line breaks"),
         (SendError::Id, "Invalid request: event.id must be a string"),
         (SendError::IdLineBreak, "Invalid request: event.id must not contain line breaks"),
+        (SendError::IdControl, "Invalid request: event.id must not contain control characters"),
         (SendError::Retry, "Invalid request: event.retry must be a non-negative integer"),
         (SendError::Close, "Invalid request: close must be a boolean"),
     ] {

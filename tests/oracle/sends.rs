@@ -51,7 +51,7 @@ const FAILED: (u16, &str) = (500, r#"{"error":"Write failed: connection closed"}
 const TOO_LARGE: &str = r#"{"error":"Request body too large"}"#;
 
 /// Bodies that are refused whatever their token, which stands for `%`.
-const INVALID: [(&str, &str); 11] = [
+const INVALID: [(&str, &str); 12] = [
     ("{", r#"{"error":"Invalid JSON"}"#),
     ("[]", r#"{"error":"Invalid JSON"}"#),
     (r#"{"close":true}"#, r#"{"error":"Invalid request: token is required and must be a string"}"#),
@@ -68,10 +68,14 @@ const INVALID: [(&str, &str); 11] = [
         r#"{"token":"%","event":{"data":"d","name":"a\nb"}}"#,
         r#"{"error":"Invalid request: event.name must not contain line breaks"}"#,
     ),
-    (r#"{"token":"%","event":{"data":"d","id":7}}"#, r#"{"error":"Invalid request: event.id must be a string"}"#),
+    (r#"{"token":"%","event":{"data":"d","id":0.5}}"#, r#"{"error":"Invalid request: event.id must be a string"}"#),
     (
         r#"{"token":"%","event":{"data":"d","id":"a\rb"}}"#,
         r#"{"error":"Invalid request: event.id must not contain line breaks"}"#,
+    ),
+    (
+        r#"{"token":"%","event":{"data":"d","id":"\u0001"}}"#,
+        r#"{"error":"Invalid request: event.id must not contain control characters"}"#,
     ),
     (
         r#"{"token":"%","event":{"data":"d","retry":-1}}"#,

@@ -39,6 +39,17 @@ impl Fields {
         Fields::read(self.texts.get(name)?.get())
     }
 
+    /// Whether the field is absent or `null`.
+    pub fn is_absent(&self, name: &str) -> bool {
+        self.get(name).is_none_or(Value::is_null)
+    }
+
+    /// The text of the integer in that field, if it is one in digits.
+    pub fn digits(&self, name: &str) -> Option<&str> {
+        let text = self.texts.get(name)?.get();
+        (self.get(name)?.is_number() && !text.contains(['.', 'e', 'E'])).then_some(text)
+    }
+
     /// The integer in that field, exactly; `Err` if it is no integer in 0..=2147483647.
     pub fn integer(&self, name: &str) -> Option<Result<u32, ()>> {
         self.texts.get(name).map(|text| integer(text.get()).ok_or(()))
@@ -46,6 +57,7 @@ impl Fields {
 }
 
 pub fn read(text: &str) -> Body {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if let Some(fields) = Fields::read(text) {
         return Body::Object(fields);
     }
