@@ -1,7 +1,8 @@
-//! A socket of the loop: what is known of its readiness, and what its errors mean.
+//! Sockets as the loop knows them, and what their errors mean.
 
 use crate::gateway::{ConnId, SocketError};
 use crate::planted;
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 
 pub(super) struct Link<S> {
@@ -17,23 +18,73 @@ pub(super) struct Link<S> {
     pub queued: bool,
 }
 
-impl<S> Link<S> {
-    /// A fresh socket has room. Whether it has input, the first event tells.
-    pub(super) fn new(id: ConnId, socket: S) -> Self {
-        Self { id, socket, readable: false, writable: true, read_closed: false, queued: false }
+/// The links of all connections, by slot of their ids, and which of them are ready to be served.
+pub(super) struct Links<S> {
+    slots: Vec<Option<Link<S>>>,
+    ready: VecDeque<ConnId>,
+}
+
+impl<S> Default for Links<S> {
+    fn default() -> Self {
+        Self { slots: Vec::new(), ready: VecDeque::new() }
     }
 }
 
-/// The link of a connection, among all by slot.
-pub(super) fn link<S>(links: &[Option<Link<S>>], id: ConnId) -> Option<&Link<S>> {
-    links.get(id.slot() as usize)?.as_ref().filter(|link| link.id == id)
-}
+impl<S> Links<S> {
+    /// A fresh socket has room. Whether it has input, the first event tells.
+    pub(super) fn insert(&mut self, id: ConnId, socket: S) {
+        let slot = id.slot() as usize;
+        if slot >= self.slots.len() {
+            self.slots.resize_with(slot + 1, || None);
+        }
+        self.slots[slot] =
+            Some(Link { id, socket, readable: false, writable: true, read_closed: false, queued: false });
+    }
 
-/// The same, to be changed.
-pub(super) fn link_mut<S>(links: &mut [Option<Link<S>>], id: ConnId) -> Option<&mut Link<S>> {
-    // A state shared by mistake: slots are reused at once, and events come late.
-    let any = planted::is("event-reaches-the-next-owner-of-a-slot");
-    links.get_mut(id.slot() as usize)?.as_mut().filter(|link| link.id == id || any)
+    /// The link of that connection, unless it is gone.
+    pub(super) fn get(&self, id: ConnId) -> Option<&Link<S>> {
+        self.slots.get(id.slot() as usize)?.as_ref().filter(|link| link.id == id)
+    }
+
+    /// The same, to be changed.
+    pub(super) fn get_mut(&mut self, id: ConnId) -> Option<&mut Link<S>> {
+        // A state shared by mistake: slots are reused at once, and events come late.
+        let any = planted::is("event-reaches-the-next-owner-of-a-slot");
+        self.slots.get_mut(id.slot() as usize)?.as_mut().filter(|link| link.id == id || any)
+    }
+
+    /// Takes the link of that connection out.
+    pub(super) fn remove(&mut self, id: ConnId) -> Option<Link<S>> {
+        self.slots.get_mut(id.slot() as usize)?.take_if(|link| link.id == id)
+    }
+
+    /// Has the connection served, in this turn or in the next one.
+    pub(super) fn enqueue(&mut self, id: ConnId) {
+        if let Some(link) = self.get_mut(id)
+            && !link.queued
+        {
+            link.queued = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    /// Takes the next connection out of the queue of those that are ready; it may be gone.
+    pub(super) fn next_ready(&mut self) -> Option<ConnId> {
+        self.ready.pop_front()
+    }
+
+    /// How many connections are ready.
+    pub(super) fn ready_count(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Gives up memory that is not in use.
+    pub(super) fn shrink(&mut self) {
+        let used = self.slots.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        self.slots.truncate(used);
+        self.slots.shrink_to_fit();
+        self.ready.shrink_to_fit();
+    }
 }
 
 pub(super) fn read_fault(error: &io::Error) -> SocketError {

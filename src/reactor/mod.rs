@@ -20,10 +20,9 @@ use crate::gateway::{Action, CloseMode, ConnId, Finished, Gateway, Listener, Pee
 use crate::limits::internal_reserve;
 use crate::planted;
 use gate::Gate;
-use link::{Link, link_mut};
+use link::Links;
 use log::{debug, warn};
 use memory::Release;
-use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
@@ -46,9 +45,7 @@ const TURN_EXPIRIES: usize = 64;
 pub struct Reactor<N: System> {
     net: N,
     gateway: Gateway,
-    /// By slot of the connection's id.
-    links: Vec<Option<Link<N::Socket>>>,
-    ready: VecDeque<ConnId>,
+    links: Links<N::Socket>,
     public: Gate,
     internal: Gate,
     /// Whether the internal listener has connections set aside.
@@ -72,8 +69,7 @@ impl<N: System> Reactor<N> {
         Self {
             net,
             gateway,
-            links: Vec::new(),
-            ready: VecDeque::new(),
+            links: Links::default(),
             public: Gate::default(),
             internal: Gate::default(),
             has_internal,
@@ -152,11 +148,11 @@ impl<N: System> Reactor<N> {
             self.flushes_left = TURN_FLUSHES;
         }
         self.take_completions();
-        for _ in 0..self.ready.len() {
+        for _ in 0..self.links.ready_count() {
             if self.flushes_left == 0 {
                 break;
             }
-            let Some(id) = self.ready.pop_front() else { break };
+            let Some(id) = self.links.next_ready() else { break };
             self.serve(id);
         }
         // After what has come already: a process that stood still for a while must not hold that
@@ -179,7 +175,7 @@ impl<N: System> Reactor<N> {
     }
 
     fn poll_timeout(&mut self) -> Option<Duration> {
-        if !self.ready.is_empty() || self.completions_waiting || self.flushes_left == 0 {
+        if self.links.ready_count() > 0 || self.completions_waiting || self.flushes_left == 0 {
             return Some(Duration::ZERO);
         }
         self.now = Millis::ZERO.after(self.clock);
@@ -199,11 +195,11 @@ impl<N: System> Reactor<N> {
     fn note(&mut self, event: Event) -> bool {
         match event {
             Event::Socket { id, readable, writable, read_closed } => {
-                let Some(link) = link_mut(&mut self.links, id) else { return false };
+                let Some(link) = self.links.get_mut(id) else { return false };
                 link.readable |= readable | read_closed;
                 link.writable |= writable;
                 link.read_closed |= read_closed;
-                self.enqueue(id);
+                self.links.enqueue(id);
                 false
             }
             Event::Accept(listener) => {
@@ -218,15 +214,6 @@ impl<N: System> Reactor<N> {
                 self.gateway.shut_down(self.now);
                 true
             }
-        }
-    }
-
-    fn enqueue(&mut self, id: ConnId) {
-        if let Some(link) = link_mut(&mut self.links, id)
-            && !link.queued
-        {
-            link.queued = true;
-            self.ready.push_back(id);
         }
     }
 
@@ -254,7 +241,7 @@ impl<N: System> Reactor<N> {
 
     /// A connection's turn: writes what waits, then reads.
     fn serve(&mut self, id: ConnId) {
-        let Some(link) = link_mut(&mut self.links, id) else { return };
+        let Some(link) = self.links.get_mut(id) else { return };
         link.queued = false;
         if link.writable && !self.gateway.unsent(id).is_empty() {
             self.flush(id);
@@ -265,7 +252,7 @@ impl<N: System> Reactor<N> {
     }
 
     fn read(&mut self, id: ConnId) {
-        let Some(link) = link_mut(&mut self.links, id) else { return };
+        let Some(link) = self.links.get_mut(id) else { return };
         if !link.readable || !self.gateway.wants_input(id) {
             return;
         }
@@ -285,14 +272,14 @@ impl<N: System> Reactor<N> {
                     link.readable = count == TURN_BYTES;
                 }
                 if link.readable {
-                    self.enqueue(id);
+                    self.links.enqueue(id);
                 }
                 self.gateway.receive(self.now, id, &self.scratch[..count]);
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => link.readable = false,
             // A lost wake-up: nothing else will say that there is input.
             Err(error) if error.kind() == ErrorKind::Interrupted && planted::is("interrupted-read-is-forgotten") => {}
-            Err(error) if error.kind() == ErrorKind::Interrupted => self.enqueue(id),
+            Err(error) if error.kind() == ErrorKind::Interrupted => self.links.enqueue(id),
             Err(error) => {
                 debug!(error = error.to_string(); "read failed");
                 self.gateway.fail(self.now, id, link::read_fault(&error));
@@ -324,11 +311,11 @@ impl<N: System> Reactor<N> {
             }
             Action::List => {
                 let (links, net) = (&self.links, &self.net);
-                let in_kernel = |id| link::link(links, id).map_or(0, |link| net.unacknowledged(&link.socket));
+                let in_kernel = |id| links.get(id).map_or(0, |link| net.unacknowledged(&link.socket));
                 self.gateway.list(self.now, in_kernel);
             }
             Action::ShutdownWrite(id) => {
-                if let Some(link) = link_mut(&mut self.links, id)
+                if let Some(link) = self.links.get_mut(id)
                     && let Err(error) = self.net.shutdown_write(&mut link.socket)
                 {
                     debug!(error = error.to_string(); "shutdown failed");
@@ -336,8 +323,7 @@ impl<N: System> Reactor<N> {
                 }
             }
             Action::Close(id, how) => {
-                let Some(slot) = self.links.get_mut(id.slot() as usize) else { return };
-                let Some(link) = slot.take_if(|link| link.id == id) else { return };
+                let Some(link) = self.links.remove(id) else { return };
                 match how {
                     CloseMode::Graceful => self.net.close(link.socket),
                     CloseMode::Abort => self.net.abort(link.socket),
@@ -356,7 +342,7 @@ impl<N: System> Reactor<N> {
 
     /// Writes what a connection has, as far as its socket takes it.
     fn flush(&mut self, id: ConnId) {
-        let Some(link) = link_mut(&mut self.links, id) else { return };
+        let Some(link) = self.links.get_mut(id) else { return };
         let unsent = self.gateway.unsent(id);
         if !link.writable || unsent.is_empty() {
             self.gateway.wrote(self.now, id, 0);
@@ -375,12 +361,12 @@ impl<N: System> Reactor<N> {
                 // A loop that spins: everything is delivered, and a core is busy.
                 if planted::is("refused-write-is-repeated") {
                     link.writable = true;
-                    self.enqueue(id);
+                    self.links.enqueue(id);
                 }
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {
                 self.gateway.wrote(self.now, id, 0);
-                self.enqueue(id);
+                self.links.enqueue(id);
             }
             Err(error) => {
                 debug!(error = error.to_string(); "write failed");
@@ -392,12 +378,12 @@ impl<N: System> Reactor<N> {
     /// More to write, or input that was left unread until there was room for answers.
     fn after_write(&mut self, id: ConnId) {
         let more = !self.gateway.unsent(id).is_empty();
-        let Some(link) = link_mut(&mut self.links, id) else { return };
+        let Some(link) = self.links.get_mut(id) else { return };
         // Lost wake-ups: the kernel owes an edge only for what it refused, and none for what was not read.
         let (more, unread) =
             (more && !planted::is("rest-of-a-write-is-forgotten"), !planted::is("input-left-unread-is-forgotten"));
         if more || (unread && link.readable && self.gateway.wants_input(id)) {
-            self.enqueue(id);
+            self.links.enqueue(id);
         }
     }
 
@@ -438,11 +424,7 @@ impl<N: System> Reactor<N> {
             self.carry_out();
             return;
         }
-        let slot = id.slot() as usize;
-        if slot >= self.links.len() {
-            self.links.resize_with(slot + 1, || None);
-        }
-        self.links[slot] = Some(Link::new(id, socket));
+        self.links.insert(id, socket);
     }
 
     fn gate(&mut self, listener: Listener) -> &mut Gate {
@@ -465,10 +447,7 @@ impl<N: System> Reactor<N> {
             return;
         }
         self.gateway.shrink();
-        let used = self.links.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
-        self.links.truncate(used);
-        self.links.shrink_to_fit();
-        self.ready.shrink_to_fit();
+        self.links.shrink();
         self.net.release_memory();
     }
 }
