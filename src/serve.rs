@@ -116,10 +116,19 @@ pub fn run(mut config: Config, limits: &Limits, listeners: Listeners, signals: S
     let reactor = Reactor::new(system, gateway, limits.connections_max, has_internal);
     let manager = ServiceManager::from_env();
     manager.notify(ServiceState::Ready);
-    let finished = reactor
+    let (finished, left) = reactor
         .run(|| manager.notify(ServiceState::Stopping))
         .map_err(|error| format!("the event loop failed: {error}"))?;
-    info!(clean = finished == Finished::Clean; "stopped");
+    match finished {
+        Finished::Clean => info!(clean = true; "stopped"),
+        Finished::TimedOut => warn!(
+            clean = false,
+            streams_left = left.streams,
+            connects_left = left.connects,
+            disconnects_left = left.disconnects;
+            "stopped"
+        ),
+    }
     Ok(finished)
 }
 

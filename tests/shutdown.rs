@@ -177,6 +177,7 @@ fn running_out_of_time_is_status_1() {
     gateway.signal(SIGTERM);
     backend.disconnect(&token);
     assert_eq!(gateway.exit_code(), Some(1), "{}", gateway.log());
+    gateway.log_line(&["WARN", "stopped", "clean=false", "streams_left=0", "connects_left=0", "disconnects_left=1"]);
     let elapsed = start.elapsed();
     assert!((Duration::from_millis(900)..Duration::from_secs(5)).contains(&elapsed), "{elapsed:?}");
     gate.open();
@@ -194,6 +195,7 @@ fn a_reader_that_does_not_read_cannot_hold_it_up() {
     }
     gateway.signal(SIGTERM);
     assert_eq!(gateway.exit_code(), Some(1), "{}", gateway.log());
+    gateway.log_line(&["stopped", "streams_left=1", "disconnects_left=0"]);
 }
 
 #[test]

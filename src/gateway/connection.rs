@@ -266,6 +266,14 @@ impl Connection {
             }
     }
 
+    /// Whether the connection has a response, a stream or another last one, that is not written to its end.
+    pub(super) fn is_unfinished(&self) -> bool {
+        match self.state {
+            State::Answering(_) | State::Connecting(_) | State::Streaming(_) => true,
+            State::Reading(_) | State::Closing(_) | State::Closed(_) => !self.out.is_empty(),
+        }
+    }
+
     /// Whether a token names this connection.
     pub(super) fn is_stream(&self) -> bool {
         match self.state {

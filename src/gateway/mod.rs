@@ -48,7 +48,7 @@ pub use crate::hub::ConnId;
 pub use actions::{Action, CloseMode, Ticket};
 pub use routes::{Listener, Peer};
 pub use settings::{ConnectFailure, Cors, Settings};
-pub use shutdown::Finished;
+pub use shutdown::{Finished, Left};
 pub use stats::ProcessFigures;
 
 use crate::callback::{Called, Detail};
@@ -317,6 +317,17 @@ impl Gateway {
     /// Whether it is over, and how; only after [`Gateway::shut_down`].
     pub fn finished(&self) -> Option<Finished> {
         self.shared.shutdown.finished(self.connections.is_empty() && self.shared.hub.calls.is_empty())
+    }
+
+    /// What a shutdown that ends now leaves undone. Walks every connection.
+    pub fn left(&self) -> Left {
+        let calls = |lane| self.shared.hub.calls.counts(lane);
+        let disconnects = calls(Lane::Disconnects);
+        Left {
+            streams: self.connections.iter().filter(|(_, connection)| connection.is_unfinished()).count(),
+            connects: calls(Lane::Connects).in_flight,
+            disconnects: disconnects.waiting + disconnects.in_flight,
+        }
     }
 
     /// Connections of every kind.

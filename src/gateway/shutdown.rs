@@ -13,6 +13,17 @@ pub enum Finished {
     TimedOut,
 }
 
+/// What the shutdown left undone when its time was up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// Clients to whom not all of their stream, or of another last answer, was written.
+    pub streams: usize,
+    /// Connect callbacks in flight; the backend may accept these yet.
+    pub connects: usize,
+    /// Disconnect callbacks that were not made, or not answered.
+    pub disconnects: usize,
+}
+
 /// How far a shutdown has got.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Shutdown {

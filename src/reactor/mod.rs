@@ -16,7 +16,7 @@ mod system;
 pub use system::{Event, System};
 
 use crate::clock::Millis;
-use crate::gateway::{Action, CloseMode, ConnId, Finished, Gateway, Listener, Peer, SocketError};
+use crate::gateway::{Action, CloseMode, ConnId, Finished, Gateway, Left, Listener, Peer, SocketError};
 use crate::limits::internal_reserve;
 use crate::planted;
 use gate::Gate;
@@ -84,23 +84,23 @@ impl<N: System> Reactor<N> {
         }
     }
 
-    /// Runs until the gateway has finished. The first signal is passed on through `stopping`, a second
-    /// one ends it at once.
+    /// Runs until the gateway has finished, and says what it has left undone. The first signal is passed on through
+    /// `stopping`, a second one ends it at once.
     ///
     /// # Errors
     ///
     /// Polling failed; nothing can be done about that.
-    pub fn run(mut self, stopping: impl FnOnce()) -> io::Result<Finished> {
+    pub fn run(mut self, stopping: impl FnOnce()) -> io::Result<(Finished, Left)> {
         let mut stopping = Some(stopping);
         loop {
             for _ in 0..self.turn()? {
                 match stopping.take() {
                     Some(stopping) => stopping(),
-                    None => return Ok(Finished::TimedOut),
+                    None => return Ok((Finished::TimedOut, self.gateway.left())),
                 }
             }
             if let Some(finished) = self.gateway.finished() {
-                return Ok(finished);
+                return Ok((finished, self.gateway.left()));
             }
         }
     }

@@ -7,6 +7,10 @@ use crate::common::{
     get, send_request, sys,
 };
 use crate::report;
+use std::fs::{self, File};
+use std::io::PipeWriter;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Beyond what the contract allows for; a loaded machine needs some.
@@ -207,4 +211,33 @@ fn under_senders_that_never_pause() {
     assert!(finish.text.replace("data: x\n\n", "").is_empty(), "whole frames only");
     senders.into_iter().for_each(|sender| sender.join().expect("a sender ends"));
     ledger.assert_settled();
+}
+
+#[test]
+fn with_a_backend_too_slow_for_all_disconnects() {
+    const STREAMS: usize = 2_000;
+    /// Callbacks that the gateway makes at once.
+    const CONCURRENCY: usize = 128;
+    let slow = Answer::ok().delayed(Duration::from_millis(400));
+    let backend = Backend::new(move |call| if call.action() == "connect" { Answer::ok() } else { slow.clone() });
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("drain.log");
+    let log = File::create(&path).expect("a file for the log");
+    let builder = Gateway::for_backend(&backend).set("SHUTDOWN_TIMEOUT_SECONDS", 2);
+    let mut gateway = builder.stderr(PipeWriter::from(OwnedFd::from(log))).start();
+    let streams: Vec<Stream> = (0..STREAMS).map(|n| gateway.open(&format!("/{n}"))).collect();
+    assert_ends("disconnects that take too long", &mut gateway, 1, Duration::from_secs(2));
+    for stream in streams {
+        stream.assert_ended();
+    }
+    let text = fs::read_to_string(&path).expect("the log");
+    let line = text.lines().find(|line| line.contains("stopped")).expect("a last line");
+    let left = line.split_once("disconnects_left=").map(|(_, count)| count.split(' ').next().unwrap_or_default());
+    let left: usize = left.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no number: {line}"));
+    // Those in flight at the end have reached the backend and are left all the same.
+    let (made, answered) = (backend.count("disconnect"), STREAMS - left);
+    assert!(answered <= made && made <= answered + CONCURRENCY, "{made} made, {left} of {STREAMS} left");
+    assert!(line.contains("streams_left=0"), "{line}");
+    assert_eq!(text.matches("stream closed").count(), STREAMS, "every line is there");
+    assert!(!text.contains("log lines dropped"));
+    report(&format!("a drain of {STREAMS} streams with a backend of 0.4 s: {left} disconnects left, and logged"));
 }
