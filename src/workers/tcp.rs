@@ -21,12 +21,18 @@ pub(super) const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Longer than the longest head that is allowed, so that ureq gets to see that one is too long.
 const INPUT_BYTES_MAX: usize = 2 * HEAD_BYTES_MAX;
 
+/// For so long after the deadline of a call, what has come already is still read: a process that was stopped over the
+/// deadline finds the answer there. A peer that sends on and on gets no further.
+const OVERDUE_MAX: Duration = Duration::from_secs(1);
+
 /// A connection.
 pub(super) struct TcpTransport {
     stream: TcpStream,
     buffers: TcpBuffers,
     /// The timeout that reads from the socket have now.
     armed: Option<Duration>,
+    /// Since when reads have had no time left.
+    overdue_since: Option<Instant>,
 }
 
 impl TcpTransport {
@@ -34,7 +40,8 @@ impl TcpTransport {
     pub(super) fn new(stream: TcpStream, output_bytes: usize) -> Result<Self, Error> {
         // The rest of a large request must not wait for an acknowledgement.
         stream.set_nodelay(true)?;
-        Ok(Self { stream, buffers: TcpBuffers { output_bytes, ..TcpBuffers::default() }, armed: None })
+        let buffers = TcpBuffers { output_bytes, ..TcpBuffers::default() };
+        Ok(Self { stream, buffers, armed: None, overdue_since: None })
     }
 
     fn arm(&mut self, timeout: Duration) -> io::Result<()> {
@@ -78,19 +85,23 @@ impl Transport for TcpTransport {
         let start = Instant::now();
         let time = *timeout.after;
         let mut left = time;
+        self.overdue_since = time.is_zero().then(|| self.overdue_since.unwrap_or(start));
+        if self.overdue_since.is_some_and(|since| start.duration_since(since) > OVERDUE_MAX) {
+            return Err(Error::Timeout(timeout.reason));
+        }
         // A shorter timeout than asked for is waited out, then followed by the rest. So it is set a little short, and then
         // serves later calls too, most of which have slightly less time left than this one.
         if self.armed.is_none_or(|armed| armed > left) {
             self.arm(left - left / 8)?;
         }
         loop {
-            if left.is_zero() {
-                return Err(Error::Timeout(timeout.reason));
-            }
             match self.stream.read(self.buffers.input_append_buf()) {
                 Ok(count) => {
                     self.buffers.input_appended(count);
                     return Ok(count > 0);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock && left.is_zero() => {
+                    return Err(Error::Timeout(timeout.reason));
                 }
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
                     left = time.saturating_sub(start.elapsed());
