@@ -15,6 +15,8 @@ use uuid::Uuid;
 struct Kernel {
     now: Duration,
     events: Vec<Event>,
+    /// Most of them that one poll tells.
+    events_max: Option<usize>,
     /// How long the loop would have slept last.
     timeout: Option<Duration>,
     /// Those who wait to be accepted.
@@ -43,10 +45,11 @@ impl Kernel {
 impl System for Kernel {
     type Socket = usize;
 
-    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<bool> {
         self.timeout = timeout;
-        events.append(&mut self.events);
-        Ok(())
+        let rest = self.events.split_off(self.events.len().min(self.events_max.unwrap_or(usize::MAX)));
+        events.append(&mut std::mem::replace(&mut self.events, rest));
+        Ok(!self.events.is_empty())
     }
 
     fn accept(&mut self, _: Listener) -> io::Result<(usize, Peer)> {
@@ -162,4 +165,31 @@ fn a_turn_writes_to_so_many_connections_and_the_next_one_goes_on_without_waiting
     reactor.turn().expect("a turn");
     assert_eq!(reactor.net().timeout, Some(Duration::ZERO));
     assert_eq!(reactor.net().got.len(), FLUSHES + 10);
+}
+
+#[test]
+fn deadlines_that_a_pause_jumped_over_wait_for_what_came_meanwhile() {
+    const CLIENTS: usize = 4_000;
+    let settings = Settings { request_timeout: Duration::from_secs(2), ..Settings::default() };
+    let gateway = Gateway::new(settings, Millis::ZERO, 0);
+    let mut reactor = Reactor::new(Kernel::default(), gateway, CLIENTS, false);
+    reactor.net().knock(0..CLIENTS);
+    while reactor.gateway().connection_count() < CLIENTS {
+        reactor.turn().expect("a turn");
+    }
+    reactor.turn().expect("a turn that sleeps");
+    // The process stands still for longer than a client may take over its request, and all of them send one.
+    reactor.net().now = Duration::from_secs(8);
+    reactor.net().events_max = Some(1_024);
+    for client in 0..CLIENTS {
+        reactor.net().send(client, b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
+    }
+    let mut turns = 0;
+    while reactor.net().got.len() < CLIENTS {
+        reactor.turn().expect("a turn");
+        turns += 1;
+        assert!(turns < 100, "{} of {CLIENTS} are answered", reactor.net().got.len());
+    }
+    assert!(reactor.net().got.values().all(|answer| answer.starts_with(b"HTTP/1.1 200 OK\r\n")));
+    assert_eq!(reactor.net().closed, [0_usize; 0]);
 }

@@ -79,9 +79,9 @@ impl Memory {
 impl System for Memory {
     type Socket = Socket;
 
-    fn poll(&mut self, events: &mut Vec<Event>, _timeout: Option<Duration>) -> io::Result<()> {
+    fn poll(&mut self, events: &mut Vec<Event>, _timeout: Option<Duration>) -> io::Result<bool> {
         events.append(&mut self.events);
-        Ok(())
+        Ok(false)
     }
 
     fn accept(&mut self, _listener: Listener) -> io::Result<(Socket, Peer)> {

@@ -154,10 +154,11 @@ impl MioSystem {
 impl System for MioSystem {
     type Socket = TcpStream;
 
-    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<bool> {
         self.poll.poll(&mut self.events, timeout)?;
         self.translate(events);
-        Ok(())
+        // Several signals may have come as one event, which costs a poll too many at the most.
+        Ok(events.len() >= EVENTS_MAX)
     }
 
     fn accept(&mut self, listener: Listener) -> io::Result<(TcpStream, Peer)> {

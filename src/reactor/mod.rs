@@ -11,6 +11,7 @@ mod gate;
 mod link;
 mod memory;
 pub mod mio;
+mod pause;
 mod system;
 
 pub use system::{Event, System};
@@ -23,6 +24,7 @@ use gate::Gate;
 use link::Links;
 use log::{debug, warn};
 use memory::Release;
+use pause::Pause;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
@@ -52,6 +54,9 @@ pub struct Reactor<N: System> {
     has_internal: bool,
     connections_max: usize,
     completions_waiting: bool,
+    /// The last poll may have left events behind.
+    events_waiting: bool,
+    pause: Pause,
     /// What is left of [`TURN_FLUSHES`]; 0: some output and actions may be left over for the next turn.
     flushes_left: usize,
     events: Vec<Event>,
@@ -75,6 +80,8 @@ impl<N: System> Reactor<N> {
             has_internal,
             connections_max,
             completions_waiting: false,
+            events_waiting: false,
+            pause: Pause::default(),
             flushes_left: TURN_FLUSHES,
             events: Vec::new(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
@@ -122,21 +129,24 @@ impl<N: System> Reactor<N> {
     /// Polling failed.
     pub fn turn(&mut self) -> io::Result<usize> {
         let timeout = self.poll_timeout();
+        let asleep_until = timeout.map(|timeout| self.clock.saturating_add(timeout));
         let mut events = std::mem::take(&mut self.events);
         events.clear();
         match self.net.poll(&mut events, timeout) {
-            Ok(()) => {}
-            // So it ends for a process that was stopped. The events of that time are yet to come, and
-            // no deadline is to be judged without them.
+            Ok(more) => self.events_waiting = more,
+            // So it ends for a process that was stopped. The events of that time are yet to come.
             Err(error) if error.kind() == ErrorKind::Interrupted => {
                 self.events = events;
                 self.clock = self.net.now();
+                self.pause.watch(asleep_until.unwrap_or(self.clock), self.clock);
                 return Ok(0);
             }
             Err(error) => return Err(error),
         }
         let woken_at = self.net.now();
         self.now = Millis::ZERO.after(woken_at);
+        // Without a timeout there was no deadline to sleep through.
+        self.pause.watch(asleep_until.unwrap_or(woken_at), woken_at);
         self.gateway.set_date(self.net.unix_seconds());
         let mut signals = 0;
         for event in &events {
@@ -155,8 +165,38 @@ impl<N: System> Reactor<N> {
             let Some(id) = self.links.next_ready() else { break };
             self.serve(id);
         }
-        // After what has come already: a process that stood still for a while must not hold that
-        // against peers who were in time.
+        // After what has come already.
+        if self.pause.may_judge(self.now, self.is_quiet()) {
+            self.expire();
+        } else {
+            self.carry_out();
+        }
+        self.accept(Listener::Internal);
+        self.accept(Listener::Public);
+        self.release_memory();
+        self.clock = self.net.now();
+        self.pause.watch(woken_at, self.clock);
+        self.gateway.turn_took(self.clock.saturating_sub(woken_at));
+        Ok(signals)
+    }
+
+    /// Whether deadlines wait for what has happened in a pause, for checks.
+    pub fn holds_deadlines(&self) -> bool {
+        self.pause.hold_until().is_some()
+    }
+
+    /// Whether what the kernel and the workers have to tell is taken in. A call that is in flight may have been answered
+    /// while its worker stood still.
+    fn is_quiet(&self) -> bool {
+        !self.is_behind() && self.gateway.call_count() == 0
+    }
+
+    /// Whether there is something to take in or to carry out without waiting.
+    fn is_behind(&self) -> bool {
+        self.events_waiting || self.completions_waiting || self.links.ready_count() > 0 || self.flushes_left == 0
+    }
+
+    fn expire(&mut self) {
         let mut more = self.gateway.expire(self.now);
         self.carry_out();
         for _ in 1..TURN_EXPIRIES {
@@ -166,12 +206,6 @@ impl<N: System> Reactor<N> {
             more = self.gateway.expire_more(self.now);
             self.carry_out();
         }
-        self.accept(Listener::Internal);
-        self.accept(Listener::Public);
-        self.release_memory();
-        self.clock = self.net.now();
-        self.gateway.turn_took(self.clock.saturating_sub(woken_at));
-        Ok(signals)
     }
 
     fn poll_timeout(&mut self) -> Option<Duration> {
@@ -179,7 +213,12 @@ impl<N: System> Reactor<N> {
             return Some(Duration::ZERO);
         }
         self.now = Millis::ZERO.after(self.clock);
-        let mut until = [self.gateway.next_deadline(), self.memory.release_at()].into_iter().flatten().min();
+        let deadline = match self.pause.hold_until() {
+            Some(_) if self.events_waiting => Some(Millis::ZERO),
+            Some(until) => Some(until),
+            None => self.gateway.next_deadline(),
+        };
+        let mut until = [deadline, self.memory.release_at()].into_iter().flatten().min();
         for listener in [Listener::Public, Listener::Internal] {
             let now = self.now;
             if self.has_room(listener)

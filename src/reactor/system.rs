@@ -36,8 +36,9 @@ pub trait System {
     /// A connected, non-blocking socket. Dropping it closes it.
     type Socket;
 
-    /// Waits until something happens, at most for `timeout` (`None`: for ever), and appends what did.
-    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()>;
+    /// Waits until something happens, at most for `timeout` (`None`: for ever), and appends what did. `true`: it may not be
+    /// all that has happened so far.
+    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<bool>;
     /// accept(2); the new socket has the options that a stream needs.
     fn accept(&mut self, listener: Listener) -> io::Result<(Self::Socket, Peer)>;
     /// Asks for events of `socket` under the name `id`.

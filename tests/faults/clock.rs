@@ -1,8 +1,8 @@
 //! A process that stood still: to it the clock has jumped.
 
 use crate::common::{
-    Backend, Client, Gateway, HEARTBEAT, OK, PATIENCE, SIGCONT, SIGSTOP, Stream, assert_json, get, process,
-    send_request,
+    Answer, Backend, Client, Gate, Gateway, HEARTBEAT, OK, PATIENCE, SIGCONT, SIGSTOP, Stream, assert_json, eventually,
+    get, process, send_request, sys,
 };
 use crate::healthy::Healthy;
 use crate::report;
@@ -133,5 +133,47 @@ fn a_request_that_came_meanwhile_is_answered() {
     gateway.signal(SIGCONT);
     assert_eq!(kept.response().status, 200);
     assert_eq!(half.response().status, 200, "it was complete in time");
+    gateway.drain();
+}
+
+#[test]
+fn connects_that_were_answered_meanwhile_are_accepted() {
+    const CONNECTS: usize = 40;
+    const LONG: Duration = Duration::from_secs(8);
+    let gate = Gate::new();
+    let answer = Answer::ok().after(&gate);
+    let backend = Backend::new(move |call| if call.action() == "connect" { answer.clone() } else { Answer::ok() });
+    let mut gateway = Gateway::start(&backend);
+    let clients: Vec<Client> = (0..CONNECTS).map(|n| Client::open(gateway.port, get(&format!("/{n}")))).collect();
+    eventually("the backend is asked for all of them", || backend.count("connect") == CONNECTS);
+    stop(&gateway);
+    gate.open();
+    std::thread::sleep(LONG);
+    gateway.signal(SIGCONT);
+    let statuses: Vec<u16> = clients.into_iter().map(|mut client| client.head().status).collect();
+    let accepted = statuses.iter().filter(|status| **status == 200).count();
+    report(&format!("{CONNECTS} connects answered while the gateway stood still for {LONG:?}: {accepted} accepted"));
+    assert_eq!(accepted, CONNECTS, "{statuses:?}");
+    gateway.drain();
+    assert_eq!(backend.count("disconnect"), CONNECTS);
+}
+
+#[test]
+fn thousands_of_requests_that_came_meanwhile_are_answered() {
+    const CLIENTS: usize = 4_000;
+    const LONG: Duration = Duration::from_secs(7);
+    sys::raise_descriptor_limit();
+    let mut gateway = Gateway::builder().set("REQUEST_TIMEOUT_SECONDS", 5).set("KEEPALIVE_TIMEOUT_SECONDS", 5).start();
+    // Half of them have asked before.
+    let mut clients: Vec<Client> = (0..CLIENTS).map(|_| gateway.client()).collect();
+    clients.iter_mut().step_by(2).for_each(Client::assert_open);
+    stop(&gateway);
+    clients.iter_mut().for_each(|client| client.send(get("/healthz")));
+    std::thread::sleep(LONG);
+    gateway.signal(SIGCONT);
+    let answered = clients.iter_mut().filter_map(|client| client.try_read_until(b"\r\n\r\n")).count();
+    report(&format!("{CLIENTS} requests that came while the gateway stood still for {LONG:?}: {answered} answered"));
+    assert_eq!(answered, CLIENTS);
+    drop(clients);
     gateway.drain();
 }

@@ -13,6 +13,10 @@ pub(crate) const LINGER: u64 = 1000;
 pub(crate) const READS_FOR: u64 = 1000;
 /// So many times as much as others may a client that reads have unsent.
 pub(super) const READER_FACTOR: usize = 4;
+/// The clock jumps if it moves so far beyond the time that the loop was to sleep.
+pub(crate) const JUMP_MIN: u64 = 250;
+/// After a jump of the clock deadlines are held for so long at most.
+pub(crate) const HOLD_MAX: u64 = 1000;
 /// Bytes of answers that wait for a client before no more of its requests are read.
 pub(crate) const ANSWERS_MAX: usize = 64 * 1024;
 /// When so many streams have gone their memory is given back.

@@ -24,7 +24,7 @@ pub(crate) mod streams;
 
 use callbacks::Lane;
 use exchange::{Exchange, What};
-use limits::due;
+use limits::{HOLD_MAX, JUMP_MIN, due};
 use sends::Send;
 use ssegateway::callback::{CallId, Detail, Reason};
 use ssegateway::gateway::{Finished, Gateway, Settings};
@@ -50,6 +50,10 @@ pub(crate) struct Oracle {
     pub open: Vec<usize>,
     /// A turn is on, and its timers have not run as far as has been seen.
     in_turn: bool,
+    /// The clock jumped then: deadlines are held until all that happened meanwhile is taken in.
+    held_since: Option<u64>,
+    /// Something that has happened is not taken in; told by the world while deadlines are held.
+    pub news: bool,
     /// Every exchange before this one is over, callbacks included.
     settled: usize,
     /// Most streams at once since memory was last given back.
@@ -96,6 +100,7 @@ impl Oracle {
         if !std::mem::take(&mut self.in_turn) {
             return;
         }
+        assert!(!self.news || self.may_judge(), "a deadline judged before what happened in a pause is taken in");
         self.input += 1;
         let now = self.now;
         self.drain_if_due();
@@ -124,6 +129,23 @@ impl Oracle {
             }
             stream.beat(now, interval, it.backlog > 0, wrote);
         }
+    }
+
+    /// The clock is at `now`, so much later than the loop was to wake: after a pause deadlines wait for what happened
+    /// meanwhile. Short ones do not add up, or a machine that is always late would judge nothing.
+    pub(crate) fn woke(&mut self, now: u64, late: u64) {
+        if late >= if self.holds_deadlines() { HOLD_MAX } else { JUMP_MIN } {
+            self.held_since = Some(now);
+        }
+    }
+
+    pub(crate) fn holds_deadlines(&self) -> bool {
+        self.held_since.is_some()
+    }
+
+    /// Whether deadlines may be judged, whatever else there is to be taken in.
+    fn may_judge(&self) -> bool {
+        self.held_since.is_none_or(|since| self.now >= since + HOLD_MAX)
     }
 
     fn drain_if_due(&mut self) {
@@ -169,9 +191,17 @@ impl Oracle {
         }
     }
 
+    /// A turn ends that has left deadlines for later, as the clock has jumped.
+    pub(crate) fn turn_ends_early(&mut self, state: &State) {
+        assert!(!self.may_judge(), "deadlines held without a pause, or for too long after one");
+        assert_eq!(state.connections, self.open.len(), "connections and sockets differ");
+        assert_eq!(state.streams, self.streams(), "another number of streams");
+    }
+
     /// A turn ends: nobody may have been left waiting, and the gateway must know as much as the oracle.
     pub(crate) fn turn_ends(&mut self, state: &State) {
         self.timers_run();
+        (self.held_since, self.news) = (None, false);
         self.streams_peak = self.streams_peak.max(self.streams());
         while self.exchanges.get(self.settled).is_some_and(Exchange::is_settled) {
             self.settled += 1;

@@ -121,6 +121,10 @@ impl Oracle {
             let it = &oracle.exchanges[n];
             it.written_input == oracle.input && it.written_whole
         };
+        // A page of the list is made once everything else is written.
+        if again(self) && matches!(self.exchanges[n].next_answered(), Some(What::List { .. })) {
+            self.input += 1;
+        }
         // Without the backend's word only the time can have made it answer a stream's GET.
         let it = &self.exchanges[n];
         let undecided = it.stream.as_ref().is_some_and(|stream| stream.phase == Phase::Connecting);

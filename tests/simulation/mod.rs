@@ -47,7 +47,12 @@ pub(crate) fn run(seed: u64, aloud: bool) -> Summary {
         turns += 1;
         assert!(turns < TURNS_MAX, "no rest after {turns} turns");
         let state = State::of(reactor.gateway());
-        reactor.net().oracle.turn_ends(&state);
+        reactor.net().tell_news();
+        if reactor.holds_deadlines() {
+            reactor.net().oracle.turn_ends_early(&state);
+        } else {
+            reactor.net().oracle.turn_ends(&state);
+        }
         if state.finished.is_some() || reactor.net().finished {
             break state;
         }

@@ -140,13 +140,14 @@ impl World {
 impl System for World {
     type Socket = Handle;
 
-    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<bool> {
         self.trace.count_step();
         let timeout = timeout.map(|timeout| timeout.as_millis() as u64);
         self.check_spin(timeout);
         if timeout != Some(0) {
             self.check_sleep(timeout);
         }
+        let wakes_at = timeout.map(|timeout| self.clock + timeout);
         self.catch_up();
         let until = timeout.map(|timeout| self.clock + timeout);
         while !self.kernel.has_edges() && !self.finished {
@@ -167,17 +168,23 @@ impl System for World {
             self.clock += self.random.within(1, 400);
         }
         self.clock = self.oracle.certain_time(self.clock);
+        if let Some(wakes_at) = wakes_at {
+            self.oracle.woke(self.clock, self.clock.saturating_sub(wakes_at));
+        }
         if self.strikes(Fault::Interrupted) {
             return Err(interrupted());
         }
         self.woken = true;
         self.woken_by_signal = false;
         self.gather(events);
-        Ok(())
+        // Signals, clients and outcomes are told at once.
+        Ok(self.kernel.edges_waiting() > 0)
     }
 
     fn accept(&mut self, listener: Listener) -> io::Result<(Handle, Peer)> {
-        self.oracle.timers_run();
+        if !self.oracle.holds_deadlines() {
+            self.oracle.timers_run();
+        }
         if self.strikes(Fault::Interrupted) {
             self.worked = true;
             return Err(interrupted());
@@ -236,6 +243,7 @@ impl System for World {
 
     fn write(&mut self, socket: &mut Handle, bytes: &[u8]) -> io::Result<usize> {
         let n = socket.0;
+        self.tell_news();
         let mut whole = true;
         let result = if self.strikes(Fault::Interrupted) {
             whole = false;
@@ -278,6 +286,7 @@ impl System for World {
     fn shutdown_write(&mut self, socket: &mut Handle) -> io::Result<()> {
         let n = socket.0;
         self.worked = true;
+        self.tell_news();
         self.trace.note(self.clock, "shutdown", &[("client", n as u64)]);
         self.oracle.shut(n);
         if self.kernel.sockets[n].error.is_some() {
@@ -299,7 +308,9 @@ impl System for World {
 
     fn stop_accepting(&mut self) {
         self.trace.note(self.clock, "stop accepting", &[]);
-        self.oracle.timers_run();
+        if !self.oracle.is_draining() {
+            self.oracle.timers_run();
+        }
         assert!(self.oracle.is_draining(), "listeners closed before the drain");
         self.kernel.stop_listening();
     }
@@ -321,6 +332,7 @@ impl System for World {
 
     fn submit(&mut self, Job::Call(call): Job) {
         self.worked = true;
+        self.tell_news();
         self.take_call(&call);
     }
 
@@ -343,8 +355,24 @@ impl System for World {
 }
 
 impl World {
+    /// After a pause the oracle must know whether all that happened meanwhile is taken in.
+    pub(super) fn tell_news(&mut self) {
+        if !self.oracle.holds_deadlines() {
+            return;
+        }
+        let now = self.oracle.now;
+        let has_news = |n: &usize| {
+            let (socket, it) = (&self.kernel.sockets[*n], &self.oracle.exchanges[*n]);
+            let reads = it.is_reading() && it.left_over == 0 && !it.failed && !it.ended;
+            // Clients are accepted behind the deadlines.
+            socket.id.is_some() && it.accepted_at < now && (socket.has_edge() || (reads && !socket.is_drained()))
+        };
+        self.oracle.news = self.kernel.open.iter().any(has_news) || !self.kernel.completions.is_empty();
+    }
+
     fn end(&mut self, n: usize, how: CloseMode) {
         self.worked = true;
+        self.tell_news();
         self.trace.note(self.clock, "close", &[("client", n as u64), ("abort", u64::from(how == CloseMode::Abort))]);
         if self.oracle.exchanges[n].accepted {
             self.oracle.closed(n, how);
