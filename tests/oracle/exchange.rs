@@ -93,6 +93,12 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
+    /// The next answer is a report: it is made once all other output has been offered, so it has a write of its own.
+    pub(crate) fn is_report_next(&self) -> bool {
+        let next = self.requests.get(self.answered).filter(|_| self.answered < self.arrived);
+        next.is_some_and(|request| matches!(request.what, What::Metrics { .. } | What::List { .. }))
+    }
+
     /// Its client is given a request to send.
     pub(crate) fn ask(&mut self, asked: &Asked) {
         let end = self.scripted + asked.end as u64;

@@ -119,7 +119,7 @@ impl Oracle {
         let now = self.now;
         let again = |oracle: &Self| {
             let it = &oracle.exchanges[n];
-            it.written_input == oracle.input && it.written_whole
+            it.written_input == oracle.input && it.written_whole && !it.is_report_next()
         };
         // A page of the list is made once everything else is written.
         if again(self) && matches!(self.exchanges[n].next_answered(), Some(What::List { .. })) {
