@@ -7,19 +7,19 @@
 //!
 //! # The layers
 //!
-//! One thread runs everything but what blocks. A module imports only from those above it in this table, and so do the
-//! files within a module: `tests/rooms.rs` reads the sources and fails when one does not, or when a module that must be
-//! pure names a socket, a thread or a clock.
+//! Everything that does not block runs on one thread. A module imports only from rows above its own, or from modules to
+//! its left; files within a module are ordered, too. `tests/rooms.rs` reads the sources and enforces both, for calls
+//! through `self` as well, and keeps sockets, threads and clocks out of the pure modules.
 //!
 //! | Module | Holds | Knows nothing of |
 //! |---|---|---|
 //! | [`clock`], `planted`, [`table`], [`escape`], [`flood`], [`secret`], [`timer`], [`buffer`], [`metrics`] | milliseconds; bugs for the simulation to find; generational slab; text made fit for a log; log lines thinned out; text that is never shown; timer wheel; output buffers and their pool; histograms and the text format of Prometheus | everything else |
 //! | [`http`] | request heads, request bodies, responses: borrowed bytes in, appended bytes out | sockets, streams |
-//! | [`sse`] | event to frame, heartbeat, retry | HTTP, JSON |
+//! | [`sse`] | the bytes of an event, a heartbeat, a `retry:` | HTTP, JSON |
 //! | `json` | JSON of backends, read in place: a fast path by hand, the rest by serde_json | commands, callbacks |
 //! | [`send`] | the JSON of `/internal/send`, one error per row of the contract | connections |
 //! | [`callback`] | the client's request as callbacks carry it; callbacks and their outcomes | threads, ureq |
-//! | [`job`] | what the core has done by others, and what came of it | who does it |
+//! | [`job`] | work that the core hands to other threads, and its results | which threads |
 //! | `hub` | which connection a token names, which callbacks wait: connection ids in, connection ids out | HTTP, sockets |
 //! | [`gateway`] | connections and the protocol: HTTP on one side, `hub` on the other. Inputs in, bytes and actions out | I/O, clocks, randomness |
 //! | [`sys`] | system calls that std and mio do not offer; the only `unsafe` code | the gateway |
@@ -31,19 +31,26 @@
 //!
 //! | To change | Look in |
 //! |---|---|
-//! | status, text or metric label of an answer | `gateway/answers.rs`, one row each |
+//! | status, text or metric label of an answer | `gateway/answers.rs`: a row per refusal and per result of a connect, a match arm per result of a send |
 //! | who answers which request, and its checks | `gateway/routes.rs` |
-//! | the head of a stream, `Date`, CORS fields | `http/response.rs` |
-//! | opening and sending to streams; what a connect's answer may carry | `gateway/streams.rs` |
-//! | how a stream ends | `gateway/ending.rs` |
-//! | a timeout, the heartbeat, the drain | `gateway/deadlines.rs` (when), `gateway/expiry.rs` (what happens then) |
+//! | the head of a stream, `Date`, CORS fields | `http/response.rs`; what it depends on: `StreamMode` in `gateway/connection.rs` |
+//! | opening and sending to streams, when a stream is refused, when a client is told a `retry:` | `gateway/streams.rs`; its jitter: `gateway/jitter.rs` |
+//! | what a connect's answer may carry | `callback/answer.rs` (reading it), `gateway/streams.rs` (acting on it) |
+//! | how a stream ends; a reason or detail of a disconnect | `gateway/ending.rs`; `callback/mod.rs`, `gateway/stats.rs` |
+//! | a timeout, the heartbeat | its due time in `gateway/connection.rs`, when it is next in `gateway/deadlines.rs`, what happens then in `gateway/expiry.rs` |
+//! | the stages of a shutdown | `gateway/shutdown.rs` |
 //! | unsent bytes, chunks, order of writes | `gateway/output.rs` |
+//! | what is known of one connection: listener, peer, state | `gateway/connection.rs` |
+//! | what the loop reports to the core: accepted, received, written | `gateway/mod.rs` |
 //! | order and limits of callbacks | `hub/calls.rs` |
 //! | a field of an event | `send/mod.rs`, `sse/mod.rs` |
 //! | a counter or gauge | `gateway/stats.rs`, and where it is counted |
-//! | a variable | its row in `config/variables.rs`, its field in `gateway/settings.rs`, and its use |
-//! | budgets of a turn of the loop | `reactor/mod.rs` |
-//! | a hint in the log | `gateway/hints.rs` |
+//! | a variable | its row in `config/variables.rs`, its field in `gateway/settings.rs` (or `config/fields.rs`, if the core does not use it), and its use |
+//! | budgets of a turn of the loop | `reactor/mod.rs` (connections, bytes), `gateway/mod.rs` (timers, slices) |
+//! | one-time advice in the log | `gateway/hints.rs` |
+//!
+//! The table in `gateway/mod.rs` says what each of its files holds. What a client or a backend notices is also in
+//! `tests/oracle`, the model that the simulation and the fuzzer compare with, and in `docs/protocol.md`.
 //!
 //! # One event, from socket to socket
 //!
@@ -53,9 +60,9 @@
 //!    the body to [`send::parse`], whose strings borrow from the scratch buffer.
 //! 3. The token is looked up, the frame appended to the stream's output by [`sse::Event::write`] inside a
 //!    chunk, and the stream queued for a write. The answer is appended to the backend's output, which is queued
-//!    when its whole batch has been read.
+//!    for a write once all requests of this read are handled.
 //! 4. The reactor takes [`gateway::Gateway::next_dirty`] until it is empty or the turn's budget is spent: one write per
-//!    stream, then one for the answers. What the kernel took is forgotten, and an empty buffer goes back to its pool.
+//!    stream, then one for the answers. Bytes that the kernel accepts leave the buffer, and an empty buffer goes back to its pool.
 //!
 //! No allocation, one read and one write per connection and batch.
 //!
@@ -63,10 +70,10 @@
 //!
 //! `docs/performance.md` has the figures and the commands that give them. In short: an event that is sent request by
 //! request costs one read, two writes and an eighth of an epoll_wait, and nine tenths of its CPU are the kernel's;
-//! of 16 pipelined ones each costs one write and a sixteenth of the rest. What is ours is mostly the head of the send
+//! with 16 pipelined, each costs one write and a sixteenth of the read, the answers' write and the epoll_wait. What is ours is mostly the head of the send
 //! and then its JSON; finding the stream, framing and the answer are small beside them. Nothing per event
 //! allocates, locks, reads a clock or formats a log line, and what is counted for the metrics is added to plain
-//! integers. A connect costs ten times an event: its callback takes a thread's two wake-ups and an HTTP client.
+//! integers. A connect costs ten times an event: its callback wakes two threads and goes through an HTTP client.
 //!
 //! # Why the seams are where they are
 //!
@@ -75,12 +82,12 @@
 //! happens in the loop and not in the protocol. So the simulation (`tests/simulation.rs`) replaces the
 //! system calls, and both run inside it.
 //!
-//! The lanes of callbacks that wait stand in the core (`hub`) and not in the worker pool, so that
+//! The queues of waiting callbacks live in the core (`hub`) and not in the worker pool, so that
 //! their order and their limits are simulated too; the pool runs what it is handed.
 //!
-//! What all connections share (`gateway/shared.rs`) stands apart from the table of connections, so that a handler is
-//! handed one connection and cannot reach another; only sends and callbacks' outcomes look one up. A slot is freed by
-//! one door, when the input in hand is settled: inside a handler no id goes stale.
+//! What all connections share (`gateway/shared.rs`) is separate from the table of connections: a handler is handed one
+//! connection and reaches no other; only requests, which may name another stream, get the table. A connection keeps its slot
+//! until the handler of its input returns (`Shared::settle`), so inside a handler no id goes stale.
 
 #![deny(unsafe_code)]
 

@@ -375,8 +375,8 @@ impl Gateway {
         }
     }
 
-    /// Panics if what must always hold does not: invariants 2, 3 and 6 of the crate documentation. Walks every
-    /// connection; for tests, simulations and fuzzers.
+    /// Panics if counts, tokens or buffers do not match the connections. Walks all of them; for tests, simulations and
+    /// fuzzers.
     pub fn assert_invariants(&self) {
         let Shared { settings, hub, outbox, stats, .. } = &self.shared;
         let token_in = |slot| self.connections.in_slot(slot).map(|connection| connection.token);
