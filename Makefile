@@ -1,5 +1,4 @@
-# Everything here needs Rust and nothing else, but for what has to do with Python, which needs python3, and test-e2e, which
-# installs what it needs.
+# All targets need Rust. Those for Python also need python3; test-e2e and test-python install their own dependencies.
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
@@ -9,7 +8,8 @@ HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 PACKED = $(shell getconf GNU_LIBC_VERSION 2>/dev/null | awk -F '[ .]' '$$2 > 2 || $$3 >= 36 { print "-C link-arg=-Wl,-z,pack-relative-relocs" }')
 STATIC = RUSTFLAGS='-C target-feature=+crt-static -C link-arg=-Wl,--no-eh-frame-hdr $(PACKED)' cargo build --release --bin ssegateway --target $(HOST)
 
-# What `make mutants` mutates, and which tests over sockets judge what the quick ones (.ci/mutants.toml) leave alive.
+# The files that `make mutants` mutates, and the tests over sockets for mutants that survive the quick ones
+# (.ci/mutants.toml).
 CORE = clock table timer buffer escape metrics json/* http/* sse/* send/* callback/* hub/* gateway/* reactor/mod
 MUTATE = cargo mutants --config .ci/mutants.toml --output $(TARGET_DIR) $(or $(FILE:%=--file %),$(CORE:%=--file 'src/%.rs'))
 SOCKETS = $(filter-out simulation core reactor rooms python_example tls,$(patsubst tests/%.rs,%,$(wildcard tests/*.rs)))
@@ -23,10 +23,10 @@ help: ## Show this list
 demo: ## Gateway, backend and a web page; prints one URL, Ctrl-C stops it
 	cargo run --release --example demo
 
-run: ## The gateway itself, configured by the environment: make run CALLBACK_URL=http://...
+run: ## The gateway alone, configured by the environment: make run CALLBACK_URL=http://...
 	cargo run --release --bin ssegateway
 
-test: ## All tests
+test: ## All Rust tests
 	cargo test
 
 test-e2e: ## Real clients and proxies: Chromium, curl, npm, PyPI, nginx, HAProxy, Caddy; ONLY=cors selects tests
@@ -40,7 +40,7 @@ $(DEPLOY_VENV)/done: tests/deploy/requirements.txt
 	$(DEPLOY_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement tests/deploy/requirements.txt
 	touch $@
 
-test-deploy: static $(DEPLOY_VENV)/done ## Runs the files of examples/deploy: unit, image, manifest, dashboard, alerts
+test-deploy: static $(DEPLOY_VENV)/done ## Tests of examples/deploy: unit, image, manifest, dashboard, alerts
 	docker-compose --file compose.yaml config --quiet
 	$(DEPLOY_VENV)/bin/python -B tests/deploy/kubernetes.py
 	$(DEPLOY_VENV)/bin/python -B tests/deploy/systemd.py $(TARGET_DIR)/static/ssegateway
@@ -83,7 +83,7 @@ $(VENV)/installed: tests/integrations/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
 
-test-python: $(VENV)/installed ## The Python client, its fixture, and the applications for Flask, Django and FastAPI
+test-python: $(VENV)/installed ## Tests of the Python client, its fixture, and the applications for Flask, Django and FastAPI
 	cargo build
 	$(VENV)/bin/mypy --strict --cache-dir=$(TARGET_DIR)/mypy examples/ssegateway examples/test_example.py tests/integrations
 	SSEGATEWAY=$(abspath $(TARGET_DIR))/debug/ssegateway PYTHONPATH=$(CURDIR)/examples PYTHONDONTWRITEBYTECODE=1 \
@@ -92,15 +92,15 @@ test-python: $(VENV)/installed ## The Python client, its fixture, and the applic
 sim: ## The simulation: SEEDS=1000 for many runs, SEED=42 to replay one
 	$(if $(SEEDS),SIM_SEEDS=$(SEEDS)) $(if $(SEED),SIM_SEED=$(SEED)) cargo test --profile proof --test simulation -- --nocapture
 
-planted: ## Plants bugs, one at a time, and says which check of the simulation catches each: SEEDS=3000
+planted: ## Plants one bug at a time and reports which check of the simulation catches it: SEEDS=3000
 	@tests/simulation/planted $(or $(SEEDS),3000)
 
-mutants: ## Mutates the core and lists the changes that no test catches; needs cargo-mutants, and hours. FILE=src/timer.rs for one file
+mutants: ## Mutates the core and lists the changes that no test catches; needs cargo-mutants and hours; FILE=src/timer.rs for one file
 	mkdir -p $(TARGET_DIR)
 	-SIM_SEEDS=300 SIM_FAILURES=1 $(MUTATE)
 	SIM_SEEDS=3000 SIM_FAILURES=1 $(MUTATE) --iterate $(SOCKETS:%=--cargo-arg --test=%)
 
-# The load is built in a profile that is quick to build; what is measured is the release binary.
+# The load is built with a profile that compiles quickly; the gateway under test is the release binary.
 LOOPBACK = BENCH_SERVER=$(or $(SERVER),$(TARGET_DIR)/release/ssegateway) BENCH_RUNS=$(RUNS) BENCH_FULL=$(FULL) BENCH_ONLY=$(ONLY) \
 	cargo bench --quiet --profile proof --bench loopback
 
@@ -112,10 +112,10 @@ bench-syscalls: ## System calls per event; needs strace
 	$(if $(SERVER),,cargo build --release --bin ssegateway)
 	$(LOOPBACK) -- system-calls
 
-bench-parts: ## Single parts of the gateway, timed
+bench-parts: ## Times of single parts of the gateway
 	cargo bench --quiet --bench parts
 
-bench-instructions: ## The same in instructions, which are the same in every run; needs valgrind
+bench-instructions: ## The same parts in instructions, identical in every run; needs valgrind
 	cargo bench --quiet --bench parts -- instructions
 
 bench-scale: ## A thousand to a million simulated streams: memory, times, longest turns
