@@ -9,7 +9,7 @@ thread_local! {
     static PEAK: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The system's allocator, counted. To be made the global one of the program that asks.
+/// The system's allocator, counted; to be used as the program's global allocator.
 pub(crate) struct Counting;
 
 fn took(bytes: usize) {
@@ -22,7 +22,7 @@ fn gave(bytes: usize) {
     IN_USE.set(IN_USE.get().wrapping_sub(bytes));
 }
 
-// SAFETY: every call is passed on to the system's allocator as it came.
+// SAFETY: every call is passed on unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         took(layout.size());
@@ -50,12 +50,12 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Allocations so far, growths included.
+/// Allocations so far, reallocations included.
 pub(crate) fn calls() -> usize {
     CALLS.get()
 }
 
-/// Bytes asked for and not given back; means something where no other thread gives them back.
+/// Bytes allocated and not freed; only meaningful if no other thread frees them.
 pub(crate) fn bytes_in_use() -> usize {
     IN_USE.get()
 }

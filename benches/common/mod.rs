@@ -1,6 +1,6 @@
 //! What the benchmarks share.
 
-// Each of them is a crate of its own and uses another part of this.
+// Each benchmark is a crate of its own and uses only part of this module.
 #![allow(dead_code)]
 
 pub(crate) mod allocator;

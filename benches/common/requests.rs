@@ -26,12 +26,12 @@ pub(crate) fn browser_get(path: &str, host: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Appends a send as Python's requests sends it. `data` is the inside of a JSON string, escaped.
+/// Appends a send as Python's requests writes it. `data` is the escaped inside of a JSON string.
 pub(crate) fn push_send(out: &mut Vec<u8>, token: &str, data: &[u8]) {
     const BEFORE_TOKEN: &str = r#"{"token":""#;
     const BEFORE_DATA: &str = r#"","event":{"name":"message","data":""#;
-    const BEHIND_DATA: &str = r#""},"close":false}"#;
-    let length = BEFORE_TOKEN.len() + token.len() + BEFORE_DATA.len() + data.len() + BEHIND_DATA.len();
+    const AFTER_DATA: &str = r#""},"close":false}"#;
+    let length = BEFORE_TOKEN.len() + token.len() + BEFORE_DATA.len() + data.len() + AFTER_DATA.len();
     // Writing to a vector cannot fail.
     let _ = write!(
         out,
@@ -40,15 +40,15 @@ pub(crate) fn push_send(out: &mut Vec<u8>, token: &str, data: &[u8]) {
          Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{BEFORE_TOKEN}{token}{BEFORE_DATA}"
     );
     out.extend_from_slice(data);
-    out.extend_from_slice(BEHIND_DATA.as_bytes());
+    out.extend_from_slice(AFTER_DATA.as_bytes());
 }
 
-/// What an event carries.
+/// The data of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Payload {
     /// 100 bytes of letters.
     Plain,
-    /// 1,000 bytes of JSON, which a send has to quote within its own.
+    /// 1,000 bytes of JSON, which a send carries as an escaped string.
     Json,
 }
 
@@ -61,7 +61,7 @@ impl Payload {
         pattern.chars().cycle().take(length).collect()
     }
 
-    /// The text as the inside of a JSON string.
+    /// The text, escaped for the inside of a JSON string.
     pub(crate) fn escaped(self) -> String {
         self.text().replace('"', "\\\"")
     }

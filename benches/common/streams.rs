@@ -1,4 +1,4 @@
-//! The protocol alone with streams open, on a kernel that takes every write whole at once.
+//! The protocol alone with open streams, on a kernel that accepts every write in full.
 
 use super::requests;
 use ssegateway::callback::{Called, Outcome};
@@ -15,14 +15,14 @@ pub(crate) struct Streams {
 
 /// The token of stream `n`.
 pub(crate) fn token(n: u128) -> Uuid {
-    // Spread over all bits, as random ones are.
+    // Spread over all bits, as a random token is.
     uuid::Builder::from_u128((n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835))
         .with_version(uuid::Version::Random)
         .into_uuid()
 }
 
 impl Streams {
-    /// That many streams, and a backend that is about to send.
+    /// Opens that many streams and a backend's connection.
     pub(crate) fn open(count: usize) -> Self {
         let now = Millis::from_millis(1000);
         let settings = Settings { streams_max: count, ..Settings::default() };
@@ -36,13 +36,13 @@ impl Streams {
         Self { gateway, backend, now }
     }
 
-    /// The backend's bytes arrive in one read. Returns how many bytes were written, answers included.
+    /// Delivers the backend's bytes in one read. Returns the number of bytes written, answers included.
     pub(crate) fn send(&mut self, batch: &[u8]) -> usize {
         self.gateway.receive(self.now, self.backend, batch);
         write_all(&mut self.gateway, self.now)
     }
 
-    /// One more client comes and goes. Returns how many bytes were written.
+    /// One more client connects and leaves. Returns the number of bytes written.
     pub(crate) fn connect_and_leave(&mut self) -> usize {
         let (id, written) = open(&mut self.gateway, self.now, token(u128::from(u64::MAX)));
         self.gateway.receive_eof(self.now, id);
@@ -50,7 +50,7 @@ impl Streams {
         written
     }
 
-    /// Time passes. Returns how many bytes were written.
+    /// Advances the clock. Returns the number of bytes written.
     pub(crate) fn pass(&mut self, milliseconds: u64) -> usize {
         self.now = Millis::from_millis(self.now.as_millis() + milliseconds);
         let mut written = 0;
@@ -71,7 +71,7 @@ fn open(gateway: &mut Gateway, now: Millis, token: Uuid) -> (ConnId, usize) {
     (id, write_all(gateway, now))
 }
 
-/// The backend says yes to everything.
+/// The backend accepts every connect.
 fn make_calls(gateway: &mut Gateway, now: Millis) {
     while let Some(action) = gateway.next_action() {
         match action {

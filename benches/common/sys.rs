@@ -1,4 +1,4 @@
-//! Processor time as the kernel counts it, to the nanosecond and with threads that have ended.
+//! Processor time as the kernel counts it, in nanoseconds, ended threads included.
 
 use std::io;
 use std::time::Duration;
@@ -12,16 +12,16 @@ fn read_clock(clock: libc::clockid_t) -> io::Result<Duration> {
     Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
 }
 
-/// What this thread has used.
+/// Processor time of this thread.
 pub(crate) fn thread_time() -> Duration {
     read_clock(libc::CLOCK_THREAD_CPUTIME_ID).unwrap_or_default()
 }
 
-/// What a process has used, all threads, those that have ended too.
+/// Processor time of a process, with all its threads, ended ones included.
 ///
 /// # Errors
 ///
-/// There is no such process, or it is not ours to look at.
+/// The process does not exist, or may not be inspected.
 pub(crate) fn process_time(pid: u32) -> io::Result<Duration> {
     let mut clock: libc::clockid_t = 0;
     // SAFETY: the pointer is to a live clockid_t.

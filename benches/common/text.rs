@@ -1,4 +1,4 @@
-//! Numbers as people read them.
+//! Numbers formatted for people.
 
 /// 1234567 as 1,234,567.
 pub(crate) fn count(number: u64) -> String {

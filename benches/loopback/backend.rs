@@ -1,5 +1,5 @@
-//! The backend of the gateway under test: says yes to every connect after a set time, and keeps account of the
-//! callbacks. One thread, beside the load.
+//! The backend of the gateway under test: accepts every connect after a set delay and records the callbacks. It has a
+//! thread of its own, on the load's core.
 
 use super::stamp::now;
 use mio::net::{TcpListener, TcpStream};
@@ -13,20 +13,20 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 const LISTENER: Token = Token(usize::MAX);
-/// A storm's callbacks come all at once; the kernel cuts this to net.core.somaxconn.
+/// A connect storm's callbacks arrive at once; the kernel limits this to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
-/// How long the thread may take to see that it is to end.
-const LOOK_AROUND: Duration = Duration::from_millis(50);
+/// How often the thread checks whether it should stop.
+const STOP_CHECK: Duration = Duration::from_millis(50);
 
 /// The callbacks so far.
 #[derive(Default)]
 pub(crate) struct Ledger {
-    /// By the stream's number, which ends its path: its token.
+    /// Tokens by the stream's number, which is the end of its path.
     pub tokens: Vec<Option<String>>,
     pub connects: u64,
     pub disconnects: u64,
-    /// Callbacks of either kind for a stream that had one already, or for none.
-    pub doubled: u64,
+    /// Callbacks of either kind for an unknown stream, or repeated for a known one.
+    pub duplicated: u64,
     gone: Vec<bool>,
     pub last_disconnect: u64,
 }
@@ -37,7 +37,7 @@ impl Ledger {
         let url = text(&callback["request"]["url"]);
         let stream = url.rsplit('/').next().and_then(|number| number.parse::<usize>().ok());
         let Some(stream) = stream else {
-            self.doubled += 1;
+            self.duplicated += 1;
             return;
         };
         if self.tokens.len() <= stream {
@@ -46,12 +46,12 @@ impl Ledger {
         }
         if callback["action"] == "connect" {
             self.connects += 1;
-            self.doubled += u64::from(self.tokens[stream].replace(text(&callback["token"])).is_some());
+            self.duplicated += u64::from(self.tokens[stream].replace(text(&callback["token"])).is_some());
         } else {
             self.disconnects += 1;
             self.last_disconnect = now();
             let good = self.tokens[stream].as_deref() == callback["token"].as_str();
-            self.doubled += u64::from(std::mem::replace(&mut self.gone[stream], true) || !good);
+            self.duplicated += u64::from(std::mem::replace(&mut self.gone[stream], true) || !good);
         }
     }
 }
@@ -86,7 +86,7 @@ impl Backend {
         Ok(Self { address, shared, thread: Some(thread) })
     }
 
-    /// How long an answer takes from now on.
+    /// Delay of every answer from now on.
     pub(crate) fn set_delay(&self, delay: Duration) {
         self.shared.delay_ms.store(delay.as_millis() as u64, Ordering::Relaxed);
     }
@@ -114,7 +114,7 @@ struct Serving {
     poll: Poll,
     listener: TcpListener,
     connections: Vec<Option<Connection>>,
-    /// When to answer whom. The delay is the same for all, so this is in order.
+    /// Due time and connection of each answer, in order, since the delay is the same for all.
     later: VecDeque<(u64, usize)>,
     shared: Arc<Shared>,
 }
@@ -126,7 +126,7 @@ impl Serving {
         let mut events = Events::with_capacity(1024);
         while !self.shared.stop.load(Ordering::Relaxed) {
             let next = self.later.front().map(|(due, _)| Duration::from_nanos(due.saturating_sub(now())));
-            let timeout = next.map_or(LOOK_AROUND, |next| next.min(LOOK_AROUND));
+            let timeout = next.map_or(STOP_CHECK, |next| next.min(STOP_CHECK));
             match self.poll.poll(&mut events, Some(timeout)) {
                 Err(error) if error.kind() != ErrorKind::Interrupted => return,
                 Ok(()) | Err(_) => {}
@@ -147,7 +147,7 @@ impl Serving {
 
     fn accept(&mut self) {
         while let Ok((mut socket, _)) = self.listener.accept() {
-            // An index is never used again: an answer that is still to come might reach the wrong peer.
+            // An index is never reused: a delayed answer could reach the wrong peer.
             let token = Token(self.connections.len());
             let _ = socket.set_nodelay(true);
             let registered = self.poll.registry().register(&mut socket, token, Interest::READABLE);
@@ -186,7 +186,7 @@ impl Serving {
     }
 
     fn answer(&mut self, index: usize) {
-        // So little fits into the socket of a peer that waits for it.
+        // The peer is waiting for this answer, so its socket has room for it.
         if let Some(connection) = &mut self.connections[index]
             && connection.socket.write(ANSWER).ok() != Some(ANSWER.len())
         {
@@ -195,7 +195,7 @@ impl Serving {
     }
 }
 
-/// Lengths of the first request's head and of all of it, if it is all there.
+/// The length of the first request's head and its total length, if it is complete.
 fn whole_request(input: &[u8]) -> Option<(usize, usize)> {
     let mut fields = [httparse::EMPTY_HEADER; 32];
     let mut request = httparse::Request::new(&mut fields);

@@ -1,4 +1,4 @@
-//! Clients: each holds a stream and checks what comes.
+//! Clients: each holds a stream and checks the events it receives.
 
 use super::common::requests::browser_get;
 use super::histogram::Histogram;
@@ -29,16 +29,16 @@ struct Client {
 pub(crate) struct Clients {
     server: SocketAddr,
     clients: Vec<Client>,
-    /// Those that have no stream yet.
+    /// Clients without a stream yet.
     pub opening: usize,
     pub open: usize,
-    /// Those that got none, and streams that ended without being asked to.
+    /// Failed connects, and streams that ended unexpectedly.
     pub failed: u64,
     pub heartbeats: u64,
     pub tally: Tally,
     latency: Histogram,
     pub connect_latency: Histogram,
-    /// When the last event came.
+    /// When the last event arrived.
     pub last_event: u64,
 }
 
@@ -62,7 +62,7 @@ impl Clients {
         self.clients.len()
     }
 
-    /// One more client connects; its number is that of `token`, and ends its path.
+    /// Connects one more client; its number is that of `token`, and the end of its path.
     pub(crate) fn open(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let path = format!("/events/tenant-7/stream/{}", token.0);
         let request = browser_get(&path, &self.server.to_string());
@@ -74,14 +74,14 @@ impl Clients {
         Ok(())
     }
 
-    /// The next event for a stream is numbered.
+    /// Takes the next event number of a stream.
     pub(crate) fn number_next(&mut self, index: usize) -> u32 {
         let events = &mut self.clients[index].events;
         events.sent += 1;
         events.sent - 1
     }
 
-    /// Events on their way.
+    /// Events in flight.
     pub(crate) fn outstanding(&self) -> u64 {
         self.clients.iter().map(|client| client.events.outstanding()).sum()
     }
@@ -92,7 +92,7 @@ impl Clients {
         (tally, std::mem::take(&mut self.latency))
     }
 
-    /// All of them go at once; returns how many had a stream.
+    /// All clients leave at once; returns how many had a stream.
     pub(crate) fn leave(&mut self) -> usize {
         for client in &mut self.clients {
             client.socket = None;
@@ -102,7 +102,7 @@ impl Clients {
         std::mem::take(&mut self.open)
     }
 
-    /// Something happened on a client's socket.
+    /// Handles readiness of a client's socket.
     pub(crate) fn handle(&mut self, index: usize, buffer: &mut [u8]) {
         let client = &mut self.clients[index];
         let Some(socket) = &mut client.socket else { return };
@@ -125,7 +125,7 @@ impl Clients {
                 Err(_) => return self.fail(index),
             };
             self.take(index, &buffer[..count]);
-            // A short read has emptied the socket: the next byte will be told.
+            // A short read has emptied the socket: the next byte will be a new edge.
             if count < buffer.len() {
                 return;
             }
@@ -168,8 +168,8 @@ impl Clients {
                     latency.record(now.saturating_sub(stamp.sent));
                     last_event = Some(now);
                 }
-                // Another stream's event: it is one too many here, and will be missed there.
-                Some(_) | None => tally.doubled += 1,
+                // Another stream's event: a duplicate here, and lost there.
+                Some(_) | None => tally.duplicated += 1,
             }
         });
         let ended = reader.ended;

@@ -1,4 +1,4 @@
-//! How often which latency was seen: 32 buckets for every doubling, so no figure is off by more than 3 %.
+//! A histogram of latencies: 32 buckets per doubling, so the error is at most 3 %.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ impl Histogram {
         Duration::from_nanos(self.max)
     }
 
-    /// No more than the share `quantile` of all latencies was shorter.
+    /// The latency below which the share `quantile` of all latencies lies.
     pub(crate) fn quantile(&self, quantile: f64) -> Duration {
         let rank = (quantile * self.total as f64).ceil() as u64;
         let mut seen = 0;
@@ -54,7 +54,7 @@ impl Histogram {
         Duration::ZERO
     }
 
-    /// The buckets that are not empty: lowest and highest latency in nanoseconds, and how many.
+    /// The non-empty buckets: lowest and highest latency in nanoseconds, and the count.
     pub(crate) fn buckets(&self) -> impl Iterator<Item = (u64, u64, u64)> {
         let lowest = |index: usize| if index == 0 { 0 } else { highest(index - 1) + 1 };
         let full = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
@@ -67,7 +67,7 @@ fn bucket(value: u64) -> usize {
     ((u64::from(shift) << BITS) + (value >> shift)) as usize
 }
 
-/// The highest value that falls into a bucket.
+/// The highest value in a bucket.
 fn highest(index: usize) -> u64 {
     let index = index as u64;
     let shift = (index >> BITS).saturating_sub(1);

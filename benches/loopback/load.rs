@@ -15,9 +15,9 @@ use std::time::Duration;
 const SIGNALS: Token = Token(usize::MAX);
 /// Senders' tokens start here.
 const SENDERS: usize = 1 << 32;
-/// As long as nothing comes, look at the time this often.
+/// Longest sleep, so that the time is checked this often.
 const LOOK_AROUND: Duration = Duration::from_millis(20);
-/// Nothing has moved for so long: what is missing is lost.
+/// After this long without progress, missing events count as lost.
 const PATIENCE: Duration = Duration::from_secs(3);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -25,7 +25,7 @@ pub(crate) struct Load {
     poll: Poll,
     events: Events,
     buffer: Vec<u8>,
-    /// Whether waiting may burn the core, so that no event is read late.
+    /// Whether to busy-wait, so that no event is read late.
     pub may_spin: bool,
     pub clients: Clients,
     pub senders: Senders,
@@ -48,7 +48,7 @@ impl Load {
         })
     }
 
-    /// Handles what happens, for `timeout` at the most.
+    /// Handles events for at most `timeout`.
     ///
     /// # Errors
     ///
@@ -68,11 +68,11 @@ impl Load {
         Ok(())
     }
 
-    /// Opens streams until there are `count`, with at most `at_once` under way; returns how long that took.
+    /// Opens streams until there are `count`, with at most `at_once` connecting at a time; returns how long that took.
     ///
     /// # Errors
     ///
-    /// Ctrl-C, or it does not come to an end.
+    /// Ctrl-C, or the streams do not open in time.
     pub(crate) fn connect(&mut self, count: usize, at_once: usize) -> io::Result<Duration> {
         let start = now();
         let mut next = self.clients.len();
@@ -89,7 +89,7 @@ impl Load {
         Ok(Duration::from_nanos(now() - start))
     }
 
-    /// Opens the backends' connections. `tokens` are those of the streams, in their order.
+    /// Opens the backends' connections. `tokens` are those of the streams, in order.
     ///
     /// # Errors
     ///
@@ -98,7 +98,7 @@ impl Load {
         self.senders.start(self.poll.registry(), SENDERS, tokens)
     }
 
-    /// Passes time without sending.
+    /// Waits without sending.
     ///
     /// # Errors
     ///
@@ -126,7 +126,7 @@ impl Load {
         Ok(())
     }
 
-    /// Waits until every send is answered and every event has come, or nothing moves any more.
+    /// Waits until every send is answered and every event has arrived, or progress stops.
     ///
     /// # Errors
     ///
@@ -149,7 +149,7 @@ impl Load {
         }
     }
 
-    /// What happened since this was asked last: the tally, with what is lost, and the latencies.
+    /// The tally since the last call, lost events included, and the latencies.
     pub(crate) fn take_tally(&mut self) -> (Tally, Histogram) {
         self.clients.take_tally()
     }

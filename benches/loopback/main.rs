@@ -2,7 +2,7 @@
 //!
 //! The gateway runs on one core, everything else on another. Processor time is the kernel's account of the gateway's
 //! process; on loopback that includes most of the work for the receiver of each packet. Every event carries a stamp,
-//! so that those that are lost, doubled or reordered are seen. `docs/performance.md` says how to read the figures.
+//! so that lost, duplicated and reordered ones are noticed. `docs/performance.md` says how to read the figures.
 
 mod backend;
 mod clients;
@@ -30,7 +30,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Descriptors beside those of the streams: the backends' connections, epoll, files.
+/// Descriptors in addition to those of the streams: the backends' connections, epoll, files.
 const DESCRIPTORS_BESIDE: u64 = 256;
 
 fn main() -> ExitCode {
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     match Signals::block().map_err(Box::from).and_then(run) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
-            eprintln!("bench: something was lost, doubled or reordered");
+            eprintln!("bench: something was lost, duplicated or reordered");
             ExitCode::FAILURE
         }
         Err(error) => {

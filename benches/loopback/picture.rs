@@ -40,7 +40,7 @@ struct Axis {
 }
 
 impl Axis {
-    /// From the shortest latency to the longest, with a little room.
+    /// From the shortest latency to the longest, with a small margin.
     fn of(histogram: &Histogram) -> Self {
         let lowest = histogram.buckets().next().map_or(1, |(lowest, ..)| lowest.max(1));
         let highest = histogram.max().as_nanos().max(1000) as f64;
@@ -96,7 +96,7 @@ fn draw_bars(svg: &mut String, histogram: &Histogram, axis: &Axis) {
     let beyond = axis.x(histogram.quantile(0.999).as_nanos() as f64);
     for (index, height) in heights.iter().enumerate().filter(|(_, height)| **height > 0.0) {
         let x = LEFT + index as f64 * width;
-        // One event among thousands still shows.
+        // One event among thousands is still visible.
         let pixels = ((BOTTOM - TOP) * height / most).max(2.0);
         let class = if x >= beyond { "tail" } else { "bar" };
         let _ = writeln!(

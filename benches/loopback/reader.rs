@@ -1,18 +1,18 @@
 //! What a stream's client reads: the response head, then chunks, then frames.
 
-/// Undoes the chunks and splits the text into frames. Frames that come whole in one chunk, as nearly all do, are
-/// not copied.
+/// Decodes the chunks and splits the text into frames. A frame that is complete in one chunk, as nearly all are, is not
+/// copied.
 #[derive(Default)]
 pub(crate) struct Reader {
-    /// Input that awaits the rest of a chunk.
+    /// An incomplete chunk.
     rest: Vec<u8>,
-    /// Text that awaits the rest of a frame.
+    /// An incomplete frame.
     text: Vec<u8>,
     pub ended: bool,
 }
 
 impl Reader {
-    /// Takes a part of the body; `frame` gets every frame that is complete, without the blank line.
+    /// Reads a part of the body; calls `frame` with every complete frame, without the blank line.
     pub(crate) fn take(&mut self, input: &[u8], mut frame: impl FnMut(&[u8])) {
         if self.rest.is_empty() {
             let used = self.read_chunks(input, &mut frame);
@@ -44,7 +44,7 @@ impl Reader {
     }
 }
 
-/// The first chunk of `input` and how many bytes it takes, if it is all there.
+/// The first chunk of `input` and its length with framing, if it is complete.
 fn chunk(input: &[u8]) -> Option<(&[u8], usize)> {
     let line = memchr::memchr(b'\n', input)?;
     let digits = std::str::from_utf8(&input[..line]).ok()?.trim_end();

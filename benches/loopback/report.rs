@@ -25,17 +25,17 @@ impl Unit {
     }
 }
 
-/// What must not happen. For connects and disconnects it is their callbacks that are lost or doubled.
+/// Delivery errors. For connects and disconnects, their callbacks are counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Faults {
     pub lost: u64,
-    pub doubled: u64,
+    pub duplicated: u64,
     pub reordered: u64,
 }
 
 impl Faults {
     pub(crate) fn of(tally: Tally) -> Self {
-        Self { lost: tally.lost, doubled: tally.doubled, reordered: tally.reordered }
+        Self { lost: tally.lost, duplicated: tally.duplicated, reordered: tally.reordered }
     }
 
     pub(crate) fn and(self, tally: Tally) -> Self {
@@ -45,7 +45,7 @@ impl Faults {
     fn plus(self, other: Self) -> Self {
         Self {
             lost: self.lost + other.lost,
-            doubled: self.doubled + other.doubled,
+            duplicated: self.duplicated + other.duplicated,
             reordered: self.reordered + other.reordered,
         }
     }
@@ -57,18 +57,18 @@ pub(crate) struct Row {
     name: String,
     value: f64,
     unit: Unit,
-    beside: String,
+    details: String,
     faults: Option<Faults>,
 }
 
 impl Row {
     pub(crate) fn new(name: &str, value: f64, unit: Unit) -> Self {
-        Self { name: name.to_owned(), value, unit, beside: String::new(), faults: None }
+        Self { name: name.to_owned(), value, unit, details: String::new(), faults: None }
     }
 
-    /// Figures of lesser weight.
-    pub(crate) fn beside(self, beside: String) -> Self {
-        Self { beside, ..self }
+    /// Secondary figures.
+    pub(crate) fn details(self, details: String) -> Self {
+        Self { details, ..self }
     }
 
     pub(crate) fn faults(self, faults: Faults) -> Self {
@@ -80,7 +80,7 @@ impl Row {
     }
 }
 
-/// The rows of each run, which are the same ones.
+/// The rows of each run; every run has the same ones.
 pub(crate) struct Report(Vec<Vec<Row>>);
 
 impl Report {
@@ -88,34 +88,34 @@ impl Report {
         Self(runs)
     }
 
-    /// Nothing was lost, doubled or reordered.
+    /// Nothing was lost, duplicated or reordered.
     pub(crate) fn is_clean(&self) -> bool {
         self.0.iter().flatten().all(Row::is_clean)
     }
 
-    /// Of several runs the median, with the lowest and the highest, and what stood beside the median.
+    /// The median of several runs, with its details, the lowest and the highest.
     pub(crate) fn table(&self) -> String {
-        let mut table = "| | measured | beside | lost, doubled, reordered |\n|---|---:|---|---|\n".to_owned();
+        let mut table = "| | measured | details | lost, duplicated, reordered |\n|---|---:|---|---|\n".to_owned();
         for line in 0..self.0.first().map_or(0, Vec::len) {
             let mut runs: Vec<&Row> = self.0.iter().filter_map(|run| run.get(line)).collect();
             runs.sort_by(|a, b| a.value.total_cmp(&b.value));
             let (median, lowest, highest) = (runs[runs.len() / 2], runs[0], runs[runs.len() - 1]);
-            let Row { name, value, unit, beside, .. } = median;
+            let Row { name, value, unit, details, .. } = median;
             let mut measured = format!("**{}**", unit.show(*value));
             if runs.len() > 1 {
                 measured += &format!(" ({} to {})", unit.show(lowest.value), unit.show(highest.value));
             }
             let faults = runs.iter().filter_map(|row| row.faults).reduce(Faults::plus);
-            let faults = faults.map_or(String::new(), |Faults { lost, doubled, reordered }| {
-                format!("{}, {}, {}", count(lost), count(doubled), count(reordered))
+            let faults = faults.map_or(String::new(), |Faults { lost, duplicated, reordered }| {
+                format!("{}, {}, {}", count(lost), count(duplicated), count(reordered))
             });
-            table += &format!("| {name} | {measured} | {beside} | {faults} |\n");
+            table += &format!("| {name} | {measured} | {details} | {faults} |\n");
         }
         table
     }
 }
 
-/// Three digits of a duration, in the unit that suits it.
+/// A duration with three digits, in a fitting unit.
 pub(crate) fn time(duration: Duration) -> String {
     let micro = duration.as_secs_f64() * 1e6;
     match micro {

@@ -1,4 +1,4 @@
-//! What is measured: each function starts a gateway of its own and gives rows of the report.
+//! The measurements: each function starts a gateway of its own and returns rows of the report.
 
 use super::backend::{Backend, Ledger};
 use super::common::requests::Payload;
@@ -15,12 +15,12 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Streams that events are sent to at random.
+/// Streams to which events are sent at random.
 const STREAMS: usize = 1000;
-/// Streams of which each costs memory and heartbeats.
+/// Streams for the cost of memory and heartbeats.
 pub(crate) const MANY_STREAMS: usize = 10_000;
 const STORM: usize = 5000;
-/// Clients that connect at the same time.
+/// Clients connecting at the same time.
 const AT_ONCE: usize = 128;
 const WARM_UP: Duration = Duration::from_millis(500);
 const WINDOW: Duration = Duration::from_secs(3);
@@ -28,22 +28,22 @@ const WINDOW: Duration = Duration::from_secs(3);
 const PACED_WINDOW: Duration = Duration::from_secs(10);
 const EVENTS_PER_SECOND: f64 = 2000.0;
 const ROUNDS: u32 = 5;
-/// Seconds between heartbeats where they are measured, and where they would be in the way.
+/// Seconds between heartbeats where they are measured, and where they would disturb.
 const HEARTBEAT: u64 = 5;
 const HEARTBEAT_RARE: u64 = 60;
 const MOMENT: Duration = Duration::from_millis(500);
-/// No disconnect has come for so long: none will.
+/// Disconnects that take longer than this since the last one count as lost.
 const DISCONNECT_PATIENCE: Duration = Duration::from_secs(8);
 
-/// What all rows have in common.
+/// What all measurements share.
 pub(crate) struct Bench {
     pub program: PathBuf,
     /// The cores of the gateway and of the load, if there are two.
     pub cores: Option<(usize, usize)>,
     pub signals: Signals,
-    /// Takes its time: a slow backend, a whole minute of waiting.
+    /// Include the slow measurements: a slow backend, a whole minute of waiting.
     pub full: bool,
-    /// As many as the descriptor limit allows.
+    /// Maximum streams, by the descriptor limit.
     pub streams_max: usize,
     /// Latencies at a steady rate, for the picture.
     pub latency: Histogram,
@@ -69,14 +69,15 @@ impl Stage {
         self.load.rest(MOMENT)
     }
 
-    /// Opens the connections that send; not long before they do, or the gateway closes them again.
+    /// Opens the senders' connections; shortly before they send, as the gateway closes idle ones.
     fn start_senders(&mut self) -> io::Result<()> {
         let tokens = self.backend.ledger(|ledger| ledger.tokens.clone());
         self.load.start_senders(tokens.into_iter().map(Option::unwrap_or_default).collect())?;
         self.load.rest(MOMENT)
     }
 
-    /// All clients go at once, and who sent to them. Returns when the last disconnect callback came, and how many never did.
+    /// All clients and senders leave at once. Returns the time until the last disconnect callback, and how many were
+    /// lost.
     fn leave(&mut self) -> io::Result<(Duration, u64)> {
         let start = now();
         let left = self.load.clients.leave() as u64;
@@ -89,23 +90,23 @@ impl Stage {
                 (seen, moved) = (disconnects, now());
             }
         }
-        // One too many would come about now.
+        // A surplus callback would arrive about now.
         self.load.rest(MOMENT)?;
         let last = self.backend.ledger(|ledger| ledger.last_disconnect);
         Ok((Duration::from_nanos(last.saturating_sub(start)), left.saturating_sub(seen)))
     }
 
-    fn doubled_callbacks(&self) -> u64 {
-        self.backend.ledger(|ledger: &mut Ledger| ledger.doubled)
+    fn duplicated_callbacks(&self) -> u64 {
+        self.backend.ledger(|ledger: &mut Ledger| ledger.duplicated)
     }
 }
 
-/// What sending for a while has come to.
+/// The result of sending for some time.
 struct Sent {
     tally: Tally,
     latency: Histogram,
     processor: Duration,
-    /// Without the wait for the last events.
+    /// Excludes the wait for the last events.
     time: Duration,
 }
 
@@ -114,7 +115,7 @@ impl Sent {
         micro(self.processor) / self.tally.received.max(1) as f64
     }
 
-    fn beside(&self) -> String {
+    fn details(&self) -> String {
         let rate = self.tally.received as f64 / self.time.as_secs_f64();
         let [half, most] = [0.5, 0.99].map(|quantile| time(self.latency.quantile(quantile)));
         format!("{} events/s; latency p50 {half}, p99 {most}", count(rate as u64))
@@ -136,7 +137,7 @@ fn send(stage: &mut Stage, window: Duration, recipients: &mut Recipients) -> io:
     Ok(Sent { tally, latency, processor, time: sending })
 }
 
-/// CPU per event with one, 16 and 32 requests under way, with quoted JSON, and latency at a steady rate.
+/// CPU per event with one, 16 and 32 requests in flight, with quoted JSON, and latency at a steady rate.
 pub(crate) fn sending(bench: &mut Bench) -> io::Result<Vec<Row>> {
     let mut stage = Stage::start(bench, HEARTBEAT_RARE)?;
     let streams = STREAMS.min(bench.streams_max);
@@ -154,7 +155,7 @@ pub(crate) fn sending(bench: &mut Bench) -> io::Result<Vec<Row>> {
         let warm_up = send(&mut stage, WARM_UP, &mut recipients)?;
         let sent = send(&mut stage, WINDOW, &mut recipients)?;
         let faults = Faults::of(warm_up.tally).and(sent.tally);
-        rows.push(Row::new(name, sent.processor_each(), Unit::Micro).beside(sent.beside()).faults(faults));
+        rows.push(Row::new(name, sent.processor_each(), Unit::Micro).details(sent.details()).faults(faults));
     }
     stage.load.senders.set_payload(Payload::Plain, 1);
     send(&mut stage, WARM_UP, &mut Recipients::random(streams, Some(EVENTS_PER_SECOND)))?;
@@ -164,20 +165,20 @@ pub(crate) fn sending(bench: &mut Bench) -> io::Result<Vec<Row>> {
     let cpu = format!("CPU per event {:.1} µs", sent.processor_each());
     let tail = format!("p99.9 {}, longest {}", time(nearly_all), time(sent.latency.max()));
     let faults = Faults::of(sent.tally);
-    rows.push(Row::new("latency at 2,000 events/s, p50", micro(half), Unit::Micro).beside(cpu).faults(faults));
-    rows.push(Row::new("latency at 2,000 events/s, p99", micro(most), Unit::Micro).beside(tail).faults(faults));
+    rows.push(Row::new("latency at 2,000 events/s, p50", micro(half), Unit::Micro).details(cpu).faults(faults));
+    rows.push(Row::new("latency at 2,000 events/s, p99", micro(most), Unit::Micro).details(tail).faults(faults));
     Ok(rows)
 }
 
-/// Memory, heartbeats and fan-out with many streams, and what is left of the memory when they have gone.
+/// Memory, heartbeats and fan-out with many streams, and the memory left after they have gone.
 pub(crate) fn holding(bench: &mut Bench) -> io::Result<Vec<Row>> {
     let mut stage = Stage::start(bench, HEARTBEAT)?;
     let streams = MANY_STREAMS.min(bench.streams_max);
     let each = format!("{} streams", count(streams as u64));
     stage.load.rest(MOMENT)?;
     let before = stage.server.memory()?;
-    let private = format!("{} of it its own", mebibytes(before.private as f64));
-    let mut rows = vec![Row::new("memory with no client", before.resident as f64, Unit::Mebibytes).beside(private)];
+    let private = format!("of which private {}", mebibytes(before.private as f64));
+    let mut rows = vec![Row::new("memory with no client", before.resident as f64, Unit::Mebibytes).details(private)];
 
     stage.open(streams)?;
     let (processor, heartbeats) = (stage.server.processor_time()?, stage.load.clients.heartbeats);
@@ -190,19 +191,19 @@ pub(crate) fn holding(bench: &mut Bench) -> io::Result<Vec<Row>> {
     let name = format!("CPU per delivery, one to each of {each}, 16 pipelined");
     let fanout = fan_out(&mut stage, streams)?;
     let tally = fanout.tally;
-    let beside = format!("all have it after {}; {}", time(fanout.time / ROUNDS), fanout.beside());
-    rows.push(Row::new(&name, fanout.processor_each(), Unit::Micro).beside(beside).faults(Faults::of(tally)));
+    let details = format!("last delivery after {}; {}", time(fanout.time / ROUNDS), fanout.details());
+    rows.push(Row::new(&name, fanout.processor_each(), Unit::Micro).details(details).faults(Faults::of(tally)));
 
     let (_, missing) = stage.leave()?;
     let lost = missing + stage.load.clients.failed;
-    let faults = Faults { lost, doubled: stage.doubled_callbacks(), reordered: 0 };
+    let faults = Faults { lost, duplicated: stage.duplicated_callbacks(), reordered: 0 };
     let per_heartbeat = micro(processor) / heartbeats.max(1) as f64;
-    let beside = format!("{} in {} s", count(heartbeats), 2 * HEARTBEAT);
-    rows.push(Row::new(&format!("CPU per heartbeat, {each}"), per_heartbeat, Unit::Micro).beside(beside));
+    let details = format!("{} in {} s", count(heartbeats), 2 * HEARTBEAT);
+    rows.push(Row::new(&format!("CPU per heartbeat, {each}"), per_heartbeat, Unit::Micro).details(details));
     let per_stream = held.resident.saturating_sub(before.resident) as f64 / streams as f64;
-    let beside = format!("{} in all; a browser's request, 15 header fields", mebibytes(held.resident as f64));
+    let details = format!("{} in total; a browser's request, 15 header fields", mebibytes(held.resident as f64));
     let name = format!("memory per idle stream, {each}");
-    rows.push(Row::new(&name, per_stream / 1024.0, Unit::Kibibytes).beside(beside).faults(faults));
+    rows.push(Row::new(&name, per_stream / 1024.0, Unit::Kibibytes).details(details).faults(faults));
 
     let wait = Duration::from_secs(if bench.full { 60 } else { 12 });
     stage.load.rest(wait)?;
@@ -234,7 +235,7 @@ fn fan_out(stage: &mut Stage, streams: usize) -> io::Result<Sent> {
     Ok(all)
 }
 
-/// Many clients connect, some at a time, while the backend takes its time; then all leave.
+/// Many clients connect, some at a time, to a slow backend; then all leave.
 pub(crate) fn connecting(bench: &mut Bench) -> io::Result<Vec<Row>> {
     let delays: &[u64] = if bench.full { &[20, 200] } else { &[20] };
     let mut rows = Vec::new();
@@ -255,24 +256,24 @@ fn storm(bench: &Bench, delay: Duration, rows: &mut Vec<Row>) -> io::Result<()> 
     let failed = stage.load.clients.failed;
     let connects = stage.backend.ledger(|ledger| ledger.connects);
     let missing = (clients as u64).saturating_sub(connects);
-    let faults = Faults { lost: failed.max(missing), doubled: stage.doubled_callbacks(), reordered: 0 };
+    let faults = Faults { lost: failed.max(missing), duplicated: stage.duplicated_callbacks(), reordered: 0 };
     let latency = &stage.load.clients.connect_latency;
     let [half, most] = [0.5, 0.99].map(|quantile| time(latency.quantile(quantile)));
     let peak = mebibytes(stage.server.memory_peak()? as f64);
     let name = format!("{} connects, {AT_ONCE} at a time, backend takes {}", count(clients as u64), time(delay));
-    let beside = format!("p50 {half}, p99 {most}; memory {peak} at most");
-    rows.push(Row::new(&name, took.as_secs_f64(), Unit::Seconds).beside(beside).faults(faults));
+    let details = format!("p50 {half}, p99 {most}; memory {peak} at most");
+    rows.push(Row::new(&name, took.as_secs_f64(), Unit::Seconds).details(details).faults(faults));
     rows.push(Row::new("CPU per connect with its callback", processor / clients as f64, Unit::Micro));
 
     stage.load.rest(MOMENT)?;
     let before = stage.server.processor_time()?;
     let (last, missing) = stage.leave()?;
     let processor = micro(stage.server.processor_time()?.saturating_sub(before)) / clients as f64;
-    let faults = Faults { lost: missing, doubled: stage.doubled_callbacks(), reordered: 0 };
+    let faults = Faults { lost: missing, duplicated: stage.duplicated_callbacks(), reordered: 0 };
     let least = time(delay * (clients / AT_ONCE) as u32);
-    let beside = format!("CPU per disconnect {processor:.0} µs; {AT_ONCE} at a time take {least} at least");
+    let details = format!("CPU per disconnect {processor:.0} µs; {AT_ONCE} at a time take {least} at least");
     let name = "then all leave: the last disconnect callback after";
-    rows.push(Row::new(name, last.as_secs_f64(), Unit::Seconds).beside(beside).faults(faults));
+    rows.push(Row::new(name, last.as_secs_f64(), Unit::Seconds).details(details).faults(faults));
     Ok(())
 }
 
@@ -281,7 +282,7 @@ pub(crate) fn system_calls(bench: &mut Bench) -> io::Result<String> {
     let mut stage = Stage::start(bench, HEARTBEAT_RARE)?;
     let streams = STREAMS.min(bench.streams_max);
     stage.open(streams)?;
-    // The threads of the callbacks end, so that none is traced.
+    // Wait until the callback threads have ended, so that none is traced.
     stage.load.rest(Duration::from_secs(5))?;
     stage.start_senders()?;
     let mut counts = Vec::new();

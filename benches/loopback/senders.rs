@@ -1,4 +1,4 @@
-//! Backends that send: a few connections, each with so many requests under way at a time.
+//! Backends that send: a few connections, each with several requests in flight.
 
 use super::clients::{Clients, is_early};
 use super::common::requests::{Payload, push_send};
@@ -9,10 +9,10 @@ use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Connections that send.
+/// Connections of the senders.
 pub(crate) const SENDERS: usize = 8;
 
-/// Who gets the next event. Every stream is served by one sender, so that the order of its events is defined.
+/// Chooses the stream of the next event. Every stream has one sender, so that the order of its events is defined.
 pub(crate) struct Recipients {
     streams: usize,
     choice: Choice,
@@ -23,7 +23,7 @@ enum Choice {
         state: u64,
         pace: Option<Pace>,
     },
-    /// By sender, how many of its streams have had their event.
+    /// How many of each sender's streams have had their event.
     Everybody {
         done: [usize; SENDERS],
     },
@@ -51,7 +51,7 @@ impl Recipients {
         Self { streams: 0, choice: Choice::Nobody }
     }
 
-    /// How long there is nothing to send for; `None`: until an answer makes room.
+    /// How long until there is something to send; `None`: until an answer frees a slot.
     pub(crate) fn pause(&self, may_spin: bool) -> Option<Duration> {
         match &self.choice {
             Choice::Random { pace: Some(_), .. } if may_spin => Some(Duration::ZERO),
@@ -60,7 +60,7 @@ impl Recipients {
         }
     }
 
-    /// The next stream for a sender; `None`: nobody, for now.
+    /// The next stream for a sender; `None`: none for now.
     fn next(&mut self, sender: usize) -> Option<usize> {
         let share = self.streams.saturating_sub(sender).div_ceil(SENDERS);
         let place = match &mut self.choice {
@@ -97,9 +97,9 @@ pub(crate) struct Senders {
     server: SocketAddr,
     senders: Vec<Sender>,
     tokens: Vec<String>,
-    /// Requests under way on each connection.
+    /// Requests in flight on each connection.
     depth: usize,
-    /// What the stamp is followed by.
+    /// The data after the stamp.
     filler: Vec<u8>,
     data: Vec<u8>,
     pub answered: u64,
@@ -132,9 +132,9 @@ impl Senders {
         self.senders.clear();
     }
 
-    /// What events carry behind the stamp from now on.
+    /// Sets the payload of events and the requests in flight per connection.
     pub(crate) fn set_payload(&mut self, payload: Payload, depth: usize) {
-        // The stamp takes the place of as many characters; an escape must not be cut in two.
+        // The stamp replaces as many characters; an escape must not be cut in two.
         let text = payload.text();
         self.filler = text[Stamp::LENGTH..].replace('"', "\\\"").into_bytes();
         self.depth = depth;
@@ -144,7 +144,7 @@ impl Senders {
         self.senders.iter().map(|sender| sender.in_flight).sum()
     }
 
-    /// Sends as far as there is room.
+    /// Sends as many events as may be in flight.
     pub(crate) fn fill(&mut self, recipients: &mut Recipients, clients: &mut Clients) -> io::Result<()> {
         for (index, sender) in self.senders.iter_mut().enumerate() {
             let before = sender.out.len();
@@ -165,7 +165,7 @@ impl Senders {
         Ok(())
     }
 
-    /// Something happened on a sender's socket.
+    /// Handles readiness of a sender's socket.
     pub(crate) fn handle(&mut self, index: usize, buffer: &mut [u8]) -> io::Result<()> {
         let Some(sender) = self.senders.get_mut(index) else { return Ok(()) };
         sender.flush()?;
@@ -194,7 +194,7 @@ impl Sender {
         }
         match self.socket.write(&self.out) {
             Ok(count) => drop(self.out.drain(..count)),
-            // An edge will tell when there is room.
+            // An edge will report when there is space.
             Err(error) if is_early(&error) => {}
             Err(error) => return Err(error),
         }
@@ -202,7 +202,8 @@ impl Sender {
     }
 }
 
-/// The length of the first answer, if it is all there. Whatever it says, an event that does not arrive is lost.
+/// The length of the first answer, if it is complete. Its status does not matter: an event that does not arrive is
+/// lost.
 fn answer(input: &[u8]) -> Option<usize> {
     let mut fields = [httparse::EMPTY_HEADER; 16];
     let mut response = httparse::Response::new(&mut fields);

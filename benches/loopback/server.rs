@@ -1,4 +1,4 @@
-//! The gateway under test: the real binary in a process of its own, and what it uses.
+//! The gateway under test: the real binary in a process of its own, and its resource usage.
 
 use super::common::sys;
 use std::fs;
@@ -21,7 +21,7 @@ pub(crate) struct Server {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Memory {
     pub resident: usize,
-    /// Of it what is its own and was written to: heap and stacks, not the program's text.
+    /// The private dirty part of it: heap and stacks, not the program's text.
     pub private: usize,
 }
 
@@ -30,7 +30,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// It does not start, or not in time.
+    /// It does not start, or does not listen in time.
     pub(crate) fn start(program: &Path, backend: SocketAddr, core: Option<usize>, heartbeat: u64) -> io::Result<Self> {
         for _ in 0..PORT_ATTEMPTS {
             let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
@@ -47,14 +47,14 @@ impl Server {
             command.env("LISTEN_ADDRESS", address.ip().to_string());
             command.env("PORT", address.port().to_string());
             command.env("HEARTBEAT_INTERVAL_SECONDS", heartbeat.to_string());
-            // The log is written as always, and nobody reads it.
+            // The log is written as usual, but discarded.
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             let mut server = Self { child: command.spawn()?, address };
             if server.wait_until_it_listens()? {
                 return Ok(server);
             }
         }
-        Err(io::Error::other(format!("{} ends as soon as it is started", program.display())))
+        Err(io::Error::other(format!("{} exits at once", program.display())))
     }
 
     fn wait_until_it_listens(&mut self) -> io::Result<bool> {
@@ -79,31 +79,31 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// It has ended.
+    /// The process has ended.
     pub(crate) fn processor_time(&self) -> io::Result<Duration> {
         sys::process_time(self.pid())
     }
 
     /// # Errors
     ///
-    /// It has ended.
+    /// The process has ended.
     pub(crate) fn memory(&self) -> io::Result<Memory> {
         let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid()))?;
         Ok(Memory { resident: field(&text, "Rss:"), private: field(&text, "Private_Dirty:") })
     }
 
-    /// The most memory that was resident at any time.
+    /// The highest resident memory so far.
     ///
     /// # Errors
     ///
-    /// It has ended.
+    /// The process has ended.
     pub(crate) fn memory_peak(&self) -> io::Result<usize> {
         let text = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
         Ok(field(&text, "VmHWM:"))
     }
 }
 
-/// A field of proc(5) that is in KiB, in bytes.
+/// A field of proc(5) in KiB, converted to bytes.
 fn field(text: &str, name: &str) -> usize {
     let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
     line.split_whitespace().next().and_then(|kib| kib.parse::<usize>().ok()).unwrap_or(0) * 1024

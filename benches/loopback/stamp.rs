@@ -1,9 +1,9 @@
-//! What events carry, so that who reads one can tell whether it is the right one, and how old it is.
+//! The stamp in an event's data: it identifies the event and gives its age.
 
 use std::sync::OnceLock;
 use std::time::Instant;
 
-/// Nanoseconds since this was asked first.
+/// Nanoseconds since the first call.
 pub(crate) fn now() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
     START.get_or_init(Instant::now).elapsed().as_nanos() as u64
@@ -11,11 +11,11 @@ pub(crate) fn now() -> u64 {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
-    /// To which stream,
+    /// The stream's number.
     pub stream: u32,
-    /// as which of its events, counted from 0,
+    /// The event's number on its stream, counted from 0.
     pub number: u32,
-    /// and when it was sent.
+    /// When it was sent.
     pub sent: u64,
 }
 
@@ -40,12 +40,12 @@ impl Stamp {
     }
 }
 
-/// What became of the events; by the stamps, so nothing that goes wrong stays hidden behind something else.
+/// How the events arrived. Judged by their stamps, so that one error cannot mask another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub received: u64,
     pub lost: u64,
-    pub doubled: u64,
+    pub duplicated: u64,
     pub reordered: u64,
 }
 
@@ -53,7 +53,7 @@ impl Tally {
     pub(crate) fn add(&mut self, other: Self) {
         self.received += other.received;
         self.lost += other.lost;
-        self.doubled += other.doubled;
+        self.duplicated += other.duplicated;
         self.reordered += other.reordered;
     }
 }
@@ -63,9 +63,9 @@ impl Tally {
 pub(crate) struct Sequence {
     /// Numbers given out.
     pub sent: u32,
-    /// One more than the highest number that has come.
+    /// One more than the highest number received.
     expected: u32,
-    /// Numbers below that which have not come.
+    /// Numbers below that are still missing.
     missing: Vec<u32>,
 }
 
@@ -79,7 +79,7 @@ impl Sequence {
             self.missing.swap_remove(at);
             tally.reordered += 1;
         } else {
-            tally.doubled += 1;
+            tally.duplicated += 1;
         }
     }
 
@@ -87,7 +87,7 @@ impl Sequence {
         self.missing.len() as u64 + u64::from(self.sent.saturating_sub(self.expected))
     }
 
-    /// Forgets what has not come, so that it counts once.
+    /// Counts the missing events as lost and forgets them, so that each counts once.
     pub(crate) fn settle(&mut self) -> u64 {
         let lost = self.outstanding();
         self.missing.clear();

@@ -8,11 +8,11 @@ use std::time::Duration;
 pub(crate) struct Tracer(Child);
 
 impl Tracer {
-    /// Counts the calls of that process from now on.
+    /// Starts counting the calls of that process.
     ///
     /// # Errors
     ///
-    /// There is no strace, or it may not trace.
+    /// strace is missing or not permitted to trace.
     pub(crate) fn attach(pid: u32) -> io::Result<Self> {
         let pid = pid.to_string();
         let child = Command::new("strace")
@@ -26,13 +26,13 @@ impl Tracer {
         Ok(Self(child))
     }
 
-    /// Stops counting; calls by name.
+    /// Stops counting and returns the calls by name.
     ///
     /// # Errors
     ///
-    /// strace counted nothing: it says why.
+    /// strace counted nothing; the error has its output.
     pub(crate) fn detach(mut self) -> io::Result<BTreeMap<String, u64>> {
-        // It detaches, prints its summary and ends. The signals of Ctrl-C are blocked in all that this program starts.
+        // SIGHUP makes it detach, print its summary and exit. SIGINT is blocked in every child of this program.
         Command::new("kill").args(["-HUP", &self.0.id().to_string()]).status()?;
         let mut text = String::new();
         if let Some(mut pipe) = self.0.stderr.take() {
@@ -71,7 +71,7 @@ pub(crate) fn table(columns: &[(usize, u64, BTreeMap<String, u64>)]) -> String {
         let each = columns
             .iter()
             .map(|(_, events, calls)| calls.get(name).copied().unwrap_or(0) as f64 / (*events).max(1) as f64);
-        // The rest are a few calls for the whole run.
+        // The others are a few calls in the whole run.
         if each.clone().any(|each| each >= 0.001) {
             let cells: String = each.map(|each| format!(" | {each:.3}")).collect();
             table += &format!("| {name}{cells} |\n");

@@ -12,7 +12,7 @@ use ssegateway::table::Key;
 use ssegateway::timer::{TICK_MS, Timer};
 use std::fmt;
 
-/// The longest head that is taken.
+/// The default of `MAX_HEADER_BYTES`.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 const STREAMS: usize = 1000;
 const TIMER_ENTRIES: u32 = 1_000_000;
@@ -20,7 +20,7 @@ const INTERVAL_MS: u64 = 15_000;
 
 pub(crate) struct Case {
     name: &'static str,
-    /// How many times the work is done in one call.
+    /// Repetitions of the work in one call.
     pub pieces: usize,
     pub prepare: fn() -> Box<dyn FnMut()>,
 }
@@ -35,7 +35,7 @@ const fn case(name: &'static str, pieces: usize, prepare: fn() -> Box<dyn FnMut(
     Case { name, pieces, prepare }
 }
 
-/// In the order of their names, as divan shows them.
+/// Sorted by name, as divan prints them.
 pub(crate) static CASES: [Case; 18] = [
     case("frame, 1 kB", 1, || write_frame(Payload::Json.text())),
     case("frame, 10 lines", 1, || write_frame("a line of text\n".repeat(10))),
@@ -53,8 +53,8 @@ pub(crate) static CASES: [Case; 18] = [
     case("head of a send", 1, || read_head(send_request(Payload::Plain))),
     case("JSON of a send, 1 kB of quoted JSON", 1, || read_send(Payload::Json)),
     case("JSON of a send, 100 bytes", 1, || read_send(Payload::Plain)),
-    case("timer with 1,000 entries, out and in again", 1, || turn_timer(1000)),
-    case("timer with 1,000,000 entries, out and in again", 1, || turn_timer(TIMER_ENTRIES)),
+    case("timer with 1,000 entries, pop and reinsert", 1, || turn_timer(1000)),
+    case("timer with 1,000,000 entries, pop and reinsert", 1, || turn_timer(TIMER_ENTRIES)),
 ];
 
 /// 15 fields.
@@ -62,7 +62,7 @@ fn get_of_a_browser() -> Vec<u8> {
     browser_get("/events?user=ann", "events.example.com")
 }
 
-/// As many as a head may have, each of another name.
+/// The maximum number of fields, all with different names.
 fn get_of_256_fields() -> Vec<u8> {
     let mut get = b"GET /events HTTP/1.1\r\nHost: h\r\n".to_vec();
     get.extend((1..256).flat_map(|n| format!("x-{n}: v\r\n").into_bytes()));
@@ -102,7 +102,7 @@ fn write_frame(data: String) -> Box<dyn FnMut()> {
     })
 }
 
-/// One entry is due, and is due again an interval later: a heartbeat.
+/// One entry falls due and is reinserted an interval later, like a heartbeat.
 fn turn_timer(entries: u32) -> Box<dyn FnMut()> {
     let mut timer = Timer::new(Millis::ZERO);
     for n in 0..entries {
@@ -124,7 +124,7 @@ fn turn_timer(entries: u32) -> Box<dyn FnMut()> {
 fn send_through(payload: Payload, depth: usize) -> Box<dyn FnMut()> {
     let data = payload.escaped();
     let mut streams = Streams::open(STREAMS);
-    // A prime apart, so that the same streams come again late.
+    // A prime apart, so that it takes long until the same streams recur.
     let batches: Vec<Vec<u8>> = (0..97)
         .map(|batch| {
             let mut requests = Vec::new();

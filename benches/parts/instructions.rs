@@ -1,14 +1,14 @@
-//! Instructions counted by callgrind: this program runs itself under it, once for each case.
+//! Instructions counted by callgrind: this program runs itself under it, once per case.
 
 use super::cases::CASES;
 use std::path::Path;
 use std::process::Command;
 
 const CALLS: usize = 500;
-/// Before counting starts, so that buffers have their sizes and code is loaded.
+/// Warm-up before counting, so that buffers have grown and code is loaded.
 const CALLS_BEFORE: usize = 200;
 
-/// The case's calls; nothing else is counted.
+/// The case's calls; only these are counted.
 #[inline(never)]
 fn counted_calls(work: &mut dyn FnMut()) {
     for _ in 0..CALLS {

@@ -1,5 +1,5 @@
-//! Parts of the gateway by themselves, without a kernel: how long they take (`make bench-parts`), and how many
-//! instructions (`make bench-instructions`), a figure that is the same in every run.
+//! Parts of the gateway in isolation, without a kernel: their time (`make bench-parts`), and their instructions
+//! (`make bench-instructions`), a figure that is the same in every run.
 
 mod cases;
 #[path = "../common/mod.rs"]

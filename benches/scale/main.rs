@@ -1,7 +1,7 @@
-//! `make bench-scale`: what a stream, an event, a heartbeat and a connect cost with a thousand to a million streams.
+//! `make bench-scale`: the cost of a stream, an event, a heartbeat and a connect with a thousand to a million streams.
 //!
-//! The event loop and the protocol run on a kernel that costs nothing (`net.rs`), so what grows with the number of
-//! streams shows: memory, time for each piece of work, and the longest turn of the loop, in which everybody else
+//! The event loop and the protocol run on a kernel that costs nothing (`net.rs`), so growth with the number of streams
+//! is visible: memory, time for each piece of work, and the longest turn of the loop, during which everything else
 //! waits. Time is this thread's processor time: a busy machine does not lengthen a turn.
 
 #[path = "../common/mod.rs"]
@@ -37,7 +37,7 @@ fn print_table() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let column = String::from_utf8(output.stdout).expect("text");
         if table.is_empty() {
-            // The first one says what is measured.
+            // The first column also gives the row names.
             table = "|\n|---\n".to_owned() + &column.lines().map(|line| before_tab(line) + "\n").collect::<String>();
         }
         let cells = [format!(" | {} streams", count(streams as u64)), "|---:".to_owned()]
@@ -52,7 +52,7 @@ fn before_tab(line: &str) -> String {
     format!("| {}", line.split('\t').next().unwrap_or_default())
 }
 
-/// Everything that can happen to so many streams.
+/// Measures every operation with that many streams.
 fn measure(streams: usize) {
     let mut world = World::new(streams);
     let (start, resident) = (allocator::bytes_in_use(), resident_bytes());
@@ -62,7 +62,7 @@ fn measure(streams: usize) {
     let bytes = (allocator::bytes_in_use() - start) / streams;
     let text = world.request_bytes();
     row("memory per stream, bytes", bytes);
-    row("of it the text of the client's request", text);
+    row("of which the text of the client's request", text);
     row("resident, bytes per stream", resident_bytes().saturating_sub(resident) / streams);
 
     world.send(streams, EVENTS / 4);
@@ -78,8 +78,8 @@ fn measure(streams: usize) {
 
     allocator::forget_peak();
     let before = allocator::bytes_in_use();
-    let standstill = world.stand_still();
-    let standstill_bytes = allocator::bytes_at_peak() - before;
+    let pause = world.pause();
+    let pause_bytes = allocator::bytes_at_peak() - before;
 
     world.leave();
     let leaving = world.take_turns();
@@ -99,12 +99,12 @@ fn measure(streams: usize) {
     row("longest turn, ms: connecting", longest(connects));
     row("longest turn, ms: sending", longest(sends));
     row("longest turn, ms: heartbeats, evenly spread", longest(ticks));
-    row("longest turn, ms: all heartbeats at once, after a standstill", longest(standstill));
+    row("longest turn, ms: all heartbeats at once, after a pause", longest(pause));
     row("longest turn, ms: all leave at once", longest(leaving));
-    row("longest turn, ms: memory is given back", longest(release));
+    row("longest turn, ms: releasing memory", longest(release));
     row("longest turn, ms: shutdown", longest(drain));
-    row("memory for a while, kB: all heartbeats at once", standstill_bytes / 1000);
-    row("memory for a while, kB: shutdown", drain_bytes / 1000);
+    row("temporary memory, kB: all heartbeats at once", pause_bytes / 1000);
+    row("temporary memory, kB: shutdown", drain_bytes / 1000);
 }
 
 fn row(name: &str, value: impl Cell) {

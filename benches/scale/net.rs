@@ -1,5 +1,5 @@
-//! A kernel that costs next to nothing: [`System`] on counters. Every client gets its way at once, so what is
-//! measured is the gateway and the loop alone.
+//! A kernel that costs next to nothing: [`System`] on counters. No call ever blocks or fails, so only the gateway and
+//! the loop are measured.
 
 use ssegateway::callback::{Called, Outcome};
 use ssegateway::gateway::{ConnId, Listener, Peer, ProcessFigures};
@@ -10,32 +10,32 @@ use std::io::{self, ErrorKind};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// A client by its number, as wide as a descriptor.
+/// A client's number, as wide as a descriptor.
 pub(crate) struct Socket(u32);
 
 pub(crate) struct Memory {
     pub clock: u64,
-    /// What the next poll tells.
+    /// Events of the next poll.
     pub events: Vec<Event>,
-    /// Clients that wait to be accepted.
+    /// Clients waiting to be accepted.
     pub backlog: usize,
     /// By client.
     pub tokens: Vec<Uuid>,
     pub ids: Vec<ConnId>,
-    /// What a stream's client sends first.
+    /// The request of a stream's client.
     get: Vec<u8>,
-    /// What the backend sends: a read of the socket that was accepted last finds it.
+    /// The backend's sends, read from the socket that was accepted last.
     batch: Vec<u8>,
-    /// Reads find the end of the input.
+    /// Reads return the end of the input.
     pub leaving: bool,
     completions: VecDeque<Completion>,
     pub writes: usize,
-    /// Bytes of one client's request as callbacks carry it.
+    /// Bytes of one client's request in the JSON of callbacks.
     pub request_bytes: usize,
 }
 
 impl Memory {
-    /// Room for `clients`, so that growing it is not measured.
+    /// Reserves space for `clients`, so that its growth is not measured.
     pub(crate) fn new(clients: usize, get: Vec<u8>) -> Self {
         Self {
             clock: 0,
@@ -57,7 +57,7 @@ impl Memory {
         self.batch.extend_from_slice(batch);
     }
 
-    /// Everybody is gone, and the numbers start again.
+    /// All clients are gone; numbering restarts.
     pub(crate) fn forget_clients(&mut self) {
         self.tokens.clear();
         self.ids.clear();
@@ -65,7 +65,7 @@ impl Memory {
         self.leaving = false;
     }
 
-    pub(crate) fn tell_readable(&mut self, client: usize) {
+    pub(crate) fn report_readable(&mut self, client: usize) {
         let id = self.ids[client];
         let read_closed = self.leaving;
         self.events.push(Event::Socket { id, readable: true, writable: false, read_closed });

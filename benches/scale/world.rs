@@ -1,4 +1,4 @@
-//! Streams by the thousand on the kernel of `net.rs`, and what happens to them.
+//! Thousands of streams on the kernel of `net.rs`, and operations on them.
 
 use crate::common::{requests, sys};
 use crate::net::Memory;
@@ -11,12 +11,12 @@ use std::time::Duration;
 /// The default of `HEARTBEAT_INTERVAL_SECONDS`.
 const HEARTBEAT_MS: u64 = 15_000;
 
-/// Sends that one read brings.
+/// Sends in one read.
 const DEPTH: usize = 16;
-/// What one call of epoll_wait reports at most.
+/// The most events that one call of epoll_wait reports.
 const EVENTS_PER_TURN: usize = 1024;
 const ACCEPTS_PER_TURN: usize = 64;
-/// A bound on turns that ought to come to an end.
+/// A limit for loops that should end.
 const TURNS_MAX: usize = 10_000_000;
 
 /// Turns of the loop, timed.
@@ -64,12 +64,12 @@ impl World {
         self.turns.longest = self.turns.longest.max(time);
     }
 
-    /// The turns since this was asked last.
+    /// The turns since the last call.
     pub(crate) fn take_turns(&mut self) -> Turns {
         std::mem::take(&mut self.turns)
     }
 
-    /// Bytes of one request as it is kept for the disconnect callback.
+    /// Bytes of one request kept for the disconnect callback.
     pub(crate) fn request_bytes(&mut self) -> usize {
         self.net().request_bytes
     }
@@ -84,7 +84,7 @@ impl World {
             }
             self.turn();
         }
-        panic!("this never ends");
+        panic!("no end after {TURNS_MAX} turns");
     }
 
     fn accept(&mut self, count: usize) {
@@ -101,7 +101,7 @@ impl World {
             let count = ACCEPTS_PER_TURN.min(streams - first);
             self.accept(count);
             for client in first..first + count {
-                self.net().tell_readable(client);
+                self.net().report_readable(client);
             }
             self.turn();
             self.turn_until(|reactor| reactor.gateway().call_count() == 0);
@@ -110,7 +110,7 @@ impl World {
         self.accept(1);
     }
 
-    /// The backend sends that many events, each to any stream.
+    /// The backend sends that many events, each to a random stream.
     pub(crate) fn send(&mut self, streams: usize, events: usize) {
         let data = requests::Payload::Plain.escaped();
         let mut random = 0x9E37_79B9_7F4A_7C15_u64;
@@ -126,14 +126,14 @@ impl World {
                 requests::push_send(&mut batch, &self.net().tokens[stream].to_string(), data.as_bytes());
             }
             self.net().set_batch(&batch);
-            self.net().tell_readable(streams);
+            self.net().report_readable(streams);
             self.turn();
         }
         let writes = self.net().writes - before;
         assert!(writes > events, "a write for nearly every event and one for the answers: {writes}");
     }
 
-    /// One heartbeat interval, tick by tick. Returns how many heartbeats there were.
+    /// Advances by one heartbeat interval, tick by tick. Returns the number of heartbeats.
     pub(crate) fn beat(&mut self) -> usize {
         let before = self.net().writes;
         for _ in 0..HEARTBEAT_MS.div_ceil(TICK_MS) {
@@ -143,15 +143,15 @@ impl World {
         self.net().writes - before
     }
 
-    /// The process stood still for so long that every heartbeat is due.
-    pub(crate) fn stand_still(&mut self) -> Turns {
+    /// The process was paused for so long that every heartbeat is due.
+    pub(crate) fn pause(&mut self) -> Turns {
         self.net().clock += HEARTBEAT_MS + TICK_MS;
         let (before, streams) = (self.net().writes, self.reactor.gateway().stream_count());
         self.turn_until(|reactor| reactor.net().writes - before >= streams);
         self.take_turns()
     }
 
-    /// All clients go at once, the backend too.
+    /// All clients leave at once, and the backend too.
     pub(crate) fn leave(&mut self) {
         self.all_leave();
         self.turn_until(|reactor| reactor.gateway().call_count() == 0);
@@ -167,7 +167,7 @@ impl World {
         }
     }
 
-    /// SIGTERM; all streams are ended and all clients go.
+    /// SIGTERM: all streams are ended and all clients leave.
     pub(crate) fn drain(&mut self) {
         self.net().events.push(Event::Signal);
         self.turn();
@@ -181,7 +181,7 @@ impl World {
         let clients = self.net().ids.len();
         for first in (0..clients).step_by(EVENTS_PER_TURN) {
             for client in first..clients.min(first + EVENTS_PER_TURN) {
-                self.net().tell_readable(client);
+                self.net().report_readable(client);
             }
             if self.net().has_completions() {
                 self.net().events.push(Event::Completions);
