@@ -5,7 +5,7 @@ use crate::limits::{Limits, RAISE};
 use std::ffi::OsString;
 use std::fmt::Write;
 
-/// What to do.
+/// A command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Serve.
@@ -48,7 +48,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
 }
 
 fn unknown(argument: &OsString) -> String {
-    // Debug keeps it on one line, whatever it is.
+    // Debug formatting keeps any argument on one line.
     format!("unknown argument {argument:?}: everything is configured by environment variables, see --help")
 }
 
@@ -64,7 +64,7 @@ pub fn help() -> String {
          A gateway that holds Server-Sent Events streams for an HTTP backend.\n\
          \n\
          ssegateway                        run; everything is configured by environment variables\n\
-         ssegateway check                  print the effective configuration, or what is wrong with it\n\
+         ssegateway check                  print the effective configuration, or every error in it\n\
          ssegateway healthcheck [--ready]  probe a running gateway; exit status 0 if it is healthy (or ready)\n\
          ssegateway --help, --version\n\
          \n\

@@ -46,10 +46,10 @@ fn listen(address: SocketAddr, variable: &str) -> Result<TcpListener, String> {
     opened.map_err(|error| {
         let hint = match error.kind() {
             ErrorKind::AddrInUse => {
-                format!("; another process has that port: stop it, or set {variable} to another one")
+                format!("; another process uses that port: stop it, or set {variable} to a free one")
             }
             ErrorKind::PermissionDenied => {
-                format!("; ports below 1024 need CAP_NET_BIND_SERVICE: grant it, or set {variable} to a higher one")
+                format!("; ports below 1024 need CAP_NET_BIND_SERVICE: grant it, or set {variable} to a higher port")
             }
             ErrorKind::AddrNotAvailable => "; no interface of this machine has that address".to_owned(),
             _ => String::new(),

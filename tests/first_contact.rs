@@ -1,4 +1,4 @@
-//! The slips of somebody's first ten minutes: each is answered by a line that says what to do.
+//! Mistakes in a user's first ten minutes: each gets a line that says what to do.
 
 mod common;
 
@@ -6,7 +6,7 @@ use common::{Answer, Backend, Client, Gateway, Port, get, post, run};
 use std::net::TcpListener;
 
 #[test]
-fn one_line_says_what_has_started() {
+fn one_line_shows_the_startup() {
     let backend = Backend::accepting();
     let url = format!("http://user:secret@127.0.0.1:{}/call?key=secret", backend.port);
     let mut gateway = Gateway::builder().set("CALLBACK_URL", url).set("MAX_STREAMS", 10).start();
@@ -26,36 +26,36 @@ fn one_line_says_what_has_started() {
 }
 
 #[test]
-fn no_callback_url_is_pointed_out() {
+fn a_missing_callback_url_gets_a_hint() {
     let gateway = Gateway::builder().start();
     gateway.log_line(&["WARN", "CALLBACK_URL is not set", "http://127.0.0.1:8000/callback"]);
 }
 
 #[test]
-fn a_taken_port_is_named_with_a_way_out() {
+fn a_port_in_use_is_named_with_a_fix() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("an address").port().to_string();
     let output = run(&[], &[("PORT", &port), ("LISTEN_ADDRESS", "127.0.0.1")]);
     assert_eq!(output.code, Some(1));
     assert_eq!(output.stderr.lines().count(), 1, "{output:?}");
-    for part in [port.as_str(), "in use", "set PORT to another one"] {
+    for part in [port.as_str(), "in use", "set PORT to a free one"] {
         assert!(output.stderr.contains(part), "{output:?}");
     }
     let free = Port::reserve();
     let variables = [("PORT", &*free.to_string()), ("INTERNAL_PORT", &port), ("LISTEN_ADDRESS", "127.0.0.1")];
     let output = run(&[], &variables);
-    assert!(output.stderr.contains("set INTERNAL_PORT to another one"), "{output:?}");
+    assert!(output.stderr.contains("set INTERNAL_PORT to a free one"), "{output:?}");
 }
 
 #[test]
-fn what_is_no_url_is_shown_one() {
+fn a_bad_url_gets_an_example() {
     let output = run(&[], &[("CALLBACK_URL", "localhost:8000/callback")]);
     assert_eq!(output.code, Some(2));
     assert!(output.stderr.contains("like http://127.0.0.1:8000/callback"), "{output:?}");
 }
 
 #[test]
-fn an_argument_is_answered_with_where_to_look() {
+fn an_argument_points_to_the_help() {
     let output = run(&["--port", "3000"], &[]);
     assert_eq!(output.code, Some(2));
     assert!(output.stderr.contains("environment") && output.stderr.contains("--help"), "{output:?}");
@@ -72,7 +72,7 @@ fn a_backend_that_is_down_is_named() {
 
 #[test]
 fn a_host_that_is_not_found_is_named() {
-    // No name server needs to be asked to know that no such name exists.
+    // An invalid name, so that no name server is asked.
     let gateway = Gateway::builder().set("CALLBACK_URL", "http://no..name:8000/callback").start();
     assert_eq!(gateway.get("/x").status, 503);
     gateway.log_line(&["WARN", "http://no..name:8000/callback", "check the host name in CALLBACK_URL"]);
@@ -93,7 +93,7 @@ fn a_backend_that_gives_no_answer_comes_with_a_hint() {
 }
 
 #[test]
-fn rejections_come_with_a_hint_each_of_them_once() {
+fn each_kind_of_rejection_gets_a_hint_once() {
     for (status, hint) in [(404, "path"), (403, "CSRF"), (301, "redirects"), (400, "JSON"), (500, "its own log")] {
         let backend = Backend::connecting(Answer::status(status));
         let mut gateway = Gateway::start(&backend);
@@ -116,7 +116,7 @@ fn a_backend_that_has_accepted_rejects_without_a_hint() {
 }
 
 #[test]
-fn a_page_of_another_origin_without_cors_is_pointed_out_once() {
+fn a_page_of_another_origin_without_cors_gets_a_hint_once() {
     let backend = Backend::accepting();
     let mut gateway = Gateway::start(&backend);
     let with_origin = |origin: &str| get("/x").replacen("\r\n\r\n", &format!("\r\nOrigin: {origin}\r\n\r\n"), 1);
@@ -129,7 +129,7 @@ fn a_page_of_another_origin_without_cors_is_pointed_out_once() {
 }
 
 #[test]
-fn one_mended_slip_does_not_hide_the_next() {
+fn a_fixed_mistake_does_not_hide_the_next() {
     let backend = Backend::new(|call| Answer::status(if call.url() == "/first" { 404 } else { 403 }));
     let gateway = Gateway::start(&backend);
     gateway.get("/first");
@@ -138,9 +138,9 @@ fn one_mended_slip_does_not_hide_the_next() {
     gateway.log_line(&["connect rejected", "CSRF"]);
 }
 
-/// A backend may never look at the answers that its sends get.
+/// A backend may ignore the answers to its sends.
 #[test]
-fn a_send_that_is_refused_is_pointed_out_once() {
+fn a_refused_send_gets_a_hint_once() {
     let backend = Backend::accepting();
     let mut gateway = Gateway::start(&backend);
     let (_stream, token) = gateway.open_with(&backend, "/x");
@@ -149,7 +149,7 @@ fn a_send_that_is_refused_is_pointed_out_once() {
         (r#"{"token":"T","event":"hello"}"#, 400, "an event is an object"),
         (r#"{"event":{"data":"hello"}}"#, 400, "connect callback"),
         ("token=T&data=hello", 400, "json="),
-        (r#"{"token":"T","data":"hello"}"#, 200, "data belongs into event"),
+        (r#"{"token":"T","data":"hello"}"#, 200, "data belongs inside event"),
         (r#"{"token":"T","close":"true"}"#, 400, "close must be a boolean"),
     ];
     for (body, status, hint) in cases {
@@ -158,7 +158,7 @@ fn a_send_that_is_refused_is_pointed_out_once() {
         }
         gateway.log_line(&["WARN", "a send ", hint]);
     }
-    // These are no slips.
+    // These are legitimate.
     assert_eq!(gateway.send(&format!(r#"{{"token":"{token}"}}"#)).status, 200);
     assert_eq!(gateway.close(&token).status, 200);
     assert_eq!(gateway.event(&token, "to nobody").status, 404);
@@ -167,7 +167,7 @@ fn a_send_that_is_refused_is_pointed_out_once() {
 }
 
 #[test]
-fn a_request_at_the_wrong_door_is_pointed_out_once() {
+fn a_request_to_the_wrong_port_or_path_gets_a_hint_once() {
     let backend = Backend::accepting();
     let mut gateway = Gateway::for_backend(&backend).internal_port().set("INTERNAL_TOKEN", "secret").start();
     let with_token = |request: String| request.replacen("\r\n\r\n", "\r\nAuthorization: Bearer secret\r\n\r\n", 1);
@@ -178,8 +178,8 @@ fn a_request_at_the_wrong_door_is_pointed_out_once() {
         (public, post("/send", "{}"), 405, "a stream is opened by GET"),
         (internal, get("/news"), 404, "streams are served on PORT"),
         (internal, post("/internal/send", "{}"), 401, "INTERNAL_TOKEN is set"),
-        (internal, with_origin(post("/internal/send", "{}")), 403, "let the backend do it"),
-        (internal, with_token(post("/internal/sned", "{}")), 404, "there are /internal/send"),
+        (internal, with_origin(post("/internal/send", "{}")), 403, "send from the backend"),
+        (internal, with_token(post("/internal/sned", "{}")), 404, "the paths are /internal/send"),
         (internal, with_token(get("/internal/send")), 405, "a send is a POST"),
     ];
     for (port, request, status, hint) in &cases {
@@ -193,14 +193,14 @@ fn a_request_at_the_wrong_door_is_pointed_out_once() {
 }
 
 #[test]
-fn a_wrong_internal_path_is_told_the_right_ones() {
+fn a_wrong_internal_path_gets_the_right_ones() {
     let gateway = Gateway::builder().start();
     assert_eq!(gateway.request(post("/internal/sned", "{}")).status, 404);
-    gateway.log_line(&["WARN", "a request was refused", "there are /internal/send"]);
+    gateway.log_line(&["WARN", "a request was refused", "the paths are /internal/send"]);
 }
 
 #[test]
-fn what_is_too_large_is_told_which_limit_it_met() {
+fn a_large_request_gets_the_name_of_its_limit() {
     let builder = Gateway::builder().set("MAX_HEADER_BYTES", 1024).set("MAX_BODY_BYTES", 1024);
     let mut gateway = builder.set("CALLBACK_URL", "http://127.0.0.1:1/").start();
     for (target, body, status, limit) in [
@@ -217,14 +217,14 @@ fn what_is_too_large_is_told_which_limit_it_met() {
 }
 
 #[test]
-fn https_to_the_gateway_is_pointed_out() {
+fn https_to_the_gateway_gets_a_hint() {
     let gateway = Gateway::builder().start();
     assert_eq!(gateway.request(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03").status, 400);
-    gateway.log_line(&["WARN", "a client speaks TLS", "http://"]);
+    gateway.log_line(&["WARN", "a client sent TLS", "http://"]);
 }
 
 #[test]
-fn one_stream_too_many_is_pointed_out() {
+fn a_stream_over_the_limit_gets_a_hint() {
     let backend = Backend::accepting();
     let gateway = Gateway::for_backend(&backend).set("MAX_STREAMS", 1).start();
     let (_stream, _) = gateway.open_with(&backend, "/x");

@@ -1,11 +1,11 @@
-//! What the log says of a backend that fails for a while (contract, section 10): enough, and not a line per page.
+//! The log of a backend outage (contract, section 10): informative, but not a line per page.
 
 mod common;
 
 use common::{Answer, Backend, Client, Gateway, Port, eventually, get};
 use std::time::Instant;
 
-/// The sum of the numbers behind `key=` in the lines with this text.
+/// The sum of the numbers after `key=` in the lines with this text.
 fn sum(gateway: &Gateway, text: &str, key: &str) -> usize {
     let log = gateway.log();
     let values = log.lines().filter(|line| line.contains(text)).filter_map(|line| line.split_once(&format!(" {key}=")));
@@ -14,7 +14,7 @@ fn sum(gateway: &Gateway, text: &str, key: &str) -> usize {
         .sum()
 }
 
-/// "disconnect callback failed" is another one.
+/// With the bracket, so that "disconnect callback failed" does not match.
 const FAILED: &str = "] connect callback failed";
 
 fn lines(gateway: &Gateway, text: &str) -> usize {
@@ -31,21 +31,21 @@ fn a_dead_backend_gets_a_line_a_second_and_one_when_it_is_back() {
         assert_eq!(gateway.get("/x").status, 503);
     }
     gateway.log_line(&["WARN", FAILED, "refused", "left_out=0"]);
-    // Those without a line are counted in the next one, or a moment after the last of them.
+    // Failures without a line are counted in the next line, or in one shortly after the last of them.
     let (one, more) = (FAILED, "further connect callbacks failed");
     eventually("each failure is counted", || {
         lines(&gateway, one) + sum(&gateway, one, "left_out") + sum(&gateway, more, "left_out") == PAGES
     });
     let most = start.elapsed().as_secs() as usize + 1;
     assert!(lines(&gateway, one) + lines(&gateway, more) <= most, "{}", gateway.log());
-    assert_eq!(lines(&gateway, "answered again"), 0);
+    assert_eq!(lines(&gateway, "have recovered"), 0);
 
     let backend = Backend::on_port(port, |_| Answer::ok());
     let (_stream, token) = gateway.open_with(&backend, "/y");
-    gateway.log_line(&["INFO", "connect callbacks are answered again", "failed=300", "seconds="]);
+    gateway.log_line(&["INFO", "connect callbacks have recovered", "failed=300", "seconds="]);
     assert_eq!(gateway.event(&token, "x").status, 200);
     let _another = gateway.open("/z");
-    assert_eq!(lines(&gateway, "answered again"), 1);
+    assert_eq!(lines(&gateway, "have recovered"), 1);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The table of environment variables. The start, `check` and `--help` all go by it, so that what is done, shown and
-//! documented cannot differ.
+//! The table of environment variables. Startup, `check` and `--help` all use it, so that behaviour and documentation
+//! cannot differ.
 //!
 //! To add a variable, add a row here and a field, with its default, to [`Config`] or to the core's
 //! [`Settings`](crate::gateway::Settings); then use it.
@@ -15,11 +15,11 @@ use std::fmt::Display;
 
 /// 1 GiB: more in one buffer is a typing error, and fits every `usize`.
 const BYTES_MAX: u64 = 1 << 30;
-/// Some 11 days; leaves room for the jitter within the `retry` field's 31 bits.
+/// Some 11 days; with the jitter it fits the 31 bits of the `retry` field.
 const RECONNECT_DELAY_MAX: u64 = 1_000_000_000;
-/// A thread each; far beyond what helps.
+/// Each takes a thread; far more than is useful.
 const CONCURRENCY_MAX: u64 = 10_000;
-/// More than any machine holds.
+/// More than any machine can hold.
 const STREAMS_MAX: u64 = 1_000_000_000;
 /// A request line and a Host header fit.
 const HEADER_BYTES_MIN: u64 = 256;
@@ -32,9 +32,9 @@ const SWITCH: [(&str, bool); 2] = [("on", true), ("off", false)];
 /// One environment variable: docs/protocol.md, section 2.
 #[derive(Clone, Copy, Debug)]
 pub struct Variable {
-    /// As in the environment.
+    /// Its name in the environment.
     pub name: &'static str,
-    /// What holds where it is not set.
+    /// The value if it is not set.
     pub default: DefaultValue,
     /// Its line in `--help`.
     pub help: &'static str,
@@ -54,25 +54,25 @@ pub enum DefaultValue {
     Derived(&'static str),
 }
 
-/// What becomes of a value that cannot be used.
+/// How to treat an invalid value.
 #[derive(Clone, Copy, Debug)]
 enum BadValue {
-    /// The gateway does not start, and says why in a line that quotes the value.
+    /// The gateway does not start; an error line quotes the value.
     Refused,
-    /// The same; the line quotes what this makes of the value.
+    /// The same; the error line quotes the result of this function.
     RefusedMasked(fn(&str) -> String),
     /// The gateway starts with the default and logs an error.
     Replaced,
 }
 
-/// Reads text into a field. Errors: a phrase that says what is allowed.
+/// Reads text into a field. Errors: a phrase with the allowed values.
 type Read = fn(&mut Config, &str) -> Result<(), String>;
 /// The effective value as text, secrets masked; empty if there is none.
 type Show = fn(&Config) -> String;
 
 impl Variable {
-    /// Reads a value from the environment into its field. Errors: one line with name, value (secrets masked) and what
-    /// is allowed.
+    /// Reads a value from the environment into its field. Errors: one line with name, value (secrets masked) and
+    /// allowed values.
     pub(super) fn read(&self, config: &mut Config, value: OsString) -> Result<(), String> {
         let (text, result) = match value.into_string() {
             Ok(text) => {
@@ -92,7 +92,7 @@ impl Variable {
         (self.show)(config)
     }
 
-    /// Whether the default takes the place of a bad value.
+    /// Whether the default replaces a bad value.
     pub(super) fn is_replaceable(&self) -> bool {
         matches!(self.bad_value, BadValue::Replaced)
     }
@@ -121,12 +121,12 @@ fn shown(value: &dyn Display) -> String {
     value.to_string()
 }
 
-/// Nothing for a value that is not there.
+/// Empty for an absent value.
 fn optional<T>(value: Option<T>, show: impl Fn(T) -> String) -> String {
     value.map_or_else(String::new, show)
 }
 
-/// Puts the token of a file into its field, and the file's name into that for `check`.
+/// Stores the token of a file in its field, and the file's name in the one that `check` shows.
 fn set_from_file(token: &mut Option<Secret>, file: &mut Option<String>, name: &str, path: &str) -> Result<(), String> {
     if token.is_some() {
         return Err(format!("must not be set together with {name}"));
@@ -136,7 +136,7 @@ fn set_from_file(token: &mut Option<Secret>, file: &mut Option<String>, name: &s
     Ok(())
 }
 
-/// What is shown of a secret.
+/// A secret as `check` shows it.
 fn hide(secret: &str) -> String {
     if secret.is_empty() { String::new() } else { "***".to_owned() }
 }
@@ -171,7 +171,7 @@ pub const VARIABLES: &[Variable] = {
             |config, text| set(&mut config.gateway.internal_token, token(text).map(Some)),
             |config| optional(config.gateway.internal_token.as_ref(), |token| hide(token.expose())))
             .on_bad_value(RefusedMasked(hide)).refuse_empty(),
-        row("INTERNAL_TOKEN_FILE", Derived("none"), "file that holds INTERNAL_TOKEN, in place of it",
+        row("INTERNAL_TOKEN_FILE", Derived("none"), "file that holds INTERNAL_TOKEN; set one or the other",
             |config, path| set_from_file(
                 &mut config.gateway.internal_token, &mut config.internal_token_file, "INTERNAL_TOKEN", path),
             |config| config.internal_token_file.clone().unwrap_or_default())
@@ -180,7 +180,7 @@ pub const VARIABLES: &[Variable] = {
             |config, text| set(&mut config.callback_token, token(text).map(Some)),
             |config| optional(config.callback_token.as_ref(), |token| hide(token.expose())))
             .on_bad_value(RefusedMasked(hide)).refuse_empty(),
-        row("CALLBACK_TOKEN_FILE", Derived("none"), "file that holds CALLBACK_TOKEN, in place of it",
+        row("CALLBACK_TOKEN_FILE", Derived("none"), "file that holds CALLBACK_TOKEN; set one or the other",
             |config, path| set_from_file(
                 &mut config.callback_token, &mut config.callback_token_file, "CALLBACK_TOKEN", path),
             |config| config.callback_token_file.clone().unwrap_or_default())
@@ -214,7 +214,7 @@ pub const VARIABLES: &[Variable] = {
         row("MAX_HEADER_BYTES", Literal, "maximum size of request line and headers",
             |config, text| set(&mut config.gateway.head_bytes_max, integer(text, HEADER_BYTES_MIN, BYTES_MAX)),
             |config| shown(&config.gateway.head_bytes_max)),
-        row("MAX_BODY_BYTES", Literal, "maximum body of a send",
+        row("MAX_BODY_BYTES", Literal, "maximum size of a request body",
             |config, text| set(&mut config.gateway.body_bytes_max, integer(text, 1, BYTES_MAX)),
             |config| shown(&config.gateway.body_bytes_max)),
         row("MAX_PENDING_BYTES", Literal, "maximum unsent bytes of a stream",
@@ -229,7 +229,7 @@ pub const VARIABLES: &[Variable] = {
         row("CLIENT_TIMEOUT_SECONDS", Literal, "longest time without progress for a client with unsent bytes",
             |config, text| set(&mut config.gateway.client_timeout, seconds(text, 1)),
             |config| shown(&config.gateway.client_timeout.as_secs())),
-        row("SHUTDOWN_DELAY_SECONDS", Literal, "how long to keep serving after SIGTERM, with /readyz at 503",
+        row("SHUTDOWN_DELAY_SECONDS", Literal, "time to keep serving after SIGTERM, with /readyz at 503",
             |config, text| set(&mut config.gateway.shutdown_delay, seconds(text, 0)),
             |config| shown(&config.gateway.shutdown_delay.as_secs())),
         row("SHUTDOWN_TIMEOUT_SECONDS", Literal, "longest drain after that delay",

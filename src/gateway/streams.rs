@@ -379,7 +379,7 @@ fn disconnect_answered(disconnect: &PendingDisconnect, outcome: &Outcome) {
             let mut lossy = String::new();
             let answer = callback::read_answer(body.as_deref().unwrap_or_default(), &mut lossy);
             if answer.event.is_some() || answer.close {
-                warn!(token = token.to_string(); "disconnect answer asks for an event or a close: the stream is gone");
+                warn!(token = token.to_string(); "disconnect answer ignored: it has an event or a close, but the stream has ended");
             }
         }
         Outcome::Answered { status, passed: _, body: _ } => {

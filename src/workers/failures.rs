@@ -87,18 +87,18 @@ impl Failures {
         if timed_out { Outcome::TimedOut { written } } else { Outcome::Unavailable { written } }
     }
 
-    /// Takes note of an answer to a call of this kind.
+    /// Records an answer to a call of this kind.
     pub(super) fn answered(&self, kind: CallKind) {
         let mut floods = self.floods(kind);
         let Floods { name, unavailable, timed_out } = &mut *floods;
         for Over { failures, millis } in
             [unavailable, timed_out].into_iter().filter_map(|flood| flood.succeeded(self.now()))
         {
-            log::info!(callback = self.callback, failed = failures, seconds = millis / 1000; "{name} callbacks are answered again");
+            log::info!(callback = self.callback, failed = failures, seconds = millis / 1000; "{name} callbacks have recovered");
         }
     }
 
-    /// Logs failures that have waited for the next line for too long. To be called every second or two.
+    /// Logs failures that have waited too long for the next line. Call every second or two.
     pub(super) fn log_overdue(&self) {
         for floods in [&self.connects, &self.disconnects] {
             let Floods { name, unavailable, timed_out } = &mut *lock(floods);
@@ -108,14 +108,14 @@ impl Failures {
         }
     }
 
-    /// The most likely remedy.
+    /// The most likely fix.
     fn hint(&self, error: &Error, written: bool) -> &'static str {
         match error {
             Error::Timeout(_) if written => {
-                "no answer within CALLBACK_TIMEOUT_SECONDS: are all of the backend's workers busy, or does the callback wait for something?"
+                "no answer within CALLBACK_TIMEOUT_SECONDS: are all of the backend's workers busy, or does the callback block?"
             }
             Error::Timeout(_) => {
-                "no connection within CALLBACK_TIMEOUT_SECONDS: is the address right, and is a firewall in between?"
+                "no connection within CALLBACK_TIMEOUT_SECONDS: is the address correct, or is there a firewall in between?"
             }
             Error::LargeResponseHeader(..) => HINT_LONG_HEAD,
             error if has_too_many_fields(error) => HINT_LONG_HEAD,
@@ -131,9 +131,7 @@ impl Failures {
                     "is the backend running there, and does it listen on more than 127.0.0.1?"
                 }
                 ErrorKind::NotFound => "check the host name in CALLBACK_URL",
-                ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
-                    "no route leads to that address from here"
-                }
+                ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => "no route to that address from here",
                 // rustls reports bytes that are not TLS and untrusted certificates in this way.
                 ErrorKind::InvalidData => {
                     "https needs a backend that speaks TLS, with a certificate from a public authority"
@@ -149,7 +147,7 @@ fn lock(floods: &Mutex<Floods>) -> MutexGuard<'_, Floods> {
     floods.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The error as the log shows it.
+/// The error's text in the log.
 fn describe(error: &Error) -> String {
     match error {
         Error::LargeResponseHeader(bytes, _) => {
