@@ -37,6 +37,14 @@ pub struct Limits {
     pub streams_max: usize,
 }
 
+/// Connections of all kinds where so many streams are wanted and no more: with the same reserves that a limit of
+/// descriptors leaves.
+fn connections_for(streams_max: usize, has_internal: bool) -> usize {
+    let reserve = streams_max.div_ceil(7).clamp(SENDS_RESERVE_MIN, SENDS_RESERVE_MAX);
+    let public_max = streams_max + reserve;
+    public_max + if has_internal { INTERNAL_RESERVE_MAX.min(public_max) } else { 0 }
+}
+
 impl Limits {
     /// Divides `descriptors` (the soft limit after it was raised). `streams_wanted` is an explicit `MAX_STREAMS`,
     /// lowered to what is possible: see [`Limits::fits`]. Errors: one line, for a limit that is too low to serve.
@@ -61,7 +69,11 @@ impl Limits {
         let reserve = (public_max / 8).clamp(SENDS_RESERVE_MIN, SENDS_RESERVE_MAX);
         let streams_room = public_max - reserve;
         let streams_max = streams_wanted.map_or(streams_room, |wanted| wanted.min(streams_room));
-        debug_assert!(streams_max >= 1 && streams_max < public_max);
+        let connections_max = match streams_wanted {
+            Some(_) => connections_max.min(connections_for(streams_max, has_internal)),
+            None => connections_max,
+        };
+        debug_assert!(streams_max >= 1 && streams_max + SENDS_RESERVE_MIN <= connections_max);
         Ok(Self { threads_max, connections_max, streams_max })
     }
 
@@ -98,11 +110,14 @@ mod tests {
     #[test]
     fn an_explicit_number_of_streams_is_kept_or_clamped() {
         let kept = limits(1024, 128, Some(10), false);
-        assert_eq!(kept.streams_max, 10);
+        assert_eq!((kept.streams_max, kept.connections_max), (10, 14));
+        assert_eq!(limits(20_000, 128, Some(700), false).connections_max, 800);
+        assert_eq!(limits(20_000, 128, Some(10_000), true).connections_max, 10_272);
+        assert_eq!(limits(1024, 128, Some(10), true).connections_max, 28);
         assert!(kept.fits(Some(10)));
         assert!(kept.fits(None));
         let clamped = limits(1024, 128, Some(5_000), false);
-        assert_eq!(clamped.streams_max, 872 - 109);
+        assert_eq!((clamped.streams_max, clamped.connections_max), (872 - 109, 872));
         assert!(!clamped.fits(Some(5_000)));
     }
 

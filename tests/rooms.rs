@@ -45,6 +45,7 @@ const FILES: [(&str, &[&str]); 12] = [
             "shutdown",
             "jitter",
             "deadlines",
+            "places",
             "stats",
             "hints",
             "listing",

@@ -16,7 +16,7 @@
 //! | `output` | the unsent bytes of a connection, chunks, and which connections have some |
 //! | `connection` | one connection: state, request body, deadline |
 //! | `sweep`, `shutdown`, `jitter` | a walk in slices; the stages of a shutdown; jitter of `retry` |
-//! | `deadlines` | when something must happen to which connection |
+//! | `deadlines`, `places` | when something must happen to which connection; which one gives way to another |
 //! | `stats`, `hints`, `listing` | counters and their text; one-time log hints; pages of the list of streams |
 //! | `shared` | what all connections have in common; answering, closing and settling one |
 //! | `ending` | the end of a stream, and its disconnect |
@@ -35,6 +35,7 @@ mod hints;
 mod jitter;
 mod listing;
 mod output;
+mod places;
 mod requests;
 mod routes;
 mod settings;
@@ -46,6 +47,7 @@ mod sweep;
 
 pub use crate::hub::ConnId;
 pub use actions::{Action, CloseMode, Ticket};
+pub use places::Victim;
 pub use routes::{Listener, Peer};
 pub use settings::{ConnectFailure, Cors, Settings};
 pub use shutdown::{Finished, Left};
@@ -60,6 +62,7 @@ use crate::planted;
 use crate::table::Table;
 use answers::Answer;
 use connection::{Connection, State};
+use places::Places;
 use shared::Shared;
 use stats::Gauges;
 use std::time::Duration;
@@ -115,7 +118,28 @@ impl Gateway {
         if let Some(connection) = self.connections.get_mut(id) {
             self.shared.deadlines.schedule(now, connection, &self.shared.settings);
         }
+        let others = self.connections.len() - self.shared.hub.tokens.len();
+        self.shared.places[listener as usize].take(now, id, &self.connections, others);
         Some(id)
+    }
+
+    /// The connection to give way next, where there is no room for another one on a listener: the one that has been
+    /// silent longest, and if none is silent, the one with the oldest request that is not complete. Streams and requests
+    /// that are being answered never are. `None`: there is no other, or none for a moment.
+    pub fn longest_silent(&mut self, now: Millis, listener: Listener) -> Option<Victim> {
+        self.shared.places[listener as usize].longest_silent(now, &self.connections)
+    }
+
+    /// Closes that connection to make room, unless it has spoken since it was chosen.
+    pub fn give_way(&mut self, now: Millis, victim: Victim) {
+        let id = victim.connection();
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        if Victim::of(now, connection) != Some(victim) {
+            return;
+        }
+        self.shared.stats.connections_evicted += 1;
+        Shared::close(connection, CloseMode::Graceful);
+        self.shared.remove_closed(&mut self.connections, id);
     }
 
     /// Bytes arrived.
@@ -335,6 +359,11 @@ impl Gateway {
         self.connections.len()
     }
 
+    /// Those that came in by one listener.
+    pub fn connections_on(&self, listener: Listener) -> usize {
+        self.shared.places[listener as usize].taken()
+    }
+
     /// Streams, those still connecting included.
     pub fn stream_count(&self) -> usize {
         self.shared.hub.tokens.len()
@@ -378,7 +407,7 @@ impl Gateway {
     /// Panics if counts, tokens or buffers do not match the connections. Walks all of them; for tests, simulations and
     /// fuzzers.
     pub fn assert_invariants(&self) {
-        let Shared { settings, hub, outbox, stats, .. } = &self.shared;
+        let Shared { settings, hub, outbox, stats, places, .. } = &self.shared;
         let token_in = |slot| self.connections.in_slot(slot).map(|connection| connection.token);
         let (mut streams, mut open, mut unsent) = (0, 0, 0);
         for (id, connection) in self.connections.iter() {
@@ -395,6 +424,8 @@ impl Gateway {
             assert!(!matches!(connection.state, State::Closed(_)), "a connection that is over keeps its slot");
             deadlines::assert_scheduled(connection, settings);
         }
+        let taken: usize = places.iter().map(Places::taken).sum();
+        assert_eq!(taken, self.connections.len(), "places are miscounted");
         assert_eq!(streams, hub.tokens.len(), "tokens and streams differ");
         assert_eq!(open, stats.streams_open, "open streams are miscounted");
         assert_eq!(unsent, outbox.unsent_bytes(), "unsent bytes are miscounted");

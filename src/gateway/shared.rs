@@ -8,6 +8,7 @@ use super::hints::Hints;
 use super::jitter::Jitter;
 use super::listing::Listing;
 use super::output::Outbox;
+use super::places::Places;
 use super::settings::Settings;
 use super::shutdown::Shutdown;
 use super::stats::Stats;
@@ -30,6 +31,8 @@ pub(super) struct Shared {
     pub hub: Hub,
     pub outbox: Outbox,
     pub deadlines: Deadlines,
+    /// By listener.
+    pub places: [Places; 2],
     pub shutdown: Shutdown,
     pub stats: Stats,
     pub hints: Hints,
@@ -52,6 +55,7 @@ impl Shared {
             settings,
             outbox: Outbox::default(),
             deadlines: Deadlines::new(now),
+            places: Default::default(),
             shutdown: Shutdown::default(),
             stats: Stats::default(),
             hints: Hints::default(),
@@ -126,6 +130,7 @@ impl Shared {
     /// read, so what still comes is discarded however much it is; time is what bounds it.
     pub(super) fn start_closing(&mut self, connection: &mut Connection) {
         connection.state = State::Closing(Closing { shut: false });
+        self.places[connection.listener as usize].start_closing(connection);
         self.outbox.queue(connection.id, &mut connection.out);
     }
 
@@ -163,6 +168,7 @@ impl Shared {
             | None => return false,
         };
         if let Some(connection) = connections.remove(id) {
+            self.places[connection.listener as usize].free();
             self.outbox.close(id, connection.out, mode);
         }
         true
@@ -196,6 +202,7 @@ impl Shared {
     pub(super) fn shrink(&mut self) {
         self.hub.shrink();
         self.outbox.shrink();
+        self.places.iter_mut().for_each(Places::shrink);
         self.scratch = String::new();
         self.send_scratch = send::Scratch::default();
     }

@@ -82,6 +82,7 @@ pub(super) struct Stats {
     /// Streams that are open, those still connecting not included.
     pub streams_open: u64,
     pub connections_accepted: u64,
+    pub connections_evicted: u64,
     pub events: u64,
     pub event_bytes: u64,
     pub heartbeats: u64,
@@ -110,6 +111,7 @@ impl Default for Stats {
         Self {
             streams_open: 0,
             connections_accepted: 0,
+            connections_evicted: 0,
             events: 0,
             event_bytes: 0,
             heartbeats: 0,
@@ -263,6 +265,11 @@ impl Stats {
             "ssegateway_connections_accepted_total",
             "Connections accepted on both ports.",
             self.connections_accepted,
+        );
+        text.counter(
+            "ssegateway_connections_evicted_total",
+            "Connections closed because others needed their places: silent ones, then unfinished requests.",
+            self.connections_evicted,
         );
         text.gauge("ssegateway_connections_open", "Connections that are open now.", gauges.connections_open);
         let name = "ssegateway_requests_refused_total";

@@ -1,6 +1,8 @@
-//! Whether a listener's clients may be accepted.
+//! Whether a listener's clients may be accepted, and whether there is a place for them.
 
 use crate::clock::Millis;
+use crate::gateway::{Gateway, Listener};
+use crate::limits::internal_reserve;
 use crate::planted;
 use log::warn;
 use std::io;
@@ -18,7 +20,12 @@ pub(super) struct Gate {
     paused_until: Option<Millis>,
     /// That has been logged already.
     exhausted: bool,
+    /// There is no place, and nobody who can give way yet.
+    crowded: bool,
 }
+
+/// How long to wait for a connection that can give way.
+const CROWDED_PAUSE: Duration = Duration::from_millis(1);
 
 impl Gate {
     pub(super) fn clients_wait(&mut self) {
@@ -34,11 +41,18 @@ impl Gate {
 
     /// When the next client may be accepted; `None` if none waits.
     pub(super) fn opens_at(&self, now: Millis) -> Option<Millis> {
-        self.waiting.then(|| self.paused_until.unwrap_or(now))
+        let crowded = if self.crowded { now.after(CROWDED_PAUSE) } else { now };
+        self.waiting.then(|| self.paused_until.unwrap_or(now).max(crowded))
+    }
+
+    /// There is no place, and nobody who can give way yet.
+    pub(super) fn crowded(&mut self) {
+        self.crowded = true;
     }
 
     /// Whether clients may be accepted now; ends a pause that is over.
     pub(super) fn enter(&mut self, now: Millis) -> bool {
+        self.crowded = false;
         let is_open = self.opens_at(now).is_some_and(|at| at <= now);
         if is_open {
             self.paused_until = None;
@@ -62,6 +76,29 @@ impl Gate {
     /// A descriptor is free again.
     pub(super) fn resume(&mut self) {
         self.paused_until = None;
+    }
+}
+
+/// How many connections there may be.
+pub(super) struct Room {
+    public_max: usize,
+    connections_max: usize,
+}
+
+impl Room {
+    /// `has_internal`: some of `connections_max` are set aside for the internal listener.
+    pub(super) fn new(connections_max: usize, has_internal: bool) -> Self {
+        let reserved = if has_internal { internal_reserve(connections_max) } else { 0 };
+        Self { public_max: connections_max - reserved, connections_max }
+    }
+
+    /// Where there is no place for another client of `listener`: the listener whose connections give way.
+    pub(super) fn full(&self, listener: Listener, gateway: &Gateway) -> Option<Listener> {
+        let is_full = gateway.connection_count() >= self.connections_max;
+        match listener {
+            Listener::Public if gateway.connections_on(listener) >= self.public_max => Some(Listener::Public),
+            Listener::Public | Listener::Internal => is_full.then_some(Listener::Internal),
+        }
     }
 }
 

@@ -18,9 +18,8 @@ pub use system::{Event, System};
 
 use crate::clock::Millis;
 use crate::gateway::{Action, CloseMode, ConnId, Finished, Gateway, Left, Listener, Peer, SocketError};
-use crate::limits::internal_reserve;
 use crate::planted;
-use gate::Gate;
+use gate::{Gate, Room};
 use link::Links;
 use log::{debug, warn};
 use memory::Release;
@@ -35,6 +34,8 @@ const TURN_BYTES: usize = 64 * 1024;
 const SCRATCH_BYTES: usize = 128 * 1024;
 /// Clients accepted per listener and turn.
 const TURN_ACCEPTS: usize = 64;
+/// Connections that are to give way to one client and turn out to have sent a request, before it is turned away.
+const VICTIMS_TRIED: usize = 8;
 /// Connections with fresh output written to per turn, twice: what the last turn left over, and what this turn adds. Some
 /// milliseconds; what is left stays queued, so that a large fan-out does not stall the loop.
 const TURN_FLUSHES: usize = 512;
@@ -50,9 +51,7 @@ pub struct Reactor<N: System> {
     links: Links<N::Socket>,
     public: Gate,
     internal: Gate,
-    /// Whether the internal listener has connections set aside.
-    has_internal: bool,
-    connections_max: usize,
+    room: Room,
     completions_waiting: bool,
     /// The last poll may have left events behind.
     events_waiting: bool,
@@ -77,8 +76,7 @@ impl<N: System> Reactor<N> {
             links: Links::default(),
             public: Gate::default(),
             internal: Gate::default(),
-            has_internal,
-            connections_max,
+            room: Room::new(connections_max, has_internal),
             completions_waiting: false,
             events_waiting: false,
             pause: Pause::default(),
@@ -221,9 +219,7 @@ impl<N: System> Reactor<N> {
         let mut until = [deadline, self.memory.release_at()].into_iter().flatten().min();
         for listener in [Listener::Public, Listener::Internal] {
             let now = self.now;
-            if self.has_room(listener)
-                && let Some(at) = self.gate(listener).opens_at(now)
-            {
+            if let Some(at) = self.gate(listener).opens_at(now) {
                 until = Some(until.map_or(at, |until| until.min(at)));
             }
         }
@@ -432,10 +428,16 @@ impl<N: System> Reactor<N> {
             return;
         }
         for _ in 0..TURN_ACCEPTS {
-            if !self.has_room(listener) {
+            // What is left of the turn goes first: slots must not be taken again before their sockets are closed.
+            if self.flushes_left == 0 {
                 return;
             }
+            let full = self.room.full(listener, &self.gateway);
+            if full.is_some_and(|owner| self.gateway.longest_silent(now, owner).is_none()) {
+                return self.gate(listener).crowded();
+            }
             match self.net.accept(listener) {
+                Ok((socket, _)) if full.is_some() && !self.make_room(listener) => self.net.close(socket),
                 // A lost wake-up: one edge speaks for any number of clients.
                 Ok((socket, peer)) if planted::is("clients-behind-the-first-are-forgotten") => {
                     self.admit(listener, peer, socket);
@@ -473,12 +475,26 @@ impl<N: System> Reactor<N> {
         }
     }
 
-    fn has_room(&self, listener: Listener) -> bool {
-        let reserved = match listener {
-            Listener::Public if self.has_internal => internal_reserve(self.connections_max),
-            Listener::Public | Listener::Internal => 0,
-        };
-        self.gateway.connection_count() < self.connections_max - reserved
+    /// Sees to it that there is a place for a client of `listener`. A connection that is to give way is read once more
+    /// before: a request that has come whole is answered. `false`: all that were tried had such requests.
+    fn make_room(&mut self, listener: Listener) -> bool {
+        for _ in 0..VICTIMS_TRIED {
+            let Some(owner) = self.room.full(listener, &self.gateway) else { return true };
+            let Some(victim) = self.gateway.longest_silent(self.now, owner) else { return false };
+            if let Some(link) = self.links.get_mut(victim.connection())
+                && !planted::is("victim-is-not-read-once-more")
+            {
+                link.readable = true;
+                self.read(victim.connection());
+                self.carry_out();
+            }
+            if self.flushes_left == 0 {
+                return false;
+            }
+            self.gateway.give_way(self.now, victim);
+            self.carry_out();
+        }
+        self.room.full(listener, &self.gateway).is_none()
     }
 
     fn release_memory(&mut self) {

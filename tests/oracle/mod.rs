@@ -16,6 +16,7 @@
 pub(crate) mod callbacks;
 pub(crate) mod exchange;
 pub(crate) mod limits;
+mod places;
 pub(crate) mod requests;
 mod responses;
 pub(crate) mod sends;

@@ -41,6 +41,8 @@ pub(super) struct Socket {
     /// The client has closed: what is written now is answered with a reset.
     pub deaf: bool,
     pub accepted: bool,
+    /// It came in by the internal listener.
+    pub internal: bool,
     /// The gateway has shut its side down.
     pub shut: bool,
     /// The gateway has closed it.
@@ -90,7 +92,8 @@ impl Kernel {
 
     /// A client connects; its socket waits in the backlog.
     pub(super) fn connect(&mut self, listener: Listener, input_max: usize, output_max: usize) -> usize {
-        self.sockets.push(Socket { input_max, output_max, ..Socket::default() });
+        let internal = listener == Listener::Internal;
+        self.sockets.push(Socket { input_max, output_max, internal, ..Socket::default() });
         let socket = self.sockets.len() - 1;
         if self.listening {
             self.backlogs[index(listener)].push_back(socket);

@@ -18,6 +18,9 @@ const IDLE_TURNS_MAX: u32 = 50;
 /// How long nobody is accepted after accept(2) has failed for want of descriptors.
 const ACCEPT_PAUSE: u64 = 100;
 
+/// How long nobody is accepted while nobody can give way.
+const CROWDED_PAUSE: u64 = 1;
+
 /// A socket as the loop holds it: the number of its client.
 pub(super) struct Handle(usize);
 
@@ -52,21 +55,35 @@ impl World {
             let exhausted_at = self.knocks[index(listener)].exhausted_at;
             let pause = exhausted_at.is_some_and(|at| at + ACCEPT_PAUSE >= self.clock);
             let waits = self.kernel.backlog(listener) > 0 && !self.kernel.has_accept_edge(listener);
-            if waits && self.has_room(listener) {
-                assert!(
-                    pause && timeout.is_some_and(|timeout| timeout <= ACCEPT_PAUSE),
-                    "asleep with clients in the backlog"
-                );
+            if waits {
+                let timeout = timeout.unwrap_or(u64::MAX);
+                let crowded = self.full(listener).is_some() && timeout <= CROWDED_PAUSE;
+                assert!(crowded || (pause && timeout <= ACCEPT_PAUSE), "asleep with clients in the backlog");
             }
         }
     }
 
-    fn has_room(&self, listener: Listener) -> bool {
-        let reserved = match listener {
-            Listener::Public if self.settings.internal_listener => 16.min(self.connections_max / 2),
-            Listener::Public | Listener::Internal => 0,
+    /// Where there is no place for another client of `listener`: the listener that one of whose must give way.
+    fn full(&self, listener: Listener) -> Option<Listener> {
+        let reserved = if self.settings.internal_listener { 16.min(self.connections_max / 2) } else { 0 };
+        let open = self.kernel.open.iter().filter(|n| Some(**n) != self.newcomer);
+        let (internal, public): (Vec<usize>, Vec<usize>) =
+            open.copied().partition(|n| self.kernel.sockets[*n].internal);
+        match listener {
+            Listener::Public if public.len() + reserved >= self.connections_max => Some(Listener::Public),
+            Listener::Public | Listener::Internal => {
+                (public.len() + internal.len() >= self.connections_max).then_some(Listener::Internal)
+            }
+        }
+    }
+
+    /// Whether a connection may have to give way to the client that was accepted last.
+    fn gives_way(&self, n: usize) -> bool {
+        let listener = |n: usize| match self.kernel.sockets[n].internal {
+            true => Listener::Internal,
+            false => Listener::Public,
         };
-        self.kernel.open.len() + reserved < self.connections_max
+        self.newcomer.is_some_and(|newcomer| self.full(listener(newcomer)) == Some(listener(n)))
     }
 
     /// A turn that neither waits nor does anything may happen; many in a row are a loop that spins.
@@ -201,7 +218,6 @@ impl System for World {
             let error = self.random.pick(&[libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM]);
             return Err(io::Error::from_raw_os_error(error));
         }
-        assert!(self.has_room(listener), "a client more than the listener may take");
         self.worked = true;
         let Some(n) = self.kernel.accept(listener) else { return Err(ErrorKind::WouldBlock.into()) };
         if self.strikes(Fault::AcceptAborted) {
@@ -211,10 +227,13 @@ impl System for World {
         }
         self.trace.note(self.clock, "accept", &[("client", n as u64)]);
         self.backend.token_for = n;
+        self.newcomer = Some(n);
         Ok((Handle(n), Peer::Loopback))
     }
 
     fn register(&mut self, socket: &mut Handle, id: ConnId) -> io::Result<()> {
+        assert!(!self.gives_way(socket.0), "a client more than the listener may take");
+        self.newcomer = None;
         assert!(self.ids.insert(id), "a connection with the id of another one before it");
         self.oracle.accepted(socket.0);
         if self.strikes(Fault::RegisterFails) {
@@ -231,6 +250,7 @@ impl System for World {
             true => Err(ErrorKind::Interrupted),
             false => self.kernel.read(n, buffer),
         };
+        self.interrupted = (result == Err(ErrorKind::Interrupted)).then_some(n);
         let count = result.map_or(u64::MAX, |count| count as u64);
         self.trace.note(self.clock, "read", &[("client", n as u64), ("bytes", count)]);
         if let Ok(count) = result {
@@ -375,9 +395,21 @@ impl World {
         self.tell_news();
         self.trace.note(self.clock, "close", &[("client", n as u64), ("abort", u64::from(how == CloseMode::Abort))]);
         if self.oracle.exchanges[n].accepted {
-            self.oracle.closed(n, how);
+            let peers: Vec<usize> = self.oracle.open.clone();
+            let internal = self.kernel.sockets[n].internal;
+            let peers = peers.into_iter().filter(|n| self.kernel.sockets[*n].internal == internal);
+            match self.gives_way(n) {
+                true => {
+                    let unread = !self.kernel.sockets[n].is_drained() && self.interrupted != Some(n);
+                    self.oracle.gave_way(n, &peers.collect::<Vec<_>>(), unread);
+                }
+                false => self.oracle.closed(n, how),
+            }
         } else {
-            assert!(self.oracle.is_draining(), "client {n}: accepted and turned away");
+            let listener = if self.kernel.sockets[n].internal { Listener::Internal } else { Listener::Public };
+            let crowded = self.newcomer == Some(n) && self.full(listener).is_some();
+            assert!(self.oracle.is_draining() || crowded, "client {n}: accepted and turned away");
+            self.newcomer = None;
         }
         self.kernel.close(n, how);
         if let Some(id) = self.kernel.sockets[n].id {

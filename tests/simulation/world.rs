@@ -77,6 +77,10 @@ pub(super) struct World {
     pub stale: Vec<ConnId>,
     /// No descriptors, whatever the count.
     pub exhausted: bool,
+    /// The client that was accepted and for which there may have to be made room.
+    pub newcomer: Option<usize>,
+    /// The connection that was read last, if that was interrupted.
+    pub interrupted: Option<usize>,
     /// What the loop knows of the two backlogs.
     pub knocks: [Knock; 2],
     pub drains: bool,
@@ -119,6 +123,8 @@ impl World {
             ids: HashSet::new(),
             stale: Vec::new(),
             exhausted: false,
+            newcomer: None,
+            interrupted: None,
             knocks: [Knock::default(); 2],
             drains: random.chance(400),
             signalled: false,
