@@ -40,7 +40,7 @@ impl Gate {
     }
 
     /// When the next client may be accepted; `None` if none waits.
-    pub(super) fn opens_at(&self, now: Millis) -> Option<Millis> {
+    fn opens_at(&self, now: Millis) -> Option<Millis> {
         let crowded = if self.crowded { now.after(CROWDED_PAUSE) } else { now };
         self.waiting.then(|| self.paused_until.unwrap_or(now).max(crowded))
     }
@@ -72,10 +72,32 @@ impl Gate {
             warn!(error = error.to_string(); "accepting paused");
         }
     }
+}
+
+/// Those of all listeners.
+#[derive(Default)]
+pub(super) struct Gates {
+    public: Gate,
+    internal: Gate,
+}
+
+impl Gates {
+    pub(super) fn of(&mut self, listener: Listener) -> &mut Gate {
+        match listener {
+            Listener::Public => &mut self.public,
+            Listener::Internal => &mut self.internal,
+        }
+    }
+
+    /// When the next client of any of them may be accepted; `None` if none waits.
+    pub(super) fn open_at(&self, now: Millis) -> Option<Millis> {
+        [&self.public, &self.internal].into_iter().filter_map(|gate| gate.opens_at(now)).min()
+    }
 
     /// A descriptor is free again.
     pub(super) fn resume(&mut self) {
-        self.paused_until = None;
+        self.public.paused_until = None;
+        self.internal.paused_until = None;
     }
 }
 

@@ -19,7 +19,7 @@ pub use system::{Event, System};
 use crate::clock::Millis;
 use crate::gateway::{Action, CloseMode, ConnId, Finished, Gateway, Left, Listener, Peer, SocketError};
 use crate::planted;
-use gate::{Gate, Room};
+use gate::{Gates, Room};
 use link::Links;
 use log::{debug, warn};
 use memory::Release;
@@ -49,8 +49,7 @@ pub struct Reactor<N: System> {
     net: N,
     gateway: Gateway,
     links: Links<N::Socket>,
-    public: Gate,
-    internal: Gate,
+    gates: Gates,
     room: Room,
     completions_waiting: bool,
     /// The last poll may have left events behind.
@@ -74,8 +73,7 @@ impl<N: System> Reactor<N> {
             net,
             gateway,
             links: Links::default(),
-            public: Gate::default(),
-            internal: Gate::default(),
+            gates: Gates::default(),
             room: Room::new(connections_max, has_internal),
             completions_waiting: false,
             events_waiting: false,
@@ -216,13 +214,7 @@ impl<N: System> Reactor<N> {
             Some(until) => Some(until),
             None => self.gateway.next_deadline(),
         };
-        let mut until = [deadline, self.memory.release_at()].into_iter().flatten().min();
-        for listener in [Listener::Public, Listener::Internal] {
-            let now = self.now;
-            if let Some(at) = self.gate(listener).opens_at(now) {
-                until = Some(until.map_or(at, |until| until.min(at)));
-            }
-        }
+        let until = [deadline, self.memory.release_at(), self.gates.open_at(self.now)].into_iter().flatten().min();
         until.map(|until| Duration::from_millis(until.since(self.now)))
     }
 
@@ -238,7 +230,7 @@ impl<N: System> Reactor<N> {
                 false
             }
             Event::Accept(listener) => {
-                self.gate(listener).clients_wait();
+                self.gates.of(listener).clients_wait();
                 false
             }
             Event::Completions => {
@@ -364,12 +356,10 @@ impl<N: System> Reactor<N> {
                     CloseMode::Abort => self.net.abort(link.socket),
                 }
                 // There is a descriptor again.
-                self.public.resume();
-                self.internal.resume();
+                self.gates.resume();
             }
             Action::StopAccepting => {
-                self.public = Gate::default();
-                self.internal = Gate::default();
+                self.gates = Gates::default();
                 self.net.stop_accepting();
             }
         }
@@ -424,7 +414,7 @@ impl<N: System> Reactor<N> {
 
     fn accept(&mut self, listener: Listener) {
         let now = self.now;
-        if !self.gate(listener).enter(now) {
+        if !self.gates.of(listener).enter(now) {
             return;
         }
         for _ in 0..TURN_ACCEPTS {
@@ -434,18 +424,18 @@ impl<N: System> Reactor<N> {
             }
             let full = self.room.full(listener, &self.gateway);
             if full.is_some_and(|owner| self.gateway.longest_silent(now, owner).is_none()) {
-                return self.gate(listener).crowded();
+                return self.gates.of(listener).crowded();
             }
             match self.net.accept(listener) {
                 Ok((socket, _)) if full.is_some() && !self.make_room(listener) => self.net.close(socket),
                 // A lost wake-up: one edge speaks for any number of clients.
                 Ok((socket, peer)) if planted::is("clients-behind-the-first-are-forgotten") => {
                     self.admit(listener, peer, socket);
-                    return self.gate(listener).nobody_waits();
+                    return self.gates.of(listener).nobody_waits();
                 }
                 Ok((socket, peer)) => self.admit(listener, peer, socket),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return self.gate(listener).nobody_waits(),
-                Err(error) if gate::is_exhausted(&error) => return self.gate(listener).pause(now, &error),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return self.gates.of(listener).nobody_waits(),
+                Err(error) if gate::is_exhausted(&error) => return self.gates.of(listener).pause(now, &error),
                 // The client has gone again, or the call was interrupted.
                 Err(error) => debug!(error = error.to_string(); "accept failed"),
             }
@@ -466,13 +456,6 @@ impl<N: System> Reactor<N> {
             return;
         }
         self.links.insert(id, socket);
-    }
-
-    fn gate(&mut self, listener: Listener) -> &mut Gate {
-        match listener {
-            Listener::Public => &mut self.public,
-            Listener::Internal => &mut self.internal,
-        }
     }
 
     /// Sees to it that there is a place for a client of `listener`. A connection that is to give way is read once more
