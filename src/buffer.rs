@@ -63,10 +63,8 @@ impl Pool {
         let capacity = content.bytes.capacity();
         if capacity > 0 && capacity <= POOLED_BUFFER_BYTES_MAX && self.bytes + capacity <= POOL_BYTES_MAX {
             content.bytes.clear();
-            // A state that travels with a buffer: what a stream that was cut left in it breaks the next owner's bytes.
-            if !planted::is("pooled-buffer-keeps-its-mark") {
-                content.unfinished = None;
-            }
+            // A stream that was cut leaves its marks; the next owner must not inherit them.
+            content.unfinished = None;
             content.was_refused = false;
             content.reads_until = Millis::ZERO;
             content.start = 0;
@@ -209,6 +207,20 @@ mod tests {
         let mut other = Buffer::default();
         assert!(other.appendable(&mut pool).is_empty());
         assert_eq!(pool.bytes(), 0);
+        assert!(other.is_empty());
+    }
+
+    #[test]
+    fn a_buffer_given_back_unfinished_is_handed_out_clean() {
+        let mut pool = Pool::default();
+        let mut buffer = Buffer::default();
+        let content = buffer.content(&mut pool);
+        content.bytes.extend_from_slice(b"half a chunk");
+        (content.unfinished, content.was_refused, content.reads_until) = (Some(0), true, Millis::from_millis(9));
+        buffer.clear(&mut pool);
+        let mut other = Buffer::default();
+        let content = other.content(&mut pool);
+        assert_eq!((content.unfinished, content.was_refused, content.reads_until), (None, false, Millis::ZERO));
         assert!(other.is_empty());
     }
 

@@ -404,10 +404,9 @@ impl<N: System> Reactor<N> {
     fn after_write(&mut self, id: ConnId) {
         let more = !self.gateway.unsent(id).is_empty();
         let Some(link) = self.links.get_mut(id) else { return };
-        // Lost wake-ups: the kernel owes an edge only for what it refused, and none for what was not read.
-        let (more, unread) =
-            (more && !planted::is("rest-of-a-write-is-forgotten"), !planted::is("input-left-unread-is-forgotten"));
-        if more || (unread && link.readable && self.gateway.wants_input(id)) {
+        // The kernel owes an edge only for what it refused, and none for what was not read.
+        let more = more && !planted::is("rest-of-a-write-is-forgotten");
+        if more || (link.readable && self.gateway.wants_input(id)) {
             self.links.enqueue(id);
         }
     }
