@@ -1,11 +1,11 @@
 //! The whole event loop and the whole protocol in a deterministic simulation.
 //!
-//! The real `Reactor` and `Gateway` run on a simulated kernel, clock, backend and clients, all of them
-//! drawn from one seed, with faults on every way and an independent oracle that follows the contract
-//! (docs/protocol.md) beside them. The same seed gives the same run, byte for byte, on any machine.
+//! The real `Reactor` and `Gateway` run on a simulated kernel, clock, backend and clients, all driven by one seed and
+//! subject to faults at every step. An independent oracle checks them against the contract (docs/protocol.md). The same
+//! seed gives the same run, byte for byte, on any machine.
 //!
-//! `make sim SEEDS=1000` runs many seeds and says how fast; `make sim SEED=42` replays one in words.
-//! docs/proof.md says what this has caught.
+//! `make sim SEEDS=1000` runs many seeds and prints the rate; `make sim SEED=42` replays one with a trace.
+//! docs/proof.md describes the checks.
 
 #[path = "oracle/mod.rs"]
 mod oracle;
@@ -17,16 +17,16 @@ mod simulation;
 use simulation::{Summary, run};
 use std::panic::catch_unwind;
 
-/// Seeds that every test run tries.
+/// Seeds of every test run.
 const SEEDS: u64 = 300;
 /// Failing seeds after which a run stops.
 const FAILURES_MAX: u64 = 5;
 
 fn number_from(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable}={text}: no number")))
+    std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable}={text}: not a number")))
 }
 
-/// Seconds that this thread has run: a busy machine does not slow them. 0 where there is no /proc.
+/// CPU seconds of this thread, independent of other load. 0 where there is no /proc.
 fn seconds_on_cpu() -> f64 {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     let nanoseconds: f64 = text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or_default();

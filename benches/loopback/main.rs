@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Descriptors in addition to those of the streams: the backends' connections, epoll, files.
-const DESCRIPTORS_BESIDE: u64 = 256;
+const DESCRIPTORS_RESERVE: u64 = 256;
 
 fn main() -> ExitCode {
     // Before any thread starts.
@@ -65,7 +65,7 @@ fn run(signals: Signals) -> Result<bool, Box<dyn Error>> {
     let descriptors = sys::raise_descriptor_limit()?;
     // The gateway raises its limit as well.
     let streams_max = Limits::from_descriptors(descriptors, 128, None, false)?.streams_max;
-    let streams_max = streams_max.min(descriptors.saturating_sub(DESCRIPTORS_BESIDE) as usize);
+    let streams_max = streams_max.min(descriptors.saturating_sub(DESCRIPTORS_RESERVE) as usize);
     if streams_max < rows::MANY_STREAMS {
         println!("The descriptor limit (ulimit -n) is {descriptors}: no more than {streams_max} streams.\n");
     }

@@ -1,4 +1,4 @@
-//! A backend that records every callback and answers as the test scripts it.
+//! A scripted backend that records every callback.
 
 use super::{PATIENCE, Port, sys};
 use serde_json::Value;
@@ -17,11 +17,11 @@ pub(crate) struct Call {
     /// In the order and case received.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-    /// The body decoded; null if it is no JSON.
+    /// The decoded body; null if it is not JSON.
     pub json: Value,
-    /// Counts the TCP connections to this backend from 0.
+    /// The number of the TCP connection to this backend, from 0.
     pub connection: usize,
-    /// Counts the calls on that connection from 0.
+    /// The number of the call on that connection, from 0.
     pub ordinal: usize,
     pub at: Instant,
 }
@@ -56,7 +56,7 @@ impl Call {
     }
 }
 
-/// Something that a test opens and others wait for.
+/// A gate that a test opens and others wait for.
 #[derive(Clone, Default)]
 pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
@@ -83,11 +83,11 @@ impl Gate {
 pub(crate) enum Step {
     Write(Vec<u8>),
     Wait(Gate),
-    /// Does nothing for so long; the moment of what follows is the fault.
+    /// Waits this long; the fault is the timing of the next step.
     Pause(Duration),
-    /// Writes this again and again, 20 ms apart, until the gateway goes away.
+    /// Writes this repeatedly, 20 ms apart, until the gateway closes.
     Drip(&'static [u8]),
-    /// Says nothing more until the gateway goes away.
+    /// Writes nothing more until the gateway closes.
     Hang,
     Close,
     Reset,
@@ -125,7 +125,7 @@ impl Answer {
         Self(vec![Step::Write(bytes.into())])
     }
 
-    /// Nothing at all, for ever.
+    /// No answer at all.
     pub(crate) fn silence() -> Self {
         Self(vec![Step::Hang])
     }
@@ -144,7 +144,7 @@ impl Answer {
         self
     }
 
-    /// The same, so much later.
+    /// The same, after a delay.
     pub(crate) fn delayed(mut self, time: Duration) -> Self {
         self.0.insert(0, Step::Pause(time));
         self
@@ -159,13 +159,13 @@ impl Answer {
 type Handler = dyn Fn(&Call) -> Answer + Send + Sync;
 
 struct Shared {
-    /// Every call with whether the test has taken it.
+    /// Every call, and whether the test has taken it.
     calls: Mutex<Vec<(Call, bool)>>,
     arrived: Condvar,
     connections: AtomicUsize,
     /// By number of the connection.
     sockets: Mutex<Vec<(usize, TcpStream)>>,
-    /// Whether calls are kept for the test to look at.
+    /// Whether calls are recorded for the test.
     records: bool,
     stopped: AtomicBool,
     handler: Box<Handler>,
@@ -185,7 +185,7 @@ impl Backend {
         Self::start(Port::reserve(), false, true, handler)
     }
 
-    /// The same, but it keeps no record of its calls: for runs that make very many.
+    /// The same, but without recording its calls: for runs with very many.
     pub(crate) fn forgetful(handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Self {
         Self::start(Port::reserve(), false, false, handler)
     }
@@ -205,7 +205,7 @@ impl Backend {
         Self::start(Port::reserve(), true, true, handler)
     }
 
-    /// On a given port, for a backend that comes back.
+    /// On a given port, for a backend that restarts.
     pub(crate) fn on_port(port: Port, handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Self {
         Self::start(port, false, true, handler)
     }
@@ -258,7 +258,7 @@ impl Backend {
         format!("http://127.0.0.1:{}/callback", self.port)
     }
 
-    /// Waits for a call that fits and takes it; a call is taken once.
+    /// Waits for a matching call and takes it; a call is taken once.
     #[track_caller]
     pub(crate) fn take(&self, what: &str, fits: impl Fn(&Call) -> bool) -> Call {
         let start = Instant::now();
@@ -303,7 +303,7 @@ impl Backend {
     /// Closes the listener and every connection.
     pub(crate) fn stop(self) {}
 
-    /// The same, keeping what it has seen.
+    /// The same, but keeps the recorded calls.
     pub(crate) fn shut(&self) {
         if self.shared.stopped.swap(true, Ordering::SeqCst) {
             return;
@@ -311,9 +311,9 @@ impl Backend {
         for (_, socket) in self.shared.sockets.lock().unwrap().drain(..) {
             let _ = socket.shutdown(Shutdown::Both);
         }
-        // Wakes the acceptor, which then sees the flag and drops its listener.
+        // Wake the acceptor, so that it sees the flag and drops its listener.
         let _ = TcpStream::connect(("127.0.0.1", self.port.number));
-        // The single thread may be in the middle of a call; nobody waits for that.
+        // The single thread may be in the middle of a call; do not wait for it.
         let acceptor = self.acceptor.lock().unwrap().take();
         if let Some(acceptor) = acceptor.filter(|_| !self.single_threaded) {
             let _ = acceptor.join();
@@ -328,7 +328,7 @@ impl Drop for Backend {
 }
 
 impl Shared {
-    /// The clone kept for `stop` would hold the socket open.
+    /// Otherwise the clone kept for `stop` would hold the socket open.
     fn forget(&self, connection: usize) {
         self.sockets.lock().unwrap().retain(|(kept, _)| *kept != connection);
     }

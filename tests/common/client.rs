@@ -1,4 +1,4 @@
-//! A client that writes the bytes it is given and reads what comes back.
+//! A client that writes raw bytes and reads the responses.
 
 use super::{PATIENCE, Response, find, sys};
 use std::io::{ErrorKind, Read, Write};
@@ -25,11 +25,11 @@ pub(crate) fn send_request(body: &str) -> String {
 /// One TCP connection to the gateway.
 pub(crate) struct Client {
     socket: TcpStream,
-    /// Received and not yet taken.
+    /// Received, not yet consumed.
     pub buffer: Vec<u8>,
     /// The peer sent a FIN or a reset.
     ended: bool,
-    /// It was a reset.
+    /// That was a reset.
     reset: bool,
 }
 
@@ -62,7 +62,7 @@ impl Client {
     }
 
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.try_send(bytes).expect("the gateway takes what is sent");
+        self.try_send(bytes).expect("the gateway reads");
     }
 
     /// Sends to a peer that may have closed already.
@@ -70,12 +70,12 @@ impl Client {
         self.socket.write_all(bytes.as_ref())
     }
 
-    /// Lets the kernel take little from the gateway while nobody reads.
+    /// Shrinks the receive buffer, so that the kernel accepts little from the gateway while nobody reads.
     pub(crate) fn take_little(&self) {
         sys::receive_buffer(&self.socket, 16 * 1024);
     }
 
-    /// The socket itself, for a test that waits on many.
+    /// The socket itself, for a test that polls several.
     pub(crate) fn socket(&self) -> &TcpStream {
         &self.socket
     }
@@ -85,7 +85,7 @@ impl Client {
         self.socket.shutdown(Shutdown::Write).expect("shutdown");
     }
 
-    /// Goes away with a reset.
+    /// Closes with a reset.
     pub(crate) fn reset(self) {
         sys::reset_on_close(&self.socket);
     }
@@ -96,7 +96,7 @@ impl Client {
             return 0;
         }
         let mut scratch = vec![0; 256 * 1024];
-        // A read with a timeout fails with EINTR when the tests were stopped and go on (signal(7)).
+        // A read with a timeout fails with EINTR when the tests are stopped and continued (signal(7)).
         let read = loop {
             match self.socket.read(&mut scratch) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -113,7 +113,7 @@ impl Client {
                 self.ended = true;
                 self.reset = true;
             }
-            Err(error) => panic!("nothing came: {error}; so far: {:?}", String::from_utf8_lossy(&self.buffer)),
+            Err(error) => panic!("no more bytes: {error}; so far: {:?}", String::from_utf8_lossy(&self.buffer)),
         }
         0
     }
@@ -146,13 +146,13 @@ impl Client {
         self.buffer.drain(..count).collect()
     }
 
-    /// Reads a head, and nothing of what follows.
+    /// Reads a head and not a byte more.
     pub(crate) fn head(&mut self) -> Response {
         Response::parse_head(&self.read_until(b"\r\n\r\n"))
     }
 
-    /// Reads one response to a request other than HEAD. The gateway delimits every answer that is no stream by its
-    /// length, so a missing length is a failure.
+    /// Reads one response to a request other than HEAD. Every answer of the gateway except a stream has a length, so a
+    /// missing one is a failure.
     pub(crate) fn response(&mut self) -> Response {
         let mut response = self.head();
         if response.status >= 200 && response.status != 204 && response.status != 304 {
@@ -169,7 +169,7 @@ impl Client {
         self.response()
     }
 
-    /// Reads to a proper end of input.
+    /// Reads to a clean end of input.
     pub(crate) fn rest(&mut self) -> Vec<u8> {
         while self.fill() > 0 {}
         assert!(!self.reset, "reset after {:?}", String::from_utf8_lossy(&self.buffer));
@@ -182,14 +182,14 @@ impl Client {
         std::mem::take(&mut self.buffer)
     }
 
-    /// Nothing more comes, and the gateway closes in order.
+    /// Expects no more bytes and a clean close.
     #[track_caller]
     pub(crate) fn assert_closed(&mut self) {
         let rest = self.rest();
         assert!(rest.is_empty(), "unexpected bytes: {:?}", String::from_utf8_lossy(&rest));
     }
 
-    /// The connection still serves: a probe on it is answered.
+    /// Expects that a probe on this connection is still answered.
     #[track_caller]
     pub(crate) fn assert_open(&mut self) {
         assert_eq!(self.exchange(get("/healthz")).status, 200);

@@ -1,7 +1,7 @@
-//! What a browser makes of a stream: the parser of WHATWG HTML, section 9.2.6, written from the standard and sharing
-//! nothing with the encoder. Tests and fuzz targets judge frames by it.
+//! A browser's view of a stream: the parser of WHATWG HTML, section 9.2.6, written from the standard and sharing no
+//! code with the encoder. Tests and fuzz targets check frames with it.
 
-// Each program that includes this file uses a part of it.
+// Each program that includes this file uses only part of it.
 #![allow(dead_code)]
 
 /// One message as `EventSource` would dispatch it.
@@ -10,7 +10,7 @@ pub(crate) struct Message {
     /// The event's type; `message` if the frame named none.
     pub name: String,
     pub data: String,
-    /// The last event id at that moment, which outlives the frame that set it.
+    /// The last event id at that moment; it persists after the frame that set it.
     pub id: String,
 }
 
@@ -20,9 +20,9 @@ pub(crate) struct Decoder {
     line: Vec<u8>,
     /// The last byte was a CR: an LF now belongs to the same line break.
     after_cr: bool,
-    /// A byte order mark counts only in front of the first line.
+    /// A byte order mark counts only before the first line.
     past_first_line: bool,
-    /// A line came since the last blank one.
+    /// There was a line since the last blank one.
     in_frame: bool,
     name: String,
     data: String,
@@ -32,14 +32,14 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    /// The messages of a whole stream. What follows the last blank line is no message.
+    /// The messages of a whole stream. A part after the last blank line is not a message.
     pub(crate) fn decode_all(stream: &[u8]) -> Vec<Message> {
         let mut decoder = Self::default();
         decoder.receive(stream);
         decoder.take_messages()
     }
 
-    /// Takes the next bytes of the stream.
+    /// Reads the next bytes of the stream.
     pub(crate) fn receive(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             let after_cr = std::mem::replace(&mut self.after_cr, byte == b'\r');
@@ -61,7 +61,7 @@ impl Decoder {
         self.retry
     }
 
-    /// Whether the stream so far ends with a blank line, so that no frame is cut.
+    /// Whether the stream so far ends with a blank line, that is, with a complete frame.
     pub(crate) fn is_between_frames(&self) -> bool {
         self.line.is_empty() && !self.in_frame
     }

@@ -1,4 +1,4 @@
-//! The real binary: spawned with nothing in its environment but what a test sets, awaited, and ended by its pid.
+//! The real binary: spawned with only the environment that a test sets, awaited, and ended by its pid.
 
 use super::{Backend, Client, PATIENCE, Port, Response, Stream, get, process, send_request, sys};
 use std::io::{BufRead, BufReader, Read};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_ssegateway");
 
-/// What a run to the end left behind.
+/// The result of a complete run.
 #[derive(Debug)]
 pub(crate) struct Output {
     /// `None`: ended by a signal.
@@ -19,7 +19,7 @@ pub(crate) struct Output {
     pub stderr: String,
 }
 
-/// Runs the binary to its end with these arguments and variables and nothing else.
+/// Runs the binary to its end with only these arguments and variables.
 pub(crate) fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(BINARY);
     command.args(arguments).env_clear().envs(variables.iter().copied());
@@ -40,7 +40,7 @@ fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
     })
 }
 
-/// Waits for a child to end by itself; kills it and fails otherwise.
+/// Waits for a child to exit; otherwise kills it and fails.
 fn wait(child: &mut Child, patience: Duration) -> ExitStatus {
     let start = Instant::now();
     loop {
@@ -62,7 +62,7 @@ struct Log {
     grew: Condvar,
 }
 
-/// How a gateway is to be started.
+/// Options for starting a gateway.
 pub(crate) struct Builder {
     variables: Vec<(String, String)>,
     internal: bool,
@@ -71,7 +71,7 @@ pub(crate) struct Builder {
 }
 
 impl Builder {
-    /// Sets a variable; an empty value is set, too.
+    /// Sets a variable, also to an empty value.
     pub(crate) fn set(mut self, name: &str, value: impl ToString) -> Self {
         self.variables.retain(|(known, _)| known != name);
         self.variables.push((name.to_owned(), value.to_string()));
@@ -89,7 +89,7 @@ impl Builder {
         self
     }
 
-    /// Gives the process this descriptor 2; its log is then not captured.
+    /// Uses this as the process's stderr; its log is then not captured.
     pub(crate) fn stderr(mut self, pipe: std::io::PipeWriter) -> Self {
         self.stderr = Some(pipe);
         self
@@ -100,7 +100,7 @@ impl Builder {
         self.shell(&format!("ulimit {arguments}"))
     }
 
-    /// Starts it from a shell, behind these commands; `$0` is the binary.
+    /// Starts it from a shell, after these commands; `$0` is the binary.
     pub(crate) fn shell(mut self, commands: &str) -> Self {
         self.shell = Some(format!("{commands} && exec \"$0\""));
         self
@@ -229,19 +229,19 @@ impl Gateway {
         Stream::accept(Client::open(self.port, get(target)))
     }
 
-    /// Opens a stream and learns its token from the connect callback.
+    /// Opens a stream and takes its token from the connect callback.
     #[track_caller]
     pub(crate) fn open_with(&self, backend: &Backend, target: &str) -> (Stream, String) {
         let stream = self.open(target);
         (stream, backend.connect(target).token().to_owned())
     }
 
-    /// What was logged so far.
+    /// The log so far.
     pub(crate) fn log(&self) -> String {
         self.log.text.lock().unwrap().clone()
     }
 
-    /// Waits for a line that contains all of these and gives it back.
+    /// Waits for a line that contains all of these and returns it.
     #[track_caller]
     pub(crate) fn log_line(&self, parts: &[&str]) -> String {
         let start = Instant::now();
@@ -251,7 +251,7 @@ impl Gateway {
                 return line.to_owned();
             }
             let Some(left) = PATIENCE.checked_sub(start.elapsed()) else {
-                // Not under the lock: the log is shown when the gateway is dropped.
+                // Not under the lock, as dropping the gateway shows the log.
                 drop(text);
                 panic!("no {parts:?} in the log");
             };
@@ -267,14 +267,14 @@ impl Gateway {
     pub(crate) fn exit_code(&mut self) -> Option<i32> {
         let status = wait(&mut self.child, PATIENCE);
         self.ended = true;
-        // What the process wrote last may still be in the pipe.
+        // The last lines may still be in the pipe.
         if let Some(follower) = self.follower.take() {
             follower.join().expect("the log is read to its end");
         }
         status.code()
     }
 
-    /// Drains it. Every disconnect callback has been made when this returns, so what is missing then never comes.
+    /// Drains it. All disconnect callbacks are complete when this returns, so a missing one is lost.
     pub(crate) fn drain(&mut self) {
         self.signal(sys::SIGTERM);
         assert_eq!(self.exit_code(), Some(0), "a drain ends with 0: {}", self.log());
@@ -284,9 +284,9 @@ impl Gateway {
         self.child.try_wait().expect("wait").is_none()
     }
 
-    /// Whether it serves; it listens on all its ports before.
+    /// Whether it serves; by then it listens on all its ports.
     fn healthy(&self) -> bool {
-        // A default LISTEN_ADDRESS is reached through the loopback as well.
+        // The default LISTEN_ADDRESS can also be reached over loopback.
         TcpStream::connect(("127.0.0.1", self.port)).is_ok() && self.get("/healthz").status == 200
     }
 

@@ -1,26 +1,27 @@
-//! Who was told what: every accepted connect has exactly one disconnect, no rejected one has any (contract, section 6).
+//! A record of callbacks: every accepted connect has exactly one disconnect, a rejected one has none (contract, section
+//! 6).
 
 use super::Call;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-/// What the backend made of a connect.
+/// The backend's decision on a connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Accepted,
     Rejected,
-    /// It took the call and gave no answer that says either: to be followed by a disconnect all the same.
+    /// It received the call and gave no valid answer: a disconnect must follow all the same.
     Unclear,
 }
 
 #[derive(Debug, Default)]
 struct Entry {
-    /// The last one: a connect may be retried on a fresh connection.
+    /// The last decision, since a connect may be retried on a fresh connection.
     verdict: Option<Verdict>,
     reasons: Vec<String>,
 }
 
-/// Sums of a ledger.
+/// Totals of a ledger.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sums {
     pub accepted: usize,
@@ -31,7 +32,7 @@ pub(crate) struct Sums {
     pub open: usize,
 }
 
-/// Kept by a backend's handler, by token; clones share it.
+/// Filled by a backend's handler, by token; clones share the content.
 #[derive(Clone, Default)]
 pub(crate) struct Ledger(Arc<Mutex<HashMap<String, Entry>>>);
 
@@ -44,7 +45,7 @@ impl Ledger {
         self.0.lock().unwrap().entry(token.to_owned()).or_default().reasons.push(reason.to_owned());
     }
 
-    /// Enters a call; the verdict is that on connects.
+    /// Records a call; the verdict is for connects.
     pub(crate) fn enter(&self, call: &Call, verdict: Verdict) {
         match call.action() {
             "connect" => self.connected(call.token(), verdict),
@@ -77,18 +78,18 @@ impl Ledger {
         sums
     }
 
-    /// How often this reason was given.
+    /// Disconnects with this reason.
     pub(crate) fn reasons(&self, reason: &str) -> usize {
         self.0.lock().unwrap().values().flat_map(|entry| &entry.reasons).filter(|given| *given == reason).count()
     }
 
-    /// Nothing is missing, doubled or out of place.
+    /// Asserts that nothing is missing, duplicated or out of order.
     #[track_caller]
     pub(crate) fn assert_settled(&self) {
         self.assert_settled_but(|_| false);
     }
 
-    /// The same, but a disconnect may be missing where this says so; how many are.
+    /// The same, but a disconnect may be missing where `excused` allows it; returns how many are.
     #[track_caller]
     pub(crate) fn assert_settled_but(&self, excused: impl Fn(&str) -> bool) -> usize {
         let mut missing = 0;

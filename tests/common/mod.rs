@@ -1,8 +1,8 @@
-//! The harness of the integration tests: the real binary on a port of its own, a client that speaks raw bytes, a reader
-//! that sees a stream's chunks, and a backend that does what a test tells it to. Waiting is always on something that
-//! happens, and always bounded by [`PATIENCE`].
+//! The harness of the integration tests: the real binary on its own port, a client of raw bytes, a reader that shows a
+//! stream's chunks, and a scripted backend. Tests always wait for a condition, never for a time, and at most
+//! [`PATIENCE`].
 
-// Every test file is a crate of its own and uses another part of this.
+// Every test file is a crate of its own and uses only part of this module.
 #![allow(dead_code, unused_imports)]
 
 mod backend;
@@ -28,19 +28,19 @@ pub(crate) use sys::{SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGSTOP
 
 use std::time::{Duration, Instant};
 
-/// How long a test waits for something that must happen. Only a broken gateway or an overloaded machine gets this far.
+/// How long a test waits for a condition. Only a broken gateway or an overloaded machine takes this long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The answer to a send that was delivered or queued.
 pub(crate) const OK: &str = r#"{"status":"ok"}"#;
 
-/// The answer to a send to a stream whose connect callback is still open.
+/// The answer to a send to a stream whose connect callback is still in flight.
 pub(crate) const BUFFERED: &str = r#"{"status":"buffered"}"#;
 
 /// The heartbeat on the wire (contract, section 3).
 pub(crate) const HEARTBEAT: &str = ": heartbeat\n\n";
 
-/// Polls for something that announces itself through no channel (the state of another process).
+/// Polls for a condition that has no notification (the state of another process).
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {

@@ -1,4 +1,4 @@
-//! Ports for programs to come, in tests that run beside each other.
+//! Reserved ports, for tests that run concurrently.
 
 use super::sys;
 use std::fmt;
@@ -6,8 +6,8 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// A port that nobody else is given while this is alive: a socket is bound to it. That socket does not listen, so a
-/// connection is refused until some program listens there, which SO_REUSEADDR allows.
+/// A port reserved for as long as this is alive: a socket is bound to it. That socket does not listen, so connections
+/// are refused until a program listens there, which SO_REUSEADDR allows.
 #[derive(Clone)]
 pub(crate) struct Port {
     pub number: u16,

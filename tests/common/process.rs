@@ -1,8 +1,8 @@
-//! What a process costs, as the kernel counts it (proc(5)).
+//! Resource usage of a process (proc(5)).
 
 use std::time::Duration;
 
-/// The kernel counts processor time in this unit on every Linux there is (`USER_HZ`, times(2)).
+/// The unit of processor time on every Linux (`USER_HZ`, times(2)).
 const TICK: Duration = Duration::from_millis(10);
 
 fn status(pid: u32, field: &str) -> usize {
@@ -16,7 +16,7 @@ pub(crate) fn rss_kib(pid: u32) -> usize {
     status(pid, "VmRSS")
 }
 
-/// The most it ever was, in KiB.
+/// Peak resident memory in KiB.
 pub(crate) fn peak_rss_kib(pid: u32) -> usize {
     status(pid, "VmHWM")
 }
@@ -26,10 +26,10 @@ pub(crate) fn virtual_kib(pid: u32) -> usize {
     status(pid, "VmSize")
 }
 
-/// What the main thread is doing, as proc(5) has it: `S` asleep, `T` stopped, `R` running.
+/// The main thread's state, as in proc(5): `S` asleep, `T` stopped, `R` running.
 pub(crate) fn state(pid: u32) -> char {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process that lives");
-    let (_, rest) = stat.rsplit_once(") ").expect("a state behind the name");
+    let (_, rest) = stat.rsplit_once(") ").expect("a state after the name");
     rest.chars().next().expect("a state")
 }
 
@@ -45,7 +45,7 @@ pub(crate) fn descriptors(pid: u32) -> usize {
 /// User and system time used so far, all threads.
 pub(crate) fn processor_time(pid: u32) -> Duration {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
-    // The name in brackets may hold anything; fields 14 and 15 are counted from behind it.
+    // The name in brackets may contain anything; fields 14 and 15 are counted from its end.
     let fields: Vec<&str> = text.rsplit(") ").next().unwrap_or_default().split(' ').collect();
     let ticks = |field: usize| fields[field - 3].parse::<u32>().expect("a number");
     TICK * (ticks(14) + ticks(15))

@@ -1,4 +1,4 @@
-//! Chance from a seed: the same in every run and on every machine.
+//! Pseudorandom numbers from a seed: the same in every run and on every machine.
 
 /// SplitMix64 (Steele, Lea and Flood, 2014).
 #[derive(Clone)]
@@ -18,12 +18,12 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// From 0 to `bound` - 1; 0 if there is no such number. The bias of the multiplication does not matter here.
+    /// From 0 to `bound` - 1; 0 if `bound` is 0. The bias of the multiplication does not matter here.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 
-    /// The index of one of `length` things; 0 if there are none.
+    /// A random index into `length` elements; 0 if there are none.
     pub(crate) fn index(&mut self, length: usize) -> usize {
         self.below(length as u64) as usize
     }
@@ -33,7 +33,7 @@ impl Random {
         low + self.below(high - low + 1)
     }
 
-    /// True in `permille` of 1000 cases; draws nothing where that is never.
+    /// True in `permille` of 1000 cases; 0 consumes no random number.
     pub(crate) fn chance(&mut self, permille: u64) -> bool {
         permille > 0 && self.below(1000) < permille
     }

@@ -1,4 +1,4 @@
-//! One HTTP response as a client sees it.
+//! One HTTP response, from the client's view.
 
 /// A response head with its decoded body.
 #[derive(Clone, Debug)]
@@ -6,13 +6,13 @@ pub(crate) struct Response {
     /// As sent, e.g. `HTTP/1.1 200 OK`.
     pub status_line: String,
     pub status: u16,
-    /// In the order and the case sent.
+    /// In the order and case sent.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
 impl Response {
-    /// Parses a head, its blank line included; panics on anything a strict client would refuse.
+    /// Parses a head, including its blank line; panics on anything a strict client would refuse.
     pub(crate) fn parse_head(head: &[u8]) -> Self {
         let text = std::str::from_utf8(head).expect("response heads are ASCII");
         let mut lines = text.strip_suffix("\r\n\r\n").expect("a head ends with a blank line").split("\r\n");
@@ -47,13 +47,13 @@ impl Response {
         std::str::from_utf8(&self.body).expect("a UTF-8 body")
     }
 
-    /// Whether the server said that this response is the last on its connection.
+    /// Whether the response is announced as the last on its connection.
     pub(crate) fn closes(&self) -> bool {
         self.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
 
-    /// The head as text that does not depend on the clock or on the order of the fields: the status line, then the
-    /// fields sorted, `Date` with its value replaced.
+    /// The head as text, independent of the clock and of the order of fields: the status line, then the sorted fields,
+    /// with the value of `Date` replaced.
     pub(crate) fn golden_head(&self) -> String {
         let mut fields: Vec<String> = self
             .headers

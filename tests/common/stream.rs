@@ -1,4 +1,4 @@
-//! Reads a stream as a browser does, and shows its chunks.
+//! Reads a stream like a browser, and shows its chunks.
 
 use super::{Client, Response, find};
 
@@ -7,7 +7,7 @@ pub(crate) struct Stream {
     pub client: Client,
     pub head: Response,
     chunked: bool,
-    /// Decoded and not yet taken.
+    /// Decoded, not yet consumed.
     payload: Vec<u8>,
     /// The last chunk was seen.
     finished: bool,
@@ -16,14 +16,14 @@ pub(crate) struct Stream {
 /// How a stream ended.
 #[derive(Debug)]
 pub(crate) struct Finish {
-    /// What came after the last frame taken.
+    /// The text after the last frame taken.
     pub text: String,
     /// The last chunk came before the end of the connection.
     pub clean: bool,
 }
 
 impl Stream {
-    /// Reads the head of a stream whose GET was sent.
+    /// Reads the head of a stream after its GET was sent.
     pub(crate) fn accept(mut client: Client) -> Self {
         let mut head = client.head();
         if head.status != 200 {
@@ -76,7 +76,7 @@ impl Stream {
                 None => false,
             }
         } else {
-            // What came with the head waits in the buffer already.
+            // The buffer already has the bytes that came with the head.
             let more = !self.client.buffer.is_empty() || self.client.fill() > 0;
             self.payload.append(&mut self.client.buffer);
             more
@@ -94,7 +94,7 @@ impl Stream {
         }
     }
 
-    /// The next frame that is no heartbeat.
+    /// The next frame except heartbeats.
     pub(crate) fn event(&mut self) -> String {
         loop {
             let frame = self.frame();
@@ -108,11 +108,11 @@ impl Stream {
     pub(crate) fn finish(mut self) -> Finish {
         while self.more() {}
         let rest = self.client.rest_or_reset();
-        assert!(!self.finished || rest.is_empty(), "bytes behind the last chunk: {rest:?}");
+        assert!(!self.finished || rest.is_empty(), "bytes after the last chunk: {rest:?}");
         Finish { text: String::from_utf8(self.payload).expect("streams are UTF-8"), clean: self.finished }
     }
 
-    /// The stream ends in order with nothing more in it.
+    /// Expects a clean end without further text.
     #[track_caller]
     pub(crate) fn assert_ended(self) {
         let chunked = self.chunked;

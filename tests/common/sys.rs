@@ -1,4 +1,4 @@
-//! The system calls that the standard library has no stable door to.
+//! System calls without a stable equivalent in the standard library.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -41,12 +41,12 @@ pub(crate) fn reset_on_close(socket: &impl AsRawFd) {
     set_option(socket, libc::SO_LINGER, libc::linger { l_onoff: 1, l_linger: 0 });
 }
 
-/// Bounds what the kernel holds for a client that does not read.
+/// Limits the kernel's buffer for a client that does not read.
 pub(crate) fn receive_buffer(socket: &impl AsRawFd, bytes: i32) {
     set_option(socket, libc::SO_RCVBUF, bytes);
 }
 
-/// Raises this process's soft descriptor limit to the hard one, and gives it back.
+/// Raises this process's soft descriptor limit to the hard one, and returns it.
 pub(crate) fn raise_descriptor_limit() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a limit that outlives the call.
@@ -68,8 +68,8 @@ pub(crate) fn limit_descriptors(pid: u32, count: u64) {
     assert_eq!(result, 0, "prlimit: {}", io::Error::last_os_error());
 }
 
-/// Puts the calling thread, and what it starts from now on, into a network of its own; its name for `ip` is the
-/// thread's id. Errors: not allowed.
+/// Moves the calling thread and its future children into a network namespace of their own; its name for `ip` is the
+/// thread's id. Errors: not permitted.
 pub(crate) fn leave_network() -> io::Result<u32> {
     // SAFETY: it takes a number and changes nothing but the thread's view of the network.
     if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
@@ -102,14 +102,14 @@ pub(crate) fn bound_socket() -> OwnedFd {
     socket
 }
 
-/// Lets more clients wait than the 128 of the standard library: callbacks may come all at once.
+/// A longer backlog than the 128 of the standard library: callbacks may arrive all at once.
 pub(crate) fn listen_for_many(listener: &impl AsRawFd) {
     // SAFETY: it takes two integers, and the descriptor is open for the life of `listener`.
     let result = unsafe { libc::listen(listener.as_raw_fd(), 4096) };
     assert_eq!(result, 0, "listen: {}", io::Error::last_os_error());
 }
 
-/// Bounds the address space of a running child.
+/// Limits the address space of a running child.
 pub(crate) fn limit_address_space(pid: u32, bytes: u64) {
     let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
     // SAFETY: the new limit outlives the call, and no old one is asked for.
@@ -117,18 +117,17 @@ pub(crate) fn limit_address_space(pid: u32, bytes: u64) {
     assert_eq!(result, 0, "prlimit: {}", io::Error::last_os_error());
 }
 
-/// Ends this process as code does that was compiled with a stack protector and finds its stack overwritten: glibc reports
-/// it and aborts.
+/// Ends this process like code with a stack protector that finds its stack overwritten: glibc reports it and aborts.
 #[cfg(target_env = "gnu")]
 pub(crate) fn fail_stack_check() -> ! {
     unsafe extern "C" {
         fn __stack_chk_fail() -> !;
     }
-    // SAFETY: takes nothing and does nothing but to report and abort.
+    // SAFETY: it takes no arguments and only reports and aborts.
     unsafe { __stack_chk_fail() }
 }
 
-/// Starts the command with the default action of SIGHUP, also where these tests run under nohup(1).
+/// Starts the command with the default action of SIGHUP, even if these tests run under nohup(1).
 pub(crate) fn hear_hangups(command: &mut std::process::Command) {
     use std::os::unix::process::CommandExt;
     // SAFETY: signal is async-signal-safe, and names no function.

@@ -1,5 +1,5 @@
-//! Callbacks: one connect for each stream, one disconnect for each that was accepted, after its answer, for the right
-//! reason, and no more of them at once than allowed.
+//! Callbacks: one connect for each stream, one disconnect for each accepted one, after its answer, with the right
+//! reason, and never more in flight than allowed.
 
 use super::sends::Event;
 use super::streams::{Expected, Phase, Stream, Verdict};
@@ -11,13 +11,13 @@ use uuid::Uuid;
 
 /// A callback may take this much longer than its timeout.
 const GRACE: u64 = 1000;
-/// The head of a stream; all of them are of one length.
+/// The head of a stream; all have the same length.
 const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n\
     Content-Type: text/event-stream\r\nCache-Control: no-cache, no-transform\r\nX-Accel-Buffering: no\r\nConnection: close\r\n\r\n";
 const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
 const ANY_ORIGIN: &str = "Access-Control-Allow-Origin: *\r\n";
 
-/// Tokens carry the number of their client in disguise, so that both ends can be told apart.
+/// A token encodes the number of its client; the key makes it differ from the plain number.
 const TOKEN_KEY: u128 = 0x5bd1_e995_9ddf_4ea0_8eb3_8664_9e37_79b9;
 
 pub(crate) fn token_of(n: usize) -> Uuid {
@@ -27,7 +27,7 @@ pub(crate) fn token_of(n: usize) -> Uuid {
 fn client_of(token: &str) -> usize {
     let token = Uuid::parse_str(token).expect("a token").as_u128() ^ TOKEN_KEY;
     let n = token as u64;
-    assert_eq!(token, u128::from(n) << 64 | u128::from(n), "a token that was never given out");
+    assert_eq!(token, u128::from(n) << 64 | u128::from(n), "a token that was never issued");
     n as usize
 }
 
@@ -37,7 +37,7 @@ pub(crate) enum Lane {
     Disconnects,
 }
 
-/// What comes of a callback, and what of it concerns the stream.
+/// The outcome of a callback, as far as it matters to the stream.
 #[derive(Clone, Debug)]
 pub(crate) struct Reply {
     pub outcome: Outcome,
@@ -45,7 +45,7 @@ pub(crate) struct Reply {
     close: bool,
 }
 
-/// Bodies of a 2xx with flaws, and what they ask for all the same: an event with these data, a close.
+/// Flawed bodies of a 2xx, and what is still valid in them: an event with this data, a close.
 const FLAWED: [(Option<&str>, Option<&str>, bool); 9] = [
     (None, None, false),
     (Some("OK"), None, false),
@@ -68,7 +68,7 @@ impl Reply {
         Self { outcome, event: event.map(Event::frame), close }
     }
 
-    /// A 2xx whose body is missing or not as it should be.
+    /// A 2xx whose body is missing or flawed.
     pub(crate) fn flawed(status: u16, kind: usize) -> Self {
         let (body, data, close) = FLAWED[kind];
         let body = body.map(|body| body.as_bytes().to_vec());
@@ -81,14 +81,14 @@ impl Reply {
         Self { outcome: Outcome::Answered { status, passed, body: None }, event: None, close: false }
     }
 
-    /// No answer, in time or at all. `written`: the backend may have accepted all the same.
+    /// No answer, or none in time. `written`: the backend may have accepted all the same.
     pub(crate) fn broken(timed_out: bool, written: bool) -> Self {
         let outcome = if timed_out { Outcome::TimedOut { written } } else { Outcome::Unavailable { written } };
         Self { outcome, event: None, close: false }
     }
 }
 
-/// Splits a callback's body (docs/protocol.md, sections 3 and 6) to action, reason, token and request.
+/// Splits a callback's body (docs/protocol.md, sections 3 and 6) into action, reason, token and request.
 fn parse(body: &str) -> Option<(&str, &str, &str, &str)> {
     let rest = body.strip_prefix(r#"{"action":""#)?;
     let (action, rest) = rest.split_once(r#"","#)?;
@@ -101,7 +101,7 @@ fn parse(body: &str) -> Option<(&str, &str, &str, &str)> {
 }
 
 impl Oracle {
-    /// Workers that one kind of callback may take.
+    /// Workers available to one kind of callback.
     fn lane_limit(&self) -> usize {
         let limit = self.settings.callback_concurrency;
         if limit == 1 || self.is_draining() { limit } else { limit - (limit / 64).max(1) }
@@ -113,7 +113,7 @@ impl Oracle {
         self.flying.iter().sum::<usize>() < limit && self.flying[lane as usize] < self.lane_limit()
     }
 
-    /// The gateway makes a callback; whom it is about, and of which kind it is.
+    /// The gateway makes a callback; returns its client and its kind.
     pub(crate) fn called(&mut self, call: &Call) -> (usize, Lane) {
         let mut body = Vec::new();
         call.write_body(&mut body);
@@ -122,7 +122,7 @@ impl Oracle {
         let (action, reason, token, request) = parse(text).unwrap_or_else(|| panic!("a bad callback: {text}"));
         let n = client_of(token);
         assert_eq!(call.token, token_of(n));
-        assert!(self.call_ids.insert(call.id), "a callback with the id of another one before it");
+        assert!(self.call_ids.insert(call.id), "the id of a callback is reused");
         let lane = match call.kind {
             CallKind::Connect => Lane::Connects,
             CallKind::Disconnect { .. } => Lane::Disconnects,
@@ -132,13 +132,13 @@ impl Oracle {
         assert!(self.flying[lane as usize] <= self.lane_limit(), "one kind of callback takes all workers");
         let it = &mut self.exchanges[n];
         if it.wild && it.stream.is_none() {
-            // Only now it shows that its client asked for a stream.
+            // Only now is it known that its client requested a stream.
             let value: serde_json::Value = serde_json::from_str(request).expect("a request is quoted as JSON");
             assert!(value["url"].is_string() && value["headers"].is_object(), "{request}");
             it.stream = Some(Stream { quoted: request.into(), ..Stream::default() });
         }
         let quoted = it.stream.as_ref().map(|stream| &*stream.quoted);
-        assert_eq!(quoted, Some(request), "another request is quoted");
+        assert_eq!(quoted, Some(request), "a wrong request is quoted");
         match call.kind {
             CallKind::Connect => {
                 assert_eq!((action, reason), ("connect", ""));
@@ -154,11 +154,11 @@ impl Oracle {
 
     fn connect_called(&mut self, n: usize) {
         let it = &mut self.exchanges[n];
-        let stream = it.stream.as_mut().expect("a connect for what is no stream");
+        let stream = it.stream.as_mut().expect("a connect without a stream");
         assert!(!stream.called, "a second connect");
-        // What came behind the GET, with it, may have ended the stream at once.
+        // Bytes after the GET, in the same input, may have ended the stream at once.
         let waits = stream.phase == Phase::Connecting || stream.asked_input == self.input;
-        assert!(waits || it.wild, "a connect that nobody waits for");
+        assert!(waits || it.wild, "a connect that no client waits for");
         stream.called = true;
         stream.answer_by = self.now + millis(self.settings.callback_timeout) + GRACE;
     }
@@ -172,21 +172,21 @@ impl Oracle {
             self.timers_run();
         }
         let it = &mut self.exchanges[n];
-        let stream = it.stream.as_mut().expect("a disconnect for what is no stream");
-        assert!(stream.owes_disconnect(), "a disconnect for what was not accepted, or not yet");
+        let stream = it.stream.as_mut().expect("a disconnect without a stream");
+        assert!(stream.owes_disconnect(), "a disconnect for a stream that was not accepted, or not yet");
         stream.disconnects += 1;
         assert_eq!(stream.disconnects, 1, "a second disconnect");
         let accepted = matches!(stream.outcome, Some(Outcome::Answered { .. }));
         if it.wild && accepted {
             return;
         }
-        assert!(stream.phase == Phase::Over || it.wild, "a disconnect of a stream that lives");
+        assert!(stream.phase == Phase::Over || it.wild, "a disconnect of a live stream");
         let (cause, or_else) = (stream.cause, stream.or_else);
         let explained = [cause, or_else].contains(&Some((reason, detail)));
-        assert!(explained, "a disconnect for another reason: {reason:?} {detail:?}, not {cause:?}");
+        assert!(explained, "a disconnect with a wrong reason: {reason:?} {detail:?}, not {cause:?}");
     }
 
-    /// The gateway learns what came of a callback.
+    /// The gateway receives the outcome of a callback.
     pub(crate) fn call_ended(&mut self, n: usize, lane: Lane, reply: &Reply) {
         self.flying[lane as usize] -= 1;
         self.input += 1;
@@ -198,8 +198,8 @@ impl Oracle {
     fn connect_answered(&mut self, n: usize, reply: &Reply) {
         let (now, input) = (self.now, self.input);
         let it = &mut self.exchanges[n];
-        let Some(stream) = &mut it.stream else { panic!("an answer for what is no stream") };
-        assert!(stream.called && stream.outcome.is_none(), "an outcome nobody asked for");
+        let Some(stream) = &mut it.stream else { panic!("an answer without a stream") };
+        assert!(stream.called && stream.outcome.is_none(), "an unexpected outcome");
         let waited = stream.phase == Phase::Connecting && !it.wild;
         let (status, error, retries, doubt) = match &reply.outcome {
             Outcome::Answered { status, .. } => {
@@ -240,12 +240,12 @@ impl Oracle {
         }
     }
 
-    /// At the end every stream that the backend accepted has had its one disconnect.
+    /// At the end every accepted stream has had exactly one disconnect.
     pub(crate) fn check_disconnects(&self) {
         for (n, exchange) in self.exchanges.iter().enumerate() {
             if let Some(stream) = &exchange.stream {
                 let owed = u32::from(stream.owes_disconnect());
-                assert_eq!(stream.disconnects, owed, "client {n}: not the disconnect that is owed");
+                assert_eq!(stream.disconnects, owed, "client {n}: wrong number of disconnects");
             }
         }
     }

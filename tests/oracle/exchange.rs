@@ -1,4 +1,4 @@
-//! What the oracle knows of one connection: the requests on it, how far they have come, and what was answered.
+//! The oracle's view of one connection: its requests, their progress, and their answers.
 
 use super::requests::Asked;
 use super::responses::{Body, Responses};
@@ -6,43 +6,43 @@ use super::streams::Stream;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 
-/// What a request asks for, and so what its answer must be.
+/// The kind of a request, which determines its answer.
 #[derive(Clone, Debug)]
 pub(crate) enum What {
-    /// A stream. Chunked if its client speaks HTTP/1.1; so many bytes of a body follow, which mean nothing; quoted in
-    /// callbacks as that.
+    /// A stream. `chunked`: its client speaks HTTP/1.1. `declared`: bytes of a body to ignore. `quoted`: the request in
+    /// callbacks.
     Stream { chunked: bool, declared: u64, quoted: Rc<str> },
-    /// `/readyz`: depends on the moment.
+    /// `/readyz`, whose answer depends on the time.
     Ready { close: bool },
-    /// The metrics, always the last answer on a connection; how many open streams they must show.
+    /// The metrics, always the last answer on a connection; the number of open streams they must show.
     Metrics { open: RangeInclusive<usize> },
-    /// The first page of the streams, always the last answer on a connection; how many there must be in all.
+    /// The first page of the streams, always the last answer on a connection; the total number they must show.
     List { limit: usize, open: RangeInclusive<usize> },
     /// A send, by its number.
     Send(usize),
-    /// An answer that depends on nothing.
+    /// A constant answer.
     Fixed { status: u16, body: &'static str, head_only: bool, close: bool },
-    /// Refused, perhaps before its end, and the end of the connection.
+    /// Refused, perhaps before its end; the connection closes.
     Broken { status: u16 },
 }
 
-/// A request and where in its connection's input it ends.
+/// A request and its end in the connection's input.
 struct Request {
     end: u64,
     what: What,
 }
 
-/// One connection from the outside.
+/// One connection, seen from outside.
 #[derive(Default)]
 pub(crate) struct Exchange {
     requests: Vec<Request>,
-    /// Bytes that its client has been given to send.
+    /// Bytes in its client's script.
     pub scripted: u64,
-    /// From here on the client sends what the oracle does not read.
+    /// Where the client begins to send input that the oracle cannot parse.
     pub followed_to: Option<u64>,
-    /// That has happened, or somebody sent such things to its stream. It is held to what every connection is.
+    /// Such input was sent, by the client or to its stream. Only the rules for every connection are checked.
     pub wild: bool,
-    /// Requests that the gateway has read whole.
+    /// Requests that the gateway has read in full.
     pub arrived: usize,
     /// Requests that it has answered.
     pub answered: usize,
@@ -52,39 +52,39 @@ pub(crate) struct Exchange {
     pub stream: Option<Stream>,
     /// When the request that is being read began.
     pub started_at: Option<u64>,
-    /// When output moved last, or began to wait, or a request was answered.
+    /// When output last made progress or began to queue, or a request was answered.
     pub progress_at: u64,
-    /// What the gateway holds for the client. Exact, as every write tells.
+    /// Bytes queued in the gateway for the client. Exact, since every write shows them.
     pub backlog: usize,
-    /// What the last write was offered and did not take; there may have been more.
+    /// Bytes that the last write refused; more may be queued.
     pub left_over: usize,
-    /// Bytes of the chunk that this batch of input fills.
+    /// Bytes in the chunk of this batch of input.
     pub chunk: usize,
     pub chunk_input: u64,
-    /// The loop was told that there is no room, and nothing else since.
+    /// The last write was refused, and no edge has followed.
     pub refused: bool,
     /// The kernel has refused something since the backlog began.
     pub was_refused: bool,
-    /// Until then the client counts as one that reads, and may be owed more.
+    /// Until then the client counts as reading, and may have more unsent.
     pub reads_until: u64,
-    /// A write was cut short by nothing but chance: the loop must try again by itself.
+    /// A write was cut short by a fault: the loop must retry without an edge.
     pub unlucky: bool,
-    /// The number of the input that the last write followed, and when that was.
+    /// The number of the input before the last write, and the time of that write.
     pub written_input: u64,
     pub written_at: Option<u64>,
-    /// It took all there was.
+    /// That write was accepted in full.
     pub written_whole: bool,
     /// End of input was read.
     pub ended: bool,
-    /// A call failed: nothing works any more.
+    /// A system call failed: the connection is unusable.
     pub failed: bool,
-    /// An error that is due for a request that was begun and will not be read to its end.
+    /// The error due for an incomplete request that will not be read to its end.
     pub refusal_owed: Option<u16>,
     /// No more requests are read.
     pub closing: bool,
     /// The request timed out.
     pub late: bool,
-    /// An answer was the last one.
+    /// The last answer was written.
     pub concluded: bool,
     pub shut_at: Option<u64>,
     pub accepted: bool,
@@ -99,15 +99,15 @@ impl Exchange {
         next.is_some_and(|request| matches!(request.what, What::Metrics { .. } | What::List { .. }))
     }
 
-    /// Its client is given a request to send.
+    /// Adds a request to its client's script.
     pub(crate) fn ask(&mut self, asked: &Asked) {
         let end = self.scripted + asked.end as u64;
         self.requests.push(Request { end, what: asked.what.clone() });
         self.scripted += asked.bytes.len() as u64;
     }
 
-    /// Its client is given something to send that is no request. Behind the last request that is just excess.
-    pub(crate) fn babble(&mut self, bytes: usize) {
+    /// Adds bytes that are not a request to its client's script. After the last request they are just excess.
+    pub(crate) fn send_garbage(&mut self, bytes: usize) {
         self.followed_to.get_or_insert(self.scripted);
         self.scripted += bytes as u64;
     }
@@ -117,7 +117,7 @@ impl Exchange {
         self.accepted && !self.closed && !self.closing && self.stream.is_none()
     }
 
-    /// Takes note of the next request if it was read whole.
+    /// Records the next request if it was read in full.
     pub(crate) fn arrive(&mut self) -> Option<What> {
         let request = self.requests.get(self.arrived).filter(|request| request.end <= self.read)?;
         self.arrived += 1;
@@ -125,7 +125,7 @@ impl Exchange {
         Some(request.what.clone())
     }
 
-    /// The oracle knows now what the request that arrived last asks for.
+    /// Sets the kind of the request that arrived last, once it is known.
     pub(crate) fn decide(&mut self, what: What) {
         self.requests[self.arrived - 1].what = what;
     }
@@ -154,7 +154,7 @@ impl Exchange {
         }
     }
 
-    /// Whether nothing can come of it any more.
+    /// Whether it is over, with nothing left to happen.
     pub(crate) fn is_settled(&self) -> bool {
         let done = self.stream.as_ref().is_none_or(|stream| {
             let answered = stream.outcome.is_some() || !stream.called;
@@ -163,7 +163,7 @@ impl Exchange {
         self.closed && done
     }
 
-    /// Bytes that the client sent behind the last request that is one.
+    /// Bytes that the client sent after its last valid request.
     pub(crate) fn excess(&self) -> u64 {
         let end = |request: &Request| match request.what {
             What::Broken { .. } => None,
@@ -175,24 +175,24 @@ impl Exchange {
         self.read.saturating_sub(self.requests[..self.arrived].iter().rev().find_map(end).unwrap_or(0))
     }
 
-    /// Whether a request has been begun and not read to its end.
+    /// Whether a request has begun and is not complete.
     pub(crate) fn is_within_request(&self) -> bool {
         self.read > self.requests[..self.arrived].last().map_or(0, |request| request.end)
     }
 
-    /// No more requests are read; if one was begun and its client has not ended its side, it is told.
+    /// No more requests are read; if one has begun and its client has not ended its side, an error is due.
     pub(crate) fn refuse_rest(&mut self, status: u16) {
         self.closing = true;
         self.refusal_owed = (self.excess() > 0 && !self.ended).then_some(status);
     }
 
-    /// Whether a request that was read whole still has no answer.
+    /// Whether a request that was read in full still has no answer.
     pub(crate) fn owes_answer(&self) -> bool {
         let streams = self.stream.as_ref().is_some_and(|stream| stream.headed && !stream.chunked);
         self.answered + usize::from(streams) < self.arrived && !self.concluded
     }
 
-    /// A frame of so many bytes joins the backlog, in the chunk of its input.
+    /// Adds a frame of that many bytes to the backlog, in the chunk of its input.
     pub(crate) fn pile(&mut self, bytes: usize, input: u64) {
         if !self.stream.as_ref().is_some_and(|stream| stream.chunked) {
             self.backlog += bytes;
@@ -209,7 +209,7 @@ impl Exchange {
     }
 }
 
-/// The length of a chunk with so much in it (RFC 9112 section 7.1).
+/// The length of a chunk with that much data (RFC 9112 section 7.1).
 fn framed(bytes: usize) -> usize {
     let digits = (usize::BITS - bytes.leading_zeros()).div_ceil(4) as usize;
     bytes + digits + 4

@@ -1,50 +1,49 @@
-//! Limits: of time, of what is held for a client, of what it may send, and of memory.
+//! Limits: on time, on queued output, on excess input, and on memory.
 
 use super::exchange::Exchange;
 use super::streams::Phase;
 use super::{Oracle, millis};
 use ssegateway::timer::TICK_MS;
 
-/// A write offers no more than this at once.
+/// The most that one write offers.
 pub(crate) const OFFER_MAX: usize = 64 * 1024;
-/// A connection that was shut down is closed after this, whatever its peer does.
+/// A connection that was shut down is closed after this time, whatever its peer does.
 pub(crate) const LINGER: u64 = 1000;
-/// A client that has taken something in counts as one that reads for so long.
+/// How long a client counts as reading after it has accepted bytes.
 pub(crate) const READS_FOR: u64 = 1000;
-/// So many times as much as others may a client that reads have unsent.
+/// How many times the usual limit a client that reads may have unsent.
 pub(super) const READER_FACTOR: usize = 4;
-/// The clock jumps if it moves so far beyond the time that the loop was to sleep.
+/// Waking this much later than planned counts as a jump of the clock.
 pub(crate) const JUMP_MIN: u64 = 250;
-/// After a jump of the clock deadlines are held for so long at most.
+/// The longest time that deadlines are held after a jump of the clock.
 pub(crate) const HOLD_MAX: u64 = 1000;
-/// Bytes of answers that wait for a client before no more of its requests are read.
+/// Unsent bytes of answers above which no more requests are read.
 pub(crate) const ANSWERS_MAX: usize = 64 * 1024;
-/// When so many streams have gone their memory is given back.
+/// After this many streams have gone, their memory is released.
 pub(crate) const MANY_STREAMS: usize = 64;
-/// What may be sent behind a stream's GET and its body.
+/// Bytes allowed after a stream's GET and its body.
 const EXCESS_MAX: u64 = 8 * 1024;
 
-/// Whether something due at `deadline` has been seen to by a turn at `now`: timers have the
-/// resolution of a tick. (Between the two it may or may not; the worlds keep the gateway from being
-/// told the time then, so that the oracle can be exact.)
+/// Whether a turn at `now` must have handled something due at `deadline`: timers have the resolution of a tick. (Before
+/// the tick ends it may or may not be handled; the worlds avoid such times, so that the oracle can be exact.)
 pub(crate) fn due(deadline: u64, now: u64) -> bool {
     now >= deadline.next_multiple_of(TICK_MS)
 }
 
-/// Whether a turn at `now` may or may not see to something due at `deadline`.
+/// Whether it is uncertain if a turn at `now` handles something due at `deadline`.
 fn doubtful(deadline: u64, now: u64) -> bool {
     now >= deadline && !due(deadline, now)
 }
 
 impl Exchange {
-    /// More was sent behind a stream's GET than may be.
+    /// Whether more bytes were sent after a stream's GET than allowed.
     pub(crate) fn is_flooded(&self) -> bool {
         self.stream.is_some() && self.excess() > EXCESS_MAX
     }
 }
 
 impl Oracle {
-    /// The next time from `time` on at which it is certain of every deadline whether it has been seen to.
+    /// The first time from `time` on at which the state of every deadline is certain.
     pub(crate) fn certain_time(&self, time: u64) -> u64 {
         let settings = &self.settings;
         let is_doubtful = self.open.iter().any(|n| {
@@ -63,33 +62,33 @@ impl Oracle {
         if is_doubtful { time.next_multiple_of(TICK_MS) } else { time }
     }
 
-    /// Whether the client of connection `n` has taken nothing for too long.
+    /// Whether the client of connection `n` has accepted nothing for too long.
     pub(crate) fn is_stalled(&self, n: usize) -> bool {
         let it = &self.exchanges[n];
         it.backlog > 0 && due(it.progress_at + millis(self.settings.client_timeout), self.now)
     }
 
-    /// Memory is given back: that takes its time, and is for when many have left.
+    /// Memory is released, which is slow and only worth it after many streams have ended.
     pub(crate) fn memory_released(&mut self) {
         let streams = self.streams();
-        assert!(self.streams_peak >= MANY_STREAMS, "memory given back behind a few streams");
-        assert!(streams <= self.streams_peak / 2, "memory given back before half of the streams have gone");
+        assert!(self.streams_peak >= MANY_STREAMS, "memory released after a few streams");
+        assert!(streams <= self.streams_peak / 2, "memory released before half of the streams have gone");
         self.streams_peak = streams;
     }
 
-    /// The most that the gateway may hold for one client: what a stream may pile up, and what the last
-    /// input can have added to it, each of its bytes a line break at worst.
+    /// The most that the gateway may queue for one client: a stream's limit, plus the output of the last input, each
+    /// byte of which is a line break at worst.
     fn backlog_max(&self) -> usize {
         READER_FACTOR * self.settings.pending_bytes_max + 8 * (self.settings.body_bytes_max + OFFER_MAX)
     }
 
-    /// At the end of a turn nobody has got more time or room than is allowed.
+    /// At the end of a turn no limit on time or memory is exceeded.
     pub(super) fn check_limits(&self, n: usize) {
         let (it, now) = (&self.exchanges[n], self.now);
         let lingers = it.shut_at.is_some_and(|at| due(at + LINGER, now));
         assert!(!lingers, "client {n}: not closed a second after it was shut down");
         assert!(!self.is_stalled(n), "client {n}: a stalled reader was not dropped");
-        assert!(it.backlog <= self.backlog_max(), "client {n}: {} bytes held", it.backlog);
+        assert!(it.backlog <= self.backlog_max(), "client {n}: {} bytes queued", it.backlog);
         if it.wild {
             return;
         }

@@ -1,16 +1,16 @@
-//! The oracle: an independent account of what the gateway owes whom, by the contract (docs/protocol.md).
+//! The oracle: an independent model of the contract (docs/protocol.md).
 //!
-//! It knows nothing of the gateway's insides. It sees what crosses the sockets (what was read, offered, taken,
-//! closed), the callbacks and what came of them, and it knows what the clients and the backend have said. From that
-//! it follows the contract and panics where the gateway does not.
+//! It does not see the gateway's internals. It sees the sockets (bytes read, offered and accepted, closes), the
+//! callbacks and their outcomes, and it knows what the clients and the backend have sent. From these it derives what
+//! the contract requires, and panics where the gateway deviates.
 //!
-//! One step of the gateway is a function of what it has read so far, so the oracle is exact: at the moment when a
-//! request has been read whole, it knows what must be answered, and when. Input that is not made of requests it knows
-//! makes a connection [wild](exchange::Exchange::wild): that one is held to what every connection is, no more.
+//! Each step of the gateway is a function of its input so far, so the oracle is exact: once a request has been read in
+//! full, it knows the answer and its time. Input that it cannot parse makes a connection
+//! [wild](exchange::Exchange::wild): only the rules for every connection are checked on it.
 //!
-//! Two worlds are judged by it: the simulation, with the event loop in it, and the fuzzer of the bare gateway.
+//! Two worlds use it: the simulation, which includes the event loop, and the fuzzer of the bare gateway.
 
-// Each of the two uses another part of it.
+// Each of the two uses only part of it.
 #![allow(dead_code)]
 
 pub(crate) mod callbacks;
@@ -40,7 +40,7 @@ pub(crate) struct Oracle {
     call_ids: HashSet<CallId>,
     /// The loop's time.
     pub now: u64,
-    /// Counts what the gateway was told: reads, outcomes, turns.
+    /// Counts the gateway's inputs: reads, outcomes, turns.
     input: u64,
     drain_at: Option<u64>,
     /// When the drain began.
@@ -49,19 +49,19 @@ pub(crate) struct Oracle {
     pub flying: [usize; 2],
     /// Accepted and not closed.
     pub open: Vec<usize>,
-    /// A turn is on, and its timers have not run as far as has been seen.
+    /// In a turn, and its timers are not known to have run.
     in_turn: bool,
-    /// The clock jumped then: deadlines are held until all that happened meanwhile is taken in.
+    /// When the clock jumped: deadlines are held until all events of the pause have been processed.
     held_since: Option<u64>,
-    /// Something that has happened is not taken in; told by the world while deadlines are held.
+    /// Some event has not been processed; set by the world while deadlines are held.
     pub news: bool,
     /// Every exchange before this one is over, callbacks included.
     settled: usize,
-    /// Most streams at once since memory was last given back.
+    /// Most streams at once since memory was last released.
     pub streams_peak: usize,
-    /// How many streams there are on wild connections: the one thing that the oracle has to be told.
+    /// The number of streams on wild connections: the one fact that the oracle takes from the gateway.
     pub wild_streams: usize,
-    /// The number of the input that had a send for a wild connection, whose stream may have ended with it.
+    /// The number of the input with a send to a wild connection, whose stream may have ended with it.
     unsure_input: u64,
     pub frames: u64,
     pub heartbeats: u64,
@@ -94,14 +94,14 @@ impl Oracle {
         }
     }
 
-    /// The gateway looks at its timers in each turn, behind the input that has come: a process that
-    /// stood still must not hold that against its peers. No system call says when. So this is called
-    /// once it shows: at what no input explains, and at the latest where the turn moves on to accepting.
+    /// The gateway runs its timers in each turn, after the input, so that a paused process does not time out its peers.
+    /// No system call shows when. So this is called once it is evident: at output that no input explains, and at the
+    /// latest when the turn starts accepting.
     pub(crate) fn timers_run(&mut self) {
         if !std::mem::take(&mut self.in_turn) {
             return;
         }
-        assert!(!self.news || self.may_judge(), "a deadline judged before what happened in a pause is taken in");
+        assert!(!self.news || self.may_judge(), "a deadline judged before the events of a pause were processed");
         self.input += 1;
         let now = self.now;
         self.drain_if_due();
@@ -132,8 +132,8 @@ impl Oracle {
         }
     }
 
-    /// The clock is at `now`, so much later than the loop was to wake: after a pause deadlines wait for what happened
-    /// meanwhile. Short ones do not add up, or a machine that is always late would judge nothing.
+    /// The loop woke at `now`, `late` milliseconds after the planned time: after a pause deadlines are held until its
+    /// events are processed. Short delays do not add up, or a machine that is always late would never judge a deadline.
     pub(crate) fn woke(&mut self, now: u64, late: u64) {
         if late >= if self.holds_deadlines() { HOLD_MAX } else { JUMP_MIN } {
             self.held_since = Some(now);
@@ -144,7 +144,7 @@ impl Oracle {
         self.held_since.is_some()
     }
 
-    /// Whether deadlines may be judged, whatever else there is to be taken in.
+    /// Whether deadlines may be judged even with unprocessed events.
     fn may_judge(&self) -> bool {
         self.held_since.is_none_or(|since| self.now >= since + HOLD_MAX)
     }
@@ -156,7 +156,7 @@ impl Oracle {
         }
     }
 
-    /// The gateway is told the process's own figures.
+    /// The gateway receives the process's figures.
     pub(crate) fn figures_told(&mut self) {
         self.input += 1;
     }
@@ -192,14 +192,14 @@ impl Oracle {
         }
     }
 
-    /// A turn ends that has left deadlines for later, as the clock has jumped.
+    /// A turn ends that has deferred deadlines after a jump of the clock.
     pub(crate) fn turn_ends_early(&mut self, state: &State) {
         assert!(!self.may_judge(), "deadlines held without a pause, or for too long after one");
         assert_eq!(state.connections, self.open.len(), "connections and sockets differ");
-        assert_eq!(state.streams, self.streams(), "another number of streams");
+        assert_eq!(state.streams, self.streams(), "wrong number of streams");
     }
 
-    /// A turn ends: nobody may have been left waiting, and the gateway must know as much as the oracle.
+    /// A turn ends: no work may be left, and the gateway's counts must match the oracle's.
     pub(crate) fn turn_ends(&mut self, state: &State) {
         self.timers_run();
         (self.held_since, self.news) = (None, false);
@@ -212,9 +212,9 @@ impl Oracle {
         }
         assert_eq!(state.connections, self.open.len(), "connections and sockets differ");
         assert_eq!(state.streams, self.streams(), "another number of streams");
-        assert!(state.streams <= self.settings.streams_max, "more streams than there may be");
+        assert!(state.streams <= self.settings.streams_max, "too many streams");
         assert!(state.calls >= self.flying.iter().sum(), "callbacks in flight that are not counted");
-        // The drain ends when it is done, or when its time is over, and not before.
+        // The drain ends when it is done or its time is over, not before.
         let over = self.drained_at.map(|at| at + millis(self.settings.shutdown_timeout));
         match state.finished {
             Some(Finished::Clean) => assert!(self.is_draining() && state.is_at_rest(), "finished before the drain"),
@@ -235,7 +235,7 @@ impl Oracle {
         self.check_disconnects();
     }
 
-    /// The loop goes to sleep: whatever the gateway has to say must have been offered.
+    /// The loop goes to sleep: all output must have been offered.
     pub(crate) fn falls_asleep(&self) {
         for (n, exchange) in self.exchanges.iter().enumerate().skip(self.settled).filter(|(_, it)| !it.wild) {
             let Some(stream) = &exchange.stream else { continue };
@@ -249,7 +249,7 @@ impl Oracle {
             if it.refused || it.failed {
                 continue;
             }
-            assert!(!it.unlucky && it.backlog == 0, "client {n}: asleep with bytes unsent and room for them");
+            assert!(!it.unlucky && it.backlog == 0, "client {n}: asleep with unsent bytes and space for them");
             assert!(!it.ended, "client {n}: asleep with a connection that its client has ended");
             if !it.wild {
                 self.check_answered(*n);
@@ -257,7 +257,7 @@ impl Oracle {
         }
     }
 
-    /// Nothing is owed to a client that has room.
+    /// A client with space in its socket has received everything due.
     fn check_answered(&self, n: usize) {
         let it = &self.exchanges[n];
         match (it.next_answered().filter(|_| !it.concluded), &it.stream) {
@@ -269,14 +269,14 @@ impl Oracle {
             (Some(What::Broken { .. }), _) | (None, _) => {}
             (Some(what), _) => panic!("client {n}: asleep with no answer to a request: {what:?}"),
         }
-        assert!(it.refusal_owed.is_none(), "client {n}: asleep with an error not told");
+        assert!(it.refusal_owed.is_none(), "client {n}: asleep with an error unsent");
         let over = it.stream.as_ref().is_some_and(|stream| stream.phase == Phase::Over);
         let finished = over || it.closing;
         assert!(!finished || it.shut_at.is_some(), "client {n}: asleep with a connection that is over");
     }
 }
 
-/// What the gateway says of itself.
+/// The gateway's own counts.
 pub(crate) struct State {
     connections: usize,
     streams: usize,

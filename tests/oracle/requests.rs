@@ -1,13 +1,13 @@
-//! What clients ask but sends: streams, probes, reports and what is no request, each with what it deserves.
+//! All requests except sends: streams, probes, reports and malformed ones, each with its expected answer.
 
 use super::exchange::What;
 use ssegateway::gateway::{Listener, Settings};
 
-/// A request as it is written.
+/// A request in its written form.
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub bytes: Vec<u8>,
-    /// Where in `bytes` it ends.
+    /// Its end in `bytes`.
     pub end: usize,
     pub what: What,
 }
@@ -18,14 +18,14 @@ impl Asked {
         Self { end: bytes.len(), bytes, what }
     }
 
-    /// The same with a body that the gateway does not wait for.
+    /// The same with a body that the gateway answers without waiting for.
     pub(crate) fn with_rest(mut self, rest: &[u8]) -> Self {
         self.bytes.extend_from_slice(rest);
         self
     }
 }
 
-/// What a listener serves beside the probes.
+/// What a listener serves besides the probes.
 #[derive(Clone, Copy)]
 pub(crate) struct Serves {
     streams: bool,
@@ -63,7 +63,7 @@ const fn broken(status: u16) -> What {
 pub(crate) const PROBE_KINDS: usize = 12;
 pub(crate) const REFUSED_KINDS: usize = 21;
 
-/// Requests that are answered at once. Where `%` stands there may be further fields.
+/// Requests that are answered at once. `%` marks where further fields may be inserted.
 const PROBES: [(&str, What); PROBE_KINDS] = [
     ("GET /healthz HTTP/1.1\r\nHost: a\r\n%\r\n", fixed(200, HEALTHY)),
     (
@@ -85,7 +85,7 @@ const PROBES: [(&str, What); PROBE_KINDS] = [
     ("GET /x HTTP/1.1\r\nHost: a\r\nExpect: tea\r\n%\r\n", fixed(417, UNEXPECTED)),
 ];
 
-/// What is refused, and ends its connection.
+/// Requests that are refused and end their connection.
 const REFUSED: [(&[u8], What); REFUSED_KINDS] = [
     (b"GET / HTTP/1.1\r\n\r\n", broken(400)),
     (b"GET / HTTP/1.1\nHost: a\r\n\r\n", broken(400)),
@@ -110,7 +110,7 @@ const REFUSED: [(&[u8], What); REFUSED_KINDS] = [
     (b"\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\nGET /", broken(400)),
 ];
 
-/// A probe, or another request that is answered at once. `close`: it is the last one of its connection.
+/// A probe, or another request with an immediate answer. `close`: it is the last one on its connection.
 pub(crate) fn probe(kind: usize, close: bool, serves: Serves) -> Asked {
     let (text, what) = &PROBES[kind];
     let mut what = serves.answer(text.as_bytes(), what);
@@ -120,27 +120,27 @@ pub(crate) fn probe(kind: usize, close: bool, serves: Serves) -> Asked {
     Asked::new(text.replacen('%', if close { "Connection: close\r\n" } else { "" }, 1), what)
 }
 
-/// Something that is refused.
+/// A request that is refused.
 pub(crate) fn refused(kind: usize, serves: Serves) -> Asked {
     let (bytes, what) = &REFUSED[kind];
     Asked::new(*bytes, serves.answer(bytes, what))
 }
 
-/// A head with more bytes than it may have.
+/// A head with too many bytes.
 pub(crate) fn long_head(settings: &Settings) -> Asked {
     let mut head = b"GET / HTTP/1.1\r\nHost: a\r\nX: ".to_vec();
     head.resize(settings.head_bytes_max + 100, b'x');
     Asked::new(head, broken(431))
 }
 
-/// A request whose body is longer than it may be; so much of it comes.
+/// A request whose body is too long; that many bytes of it are sent.
 pub(crate) fn long_body(settings: &Settings, comes: usize) -> Asked {
     let length = settings.body_bytes_max + 1;
     let head = format!("POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
     Asked::new(head, last(405, NOT_ALLOWED)).with_rest(&vec![b'x'; comes])
 }
 
-/// The list of streams with at most so many on its first page, or else the metrics.
+/// The list of streams with at most that many on its first page, or else the metrics.
 pub(crate) fn report(limit: Option<usize>, serves: Serves) -> Asked {
     let (target, what) = match limit {
         Some(limit) => (format!("connections?limit={limit}"), What::List { limit, open: 0..=0 }),
@@ -151,7 +151,7 @@ pub(crate) fn report(limit: Option<usize>, serves: Serves) -> Asked {
     Asked::new(bytes, what)
 }
 
-/// Fields of a stream's GET, and how callbacks quote them.
+/// Fields of a stream's GET, and their form in callbacks.
 const FIELDS: [(&str, &str); 3] = [
     ("", ""),
     ("Last-Event-ID: 7\r\n", r#""last-event-id":"7""#),
@@ -181,7 +181,7 @@ pub(crate) fn stream(target: &str, old: bool, kind: usize, declared: usize, serv
 }
 
 impl Serves {
-    /// The answer on this listener, where `what` is that where everything is served.
+    /// The answer on this listener; `what` is the answer of a listener that serves everything.
     fn answer(self, request: &[u8], what: &What) -> What {
         let path = request.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
         let refusal = if path.starts_with(b"/internal/") {

@@ -1,17 +1,17 @@
-//! What a gateway writes, read back: HTTP/1.1 responses and the frames in a stream's body.
+//! A parser of the gateway's output: HTTP/1.1 responses and the frames in a stream's body.
 //!
-//! Written from RFC 9112 and strict; shares nothing with the gateway's own code.
+//! Written from RFC 9112, strict, and without any code of the gateway's.
 
 use std::time::UNIX_EPOCH;
 
-/// One part of what a connection carries, complete.
+/// One complete part of a connection's output.
 pub(crate) enum Part {
     /// 100 Continue.
     Interim,
     /// A response with its body.
     Answer(Answer),
     StreamHead,
-    /// A frame or a comment, its blank line included.
+    /// A frame or a comment, including its blank line.
     Frame(Vec<u8>),
     /// The last chunk.
     StreamEnd,
@@ -30,7 +30,7 @@ pub(crate) enum Body {
     Follows,
     /// The request was a HEAD.
     Missing,
-    /// Nobody knows what the request was. All bodies of JSON are objects, so the first byte tells.
+    /// The request is unknown. All JSON bodies are objects, so the first byte decides.
     Unknown,
 }
 
@@ -41,20 +41,20 @@ enum State {
     Body {
         left: usize,
     },
-    /// Behind a head that announces so many bytes of JSON, which need not follow.
+    /// After a head that announces that many bytes of JSON, which need not follow.
     Guess {
         left: usize,
     },
-    /// In the line with a chunk's size.
+    /// In the line of a chunk's size.
     Size,
     Chunk {
         left: usize,
     },
-    /// The CRLF behind a chunk's data, or behind the last chunk.
+    /// The CRLF after a chunk's data, or after the last chunk.
     ChunkEnd {
         last: bool,
     },
-    /// An HTTP/1.0 stream: everything until the end.
+    /// An HTTP/1.0 stream: everything until the connection closes.
     Raw,
     Ended,
 }
@@ -63,7 +63,7 @@ enum State {
 #[derive(Default)]
 pub(crate) struct Responses {
     state: State,
-    /// Of what is being read: a head, a body, a line.
+    /// The part being read: a head, a body, a line.
     held: Vec<u8>,
     frame: Vec<u8>,
     status: u16,
@@ -73,13 +73,13 @@ pub(crate) struct Responses {
 }
 
 impl Responses {
-    /// Whether nothing is half said.
+    /// Whether no response is incomplete.
     pub(crate) fn is_between(&self) -> bool {
         let between = matches!(self.state, State::Head | State::Guess { .. } | State::Size | State::Raw | State::Ended);
         between && self.held.is_empty() && self.frame.is_empty()
     }
 
-    /// Takes from the front of `bytes` what makes up the next part; `None` if all were taken before it was complete.
+    /// Takes the next part from the front of `bytes`; `None` if they end before it is complete.
     pub(crate) fn next(&mut self, bytes: &mut &[u8], body: Body) -> Option<Part> {
         loop {
             match self.state {
@@ -137,7 +137,7 @@ impl Responses {
                 }
                 State::Raw => return self.next_frame(bytes),
                 State::Ended => {
-                    assert!(bytes.is_empty(), "bytes behind the end: {}", bytes.escape_ascii());
+                    assert!(bytes.is_empty(), "bytes after the end: {}", bytes.escape_ascii());
                     return None;
                 }
             }
@@ -155,20 +155,20 @@ impl Responses {
         None
     }
 
-    /// Takes the rest of a line; `None` if its end is not there yet.
+    /// Takes the rest of a line; `None` if it is incomplete.
     fn take_line(&mut self, bytes: &mut &[u8]) -> Option<()> {
         let taken = take_through_newline(bytes);
         self.held.extend_from_slice(taken);
         taken.ends_with(b"\n").then_some(())
     }
 
-    /// The response whose head and body are there.
+    /// The response, once head and body are complete.
     fn answer(&mut self) -> Part {
         self.state = if self.close { State::Ended } else { State::Head };
         Part::Answer(Answer { status: self.status, body: std::mem::take(&mut self.held), close: self.close })
     }
 
-    /// Judges a head; returns the response if it has no body.
+    /// Checks a head; returns the response if it has no body.
     fn read_head(&mut self, head: &[u8], body: Body) -> Option<Part> {
         let text = std::str::from_utf8(head).expect("a head is text");
         let text = text.strip_suffix("\r\n").unwrap_or(text);

@@ -1,4 +1,4 @@
-//! Sends: how a backend writes them, what each must be answered, and what its stream must get for it.
+//! Sends: their written forms, the answer to each, and its effect on the stream.
 
 use super::Oracle;
 use super::callbacks::token_of;
@@ -10,7 +10,7 @@ use ssegateway::callback::{Detail, Reason};
 use std::fmt::Write;
 use std::rc::Rc;
 
-/// An event, as a backend sends it.
+/// An event in a send.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Event {
     pub name: Option<String>,
@@ -19,28 +19,28 @@ pub(crate) struct Event {
     pub data: String,
 }
 
-/// How the request of a send is written.
+/// The form of a send's request.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Form {
-    /// In chunks of so many bytes.
+    /// In chunks of that many bytes.
     pub chunked: Option<usize>,
     /// With `Expect: 100-continue`.
     pub expects: bool,
 }
 
-/// A send, from the backend's side.
+/// A send, from the backend's view.
 pub(crate) struct Send {
-    /// The stream's connection; `None`: a token that nobody has.
+    /// The stream's connection; `None`: an unknown token.
     stream: Option<usize>,
-    /// The answer that its form deserves, if that is an error.
+    /// The error for its form, if there is one.
     invalid: Option<&'static str>,
     frame: Option<Rc<[u8]>>,
     close: bool,
     /// 100 (Continue) may come before its answer.
     pub expects: bool,
-    /// The answer it must get; known when it has arrived, unless its stream is not followed.
+    /// The expected answer; known once it has arrived, unless its stream is wild.
     answer: Option<(u16, &'static str)>,
-    /// The number of the input that it arrived with, if an event went to an open stream with room.
+    /// The number of the input that it arrived with, if its event was accepted by an open stream.
     delivered: Option<u64>,
 }
 
@@ -50,7 +50,7 @@ const NOT_FOUND: (u16, &str) = (404, r#"{"error":"Token not found"}"#);
 const FAILED: (u16, &str) = (500, r#"{"error":"Write failed: connection closed"}"#);
 const TOO_LARGE: &str = r#"{"error":"Request body too large"}"#;
 
-/// Bodies that are refused whatever their token, which stands for `%`.
+/// Bodies that are refused whatever their token; `%` is its place.
 const INVALID: [(&str, &str); 12] = [
     ("{", r#"{"error":"Invalid JSON"}"#),
     ("[]", r#"{"error":"Invalid JSON"}"#),
@@ -106,7 +106,7 @@ impl Event {
         frame.into_bytes().into()
     }
 
-    /// `"event":{...}` as a backend writes it.
+    /// `"event":{...}` as written by a backend.
     pub(crate) fn json(&self) -> String {
         let quote = |text: &String| serde_json::to_string(text).expect("text");
         let mut fields = Vec::new();
@@ -119,7 +119,7 @@ impl Event {
 }
 
 impl Oracle {
-    /// A send to the stream on connection `to`, or to a token that nobody has.
+    /// A send to the stream on connection `to`, or to an unknown token.
     pub(crate) fn send(
         &mut self,
         to: Option<usize>,
@@ -187,7 +187,7 @@ impl Oracle {
         Asked { end, ..Asked::new(head, what).with_rest(&rest) }
     }
 
-    /// A send has been read whole.
+    /// A send has been read in full.
     pub(super) fn arrive_send(&mut self, number: usize) {
         let send = &mut self.sends[number];
         if send.invalid.is_some() {
@@ -220,7 +220,7 @@ impl Oracle {
                 stream.held_close = send.close;
                 BUFFERED
             }
-            // What came with the same input has not been offered yet and is no backlog.
+            // Events of the same input have not been offered yet and do not count as backlog.
             Phase::Open if send.frame.is_some() && it.backlog > backlog_max && it.chunk_input != self.input => {
                 stream.end(Reason::Error, Some(Detail::SlowConsumer));
                 FAILED
@@ -249,14 +249,16 @@ impl Oracle {
     pub(super) fn sent(&self, number: usize, status: u16, body: &str) {
         let send = &self.sends[number];
         if let Some(error) = send.invalid {
-            assert_eq!((status, body), (400, error), "another answer to a bad send");
+            assert_eq!((status, body), (400, error), "wrong answer to a bad send");
             return;
         }
         match send.answer {
             Some(answer) => {
-                assert_eq!((status, body), answer, "another answer to a send: for client {:?}", send.stream)
+                assert_eq!((status, body), answer, "wrong answer to a send: for client {:?}", send.stream)
             }
-            None => assert!([OK, BUFFERED, NOT_FOUND, FAILED].contains(&(status, body)), "no answer to a send: {body}"),
+            None => {
+                assert!([OK, BUFFERED, NOT_FOUND, FAILED].contains(&(status, body)), "not the answer to a send: {body}")
+            }
         }
         if let (Some(input), Some(stream)) = (send.delivered, send.stream.map(|n| &self.exchanges[n])) {
             let offered = stream.written_input >= input || stream.closed || stream.wild;

@@ -1,4 +1,5 @@
-//! What crosses a connection: each read, each write, and its end. What the kernel takes is read back and judged.
+//! The traffic of a connection: each read, each write, and its end. Bytes that the kernel accepts are parsed and
+//! checked.
 
 use super::exchange::{Exchange, What};
 use super::limits::{ANSWERS_MAX, LINGER, OFFER_MAX, READS_FOR};
@@ -14,7 +15,7 @@ const NOT_READY: &str = r#"{"status":"not_ready","configured":true}"#;
 const NOT_CONFIGURED: &str = r#"{"status":"not_ready","configured":false}"#;
 
 impl Oracle {
-    /// Whether the gateway has been told to stop accepting decides over new clients; this one it has accepted.
+    /// The gateway has accepted a client; after it stops accepting, it must not.
     pub(crate) fn accepted(&mut self, n: usize) {
         let it = &mut self.exchanges[n];
         it.accepted = true;
@@ -28,7 +29,7 @@ impl Oracle {
     pub(crate) fn read(&mut self, n: usize, result: Result<usize, ErrorKind>) {
         self.input += 1;
         let it = &mut self.exchanges[n];
-        assert!(!it.ended && !it.failed, "read again behind the end");
+        assert!(!it.ended && !it.failed, "read again after the end");
         let count = match result {
             Ok(0) => {
                 it.ended = true;
@@ -39,7 +40,7 @@ impl Oracle {
             }
             Ok(count) => {
                 let pipelines = it.is_reading() && it.left_over >= ANSWERS_MAX;
-                assert!(!pipelines, "more requests read although the answers to others wait");
+                assert!(!pipelines, "more requests read although answers to others are unsent");
                 count as u64
             }
             Err(ErrorKind::WouldBlock | ErrorKind::Interrupted) => return,
@@ -83,7 +84,7 @@ impl Oracle {
         }
     }
 
-    /// A request has been read whole.
+    /// A request has been read in full.
     fn arrive(&mut self, n: usize, what: What) {
         let open = self.open_streams();
         let (leaving, configured) = (self.is_leaving(), self.settings.callback_configured);
@@ -113,19 +114,19 @@ impl Oracle {
         }
     }
 
-    /// The gateway offered bytes; how many were taken, or what went wrong. `whole`: `false` if chance
-    /// kept the kernel from taking more.
+    /// The gateway offered bytes; the number accepted, or the error. `whole`: `false` if a fault kept the kernel from
+    /// accepting more.
     pub(crate) fn wrote(&mut self, n: usize, offered: &[u8], result: Result<usize, ErrorKind>, whole: bool) {
         let now = self.now;
         let again = |oracle: &Self| {
             let it = &oracle.exchanges[n];
             it.written_input == oracle.input && it.written_whole && !it.is_report_next()
         };
-        // A page of the list is made once everything else is written.
+        // A page of the list is built once everything else is written.
         if again(self) && matches!(self.exchanges[n].next_answered(), Some(What::List { .. })) {
             self.input += 1;
         }
-        // Without the backend's word only the time can have made it answer a stream's GET.
+        // Without an answer from the backend, only a timeout can have answered a stream's GET.
         let it = &self.exchanges[n];
         let undecided = it.stream.as_ref().is_some_and(|stream| stream.phase == Phase::Connecting);
         if again(self) || (undecided && it.backlog == 0 && it.answered + 1 == it.arrived) {
@@ -134,7 +135,7 @@ impl Oracle {
         assert!(!again(self), "two writes for one input: the second {}", offered.escape_ascii());
         let input = self.input;
         let it = &mut self.exchanges[n];
-        assert!(!it.closed && it.shut_at.is_none() && !it.failed, "a write behind the end");
+        assert!(!it.closed && it.shut_at.is_none() && !it.failed, "a write after the end");
         (it.written_input, it.written_at) = (input, Some(now));
         it.unlucky = !whole;
         let taken = match result {
@@ -160,7 +161,7 @@ impl Oracle {
         if it.backlog == 0 {
             (it.was_refused, it.reads_until) = (false, 0);
         } else {
-            // What comes with this input from now on starts another chunk.
+            // Later output of this input starts another chunk.
             it.chunk_input = u64::MAX;
         }
         self.decode(n, &offered[..taken]);
@@ -171,10 +172,10 @@ impl Oracle {
         }
     }
 
-    /// The gateway asks whether it is for want of room at the client that nothing was taken.
+    /// The gateway asks whether a write was refused because the client's window is closed.
     pub(crate) fn window_told(&mut self, n: usize, closed: bool) {
         let it = &mut self.exchanges[n];
-        assert!(it.refused && !it.was_refused, "client {n}: a question that was answered");
+        assert!(it.refused && !it.was_refused, "client {n}: an unnecessary query of the window");
         it.was_refused = true;
         if !closed {
             it.reads_until = self.now + READS_FOR;
@@ -193,7 +194,7 @@ impl Oracle {
                 let it = &self.exchanges[n];
                 let life = unix_seconds(it.accepted_at)..=unix_seconds(self.now);
                 let date = it.responses.date;
-                assert!(life.contains(&date), "a Date that is not of the connection's time: {date}, not {life:?}");
+                assert!(life.contains(&date), "a Date outside the connection's life: {date}, not {life:?}");
             }
             if let Part::Frame(frame) = &part {
                 match frame == HEARTBEAT {
@@ -214,26 +215,26 @@ impl Oracle {
             Part::Interim => {
                 let expects = match self.exchanges[n].next_unanswered() {
                     Some(What::Send(number)) => std::mem::take(&mut self.sends[*number].expects),
-                    // A send that turns out too long.
+                    // A send that turns out to be too long.
                     what => matches!(what, Some(What::Broken { status: 413 })),
                 };
-                assert!(expects, "100 (Continue) that nobody expects");
+                assert!(expects, "unexpected 100 (Continue)");
             }
             Part::Answer(answer) => self.answered(n, answer),
             Part::StreamHead => self.stream_headed(n),
-            Part::Frame(frame) => self.exchanges[n].stream.as_mut().expect("a frame on what is no stream").frame(frame),
+            Part::Frame(frame) => self.exchanges[n].stream.as_mut().expect("a frame without a stream").frame(frame),
             Part::StreamEnd => self.stream_ended(n),
         }
     }
 
-    /// What holds of every connection.
+    /// The rules for every connection.
     fn judge_wild(&mut self, n: usize, part: &Part) {
         let (now, interval) = (self.now, millis(self.settings.heartbeat_interval));
         match (part, &mut self.exchanges[n].stream) {
             (Part::Answer(answer), _) => {
                 let is_json = answer.body.first() == Some(&b'{');
                 let parses = !is_json || serde_json::from_slice::<serde_json::Value>(&answer.body).is_ok();
-                assert!(parses, "no JSON: {}", answer.body.escape_ascii());
+                assert!(parses, "not JSON: {}", answer.body.escape_ascii());
             }
             (Part::Frame(frame), Some(stream)) => stream.wild_frame(frame, now, interval),
             (Part::Interim | Part::StreamHead | Part::Frame(_) | Part::StreamEnd, _) => {}
@@ -249,13 +250,13 @@ impl Oracle {
         it.answered += 1;
         it.concluded = answer.close;
         let Some(what) = what else {
-            // Nothing was asked, or not to its end.
+            // No request, or an incomplete one.
             let timely = match (status, it.refusal_owed.take()) {
                 (408, owed) => owed == Some(408),
                 (503, owed) => owed == Some(503) && body.contains("Shutting down"),
                 (_, _) => matches!(it.last_answered(), Some(What::Broken { status: due }) if status == *due),
             };
-            assert!(timely, "an answer to nothing, or before its time: {status} {body}");
+            assert!(timely, "an answer without a request, or too early: {status} {body}");
             assert!(answer.close, "an error in the input does not end the connection");
             it.closing = true;
             it.started_at = None;
@@ -265,7 +266,7 @@ impl Oracle {
             What::Stream { .. } => self.stream_refused(n, answer, body),
             What::Fixed { status: due, body: due_body, head_only, close } => {
                 let due_body = if head_only { "" } else { due_body };
-                assert_eq!((status, body, answer.close), (due, due_body, close), "another answer");
+                assert_eq!((status, body, answer.close), (due, due_body, close), "wrong answer");
             }
             What::Metrics { open } => {
                 let shown = body.lines().find_map(|line| line.strip_prefix("ssegateway_streams_open "));
@@ -281,22 +282,22 @@ impl Oracle {
                 let list: serde_json::Value = serde_json::from_str(body).expect("JSON");
                 let count = list["count"].as_u64().map_or(usize::MAX, |count| count as usize);
                 let listed = list["connections"].as_array().map(Vec::len);
-                // They are counted when the page is made, which may be a little later.
+                // They are counted when the page is built, which may be slightly later.
                 let now = self.open_streams();
                 let open = *open.start().min(now.start())..=*open.end().max(now.end());
                 assert!(open.contains(&count), "{count} streams in the list, not {open:?}: {body}");
-                assert_eq!(listed, Some(count.min(limit)), "another page: {body}");
-                assert!(list["next"].is_null() || count >= limit, "a page that is not there: {body}");
+                assert_eq!(listed, Some(count.min(limit)), "wrong page: {body}");
+                assert!(list["next"].is_null() || count >= limit, "next names a page that does not exist: {body}");
             }
-            What::Ready { .. } => panic!("not judged when it arrived"),
+            What::Ready { .. } => panic!("not resolved when it arrived"),
             What::Broken { status: due } => {
-                assert_eq!((status, answer.close), (due, true), "another answer to what is no request")
+                assert_eq!((status, answer.close), (due, true), "wrong answer to a malformed request")
             }
             What::Send(number) => self.sent(number, status, body),
         }
     }
 
-    /// Whether input alone explains what is said.
+    /// Whether input alone explains this output.
     fn explains(&self, n: usize, part: &Part) -> bool {
         let it = &self.exchanges[n];
         let stream = it.stream.as_ref();
@@ -307,7 +308,7 @@ impl Oracle {
                 408 | 503 => it.refusal_owed.is_some(),
                 _ => true,
             },
-            // The last request may be a stream's; those before it were answered when they came.
+            // The last request may be a stream's; those before it were answered when they arrived.
             Part::Answer(_) => stream.is_none() || it.answered + 1 < it.arrived || has_verdict,
             Part::StreamHead => has_verdict,
             Part::Frame(frame) if frame == HEARTBEAT => stream.is_some_and(Stream::may_beat),
@@ -322,17 +323,17 @@ impl Oracle {
         assert!(it.responses.is_between(), "shut down within a response");
         assert!(it.shut_at.is_none(), "shut down twice");
         if !it.wild {
-            assert!(!it.owes(), "shut down with something unsaid");
+            assert!(!it.owes(), "shut down with output unsent");
             if let Some(stream) = &it.stream {
                 let whole = !stream.headed || !stream.chunked || stream.complete;
-                assert!(stream.expected.is_empty() && whole, "cut off");
+                assert!(stream.expected.is_empty() && whole, "cut short");
             }
         }
         it.shut_at = Some(self.now);
         it.progress_at = self.now;
     }
 
-    /// The gateway closes a connection: it must have a reason.
+    /// The gateway closes a connection, for which it must have a reason.
     pub(crate) fn closed(&mut self, n: usize, how: CloseMode) {
         let it = &self.exchanges[n];
         let over = it.stream.as_ref().is_some_and(|stream| stream.phase == Phase::Over);
@@ -348,7 +349,7 @@ impl Oracle {
         }
         let flooded = it.is_flooded();
         let cut = it.stream.as_ref().is_some_and(|stream| stream.was_cut());
-        assert!(!it.owes() || it.failed || stalled || flooded || cut, "closed with something unsaid");
+        assert!(!it.owes() || it.failed || stalled || flooded || cut, "closed with output unsent");
         let lingered = it.shut_at.is_some_and(|at| now >= at + LINGER) || (it.shut_at.is_some() && it.ended);
         if it.ended || it.failed || stalled || draining || lingered || it.late {
             return;
@@ -356,7 +357,7 @@ impl Oracle {
         if let Some(stream) = &it.stream {
             let cut = matches!(stream.cause, Some((Reason::Error, _)));
             assert!(stream.phase == Phase::Over, "a stream closed for no reason: {how:?}");
-            assert!(cut || flooded || it.shut_at.is_some(), "closed before its time");
+            assert!(cut || flooded || it.shut_at.is_some(), "closed too early");
             return;
         }
         let idle = it.started_at.is_none() && now >= it.progress_at + millis(self.settings.keepalive_timeout);

@@ -1,4 +1,4 @@
-//! Streams: what the backend decided and sent, what the client must therefore see next, and why the stream ended.
+//! Streams: the backend's decisions and events, the client's next expected frame, and the reason of the end.
 
 use super::limits::due;
 use super::responses::Answer;
@@ -9,33 +9,33 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 pub(crate) const HEARTBEAT: &[u8] = b": heartbeat\n\n";
-/// The error of a connect to whose stream more was sent than it may hold.
+/// The error if too much was sent to a connecting stream.
 pub(crate) const STREAM_OVERFLOWS: &str = "Too much was sent before the stream opened";
 /// `retry` of a stream that failed to open, if the settings name none.
 const RETRY_DEFAULT: u32 = 3000;
 
-/// A frame that must come.
+/// An expected frame.
 pub(crate) enum Expected {
     Frame(Rc<[u8]>),
-    /// `retry` alone, within a fifth of so many milliseconds.
+    /// `retry` alone, within a fifth of that many milliseconds.
     Retry(u32),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// The backend has not answered, as far as the gateway knows.
+    /// The gateway has no answer from the backend yet.
     #[default]
     Connecting,
     Open,
-    /// Nobody can send to it any more, or it never came to be.
+    /// It has ended or never opened; sends to it fail.
     Over,
 }
 
-/// What the client gets for its GET.
+/// The answer to the client's GET.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Accepted,
-    /// A status with the text of its error; in retry mode perhaps a stream that says `retry`.
+    /// A status with the text of its error; in retry mode perhaps a stream with only `retry`.
     Failed {
         status: u16,
         error: String,
@@ -47,18 +47,18 @@ pub(crate) enum Verdict {
 pub(crate) struct Stream {
     pub phase: Phase,
     pub verdict: Option<Verdict>,
-    /// When the client gets 504 at the latest.
+    /// The latest time for a 504.
     pub answer_by: u64,
-    /// The number of the input that its GET came with.
+    /// The number of the input with its GET.
     pub asked_input: u64,
     /// The gateway has made the connect callback.
     pub called: bool,
-    /// The gateway has learnt what came of it.
+    /// The gateway has received the outcome.
     pub outcome: Option<Outcome>,
     pub disconnects: u32,
-    /// Why it ended: what happened first.
+    /// The reason of its end: the first event that ended it.
     pub cause: Option<(Reason, Option<Detail>)>,
-    /// Or this, as the two came in one turn and cannot be told apart from outside.
+    /// Or this one, if both happened in one turn and cannot be distinguished from outside.
     pub or_else: Option<(Reason, Option<Detail>)>,
     pub held: Vec<Rc<[u8]>>,
     pub held_bytes: usize,
@@ -69,21 +69,21 @@ pub(crate) struct Stream {
     /// All of that answer was written.
     pub complete: bool,
     pub chunked: bool,
-    /// Its GET, as callbacks quote it.
+    /// Its GET in the JSON of callbacks.
     pub quoted: Rc<str>,
     pub opened_at: u64,
     /// When the next heartbeat falls due.
     pub heartbeat_at: u64,
     /// Heartbeats so far.
     pub heartbeats: u64,
-    /// Heartbeats that must be seen yet; more than one is never owed.
+    /// Heartbeats that must still appear, at most one.
     pub heartbeats_owed: u32,
-    /// One may be seen: whether bytes waited when it fell due cannot be told from outside.
+    /// One may appear: whether bytes were unsent when it fell due cannot be known from outside.
     pub heartbeat_may: bool,
 }
 
 impl Stream {
-    /// It is over, for this reason unless it was before.
+    /// It ends for this reason, unless it has already ended.
     pub(crate) fn end(&mut self, reason: Reason, detail: Option<Detail>) {
         if self.phase != Phase::Over {
             self.phase = Phase::Over;
@@ -91,7 +91,7 @@ impl Stream {
         }
     }
 
-    /// Nobody waits for the backend any more; the client is told so.
+    /// The backend's answer is no longer awaited; the client gets an error.
     pub(crate) fn fail(&mut self, status: u16, error: &str, retries: bool, reason: Reason, detail: Detail) {
         if self.phase == Phase::Connecting {
             self.verdict = Some(Verdict::Failed { status, error: error.to_owned(), retries });
@@ -99,7 +99,7 @@ impl Stream {
         }
     }
 
-    /// The backend accepted: it opens, with what was sent meanwhile.
+    /// The backend accepted: it opens with the events buffered so far.
     pub(crate) fn open(&mut self, now: u64, heartbeat: u64, retry: Option<u32>, event: Option<Rc<[u8]>>, close: bool) {
         self.verdict = Some(Verdict::Accepted);
         self.phase = Phase::Open;
@@ -112,13 +112,13 @@ impl Stream {
         }
     }
 
-    /// Whether it ended in a way that gives its client nothing more.
+    /// Whether it ended so that its client receives nothing more.
     pub(crate) fn was_cut(&self) -> bool {
         let refused = matches!(self.verdict, Some(Verdict::Failed { .. }));
         !refused && matches!(self.cause, Some((Reason::ClientClosed | Reason::Error, _)))
     }
 
-    /// Whether the backend must hear of the end, once there is one.
+    /// Whether its end requires a disconnect.
     pub(crate) fn owes_disconnect(&self) -> bool {
         match &self.outcome {
             Some(Outcome::Answered { status, .. }) => (200..300).contains(status),
@@ -130,7 +130,7 @@ impl Stream {
     /// A frame was written.
     pub(crate) fn frame(&mut self, frame: &[u8]) {
         if frame == HEARTBEAT {
-            assert!(self.may_beat(), "a heartbeat before its time");
+            assert!(self.may_beat(), "a heartbeat too early");
             match self.heartbeats_owed {
                 0 => self.heartbeat_may = false,
                 _ => self.heartbeats_owed -= 1,
@@ -139,16 +139,16 @@ impl Stream {
             return;
         }
         match self.expected.pop_front() {
-            None => panic!("a frame that nobody sent: {}", frame.escape_ascii()),
+            None => panic!("an unexpected frame: {}", frame.escape_ascii()),
             Some(Expected::Retry(delay)) => {
                 let retry = frame.strip_prefix(b"retry: ").and_then(|rest| rest.strip_suffix(b"\n\n"));
                 let retry =
                     retry.and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|text| text.parse().ok());
                 let retry: u32 = retry.unwrap_or_else(|| panic!("a retry was due: {}", frame.escape_ascii()));
-                assert!(retry.abs_diff(delay) <= delay / 5, "another retry: {retry} for {delay}");
+                assert!(retry.abs_diff(delay) <= delay / 5, "wrong retry: {retry} for {delay}");
             }
             Some(Expected::Frame(due)) => {
-                assert!(*frame == *due, "another event was due: {}, not {}", due.escape_ascii(), frame.escape_ascii());
+                assert!(*frame == *due, "wrong event: {}, not {}", due.escape_ascii(), frame.escape_ascii());
             }
         }
     }
@@ -171,8 +171,7 @@ impl Stream {
         self.heartbeats_owed > 0 || self.heartbeat_may
     }
 
-    /// The clock stands at `now`; `unsent`: bytes for the client wait; `wrote`: but some were written
-    /// in this turn.
+    /// Advances to `now`; `unsent`: bytes for the client are queued; `wrote`: some were written in this turn.
     pub(crate) fn beat(&mut self, now: u64, interval: u64, unsent: bool, wrote: bool) {
         if self.phase == Phase::Open && due(self.heartbeat_at, now) {
             let missed = (now - self.heartbeat_at) / interval;
@@ -187,7 +186,7 @@ impl Oracle {
     /// A GET for a stream has been read.
     pub(super) fn arrive_stream(&mut self, n: usize, chunked: bool, quoted: Rc<str>) {
         if self.unsure_input == self.input {
-            // A stream that is not followed may have ended with this input: is there room for this one?
+            // A wild stream may have ended with this input and freed a place for this one.
             self.exchanges[n].wild = true;
             return;
         }
@@ -214,14 +213,13 @@ impl Oracle {
         self.count_streams(|phase| phase != Phase::Over) + self.wild_streams
     }
 
-    /// Streams that the backend has accepted and that have not ended; the second number counts with those that are not
-    /// followed.
+    /// Streams that the backend has accepted and that have not ended; the upper bound includes wild ones.
     pub(super) fn open_streams(&self) -> std::ops::RangeInclusive<usize> {
         let open = self.count_streams(|phase| phase == Phase::Open);
         open..=open + self.wild_streams
     }
 
-    /// The gateway has so many streams: those that cannot be on connections that are followed are on wild ones.
+    /// The gateway has that many streams: those that are not on known connections are on wild ones.
     pub(crate) fn note_streams(&mut self, streams: usize) {
         let followed = self.count_streams(|phase| phase != Phase::Over);
         let wild = self.open.iter().filter(|n| self.exchanges[**n].wild).count();
@@ -233,7 +231,7 @@ impl Oracle {
         followed.filter(|it| it.stream.as_ref().is_some_and(|stream| counts(stream.phase))).count()
     }
 
-    /// Whether the connect failure of that kind shows as a stream that says `retry`.
+    /// Whether a connect failure of that kind is answered with a stream that has only `retry`.
     fn shows_as_retry(&self, retries: bool) -> bool {
         retries && self.settings.connect_failure == ConnectFailure::Retry
     }
@@ -245,9 +243,9 @@ impl Oracle {
             panic!("a stream is refused although nothing failed: {} {body}", answer.status);
         };
         let due = if status == 304 { String::new() } else { format!(r#"{{"error":"{error}"}}"#) };
-        assert_eq!((answer.status, body), (status, &*due), "another answer to a stream's GET");
+        assert_eq!((answer.status, body), (status, &*due), "wrong answer to a stream's GET");
         assert!(answer.close, "a refusal does not end the connection");
-        assert!(!self.shows_as_retry(retries), "a status where there should be a retry");
+        assert!(!self.shows_as_retry(retries), "a status instead of a retry");
         if let Some(stream) = &mut self.exchanges[n].stream {
             (stream.headed, stream.complete) = (true, true);
         }
@@ -257,7 +255,7 @@ impl Oracle {
     pub(super) fn stream_headed(&mut self, n: usize) {
         let retry = self.settings.reconnect_delay_ms.unwrap_or(RETRY_DEFAULT);
         let it = &self.exchanges[n];
-        assert!(it.answered < it.arrived, "a stream that nobody asked for");
+        assert!(it.answered < it.arrived, "a stream without a request");
         let failed = match it.stream.as_ref().and_then(|stream| stream.verdict.as_ref()) {
             Some(Verdict::Accepted) => false,
             Some(Verdict::Failed { retries, .. }) => {
@@ -269,7 +267,7 @@ impl Oracle {
         let stream = self.exchanges[n].stream.as_mut().expect("a stream");
         stream.headed = true;
         if failed {
-            assert_eq!(stream.phase, Phase::Over, "a retry for a stream that lives");
+            assert_eq!(stream.phase, Phase::Over, "a retry for a live stream");
             stream.expected.push_back(Expected::Retry(retry));
         }
     }
@@ -277,7 +275,7 @@ impl Oracle {
     /// The last chunk of an event stream.
     pub(super) fn stream_ended(&mut self, n: usize) {
         let it = &mut self.exchanges[n];
-        let stream = it.stream.as_mut().expect("the end of what is no stream");
+        let stream = it.stream.as_mut().expect("an end without a stream");
         let clean = matches!(stream.cause, Some((Reason::ServerClosed, _)));
         let failed = matches!(stream.verdict, Some(Verdict::Failed { .. }));
         assert!(clean || failed, "a clean end of a stream that was cut: {:?}", stream.cause);

@@ -1,7 +1,7 @@
 //! The backend behind the gateway, and the pool of workers in between.
 //!
-//! It decides on connects, takes note of disconnects, and sends: from inside the connect callback,
-//! after it, and to streams that have gone; on a few kept-alive connections, often many in one batch.
+//! It decides on connects, records disconnects, and sends: from inside the connect callback, after it, and to streams
+//! that have ended; on a few kept-alive connections, often many in one batch.
 
 use super::client::{Client, Script};
 use super::faults::Fault;
@@ -24,11 +24,11 @@ struct Record {
 #[derive(Default)]
 pub(super) struct Backend {
     calls: Vec<Record>,
-    /// Clients that it was asked about.
+    /// Clients with a connect callback.
     streams: Vec<usize>,
-    /// Connections that it sends on.
+    /// Connections for its sends.
     senders: Vec<usize>,
-    /// Whom the next token is for.
+    /// The client of the next token.
     pub token_for: usize,
     events: u64,
 }
@@ -56,7 +56,7 @@ impl World {
         }
     }
 
-    /// What comes of a callback, and when.
+    /// The outcome of a callback, and its time.
     fn decide(&mut self, connect: bool) -> (Reply, u64) {
         let timeout = millis(self.settings.callback_timeout);
         let mut delay = self.random.within(0, 20);
@@ -84,7 +84,7 @@ impl World {
         (reply, delay)
     }
 
-    /// A worker is done; some repeat an old outcome, which must reach nobody.
+    /// A worker is done; some repeat an old outcome, which must have no effect.
     pub(super) fn complete(&mut self, number: usize) {
         let Record { id, client, reply, .. } = &self.backend.calls[number];
         self.trace.note(self.clock, "outcome", &[("client", *client as u64)]);
@@ -99,7 +99,7 @@ impl World {
         }
     }
 
-    /// The gateway takes note of an outcome.
+    /// The gateway receives an outcome.
     pub(super) fn completion_taken(&mut self, completion: &Called) {
         let calls = &mut self.backend.calls;
         let Some(record) = calls.iter_mut().rev().find(|record| record.id == completion.id && !record.taken) else {
@@ -109,7 +109,7 @@ impl World {
         self.oracle.call_ended(record.client, record.lane, &record.reply);
     }
 
-    /// Sends something to somebody.
+    /// Sends something to a random client.
     pub(super) fn chat(&mut self) {
         let count = if self.hits(Fault::Flood) { self.random.within(5, 40) } else { self.random.within(1, 4) };
         let same = self.random.chance(500);
@@ -122,7 +122,7 @@ impl World {
         self.random.pick(&self.backend.streams[recent..])
     }
 
-    /// Sends `count` events in one batch, all to `target` or each to somebody.
+    /// Sends `count` events in one batch, all to `target` or each to a random client.
     fn send_batch(&mut self, count: u64, target: Option<usize>) {
         let sender = self.pick_sender();
         let serves = Serves::on(self.sending_listener(), &self.settings);
@@ -183,7 +183,7 @@ impl World {
             data.push_str(self.random.pick(&pieces));
         }
         if self.random.chance(100) {
-            // The largest does not fit into one read, and now and then not into a body.
+            // The largest is too big for one read, and sometimes for a body.
             let more = self.random.pick(&[170, 170, 300, 300, 5_000, 5_000, 20_000, 100_000]);
             let room = self.settings.body_bytes_max.min(100_000) - if self.random.chance(50) { 0 } else { 300 };
             data.push_str(&"x".repeat(more.min(room)));

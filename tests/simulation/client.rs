@@ -1,4 +1,4 @@
-//! Clients: each has one connection, a script to send, a way to read, and a way to go.
+//! Clients: each has one connection, a script to send, a way of reading, and a way of leaving.
 
 use super::faults::Fault;
 use super::kernel::Read;
@@ -14,48 +14,48 @@ use std::io::ErrorKind;
 pub(super) enum Reading {
     #[default]
     Eager,
-    /// So many bytes, then so many milliseconds of pause.
+    /// Reads that many bytes, then pauses for that many milliseconds.
     Slow { bytes: usize, pause: u64 },
-    /// Nothing any more behind so many bytes.
+    /// Stops reading after that many bytes.
     Stalls { after: usize },
 }
 
-/// How a client goes.
+/// How a client leaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Departure {
     /// Waits for the gateway to end the connection.
     #[default]
     Never,
-    /// Ends its side, and reads on.
+    /// Ends its side and keeps reading.
     HalfClose,
     Close,
     Reset,
-    /// The host is gone without a trace.
+    /// The host vanishes without a FIN or reset.
     Vanish,
 }
 
-/// By default it reads, and never goes by itself.
+/// By default it reads and never leaves by itself.
 #[derive(Default)]
 pub(super) struct Client {
     script: Vec<u8>,
     said: usize,
-    /// The largest piece it sends at once, and the longest pause between two.
+    /// The largest piece that it sends at once, and the longest pause between two pieces.
     piece: usize,
     pause: u64,
     reading: Reading,
     departure: Departure,
     /// The end of input comes with the last piece.
     ends_with_last: bool,
-    /// A `Speak` or `Listen` is planned.
+    /// A `Speak` or `Listen` is scheduled.
     speaking: bool,
     listening: bool,
-    /// Has closed or is gone.
+    /// It has closed or vanished.
     gone: bool,
     vanished: bool,
     giving_up: bool,
 }
 
-/// What a client is going to send, under construction.
+/// The script of a client, under construction.
 #[derive(Default)]
 pub(super) struct Script {
     bytes: Vec<u8>,
@@ -70,7 +70,7 @@ impl Script {
 }
 
 impl World {
-    /// A client comes.
+    /// A client connects.
     pub(super) fn spawn(&mut self) {
         let n = self.clients.len();
         let refused = self.strikes_client(Fault::Garbage);
@@ -84,7 +84,7 @@ impl World {
             self.write_probes(&mut script, before, serves);
             self.write_refused(&mut script, serves);
         } else if kind == 0 {
-            // Now and then more answers than the gateway holds for one that does not read.
+            // Sometimes more answers than the gateway buffers for a client that does not read.
             let many = self.random.chance(100);
             let count = if many { self.random.within(300, 3_000) } else { self.random.within(1, 8) };
             self.write_probes(&mut script, count, serves);
@@ -137,7 +137,7 @@ impl World {
         script.add(&requests::stream(&format!("/s/{n}?q=%zz"), old, field, declared, serves));
         if self.strikes_client(Fault::ExcessInput) {
             let count = self.random.pick(&[1, 100, 8_192, 8_193, 20_000]);
-            script.exchange.babble(count);
+            script.exchange.send_garbage(count);
             script.bytes.resize(script.bytes.len() + count, b'x');
         }
     }
@@ -148,7 +148,7 @@ impl World {
         }
     }
 
-    /// Perhaps a request whose answer is the last one.
+    /// Sometimes appends a request whose answer is the last one.
     fn write_last(&mut self, script: &mut Script, serves: Serves) {
         match self.random.below(8) {
             0 => script.add(&requests::report(None, serves)),
@@ -192,7 +192,7 @@ impl World {
         n
     }
 
-    /// Gives a client more to say.
+    /// Extends a client's script.
     pub(super) fn prompt(&mut self, n: usize, bytes: &[u8]) {
         self.clients[n].script.extend_from_slice(bytes);
         if !std::mem::replace(&mut self.clients[n].speaking, true) {
@@ -275,7 +275,7 @@ impl World {
             }
             Read::Nothing => {}
             Read::End => {
-                // Most close as soon as they see the end; some leave that to the gateway.
+                // Most close as soon as they see the end; others leave that to the gateway.
                 if self.random.chance(800) || self.faults.ended() {
                     self.go(n, Departure::Close);
                 }
@@ -321,14 +321,14 @@ impl World {
         }
     }
 
-    /// The calm has come: reads on, and says the rest at once.
+    /// Faults are over: resumes reading, and sends the rest at once.
     pub(super) fn resume(&mut self, n: usize) {
         self.clients[n].reading = Reading::Eager;
         self.clients[n].pause = 0;
         self.after_write(n);
     }
 
-    /// Goes as a well-behaved client does; on hosts that vanished the kernel gives up.
+    /// Leaves like a well-behaved client; for a vanished host the kernel gives up.
     pub(super) fn leave_politely(&mut self, n: usize) {
         if self.clients[n].vanished {
             return self.break_off(n, ErrorKind::TimedOut);
@@ -338,7 +338,7 @@ impl World {
 }
 
 impl Client {
-    /// One that sends pieces of at most so many bytes.
+    /// A client that sends pieces of at most that many bytes.
     pub(super) fn in_pieces(piece: usize, pause: u64) -> Self {
         Self { piece, pause, ..Self::default() }
     }

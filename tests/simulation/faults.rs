@@ -1,11 +1,11 @@
-//! What can go wrong, how likely, and in which settings: all drawn from the seed.
+//! Faults, their probabilities, and the settings of a run, all derived from the seed.
 
 use crate::random::Random;
 use ssegateway::gateway::{ConnectFailure, Cors, Settings};
 use ssegateway::secret::Secret;
 use std::time::Duration;
 
-/// Ways for the world to be unkind, with their usual probabilities in per mille, per occasion.
+/// The faults, with their usual probabilities in per mille, per occasion.
 macro_rules! faults {
     ($($(#[$doc:meta])* $name:ident: $usual:literal,)*) => {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,37 +20,37 @@ macro_rules! faults {
 faults! {
     /// Input arrives in small pieces.
     Pieces: 400,
-    /// The kernel takes less than it has room for, and owes no edge.
+    /// The kernel accepts less than it has room for, and will send no edge.
     ShortWrite: 200,
     /// EINTR from read, write, accept and poll.
     Interrupted: 100,
-    /// An edge that nothing caused.
+    /// A spurious edge.
     SpuriousEdge: 200,
-    /// An event for a connection that is closed already.
+    /// An event for a connection that is already closed.
     StaleEvent: 200,
-    /// The pool tells a second outcome of a call that has been answered.
+    /// The pool reports a second outcome for an answered call.
     StaleOutcome: 200,
     /// The poll returns few events at a time, in any order.
     SmallBatches: 300,
-    /// write(2) takes nothing and says so with 0.
+    /// write(2) returns 0.
     WriteZero: 5,
     /// Registering a socket fails.
     RegisterFails: 20,
-    /// accept(2) fails as the client has gone already.
+    /// accept(2) fails because the client has already left.
     AcceptAborted: 50,
-    /// No descriptors for a while, and no edge when there are some again.
+    /// Descriptors run out for some time; no edge when they are available again.
     NoDescriptors: 100,
     /// The loop is late: time passes while it works.
     LateLoop: 100,
     /// The monotonic clock jumps ahead (a suspended machine).
     ClockJump: 500,
-    /// SIGTERM while all goes on.
+    /// SIGTERM in the middle of everything.
     Signal: 400,
     /// Clients that reset the connection.
     Reset: 200,
-    /// Clients that end their side only, or leave early.
+    /// Clients that half-close or leave early.
     HalfClose: 200,
-    /// The last bytes and the end of input come as one.
+    /// The last bytes and the end of input arrive together.
     DataWithFin: 200,
     /// Hosts that vanish without a trace.
     DeadHost: 100,
@@ -58,40 +58,40 @@ faults! {
     SlowReader: 200,
     /// Clients that stop reading.
     StalledReader: 150,
-    /// Heads that drip.
+    /// Heads that arrive slowly.
     SlowHead: 150,
-    /// Input that is no HTTP, or refused HTTP.
+    /// Input that is not HTTP, or is refused.
     Garbage: 150,
-    /// Input behind a stream's GET.
+    /// Input after a stream's GET.
     ExcessInput: 100,
     /// Small socket buffers.
     SmallPipes: 300,
     /// Many clients, many events at once.
     Flood: 300,
-    /// The backend takes its time.
+    /// The backend is slow.
     SlowAnswer: 300,
     /// The backend never answers.
     LostAnswer: 100,
-    /// The worker itself is late to say so.
+    /// The worker itself reports late.
     LateOutcome: 100,
     /// Refused, reset, garbage.
     BrokenAnswer: 100,
-    /// A 2xx whose body is late, cut or no JSON.
+    /// A 2xx whose body is late, cut short or not JSON.
     MalformedAnswer: 150,
-    /// The backend says no.
+    /// The backend rejects.
     Rejection: 150,
 }
 
 /// The probabilities of one run.
 pub(super) struct Faults {
     permille: [u64; FAULTS.len()],
-    /// Faults are over; everything must come to rest.
+    /// Faults are over; all work must finish.
     calm: bool,
 }
 
 impl Faults {
-    /// Even seeds mix all faults, each at its own strength; odd ones have a single fault (one in 32
-    /// of those has none).
+    /// Even seeds mix all faults, each at its own strength; odd seeds have a single fault (one in 32 of those has
+    /// none).
     pub(super) fn draw(seed: u64, random: &mut Random) -> Self {
         let mut permille = [0; FAULTS.len()];
         if seed.is_multiple_of(2) {
@@ -107,7 +107,7 @@ impl Faults {
         Self { permille, calm: false }
     }
 
-    /// Whether the fault strikes on this occasion.
+    /// Whether the fault occurs on this occasion.
     pub(super) fn strikes(&self, fault: Fault, random: &mut Random) -> bool {
         let permille = self.permille[fault as usize];
         !self.calm && permille > 0 && random.chance(permille)
@@ -122,7 +122,7 @@ impl Faults {
         self.calm
     }
 
-    /// What is on, for the head of a trace.
+    /// The active faults, for the head of a trace.
     pub(super) fn describe(&self) -> String {
         let on = FAULTS.iter().zip(self.permille).filter(|(_, permille)| *permille > 0);
         let names: Vec<String> = on.map(|((fault, _), permille)| format!("{fault:?}={permille}")).collect();
@@ -130,7 +130,7 @@ impl Faults {
     }
 }
 
-/// The gateway's settings for one run; small limits and short times, so that all are met.
+/// The gateway's settings for one run: small limits and short times, so that all are reached.
 pub(super) fn draw_settings(random: &mut Random) -> Settings {
     let millis = |random: &mut Random, low, high| Duration::from_millis(random.within(low, high));
     Settings {

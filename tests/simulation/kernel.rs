@@ -1,18 +1,18 @@
-//! The simulated kernel: sockets with bounded buffers, backlogs, and edges told once.
+//! The simulated kernel: sockets with bounded buffers, backlogs, and edges reported once.
 //!
-//! It is as unhelpful as epoll in edge-triggered mode may be. New input is an edge; the peer's end is
-//! one; room in the send buffer is one only if a write was refused for want of it, and only once a
-//! third of the buffer is free. A listener's edge comes with a new client and with nothing else.
+//! It reports as little as edge-triggered epoll may. New input is an edge, and so is the peer's end; space in the send
+//! buffer is one only if a write was refused for lack of it, and only once a third of the buffer is free. Only a new
+//! client gives an edge on a listener.
 //!
-//! Bytes towards the gateway are kept; of those towards the client only the number is, for what they
-//! say is judged when the kernel takes them: a pipe here loses and reorders nothing.
+//! Bytes to the gateway are stored. Bytes to the client are only counted, since the oracle checks them when the kernel
+//! accepts them: a simulated pipe neither loses nor reorders bytes.
 
 use ssegateway::callback::Called;
 use ssegateway::gateway::{CloseMode, ConnId, Listener};
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 
-/// Edges that a socket's owner has not been told of yet.
+/// Edges not yet reported to a socket's owner.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Edges {
     pub readable: bool,
@@ -23,7 +23,7 @@ pub(super) struct Edges {
 /// One connection, both ends of it.
 #[derive(Default)]
 pub(super) struct Socket {
-    /// The name it was registered under.
+    /// The id it was registered with.
     pub id: Option<ConnId>,
     /// Input, of which `read` bytes were read.
     input: Vec<u8>,
@@ -31,14 +31,14 @@ pub(super) struct Socket {
     input_max: usize,
     /// The client ended its side.
     pub fin: bool,
-    /// What the next call finds.
+    /// The error of the next call.
     pub error: Option<ErrorKind>,
-    /// Bytes on their way to the client.
+    /// Bytes in flight to the client.
     pub output: usize,
     output_max: usize,
-    /// A write found too little room: an edge is owed.
+    /// A write found too little space: an edge must follow.
     pub blocked: bool,
-    /// The client has closed: what is written now is answered with a reset.
+    /// The client has closed: a write is answered with a reset.
     pub deaf: bool,
     pub accepted: bool,
     /// It came in by the internal listener.
@@ -51,7 +51,7 @@ pub(super) struct Socket {
     queued: bool,
 }
 
-/// What a client finds when it reads.
+/// The result of a client's read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Read {
     Bytes(usize),
@@ -73,11 +73,11 @@ pub(super) struct Kernel {
     pub listening: bool,
     /// Most sockets at once; accept(2) fails with EMFILE at more.
     pub descriptors: usize,
-    /// Report all that is so, not just what has changed, as Linux does.
+    /// Report the complete state, not only changes, as Linux does.
     pub whole_state: bool,
 }
 
-/// The listener's place in what is kept for both.
+/// The listener's index in pairs.
 pub(super) fn index(listener: Listener) -> usize {
     match listener {
         Listener::Public => 0,
@@ -157,7 +157,7 @@ impl Kernel {
         }
     }
 
-    /// Remembers an edge; nothing is told of a socket that is not registered or closed.
+    /// Records an edge, except for a socket that is closed or not registered.
     fn edge(&mut self, socket: usize, edges: Edges) {
         let it = &mut self.sockets[socket];
         if it.id.is_none() || it.closed.is_some() {
@@ -172,7 +172,7 @@ impl Kernel {
         }
     }
 
-    /// An outcome is there for the loop.
+    /// An outcome is ready for the loop.
     pub(super) fn complete(&mut self, completion: Called) {
         self.completions.push_back(completion);
         self.completions_edge = true;
@@ -182,7 +182,7 @@ impl Kernel {
         !self.ready.is_empty() || self.accept_edges != [false; 2] || self.completions_edge || self.signals > 0
     }
 
-    /// Takes the edge of the socket at `place` in the queue, if that is still open.
+    /// Takes the edge of the socket at `place` in the queue, if it is still open.
     pub(super) fn next_edge(&mut self, place: usize) -> Option<(usize, ConnId, Edges)> {
         let socket = self.ready.remove(place)?;
         let it = &mut self.sockets[socket];
@@ -269,8 +269,8 @@ impl Kernel {
         if taken == 0 { Err(ErrorKind::WouldBlock) } else { Ok(taken) }
     }
 
-    /// The gateway closes; what the client has not read is lost if it aborts, or if it leaves input
-    /// unread (RFC 1122 section 4.2.2.13).
+    /// The gateway closes; bytes that the client has not read are lost if it aborts, or if it leaves input unread (RFC
+    /// 1122 section 4.2.2.13).
     pub(super) fn close(&mut self, socket: usize, how: CloseMode) {
         self.open.retain(|open| *open != socket);
         let it = &mut self.sockets[socket];
@@ -301,12 +301,12 @@ impl Socket {
         self.read < self.input.len() || self.fin || self.error.is_some()
     }
 
-    /// Whether its owner will be told something without a further cause.
+    /// Whether an edge is pending for its owner.
     pub(super) fn has_edge(&self) -> bool {
         self.queued
     }
 
-    /// Whether everything was read that the client has sent.
+    /// Whether all input from the client has been read.
     pub(super) fn is_drained(&self) -> bool {
         self.read == self.input.len()
     }

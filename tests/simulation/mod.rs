@@ -15,15 +15,15 @@ use ssegateway::gateway::Gateway;
 use ssegateway::reactor::Reactor;
 use world::World;
 
-/// Turns of one run; more of them would be a loop that never comes to rest.
+/// Maximum turns of one run; more would be an endless loop.
 const TURNS_MAX: u64 = 2_000_000;
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Summary {
-    /// A hash over everything that happened.
+    /// A hash of everything that happened.
     pub hash: u64,
-    /// Turns of the loop and events of the world.
+    /// Turns of the loop and events of the simulation.
     pub steps: u64,
     pub connections: u64,
     pub events: u64,
@@ -45,7 +45,7 @@ pub(crate) fn run(seed: u64, aloud: bool) -> Summary {
     let state = loop {
         reactor.turn().expect("polling does not fail");
         turns += 1;
-        assert!(turns < TURNS_MAX, "no rest after {turns} turns");
+        assert!(turns < TURNS_MAX, "not finished after {turns} turns");
         let state = State::of(reactor.gateway());
         reactor.net().tell_news();
         if reactor.holds_deadlines() {

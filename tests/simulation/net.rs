@@ -1,4 +1,4 @@
-//! The seam: [`System`] on the simulated world, with faults on the way and the oracle looking on.
+//! The seam: [`System`] on the simulated world, with faults injected and the oracle checking every call.
 
 use super::faults::Fault;
 use super::kernel::{Edges, index};
@@ -12,10 +12,10 @@ use std::io::{self, ErrorKind};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Turns in a row that may pass without waiting and without doing anything.
+/// Allowed consecutive turns without waiting and without work.
 const IDLE_TURNS_MAX: u32 = 50;
 
-/// How long nobody is accepted after accept(2) has failed for want of descriptors.
+/// How long accepting pauses after accept(2) has failed for lack of descriptors.
 const ACCEPT_PAUSE: u64 = 100;
 
 /// How long nobody is accepted while nobody can give way.
@@ -33,7 +33,7 @@ impl World {
         self.faults.strikes(fault, &mut self.random)
     }
 
-    /// The loop is about to sleep for `timeout`: whatever waits must be going to wake it.
+    /// The loop is about to sleep for `timeout`: all pending work must be sure to wake it.
     fn check_sleep(&self, timeout: Option<u64>) {
         self.oracle.falls_asleep();
         for n in &self.kernel.open {
@@ -86,7 +86,7 @@ impl World {
         self.newcomer.is_some_and(|newcomer| self.full(listener(newcomer)) == Some(listener(n)))
     }
 
-    /// A turn that neither waits nor does anything may happen; many in a row are a loop that spins.
+    /// A turn may pass without waiting and without work; many in a row are a spinning loop.
     fn check_spin(&mut self, timeout: Option<u64>) {
         if timeout == Some(0) && !self.worked && !self.kernel.has_edges() {
             self.idle_turns += 1;
@@ -112,7 +112,7 @@ impl World {
             }
         }
         for listener in [Listener::Public, Listener::Internal] {
-            // A listener that is closed is no longer in the kernel's list.
+            // A closed listener is no longer in the kernel's list.
             let spurious = self.strikes(Fault::SpuriousEdge) && self.kernel.listening;
             if self.kernel.take_accept_edge(listener) || spurious {
                 self.knocks[index(listener)].heard = true;
@@ -135,7 +135,7 @@ impl World {
         events.push(Event::Socket { id, readable, writable, read_closed });
     }
 
-    /// Events that mean nothing, for connections that live and for some that do not.
+    /// Spurious events, for live connections and for closed ones.
     fn gather_lies(&mut self, events: &mut Vec<Event>) {
         if self.strikes(Fault::SpuriousEdge) && !self.kernel.open.is_empty() {
             let n = self.random.pick(&self.kernel.open);
@@ -170,7 +170,7 @@ impl System for World {
         while !self.kernel.has_edges() && !self.finished {
             let next = self.next_time();
             let Some(time) = [until, next].into_iter().flatten().min() else {
-                panic!("asleep for ever");
+                panic!("asleep forever");
             };
             self.clock = self.clock.max(time);
             if until.is_some_and(|until| until <= self.clock) && next.is_none_or(|next| next > self.clock) {
@@ -194,7 +194,7 @@ impl System for World {
         self.woken = true;
         self.woken_by_signal = false;
         self.gather(events);
-        // Signals, clients and outcomes are told at once.
+        // Signals, clients and outcomes are reported at once.
         Ok(self.kernel.edges_waiting() > 0)
     }
 
@@ -207,7 +207,7 @@ impl System for World {
             return Err(interrupted());
         }
         let Knock { heard, exhausted_at } = &mut self.knocks[index(listener)];
-        assert!(*heard, "an accept although nobody has knocked");
+        assert!(*heard, "an accept without an edge");
         assert!(exhausted_at.is_none_or(|at| at + ACCEPT_PAUSE <= self.clock), "an accept during the pause");
         if self.kernel.backlog(listener) == 0 {
             *heard = false;
@@ -232,7 +232,7 @@ impl System for World {
     }
 
     fn register(&mut self, socket: &mut Handle, id: ConnId) -> io::Result<()> {
-        assert!(!self.gives_way(socket.0), "a client more than the listener may take");
+        assert!(!self.gives_way(socket.0), "more clients than the listener may accept");
         self.newcomer = None;
         assert!(self.ids.insert(id), "a connection with the id of another one before it");
         self.oracle.accepted(socket.0);
@@ -375,7 +375,7 @@ impl System for World {
 }
 
 impl World {
-    /// After a pause the oracle must know whether all that happened meanwhile is taken in.
+    /// After a pause the oracle must know whether all events of the pause have been processed.
     pub(super) fn tell_news(&mut self) {
         if !self.oracle.holds_deadlines() {
             return;
@@ -384,7 +384,7 @@ impl World {
         let has_news = |n: &usize| {
             let (socket, it) = (&self.kernel.sockets[*n], &self.oracle.exchanges[*n]);
             let reads = it.is_reading() && it.left_over == 0 && !it.failed && !it.ended;
-            // Clients are accepted behind the deadlines.
+            // Clients are accepted after the deadlines are checked.
             socket.id.is_some() && it.accepted_at < now && (socket.has_edge() || (reads && !socket.is_drained()))
         };
         self.oracle.news = self.kernel.open.iter().any(has_news) || !self.kernel.completions.is_empty();
@@ -408,7 +408,7 @@ impl World {
         } else {
             let listener = if self.kernel.sockets[n].internal { Listener::Internal } else { Listener::Public };
             let crowded = self.newcomer == Some(n) && self.full(listener).is_some();
-            assert!(self.oracle.is_draining() || crowded, "client {n}: accepted and turned away");
+            assert!(self.oracle.is_draining() || crowded, "client {n}: accepted and refused");
             self.newcomer = None;
         }
         self.kernel.close(n, how);

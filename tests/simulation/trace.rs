@@ -1,5 +1,4 @@
-//! What happened, step by step: always as a hash, so that two runs can be compared, and in words
-//! when one seed is replayed.
+//! The trace of a run: always a hash, so that two runs can be compared, and text when one seed is replayed.
 
 pub(super) struct Trace {
     hash: u64,
@@ -13,7 +12,7 @@ impl Trace {
         Self { hash: 0xCBF2_9CE4_8422_2325, steps: 0, aloud }
     }
 
-    /// Counts a step of the simulation: a turn of the loop or an event of the world.
+    /// Counts a step of the simulation: a turn of the loop or a scheduled event.
     pub(super) fn count_step(&mut self) {
         self.steps += 1;
     }
@@ -27,7 +26,7 @@ impl Trace {
         self.hash
     }
 
-    /// Takes note of something at `time` (simulated milliseconds).
+    /// Records a step at `time` (simulated milliseconds).
     pub(super) fn note(&mut self, time: u64, what: &'static str, values: &[(&'static str, u64)]) {
         self.mix(time);
         self.mix(what.len() as u64 ^ u64::from(what.as_bytes()[0]) << 32);
@@ -40,7 +39,7 @@ impl Trace {
         }
     }
 
-    /// Takes note of bytes that crossed the seam.
+    /// Records bytes that crossed the seam.
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
         for word in bytes.chunks(8) {
             let mut padded = [0; 8];

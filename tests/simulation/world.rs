@@ -1,4 +1,4 @@
-//! The world around the loop: its clock, what is to happen when, and the phases of a run.
+//! The world around the loop: its clock, its agenda, and the phases of a run.
 
 use super::backend::Backend;
 use super::client::Client;
@@ -12,26 +12,26 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
 use std::io::ErrorKind;
 
-/// Something that is to happen.
+/// A scheduled event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Item {
-    /// Another client comes.
+    /// Another client connects.
     Spawn,
-    /// The backend sends something to somebody.
+    /// The backend sends something to a random client.
     Chat,
     /// A client sends its next piece.
     Speak(usize),
     /// A client reads.
     Listen(usize),
-    /// A client does what it came to do in the end.
+    /// A client leaves, in its own way.
     Depart(usize),
-    /// What was written to a client that has closed is answered with a reset.
+    /// Bytes written to a closed client are answered with a reset.
     Reset(usize),
-    /// The kernel has waited for a vanished host long enough.
+    /// The kernel gives up on a vanished host.
     GiveUp(usize),
     /// A worker is done with a call.
     Outcome(usize),
-    /// Descriptors run out, and come back.
+    /// Descriptors run out, and become available again.
     Descriptors(bool),
     ClockJump,
     Signal,
@@ -39,16 +39,16 @@ pub(super) enum Item {
     Calm,
     /// All clients leave, or the gateway is told to stop.
     Leave,
-    /// Everything must be at rest.
+    /// All work must be finished.
     Finish,
 }
 
-/// What the loop has been told of one listener.
+/// What the loop knows of one listener.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Knock {
-    /// Clients wait, and accept(2) has not said since that they do not.
+    /// An edge was reported, and accept(2) has not returned EAGAIN since.
     pub heard: bool,
-    /// When accept(2) failed for want of descriptors, unless one has become free since.
+    /// When accept(2) failed for lack of descriptors, unless one has become free since.
     pub exhausted_at: Option<u64>,
 }
 
@@ -66,22 +66,22 @@ pub(super) struct World {
     pub oracle: Oracle,
     pub settings: Settings,
     pub connections_max: usize,
-    /// Clients that come at once and leave soon: so many streams that memory is given back behind them.
+    /// Clients that connect at once and leave soon: enough streams for their memory to be released.
     pub crowd_left: u64,
-    /// Clients that may still come.
+    /// Clients that may still connect.
     spawns_left: u64,
     spawn_pause: u64,
     /// Ids of all connections so far.
     pub ids: HashSet<ConnId>,
-    /// Ids of connections that were closed, for events that come too late.
+    /// Ids of closed connections, for stale events.
     pub stale: Vec<ConnId>,
-    /// No descriptors, whatever the count.
+    /// No descriptors, regardless of the count.
     pub exhausted: bool,
     /// The client that was accepted and for which there may have to be made room.
     pub newcomer: Option<usize>,
     /// The connection that was read last, if that was interrupted.
     pub interrupted: Option<usize>,
-    /// What the loop knows of the two backlogs.
+    /// The loop's knowledge of the two backlogs.
     pub knocks: [Knock; 2],
     pub drains: bool,
     pub signalled: bool,
@@ -89,7 +89,7 @@ pub(super) struct World {
     /// The loop has just been woken.
     pub woken: bool,
     pub woken_by_signal: bool,
-    /// Turns in a row that neither waited nor did anything.
+    /// Consecutive turns without waiting and without work.
     pub idle_turns: u32,
     pub worked: bool,
 }
@@ -163,7 +163,7 @@ impl World {
         self.plan(active, Item::Calm);
     }
 
-    /// Sees to it that `item` happens in `delay` milliseconds.
+    /// Schedules `item` in `delay` milliseconds.
     pub(super) fn plan(&mut self, delay: u64, item: Item) {
         self.planned += 1;
         self.agenda.push(Reverse((self.clock + delay, self.planned, item)));
@@ -173,7 +173,7 @@ impl World {
         self.agenda.peek().map(|Reverse((time, _, _))| *time)
     }
 
-    /// Lets everything happen that is due.
+    /// Runs every event that is due.
     pub(super) fn catch_up(&mut self) {
         while self.next_time().is_some_and(|time| time <= self.clock) {
             if let Some(Reverse((_, _, item))) = self.agenda.pop() {
@@ -226,7 +226,7 @@ impl World {
                 if !self.faults.ended() {
                     let jump = self.random.pick(&[500, 2_000, 7_000, 60_000]);
                     self.trace.note(self.clock, "clock jumps", &[("by", jump)]);
-                    // What was planned happens at once then, as after a suspended machine wakes up.
+                    // Scheduled events then happen all at once, as after a suspended machine wakes up.
                     self.clock += jump;
                 }
             }
@@ -253,7 +253,7 @@ impl World {
         }
     }
 
-    /// No more faults, and nobody new. Whoever stalled reads on.
+    /// No more faults or new clients. Stalled clients resume reading.
     fn calm_down(&mut self) {
         if self.faults.ended() {
             return;

@@ -88,11 +88,11 @@ impl World {
             10 => {
                 let client = input.arbitrary()?;
                 let length = usize::from(input.int_in_range(0..=100_u8)?).min(input.len());
-                self.babble(client, input.bytes(length)?);
+                self.send_garbage(client, input.bytes(length)?);
             }
             11 => {
                 let client = input.arbitrary()?;
-                self.babble(client, &vec![b'x'; input.int_in_range(1..=80)? * 1024]);
+                self.send_garbage(client, &vec![b'x'; input.int_in_range(1..=80)? * 1024]);
             }
             12 | 13 => {
                 let [client, count]: [u8; 2] = input.arbitrary()?;
@@ -215,18 +215,18 @@ impl World {
 
     /// A client writes a request with one byte changed.
     fn mangled(&mut self, client: u8, request: &Request, [at, byte]: [u8; 2]) {
-        self.babble(client, &[]);
+        self.send_garbage(client, &[]);
         let Some(n) = self.pick(client) else { return };
         let Some(mut asked) = self.write(n, request) else { return };
         let length = asked.bytes.len();
         asked.bytes[usize::from(at) % length] = byte;
-        self.babble(client, &asked.bytes);
+        self.send_garbage(client, &asked.bytes);
     }
 
     /// A client writes something that is no request.
-    fn babble(&mut self, client: u8, bytes: &[u8]) {
+    fn send_garbage(&mut self, client: u8, bytes: &[u8]) {
         let Some(at) = self.pick(client) else { return };
-        self.oracle.exchanges[at].babble(bytes.len());
+        self.oracle.exchanges[at].send_garbage(bytes.len());
         self.clients[at].outbox.extend_from_slice(bytes);
         self.deliver(at, usize::MAX);
     }
