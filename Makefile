@@ -49,7 +49,7 @@ test-deploy: static $(DEPLOY_VENV)/done ## Tests of examples/deploy: unit, image
 	promtool test rules tests/deploy/alerts_test.yml
 	$(DEPLOY_VENV)/bin/python -B tests/deploy/monitoring.py $(TARGET_DIR)/static/ssegateway
 
-faults: ## Faults on the real binary: stalled readers, dead backends, lost links, no descriptors; a minute or two
+faults: ## Faults on the real binary: stalled readers, dead backends, lost links, no descriptors; some minutes
 	cargo test --profile proof --test faults
 
 soak: ## Thousands of streams with churn and faults: MINUTES=15 (1 if not given)

@@ -20,7 +20,7 @@
 //! | [`send`] | the JSON of `/internal/send`, one error per row of the contract | connections |
 //! | [`callback`] | the client's request as callbacks carry it; callbacks and their outcomes | threads, ureq |
 //! | [`job`] | work that the core hands to other threads, and its results | which threads |
-//! | `hub` | which connection a token names, which callbacks wait: connection ids in, connection ids out | HTTP, sockets |
+//! | `hub` | which connection a token names, which callbacks wait, how many are made at once: connection ids in, connection ids out | HTTP, sockets |
 //! | [`gateway`] | connections and the protocol: HTTP on one side, `hub` on the other. Inputs in, bytes and actions out | I/O, clocks, randomness |
 //! | [`sys`] | system calls that std and mio do not offer; the only `unsafe` code | the gateway |
 //! | [`limits`], [`logger`], [`config`], [`process`], [`notify`] | descriptors; the log; the environment; the process's own figures; the service manager | sockets of clients |
@@ -42,7 +42,8 @@
 //! | unsent bytes, chunks, order of writes | `gateway/output.rs` |
 //! | what is known of one connection: listener, peer, state | `gateway/connection.rs` |
 //! | what the loop reports to the core: accepted, received, written | `gateway/mod.rs` |
-//! | order and limits of callbacks | `hub/calls.rs` |
+//! | order and lanes of callbacks | `hub/calls.rs` |
+//! | how many callbacks are in flight | `hub/pace.rs` |
 //! | a field of an event | `send/mod.rs`, `sse/mod.rs` |
 //! | a counter or gauge | `gateway/stats.rs`, and where it is counted |
 //! | a variable | its row in `config/variables.rs`, its field in `gateway/settings.rs` (or `config/fields.rs`, if the core does not use it), and its use |

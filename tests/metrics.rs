@@ -117,6 +117,7 @@ fn what_waits_for_the_backend_is_shown() {
     assert_eq!(samples[r#"ssegateway_sends_total{result="buffered"}"#], 1.0);
     assert_eq!(samples[r#"ssegateway_callbacks_in_flight{action="connect"}"#], 1.0);
     assert_eq!(samples[r#"ssegateway_callbacks_in_flight{action="disconnect"}"#], 0.0);
+    assert_eq!(samples["ssegateway_callbacks_limit"], 1.0);
     assert_eq!(samples[r#"ssegateway_callbacks_waiting{action="disconnect"}"#], 0.0);
     drop(third);
     let samples = await_sample(&gateway, "ssegateway_streams_connecting", 2.0);

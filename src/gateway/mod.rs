@@ -318,6 +318,7 @@ impl Gateway {
             streams_max: shared.settings.streams_max as u64,
             connections_open: self.connections.len() as u64,
             calls: Lane::ALL.map(|lane| shared.hub.calls.counts(lane)),
+            calls_limit: shared.hub.calls.limit() as u64,
             pending_bytes: shared.outbox.unsent_bytes(),
             pending_bytes_largest: shared.sweep_unsent(&mut self.connections).into(),
         };
@@ -372,6 +373,11 @@ impl Gateway {
     /// Callbacks waiting or in flight.
     pub fn call_count(&self) -> usize {
         self.shared.hub.calls.len()
+    }
+
+    /// Most callbacks in flight now, by what the backend has been seen to take.
+    pub fn call_limit(&self) -> usize {
+        self.shared.hub.calls.limit()
     }
 
     /// One turn of the loop took so long, waiting not included.

@@ -102,6 +102,7 @@ pub(super) struct Gauges {
     pub streams_max: u64,
     pub connections_open: u64,
     pub calls: [LaneCounts; Lane::COUNT],
+    pub calls_limit: u64,
     pub pending_bytes: u64,
     pub pending_bytes_largest: u64,
 }
@@ -253,6 +254,11 @@ impl Stats {
         for (action, counts) in ACTIONS.iter().zip(gauges.calls) {
             text.sample(name, &[("action", action)], counts.in_flight as u64);
         }
+        text.gauge(
+            "ssegateway_callbacks_limit",
+            "Callbacks that may be in flight now, by what the backend can take; at most CALLBACK_CONCURRENCY.",
+            gauges.calls_limit,
+        );
         let name = "ssegateway_callbacks_waiting";
         text.family(name, "gauge", "Callbacks that wait for a free worker now.");
         for (action, counts) in ACTIONS.iter().zip(gauges.calls) {

@@ -71,7 +71,7 @@ impl Shared {
 
     /// The outcome of a callback.
     pub(super) fn called(&mut self, now: Millis, connections: &mut Table<Connection>, call: CallId, outcome: Outcome) {
-        let Some((pending, took)) = self.hub.calls.finish(now, call) else { return };
+        let Some((pending, took)) = self.hub.calls.finish(now, call, &outcome) else { return };
         self.stats.call_ended(pending.lane(), &outcome, took);
         match pending {
             Pending::Connect(connect) => self.connect_answered(now, connections, connect, outcome),

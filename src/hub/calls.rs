@@ -3,8 +3,9 @@
 //! The lanes stand here and not in the worker pool so that who waits, for how long and behind whom is part of the
 //! protocol, runs in the simulation, and needs no lock. The pool runs what it is handed.
 
+use super::pace::{Ending, Pace};
 use super::tokens::ConnId;
-use crate::callback::{Call, CallId, CallKind, Detail, Reason, Request};
+use crate::callback::{Call, CallId, CallKind, Detail, Outcome, Reason, Request};
 use crate::clock::Millis;
 use crate::planted;
 use crate::table::Table;
@@ -96,7 +97,7 @@ pub(crate) struct Calls {
     table: Table<Entry>,
     lanes: [Queue; Lane::COUNT],
     /// Most in flight at once, all lanes together.
-    limit: usize,
+    pace: Pace,
     /// No connects start any more.
     draining: bool,
     started_last: Lane,
@@ -106,11 +107,12 @@ pub(crate) struct Calls {
 const WITHDRAWN_MAX: usize = 1024;
 
 impl Calls {
-    pub(crate) fn new(limit: usize) -> Self {
+    /// `limit`: most in flight ever; `timeout`: that of a call.
+    pub(crate) fn new(limit: usize, timeout: Duration) -> Self {
         Self {
             table: Table::default(),
             lanes: Default::default(),
-            limit: limit.max(1),
+            pace: Pace::new(limit, timeout),
             draining: false,
             started_last: Lane::Disconnects,
         }
@@ -135,6 +137,11 @@ impl Calls {
 
     fn in_flight(&self) -> usize {
         self.lanes.iter().map(|lane| lane.in_flight).sum()
+    }
+
+    /// Most in flight now, all lanes together.
+    pub(crate) fn limit(&self) -> usize {
+        self.pace.limit()
     }
 
     /// Whether a worker has been handed that call.
@@ -191,7 +198,7 @@ impl Calls {
     /// Takes the next call that may start now, with the connection that waits for it.
     pub(crate) fn start_next(&mut self, now: Millis) -> Option<(Call, Option<ConnId>)> {
         let is_idle = self.lanes.iter().all(|lane| lane.waiting.is_empty());
-        if is_idle || self.in_flight() >= self.limit {
+        if is_idle || self.in_flight() >= self.pace.limit() {
             return None;
         }
         let lane = self.next_lane()?;
@@ -199,6 +206,7 @@ impl Calls {
         let id = queue.waiting.pop_front()?;
         queue.in_flight += 1;
         self.started_last = lane;
+        self.pace.started(now, self.in_flight());
         let entry = self.table.get_mut(id)?;
         entry.started_at = Some(now);
         let (kind, token, request, owner) = match &entry.pending {
@@ -213,21 +221,22 @@ impl Calls {
     }
 
     /// Takes out the call that has been answered, with the time that took; `None` if the id is stale.
-    pub(crate) fn finish(&mut self, now: Millis, id: CallId) -> Option<(Pending, Duration)> {
-        let took = Duration::from_millis(now.since(self.table.get(id)?.started_at?));
+    pub(crate) fn finish(&mut self, now: Millis, id: CallId, outcome: &Outcome) -> Option<(Pending, Duration)> {
+        let started_at = self.table.get(id)?.started_at?;
         let pending = self.table.remove(id)?.pending;
         self.lanes[pending.lane() as usize].in_flight -= 1;
-        Some((pending, took))
+        self.pace.ended(now, started_at, ending_of(outcome));
+        Some((pending, Duration::from_millis(now.since(started_at))))
     }
 
-    /// A few workers (of 128, two) are kept from each lane, so that a flood in one leaves the others moving at once.
+    /// A few places (of 128, two) are kept from each lane, so that a flood in one leaves the others moving at once.
     /// As workers become free the lanes take turns, which gives each its share.
     fn lane_limit(&self) -> usize {
         // Starvation: callbacks of the one kind wait while those of the other come.
-        let shared = self.limit > 1 && !planted::is("one-lane-takes-all-workers");
+        let shared = !planted::is("one-lane-takes-all-workers");
         // A drain that waits for what cannot come.
         let draining = self.draining && !planted::is("drain-keeps-a-worker-for-connects");
-        if !shared || draining { self.limit } else { self.limit - (self.limit / 64).max(1) }
+        self.pace.limit() - if shared && !draining { self.pace.reserve() } else { 0 }
     }
 
     /// The lane whose turn it is, of those with a call that may start.
@@ -241,9 +250,18 @@ impl Calls {
         })
     }
 
-    /// Panics if more is in flight than may be.
+    /// Panics if the limit of calls in flight is not what it may be.
     pub(crate) fn assert_invariants(&self) {
-        assert!(self.in_flight() <= self.limit, "too many callbacks in flight");
+        self.pace.assert_invariants();
+    }
+}
+
+fn ending_of(outcome: &Outcome) -> Ending {
+    match outcome {
+        Outcome::Answered { status: 500.., .. } => Ending::Erred,
+        Outcome::Answered { .. } => Ending::Answered,
+        Outcome::Unavailable { .. } => Ending::Unavailable,
+        Outcome::TimedOut { .. } => Ending::TimedOut,
     }
 }
 
@@ -270,19 +288,44 @@ mod tests {
         }
     }
 
+    fn queue_connects(calls: &mut Calls, count: usize) {
+        let owner = Ok(Key::from_parts(0, 0));
+        for _ in 0..count {
+            let (token, request) = (Uuid::nil(), Request::default());
+            calls.queue(Pending::Connect(PendingConnect { token, request, owner }));
+        }
+    }
+
     fn start(calls: &mut Calls) -> Option<(CallId, bool)> {
         calls.start_next(Millis::ZERO).map(|(call, _)| (call.id, call.kind == CallKind::Connect))
+    }
+
+    fn answered(status: u16) -> Outcome {
+        Outcome::Answered { status, passed: Vec::new(), body: None }
+    }
+
+    /// With a backend that has been seen to take `limit` calls at once.
+    fn at_limit(limit: usize) -> Calls {
+        let mut calls = Calls::new(limit, Duration::from_secs(5));
+        while calls.limit() < limit {
+            let count = calls.limit();
+            queue_connects(&mut calls, count);
+            let started = Vec::from_iter(std::iter::from_fn(|| start(&mut calls)));
+            for (id, _) in started {
+                calls.finish(Millis::ZERO, id, &answered(200));
+            }
+        }
+        while let Some((id, _)) = start(&mut calls) {
+            calls.finish(Millis::ZERO, id, &answered(500));
+        }
+        calls
     }
 
     #[test]
     fn a_flood_in_one_lane_leaves_the_other_moving() {
         for limit in [1, 2, 16, 128, 1000] {
-            let mut calls = Calls::new(limit);
-            let owner = Ok(Key::from_parts(0, 0));
-            for _ in 0..2 * limit {
-                let (token, request) = (Uuid::nil(), Request::default());
-                calls.queue(Pending::Connect(PendingConnect { token, request, owner }));
-            }
+            let mut calls = at_limit(limit);
+            queue_connects(&mut calls, 2 * limit);
             let mut flying = VecDeque::new();
             while let Some((id, connect)) = start(&mut calls) {
                 assert!(connect);
@@ -299,7 +342,8 @@ mod tests {
                 }
                 assert_eq!(flying.len(), limit);
                 assert!(disconnects > 0 || limit == 1);
-                calls.finish(Millis::ZERO, flying.pop_front().unwrap());
+                // The limit stays.
+                calls.finish(Millis::ZERO, flying.pop_front().unwrap(), &answered(500));
             }
             assert!(
                 disconnects >= limit && disconnects <= limit + limit.div_ceil(64),
@@ -311,7 +355,7 @@ mod tests {
 
     #[test]
     fn withdrawn_connects_are_passed_over_and_do_not_pile_up() {
-        let mut calls = Calls::new(2);
+        let mut calls = Calls::new(2, Duration::from_secs(5));
         let left = EndReason::CLIENT_CLOSED;
         let connect = |calls: &mut Calls, slot| {
             let owner = Ok(Key::from_parts(slot, 0));
@@ -329,7 +373,7 @@ mod tests {
         }
         connect(&mut calls, 10_000);
         assert!(start(&mut calls).is_none(), "one worker is kept for disconnects");
-        assert!(calls.finish(Millis::ZERO, first).is_some());
+        assert!(calls.finish(Millis::ZERO, first, &answered(200)).is_some());
         assert_eq!(start(&mut calls), Some(Key::from_parts(10_000, 0)));
         assert_eq!((calls.lanes[0].waiting.len(), calls.lanes[0].withdrawn), (0, 0));
     }

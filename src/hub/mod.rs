@@ -1,11 +1,14 @@
 //! Which connection a token names, and which callbacks wait: connection ids in, connection ids out.
 
 mod calls;
+mod pace;
 mod tokens;
 
 pub(crate) use calls::{Calls, EndReason, Lane, LaneCounts, Pending, PendingConnect, PendingDisconnect};
 pub use tokens::ConnId;
 pub(crate) use tokens::{Tokens, parse as parse_token};
+
+use std::time::Duration;
 
 /// The audiences and the callbacks.
 pub(crate) struct Hub {
@@ -15,9 +18,9 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    /// `callback_concurrency`: most callbacks in flight.
-    pub(crate) fn new(callback_concurrency: usize) -> Self {
-        Self { tokens: Tokens::default(), calls: Calls::new(callback_concurrency) }
+    /// `callback_concurrency`: most callbacks in flight; `callback_timeout`: that of one.
+    pub(crate) fn new(callback_concurrency: usize, callback_timeout: Duration) -> Self {
+        Self { tokens: Tokens::default(), calls: Calls::new(callback_concurrency, callback_timeout) }
     }
 
     /// Gives up memory that is not in use.

@@ -175,19 +175,27 @@ struct Shared {
 pub(crate) struct Backend {
     shared: Arc<Shared>,
     pub port: Port,
-    single_threaded: bool,
-    acceptor: Mutex<Option<JoinHandle<()>>>,
+    threads: Threads,
+    acceptors: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Who serves the connections.
+#[derive(Clone, Copy)]
+enum Threads {
+    PerConnection,
+    /// One request on each connection.
+    Workers(usize),
 }
 
 impl Backend {
     /// A thread per connection, keep-alive.
     pub(crate) fn new(handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Self {
-        Self::start(Port::reserve(), false, true, handler)
+        Self::start(Port::reserve(), Threads::PerConnection, true, handler)
     }
 
     /// The same, but without recording its calls: for runs with very many.
     pub(crate) fn forgetful(handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Self {
-        Self::start(Port::reserve(), false, false, handler)
+        Self::start(Port::reserve(), Threads::PerConnection, false, handler)
     }
 
     /// Answers everything with an empty 200.
@@ -202,17 +210,22 @@ impl Backend {
 
     /// One connection at a time and one request on each, like Python's `http.server.HTTPServer`.
     pub(crate) fn single_threaded(handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Self {
-        Self::start(Port::reserve(), true, true, handler)
+        Self::with_workers(1, handler)
+    }
+
+    /// So many at a time, like gunicorn with synchronous workers: further connections wait in the backlog.
+    pub(crate) fn with_workers(count: usize, handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Self {
+        Self::start(Port::reserve(), Threads::Workers(count), true, handler)
     }
 
     /// On a given port, for a backend that restarts.
     pub(crate) fn on_port(port: Port, handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Self {
-        Self::start(port, false, true, handler)
+        Self::start(port, Threads::PerConnection, true, handler)
     }
 
     fn start(
         port: Port,
-        single: bool,
+        threads: Threads,
         records: bool,
         handler: impl Fn(&Call) -> Answer + Send + Sync + 'static,
     ) -> Self {
@@ -227,30 +240,16 @@ impl Backend {
             stopped: AtomicBool::new(false),
             handler: Box::new(handler),
         });
-        let served = shared.clone();
-        let acceptor = std::thread::spawn(move || {
-            for socket in listener.incoming() {
-                if served.stopped.load(Ordering::SeqCst) {
-                    return;
-                }
-                let Ok(socket) = socket else { continue };
-                let connection = served.connections.fetch_add(1, Ordering::SeqCst);
-                if let Ok(socket) = socket.try_clone() {
-                    served.sockets.lock().unwrap().push((connection, socket));
-                }
-                if single {
-                    served.serve(socket, connection, true);
-                    served.forget(connection);
-                } else {
-                    let shared = served.clone();
-                    std::thread::spawn(move || {
-                        shared.serve(socket, connection, false);
-                        shared.forget(connection);
-                    });
-                }
-            }
+        let acceptors = match threads {
+            Threads::PerConnection => 1,
+            Threads::Workers(count) => count,
+        };
+        let acceptors = (0..acceptors).map(|_| {
+            let (listener, served) = (listener.try_clone().expect("another descriptor"), shared.clone());
+            std::thread::spawn(move || served.accept(&listener, threads))
         });
-        Self { shared, port, single_threaded: single, acceptor: Mutex::new(Some(acceptor)) }
+        let acceptors = Mutex::new(acceptors.collect());
+        Self { shared, port, threads, acceptors }
     }
 
     /// The callback URL.
@@ -311,12 +310,14 @@ impl Backend {
         for (_, socket) in self.shared.sockets.lock().unwrap().drain(..) {
             let _ = socket.shutdown(Shutdown::Both);
         }
-        // Wake the acceptor, so that it sees the flag and drops its listener.
-        let _ = TcpStream::connect(("127.0.0.1", self.port.number));
-        // The single thread may be in the middle of a call; do not wait for it.
-        let acceptor = self.acceptor.lock().unwrap().take();
-        if let Some(acceptor) = acceptor.filter(|_| !self.single_threaded) {
-            let _ = acceptor.join();
+        let acceptors = std::mem::take(&mut *self.acceptors.lock().unwrap());
+        for acceptor in acceptors {
+            // Wake one of them, so that it sees the flag and drops its listener.
+            let _ = TcpStream::connect(("127.0.0.1", self.port.number));
+            // A worker may be in the middle of a call; do not wait for it.
+            if let Threads::PerConnection = self.threads {
+                let _ = acceptor.join();
+            }
         }
     }
 }
@@ -331,6 +332,32 @@ impl Shared {
     /// Otherwise the clone kept for `stop` would hold the socket open.
     fn forget(&self, connection: usize) {
         self.sockets.lock().unwrap().retain(|(kept, _)| *kept != connection);
+    }
+
+    fn accept(self: Arc<Self>, listener: &TcpListener, threads: Threads) {
+        for socket in listener.incoming() {
+            if self.stopped.load(Ordering::SeqCst) {
+                return;
+            }
+            let Ok(socket) = socket else { continue };
+            let connection = self.connections.fetch_add(1, Ordering::SeqCst);
+            if let Ok(socket) = socket.try_clone() {
+                self.sockets.lock().unwrap().push((connection, socket));
+            }
+            match threads {
+                Threads::Workers(_) => {
+                    self.serve(socket, connection, true);
+                    self.forget(connection);
+                }
+                Threads::PerConnection => {
+                    let shared = self.clone();
+                    std::thread::spawn(move || {
+                        shared.serve(socket, connection, false);
+                        shared.forget(connection);
+                    });
+                }
+            }
+        }
     }
 
     fn serve(&self, mut socket: TcpStream, connection: usize, single: bool) {

@@ -10,6 +10,7 @@ mod backend_answers;
 mod backend_connections;
 mod clock;
 mod descriptors;
+mod few_workers;
 mod healthy;
 mod log_pipe;
 mod mutations;

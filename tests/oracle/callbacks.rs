@@ -101,16 +101,15 @@ fn parse(body: &str) -> Option<(&str, &str, &str, &str)> {
 }
 
 impl Oracle {
-    /// Workers available to one kind of callback.
-    fn lane_limit(&self) -> usize {
-        let limit = self.settings.callback_concurrency;
-        if limit == 1 || self.is_draining() { limit } else { limit - (limit / 64).max(1) }
+    /// Of `limit` callbacks in flight, how many may be of one kind.
+    fn lane_limit(&self, limit: usize) -> usize {
+        if limit <= 1 || self.is_draining() { limit } else { limit - (limit / 64).max(1) }
     }
 
     /// Whether a callback of that kind could be made at once.
     pub(super) fn may_call(&self, lane: Lane) -> bool {
-        let limit = self.settings.callback_concurrency;
-        self.flying.iter().sum::<usize>() < limit && self.flying[lane as usize] < self.lane_limit()
+        let limit = self.call_limit;
+        self.flying.iter().sum::<usize>() < limit && self.flying[lane as usize] < self.lane_limit(limit)
     }
 
     /// The gateway makes a callback; returns its client and its kind.
@@ -128,8 +127,9 @@ impl Oracle {
             CallKind::Disconnect { .. } => Lane::Disconnects,
         };
         self.flying[lane as usize] += 1;
-        assert!(self.flying.iter().sum::<usize>() <= self.settings.callback_concurrency, "too many callbacks at once");
-        assert!(self.flying[lane as usize] <= self.lane_limit(), "one kind of callback takes all workers");
+        let limit = self.settings.callback_concurrency;
+        assert!(self.flying.iter().sum::<usize>() <= limit, "too many callbacks at once");
+        assert!(self.flying[lane as usize] <= self.lane_limit(limit), "one kind of callback takes all workers");
         let it = &mut self.exchanges[n];
         if it.wild && it.stream.is_none() {
             // Only now is it known that its client requested a stream.

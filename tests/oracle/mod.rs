@@ -47,6 +47,9 @@ pub(crate) struct Oracle {
     drained_at: Option<u64>,
     /// Callbacks in flight, by lane.
     pub flying: [usize; 2],
+    /// The limit of callbacks in flight, as the gateway reports it. Whether it fits the backend is checked by backends
+    /// with few workers.
+    call_limit: usize,
     /// Accepted and not closed.
     pub open: Vec<usize>,
     /// In a turn, and its timers are not known to have run.
@@ -195,8 +198,14 @@ impl Oracle {
     /// A turn ends that has deferred deadlines after a jump of the clock.
     pub(crate) fn turn_ends_early(&mut self, state: &State) {
         assert!(!self.may_judge(), "deadlines held without a pause, or for too long after one");
+        self.note_call_limit(state);
         assert_eq!(state.connections, self.open.len(), "connections and sockets differ");
         assert_eq!(state.streams, self.streams(), "wrong number of streams");
+    }
+
+    fn note_call_limit(&mut self, state: &State) {
+        assert!((1..=self.settings.callback_concurrency).contains(&state.call_limit), "a limit out of its bounds");
+        self.call_limit = state.call_limit;
     }
 
     /// A turn ends: no work may be left, and the gateway's counts must match the oracle's.
@@ -214,6 +223,7 @@ impl Oracle {
         assert_eq!(state.streams, self.streams(), "another number of streams");
         assert!(state.streams <= self.settings.streams_max, "too many streams");
         assert!(state.calls >= self.flying.iter().sum(), "callbacks in flight that are not counted");
+        self.note_call_limit(state);
         // The drain ends when it is done or its time is over, not before.
         let over = self.drained_at.map(|at| at + millis(self.settings.shutdown_timeout));
         match state.finished {
@@ -281,6 +291,7 @@ pub(crate) struct State {
     connections: usize,
     streams: usize,
     calls: usize,
+    call_limit: usize,
     pub finished: Option<Finished>,
 }
 
@@ -291,6 +302,7 @@ impl State {
             connections: gateway.connection_count(),
             streams: gateway.stream_count(),
             calls: gateway.call_count(),
+            call_limit: gateway.call_limit(),
             finished: gateway.finished(),
         }
     }

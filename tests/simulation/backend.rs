@@ -10,8 +10,11 @@ use crate::oracle::callbacks::{FLAWED_KINDS, Lane, Reply};
 use crate::oracle::millis;
 use crate::oracle::requests::{Asked, Serves};
 use crate::oracle::sends::{Event, Form, INVALID_KINDS};
+use crate::random::Random;
 use ssegateway::callback::{Call, CallId, Called};
 use ssegateway::gateway::Listener;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 struct Record {
     id: CallId,
@@ -21,8 +24,35 @@ struct Record {
     taken: bool,
 }
 
+/// A few workers that take one call after the other, whether or not its caller still waits.
+pub(super) struct Workers {
+    /// When each is free.
+    free_at: BinaryHeap<Reverse<u64>>,
+    service_ms: u64,
+    /// With nothing else wrong no call may time out: the gateway holds back what they cannot take.
+    never_late: bool,
+}
+
+impl Workers {
+    /// The first wave of a gateway that knows nothing yet can be answered in time.
+    pub(super) fn draw(random: &mut Random, timeout_ms: u64, never_late: bool) -> Self {
+        let count = random.within(1, 4);
+        let service_ms = timeout_ms * count / random.within(10, 40);
+        Self { free_at: (0..count).map(|_| Reverse(0)).collect(), service_ms, never_late }
+    }
+
+    /// How long a call takes that comes at `now`.
+    fn take(&mut self, now: u64) -> u64 {
+        let free_at = self.free_at.pop().map_or(now, |Reverse(free_at)| free_at.max(now));
+        self.free_at.push(Reverse(free_at + self.service_ms));
+        free_at + self.service_ms - now
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Backend {
+    /// Where there are fewer of them than calls may come.
+    pub workers: Option<Workers>,
     calls: Vec<Record>,
     /// Clients with a connect callback.
     streams: Vec<usize>,
@@ -43,7 +73,16 @@ impl World {
         let (client, lane) = self.oracle.called(call);
         let connect = lane == Lane::Connects;
         self.trace.note(self.clock, "callback", &[("client", client as u64), ("connect", u64::from(connect))]);
-        let (reply, delay) = self.decide(connect);
+        let (mut reply, mut delay) = self.decide(connect);
+        let timeout = millis(self.settings.callback_timeout);
+        if let Some(workers) = &mut self.backend.workers {
+            let took = workers.take(self.clock);
+            assert!(took <= timeout || !workers.never_late, "a callback that a queue of {took} ms makes time out");
+            delay += took;
+            if delay >= timeout {
+                (reply, delay) = (Reply::broken(true, true), timeout);
+            }
+        }
         self.backend.calls.push(Record { id: call.id, client, lane, reply, taken: false });
         let number = self.backend.calls.len() - 1;
         self.plan(delay, Item::Outcome(number));

@@ -68,6 +68,8 @@ faults! {
     SmallPipes: 300,
     /// Many clients, many events at once.
     Flood: 300,
+    /// The backend has a few synchronous workers.
+    FewWorkers: 300,
     /// The backend is slow.
     SlowAnswer: 300,
     /// The backend never answers.
@@ -111,6 +113,11 @@ impl Faults {
     pub(super) fn strikes(&self, fault: Fault, random: &mut Random) -> bool {
         let permille = self.permille[fault as usize];
         !self.calm && permille > 0 && random.chance(permille)
+    }
+
+    /// Whether this is the only fault of the run.
+    pub(super) fn has_only(&self, fault: Fault) -> bool {
+        self.permille.iter().enumerate().all(|(other, permille)| (other == fault as usize) == (*permille > 0))
     }
 
     /// No more faults from now on.

@@ -1,6 +1,6 @@
 //! The world around the loop: its clock, its agenda, and the phases of a run.
 
-use super::backend::Backend;
+use super::backend::{Backend, Workers};
 use super::client::Client;
 use super::faults::{Fault, Faults};
 use super::kernel::Kernel;
@@ -143,6 +143,12 @@ impl World {
     fn plan_run(&mut self) {
         let active = self.random.within(3_000, 20_000);
         let flood = self.faults.strikes(Fault::Flood, &mut self.random);
+        if self.faults.strikes(Fault::FewWorkers, &mut self.random) {
+            let only = self.faults.has_only(Fault::FewWorkers);
+            let timeout = millis(self.settings.callback_timeout);
+            self.backend.workers = Some(Workers::draw(&mut self.random, timeout, only));
+        }
+        let flood = flood || self.backend.workers.is_some();
         self.spawns_left = self.random.within(3, if flood { 200 } else { 40 });
         self.spawn_pause = if flood { 40 } else { active / self.spawns_left };
         self.plan(0, Item::Spawn);
