@@ -93,7 +93,7 @@ sim: ## The simulation: SEEDS=1000 for many runs, SEED=42 to replay one
 	$(if $(SEEDS),SIM_SEEDS=$(SEEDS)) $(if $(SEED),SIM_SEED=$(SEED)) cargo test --profile proof --test simulation -- --nocapture
 
 planted: ## Plants one bug at a time and reports which check of the simulation catches it: SEEDS=3000
-	@tests/simulation/planted $(or $(SEEDS),3000)
+	@tests/simulation/planted $(or $(SEEDS),8000)
 
 mutants: ## Mutates the core and lists the changes that no test catches; needs cargo-mutants and hours; FILE=src/timer.rs for one file
 	mkdir -p $(TARGET_DIR)
