@@ -1,5 +1,5 @@
-//! The protocol under an allocator that counts: in steady state no event and no heartbeat allocates, and a crowd leaves
-//! nothing behind.
+//! The protocol under a counting allocator: in steady state events and heartbeats do not allocate, and a crowd's memory
+//! is released.
 
 #[path = "../benches/common/mod.rs"]
 mod common;
@@ -19,18 +19,18 @@ static ALLOCATOR: Counting = Counting;
 const STREAMS: usize = 64;
 const TURNS: usize = 100;
 
-/// Allocations of so many turns, once the buffers have been through a few; each must write something.
+/// Allocations in that many turns after a warm-up of the buffers; each turn must write something.
 fn allocations(mut turn: impl FnMut() -> usize) -> usize {
     for _ in 0..10 {
         turn();
     }
     let before = allocator::calls();
     let written: usize = (0..TURNS).map(|_| turn()).sum();
-    assert!(written >= TURNS, "nothing happened");
+    assert!(written >= TURNS, "nothing was written");
     allocator::calls() - before
 }
 
-/// One batch of sends after the other, each to as many streams.
+/// Batches of sends, each to as many streams.
 fn allocations_of_sends(payload: Payload, depth: usize) -> usize {
     let data = payload.escaped();
     let mut batch = Vec::new();
@@ -42,7 +42,7 @@ fn allocations_of_sends(payload: Payload, depth: usize) -> usize {
 }
 
 #[test]
-fn the_count_is_not_blind() {
+fn the_counter_counts() {
     let mut streams = Streams::open(STREAMS);
     assert_ne!(allocations(|| streams.connect_and_leave()), 0);
 }
@@ -67,7 +67,7 @@ fn a_heartbeat_allocates_nothing() {
     assert_eq!(allocations(|| streams.pass(15_000 + TICK_MS)), 0);
 }
 
-/// Takes the callbacks that the gateway wants to make, and whatever else it wants.
+/// Takes the gateway's callbacks and discards its other actions.
 fn take_calls(gateway: &mut Gateway) -> Vec<Action> {
     let calls = std::iter::from_fn(|| gateway.next_action()).filter(|action| matches!(action, Action::Start(_)));
     calls.collect()
@@ -87,7 +87,7 @@ fn answer(gateway: &mut Gateway, mut calls: Vec<Action>) {
 }
 
 #[test]
-fn the_memory_of_a_crowd_is_given_back() {
+fn the_memory_of_a_crowd_is_released() {
     const CROWD: usize = 10_000;
     let settings = Settings { streams_max: CROWD, ..Settings::default() };
     let mut gateway = Gateway::new(settings, Millis::ZERO, 0);
@@ -105,7 +105,7 @@ fn the_memory_of_a_crowd_is_given_back() {
     while let Some(id) = gateway.next_dirty() {
         gateway.wrote(Millis::ZERO, id, 1);
     }
-    // All of them leave, and their disconnects wait for one another.
+    // All of them leave, and their disconnects are queued.
     for id in ids {
         gateway.receive_eof(Millis::ZERO, id);
     }

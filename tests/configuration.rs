@@ -1,4 +1,4 @@
-//! The environment and the command line: what is taken, what is refused and how (contract, section 2).
+//! The environment and the command line: accepted values, refused values and their messages (contract, section 2).
 
 mod common;
 
@@ -7,7 +7,7 @@ use ssegateway::config::VARIABLES;
 use std::fs;
 use std::path::Path;
 
-/// The whole number variables whose bad values end the process.
+/// The integer variables whose bad values end the process.
 const NUMBERS: [&str; 15] = [
     "PORT",
     "INTERNAL_PORT",
@@ -26,7 +26,7 @@ const NUMBERS: [&str; 15] = [
     "SHUTDOWN_TIMEOUT_SECONDS",
 ];
 
-/// Both ways to meet a bad value end alike: status 2, and on stderr one line for each bad variable.
+/// Running and checking handle a bad value alike: status 2, and on stderr one line for each bad variable.
 #[track_caller]
 fn refuse(variables: &[(&str, &str)]) -> Vec<String> {
     let outputs = [run(&[], variables), run(&["check"], variables)];
@@ -72,7 +72,7 @@ fn every_number_refuses_words_signs_and_overflow() {
 }
 
 #[test]
-fn a_concurrency_of_none_is_refused() {
+fn a_concurrency_of_zero_is_refused() {
     refuse_one("CALLBACK_CONCURRENCY", "0");
 }
 
@@ -113,7 +113,7 @@ fn a_token_and_a_password_exclude_each_other() {
 }
 
 #[test]
-fn a_token_that_no_header_can_carry_is_refused_and_not_shown() {
+fn a_token_invalid_in_a_header_is_refused_and_not_shown() {
     for name in ["CALLBACK_TOKEN", "INTERNAL_TOKEN"] {
         let lines = refuse(&[(name, "open\r\nsesame")]);
         assert!(lines[0].contains(name) && lines[0].contains("line break"), "{lines:?}");
@@ -121,7 +121,7 @@ fn a_token_that_no_header_can_carry_is_refused_and_not_shown() {
     }
 }
 
-/// A file of this content; its path.
+/// Writes a file with this content; returns its path.
 fn file(name: &str, content: &[u8]) -> String {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("configuration-{name}"));
     fs::write(&path, content).expect("a file");
@@ -191,7 +191,7 @@ fn a_file_without_a_good_secret_is_refused() {
 }
 
 #[test]
-fn the_start_says_how_the_internal_paths_are_guarded() {
+fn the_startup_line_shows_how_internal_paths_are_guarded() {
     let of = |builder: Builder, guard: &str| {
         builder.start().log_line(&["started", &format!("internal_guard={guard} ")]);
     };
@@ -228,7 +228,7 @@ fn all_bad_values_are_reported_at_once() {
 }
 
 #[test]
-fn a_bad_heartbeat_is_an_error_in_the_log_and_the_default() {
+fn a_bad_heartbeat_is_logged_and_replaced_by_the_default() {
     for value in ["0", "soon", "-3", "1.5"] {
         let output = check(&[("HEARTBEAT_INTERVAL_SECONDS", value)]);
         let shown = output.stdout.lines().find(|line| line.contains("HEARTBEAT_INTERVAL_SECONDS")).expect("a line");
@@ -308,7 +308,7 @@ fn an_unknown_argument_is_one_line_and_status_2() {
 }
 
 #[test]
-fn a_port_in_use_is_said_and_ends_the_process() {
+fn a_port_in_use_is_reported_and_ends_the_process() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("its address").port().to_string();
     let output = run(&[], &[("PORT", &port), ("LISTEN_ADDRESS", "127.0.0.1")]);

@@ -4,7 +4,7 @@ mod common;
 
 use common::{Answer, Backend, Client, Gateway, Stream, get};
 
-/// Opens a stream with this request and gives back the body of its connect callback, the token replaced by `TOKEN`.
+/// Opens a stream with this request and returns the body of its connect callback, with `TOKEN` for the token.
 #[track_caller]
 fn callback_body(backend: &Backend, gateway: &Gateway, request: &[u8]) -> String {
     Stream::accept(Client::open(gateway.port, request));
@@ -50,7 +50,7 @@ fn it_is_a_json_post_to_the_callback_url() {
 }
 
 #[test]
-fn a_callback_url_without_a_path_asks_for_the_root() {
+fn a_callback_url_without_a_path_means_the_root() {
     let backend = Backend::accepting();
     let gateway = Gateway::builder().set("CALLBACK_URL", format!("http://127.0.0.1:{}", backend.port)).start();
     gateway.open("/x");
@@ -72,7 +72,7 @@ fn targets_are_forwarded_raw() {
         "/a+b;c=d,e",
         "/q?x=\"'<>\\^`{|}",
         "http://other.example/abs?x=y",
-        // Near the reserved paths, but none of them.
+        // Similar to the reserved paths, but not reserved.
         "/healthzz",
         "/healthz/x",
         "/healthz//",
@@ -100,7 +100,7 @@ fn a_target_without_a_slash_is_refused() {
 }
 
 #[test]
-fn names_become_lower_case_and_blanks_around_values_go() {
+fn names_become_lower_case_and_values_are_trimmed() {
     assert_eq!(
         headers_json(b"X-UPPER-Case:  \t padded \t\r\nx-tight:v\r\n"),
         r#""x-upper-case":"padded","x-tight":"v""#
@@ -126,7 +126,7 @@ fn the_last_event_id_is_utf_8_where_it_can_be() {
 }
 
 #[test]
-fn json_escapes_what_it_must() {
+fn json_escapes_special_characters() {
     assert_eq!(headers_json(b"X-J: a\"b\\c\td</\r\n"), r#""x-j":"a\"b\\c\td</""#);
 }
 
@@ -138,7 +138,7 @@ fn repeated_headers_are_joined() {
 
 #[test]
 fn of_some_repeated_headers_the_first_wins() {
-    // `host` and `content-length` stand on the list as well, but HTTP/1.1 refuses to see either of them twice.
+    // `host` and `content-length` are on the list too, but HTTP/1.1 refuses a request that repeats them.
     const FIRST: [&str; 16] = [
         "authorization",
         "user-agent",
@@ -163,7 +163,7 @@ fn of_some_repeated_headers_the_first_wins() {
 }
 
 #[test]
-fn names_that_javascript_finds_special_are_plain() {
+fn names_special_in_javascript_are_plain() {
     assert_eq!(headers_json(b"__proto__: 1\r\nconstructor: 2\r\n"), r#""__proto__":"1","constructor":"2""#);
 }
 
@@ -201,12 +201,12 @@ fn tokens_are_random_version_4_uuids() {
             _ => byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte),
         });
         assert!(shaped && token.len() == 36, "{token}");
-        assert!(tokens.insert(token), "a token came twice");
+        assert!(tokens.insert(token), "a token was repeated");
     }
 }
 
 #[test]
-fn user_and_password_travel_as_basic_authorization() {
+fn user_and_password_are_sent_as_basic_authorization() {
     let backend = Backend::accepting();
     let url = format!("http://user:pass@127.0.0.1:{}/cb", backend.port);
     let mut gateway = Gateway::builder().set("CALLBACK_URL", url).start();
@@ -223,7 +223,7 @@ fn user_and_password_travel_as_basic_authorization() {
 }
 
 #[test]
-fn a_callback_token_travels_as_bearer() {
+fn a_callback_token_is_sent_as_bearer() {
     let backend = Backend::accepting();
     let gateway = Gateway::for_backend(&backend).set("CALLBACK_TOKEN", "s3cret").start();
     let (stream, token) = gateway.open_with(&backend, "/x");
@@ -235,7 +235,7 @@ fn a_callback_token_travels_as_bearer() {
 }
 
 #[test]
-fn what_a_client_sends_never_becomes_a_header_of_the_callback() {
+fn client_input_never_becomes_a_header_of_the_callback() {
     let backend = Backend::accepting();
     let gateway = Gateway::start(&backend);
     let request =
@@ -247,11 +247,11 @@ fn what_a_client_sends_never_becomes_a_header_of_the_callback() {
 }
 
 #[test]
-fn callbacks_share_kept_connections() {
+fn callbacks_share_kept_alive_connections() {
     let backend = Backend::accepting();
     let gateway = Gateway::start(&backend);
     let _streams: Vec<Stream> = (0..5).map(|_| gateway.open("/x")).collect();
-    assert_eq!(backend.connections(), 1, "one call after another needs one connection");
+    assert_eq!(backend.connections(), 1, "sequential calls need one connection");
 }
 
 /// Of one that has not answered yet nobody knows how many workers it has.

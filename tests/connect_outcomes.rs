@@ -1,4 +1,4 @@
-//! What a client gets for each way a connect callback can end (contract, section 3, points 3 and 5).
+//! The client's answer for each outcome of a connect callback (contract, section 3, points 3 and 5).
 
 mod common;
 
@@ -8,18 +8,18 @@ use std::time::{Duration, Instant};
 const UNAVAILABLE: &str = r#"{"error":"Backend unavailable"}"#;
 const TIMEOUT: &str = r#"{"error":"Gateway timeout"}"#;
 
-/// The answer to a GET with a backend that answers its connect like this.
+/// The answer to a GET if the backend answers its connect like this.
 fn outcome(answer: Answer) -> common::Response {
     let backend = Backend::connecting(answer);
     Gateway::start(&backend).get("/x")
 }
 
-/// A gateway that gives its backend one second.
+/// A gateway with a callback timeout of one second.
 fn impatient(backend: &Backend) -> Gateway {
     Gateway::for_backend(backend).set("CALLBACK_TIMEOUT_SECONDS", 1).start()
 }
 
-/// The backend accepts with this answer, and the stream works.
+/// Asserts that this answer accepts, and that the stream works.
 #[track_caller]
 fn accepts(answer: Answer) {
     let backend = Backend::connecting(answer);
@@ -86,7 +86,7 @@ fn the_body_of_a_rejection_is_ignored() {
 }
 
 #[test]
-fn a_rejected_client_may_go_on_using_its_connection() {
+fn a_rejected_client_may_keep_using_its_connection() {
     let backend = Backend::connecting(Answer::status(403));
     let gateway = Gateway::start(&backend);
     let mut client = gateway.client();
@@ -108,7 +108,7 @@ fn a_refused_connection_is_unavailable() {
 
 #[test]
 fn a_name_that_does_not_resolve_is_unavailable() {
-    // A label of more than 63 bytes fails in the resolver itself, without a packet.
+    // A label of more than 63 bytes fails in the resolver itself, without a query.
     let gateway = Gateway::builder().set("CALLBACK_URL", format!("http://{}/", "a".repeat(64))).start();
     assert_json(&gateway.get("/x"), 503, UNAVAILABLE);
     assert_json(&gateway.get("/x"), 503, UNAVAILABLE);
@@ -189,7 +189,7 @@ fn silence_is_a_timeout() {
 }
 
 #[test]
-fn a_head_that_drips_is_a_timeout() {
+fn a_slow_head_is_a_timeout() {
     let backend = Backend::connecting(Answer::raw("HTTP/1.1 200 OK\r\nX-Drip: ").then(Step::Drip(b"x")));
     let gateway = impatient(&backend);
     assert_json(&gateway.get("/x"), 504, TIMEOUT);
@@ -286,7 +286,7 @@ fn interim_answers_are_skipped() {
 }
 
 #[test]
-fn a_stale_kept_connection_is_retried_once_with_the_same_token() {
+fn a_stale_kept_alive_connection_is_retried_once_with_the_same_token() {
     for stale in [Answer::close(), Answer::reset()] {
         let backend = Backend::new(move |call| if call.ordinal > 0 { stale.clone() } else { Answer::ok() });
         let gateway = Gateway::start(&backend);
@@ -307,11 +307,11 @@ fn the_retry_is_not_retried() {
     assert_json(&gateway.get("/second"), 503, UNAVAILABLE);
     gateway.drain();
     let tries = backend.history().iter().filter(|call| call.action() == "connect" && call.url() == "/second").count();
-    assert_eq!(tries, 2, "once on the kept connection, once on a fresh one");
+    assert_eq!(tries, 2, "once on the kept-alive connection, once on a fresh one");
 }
 
 #[test]
-fn half_an_answer_on_a_kept_connection_is_not_retried() {
+fn a_partial_answer_on_a_kept_alive_connection_is_not_retried() {
     let half = Answer::raw("HTTP/1.1 2").then(Step::Close);
     let backend = Backend::new(move |call| if call.url() == "/first" { Answer::ok() } else { half.clone() });
     let mut gateway = Gateway::start(&backend);
@@ -323,7 +323,7 @@ fn half_an_answer_on_a_kept_connection_is_not_retried() {
 }
 
 #[test]
-fn a_kept_connection_that_times_out_is_not_retried() {
+fn a_kept_alive_connection_that_times_out_is_not_retried() {
     let backend = Backend::new(|call| if call.url() == "/first" { Answer::ok() } else { Answer::silence() });
     let gateway = impatient(&backend);
     let _first = gateway.open("/first");
@@ -344,7 +344,7 @@ fn proxy_variables_are_ignored() {
 }
 
 #[test]
-fn a_connect_waits_for_a_worker_only_so_long() {
+fn a_connect_waits_a_limited_time_for_a_worker() {
     let gate = Gate::new();
     let backend = Backend::connecting(Answer::ok().after(&gate));
     let builder = Gateway::for_backend(&backend).set("CALLBACK_CONCURRENCY", 1).set("CONNECT_QUEUE_SECONDS", 1);
@@ -359,11 +359,11 @@ fn a_connect_waits_for_a_worker_only_so_long() {
     let _first = Stream::accept(first);
     gateway.drain();
     let urls: Vec<String> = backend.history().iter().map(|call| call.url().to_owned()).collect();
-    assert_eq!(urls, ["/first", "/first"], "a connect that was never made is followed by no disconnect");
+    assert_eq!(urls, ["/first", "/first"], "a connect that was never made has no disconnect");
 }
 
 #[test]
-fn waiting_for_a_worker_does_not_count_as_the_call() {
+fn waiting_for_a_worker_does_not_count_towards_the_timeout() {
     let backend = Backend::new(|call| if call.url() == "/slow" { Answer::silence() } else { Answer::ok() });
     let builder = Gateway::for_backend(&backend).set("CALLBACK_CONCURRENCY", 1).set("CALLBACK_TIMEOUT_SECONDS", 1);
     let gateway = builder.start();
@@ -375,7 +375,7 @@ fn waiting_for_a_worker_does_not_count_as_the_call() {
 }
 
 #[test]
-fn a_backend_that_comes_back_is_found_again() {
+fn a_restarted_backend_is_used_again() {
     let backend = Backend::accepting();
     let port = backend.port.clone();
     let gateway = Gateway::start(&backend);

@@ -1,4 +1,4 @@
-//! `GET /internal/connections`: the map of streams, for a backend that has lost its own (contract, section 9).
+//! `GET /internal/connections`: the list of streams, for a backend that has lost its own (contract, section 9).
 
 mod common;
 
@@ -15,7 +15,7 @@ fn page(gateway: &Gateway, query: &str) -> Value {
 }
 
 #[test]
-fn one_page_is_given_to_each_connection() {
+fn each_connection_gets_one_page() {
     let gateway = Gateway::start(&Backend::accepting());
     let mut client = Client::open(gateway.port, get("/internal/connections").repeat(2));
     let response = client.response();
@@ -23,7 +23,7 @@ fn one_page_is_given_to_each_connection() {
     client.assert_closed();
 }
 
-/// All pages of so many entries: URLs by token, and how many pages there were.
+/// All pages of that many entries: URLs by token, and the number of pages.
 fn all_pages(gateway: &Gateway, limit: usize) -> (BTreeMap<String, String>, usize) {
     let mut streams = BTreeMap::new();
     let (mut query, mut pages) = (format!("?limit={limit}"), 0);
@@ -48,7 +48,7 @@ fn open(gateway: &Gateway, backend: &Backend, count: usize) -> (Vec<Stream>, BTr
 }
 
 #[test]
-fn an_entry_says_what_the_stream_is() {
+fn an_entry_describes_its_stream() {
     let backend = Backend::accepting();
     let gateway = Gateway::start(&backend);
     let (_stream, token) = gateway.open_with(&backend, r#"/a?b="c"\d"#);
@@ -66,7 +66,7 @@ fn an_entry_says_what_the_stream_is() {
 }
 
 #[test]
-fn the_instance_is_that_of_the_callbacks_and_changes_with_each_start() {
+fn the_instance_matches_the_callbacks_and_changes_with_each_start() {
     let backend = Backend::accepting();
     let mut instances = Vec::new();
     for _ in 0..2 {
@@ -93,7 +93,7 @@ fn pages_hold_every_stream_once() {
     for (limit, pages) in [(1, 7), (2, 4), (3, 3), (6, 2), (7, 1), (8, 1), (10_000, 1)] {
         assert_eq!(all_pages(&gateway, limit), (known.clone(), pages), "limit {limit}");
     }
-    assert_eq!(all_pages(&gateway, 1_000_000).0, known, "more than a page may have");
+    assert_eq!(all_pages(&gateway, 1_000_000).0, known, "more than the maximum of a page");
 }
 
 /// A page ends at some 1 MiB, whatever its limit.
@@ -111,12 +111,12 @@ fn a_page_of_long_urls_ends_early() {
 }
 
 #[test]
-fn who_stays_is_listed_while_others_come_and_go() {
+fn lasting_streams_are_listed_while_others_come_and_go() {
     let backend = Backend::accepting();
     let gateway = Gateway::start(&backend);
     let (mut streams, mut known) = open(&gateway, &backend, 6);
     let first = page(&gateway, "?limit=3");
-    // The stream that the page ended with leaves, and another one takes its place.
+    // The last stream of the page ends, and another one takes its slot.
     let last = first["connections"][2]["token"].as_str().expect("a token").to_owned();
     gateway.close(&last);
     backend.disconnect(&last);
@@ -147,7 +147,7 @@ fn only_open_streams_are_listed() {
 }
 
 #[test]
-fn what_a_slow_client_is_owed_is_shown() {
+fn the_pending_bytes_of_a_slow_client_are_shown() {
     let backend = Backend::accepting();
     let gateway = Gateway::for_backend(&backend).set("MAX_PENDING_BYTES", 10_000_000).start();
     let client = Client::open(gateway.port, get("/x"));
@@ -161,7 +161,7 @@ fn what_a_slow_client_is_owed_is_shown() {
 }
 
 #[test]
-fn nobody_lists_tokens_through_a_proxy_just_because_nothing_guards_them() {
+fn an_unguarded_list_of_tokens_is_not_served_through_a_proxy() {
     let backend = Backend::accepting();
     let gateway = Gateway::start(&backend);
     for field in ["X-Forwarded-For: 192.0.2.1", "Forwarded: for=192.0.2.1", "Via: 1.1 proxy"] {

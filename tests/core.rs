@@ -1,4 +1,4 @@
-//! The pure core, driven by hand: what no client can bring about at will over sockets.
+//! The pure core, driven directly: cases that cannot be produced reliably over sockets.
 
 use serde_json::Value;
 use ssegateway::callback::{CallId, Called, Outcome};
@@ -14,20 +14,20 @@ use uuid::Uuid;
 const GET: &[u8] = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n";
 const PROBE: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n";
 
-/// A client of this host connects.
+/// A client on this host connects.
 fn connect(gateway: &mut Gateway, now: Millis, token: Uuid) -> ConnId {
     gateway.accept(now, Listener::Public, Peer::Loopback, token).expect("a connection")
 }
 
-/// A client of this host connects and sends a request.
+/// A client on this host connects and sends a request.
 fn request(gateway: &mut Gateway, now: Millis, token: Uuid, bytes: &[u8]) -> ConnId {
     let id = connect(gateway, now, token);
     gateway.receive(now, id, bytes);
     id
 }
 
-/// Found by the simulation: a client that took longer over an answer than a connection may be idle was cut off in
-/// the middle of it.
+/// Found by the simulation: a client that read an answer for longer than the idle timeout was cut off in the middle of
+/// it.
 #[test]
 fn a_client_that_has_not_read_its_answer_yet_is_not_idle() {
     let at = Millis::from_millis;
@@ -48,7 +48,7 @@ fn a_client_that_has_not_read_its_answer_yet_is_not_idle() {
 }
 
 #[test]
-fn a_client_that_reads_no_more_of_its_answer_is_reset_in_the_end() {
+fn a_client_that_stops_reading_its_answer_is_reset_in_the_end() {
     let at = Millis::from_millis;
     let settings = Settings { client_timeout: Duration::from_secs(30), ..Settings::default() };
     let mut gateway = Gateway::new(settings, at(0), 0);
@@ -60,7 +60,7 @@ fn a_client_that_reads_no_more_of_its_answer_is_reset_in_the_end() {
     assert_eq!(gateway.next_action(), Some(Action::Close(id, CloseMode::Abort)));
 }
 
-/// The status of the answer to a GET for the list of streams, asked for by that name.
+/// The status of the answer to a GET for the list of streams, with that Host.
 fn listing(settings: Settings, listener: Listener, peer: Peer, host: &str) -> String {
     let mut gateway = Gateway::new(settings, Millis::ZERO, 0);
     let id = gateway.accept(Millis::ZERO, listener, peer, Uuid::nil()).expect("a connection");
@@ -71,7 +71,7 @@ fn listing(settings: Settings, listener: Listener, peer: Peer, host: &str) -> St
 }
 
 #[test]
-fn tokens_are_listed_to_other_hosts_only_where_something_guards_them() {
+fn tokens_are_listed_to_other_hosts_only_if_guarded() {
     let open = Settings::default;
     let port = || Settings { internal_listener: true, ..Settings::default() };
     let token = || Settings { internal_token: Some(Secret::new("t".to_owned())), ..Settings::default() };
@@ -79,7 +79,7 @@ fn tokens_are_listed_to_other_hosts_only_where_something_guards_them() {
     assert_eq!(listing(open(), Listener::Public, Peer::Remote, "localhost:3000"), "403");
     assert_eq!(listing(port(), Listener::Internal, Peer::Remote, "gateway:3001"), "200");
     assert_eq!(listing(token(), Listener::Public, Peer::Remote, "gateway:3000"), "200");
-    // A page of that host whose name was made to lead to this machine.
+    // A page of a host whose name was rebound to this machine.
     assert_eq!(listing(open(), Listener::Public, Peer::Loopback, "evil.example:3000"), "403");
 }
 
@@ -96,12 +96,12 @@ fn accepted(id: CallId) -> Completion {
 }
 
 #[test]
-fn no_stream_is_let_in_while_too_many_disconnects_wait() {
-    /// Disconnects that may wait where fewer streams than that are allowed.
+fn no_stream_is_accepted_while_too_many_disconnects_are_queued() {
+    /// Disconnects that may be queued if fewer streams than that are allowed.
     const WAITING_MAX: u128 = 1024;
     let settings = Settings { streams_max: 1, callback_concurrency: 2, ..Settings::default() };
     let mut gateway = Gateway::new(settings, Millis::ZERO, 0);
-    // The first disconnect is being made, the others wait for it.
+    // The first disconnect is in flight, the others are queued.
     let mut calls = Vec::new();
     for n in 0..=WAITING_MAX {
         let id = open_stream(&mut gateway, Uuid::from_u128(n));
@@ -122,7 +122,7 @@ fn no_stream_is_let_in_while_too_many_disconnects_wait() {
     open_stream(&mut gateway, Uuid::from_u128(WAITING_MAX + 1));
 }
 
-/// The status of the answer to a send of an event with so many bytes of data.
+/// The status of the answer to a send of an event with that many bytes of data.
 fn send(gateway: &mut Gateway, now: Millis, token: Uuid, bytes: usize) -> String {
     let body = format!(r#"{{"token":"{token}","event":{{"data":"{}"}}}}"#, "x".repeat(bytes));
     let length = body.len();
@@ -133,7 +133,7 @@ fn send(gateway: &mut Gateway, now: Millis, token: Uuid, bytes: usize) -> String
     status
 }
 
-/// A stream at `now` whose kernel has taken its head and refuses the first event, of 1,001 bytes with its frame.
+/// A stream at `now` whose kernel has accepted its head and refuses the first event, of 1,001 bytes with its frame.
 fn blocked_stream(gateway: &mut Gateway, now: Millis, is_window_closed: bool) -> (ConnId, Uuid) {
     let token = Uuid::from_u128(7);
     let id = open_stream(gateway, token);
@@ -145,7 +145,7 @@ fn blocked_stream(gateway: &mut Gateway, now: Millis, is_window_closed: bool) ->
     (id, token)
 }
 
-/// Whether further events of a kilobyte are taken until there are `kilobytes` of them.
+/// Whether further events of a kilobyte are accepted until there are `kilobytes` of them.
 fn takes(gateway: &mut Gateway, now: Millis, (id, token): (ConnId, Uuid), kilobytes: usize) -> bool {
     while gateway.unsent(id).len() <= kilobytes * 1000 {
         if send(gateway, now, token, 993) != "200" {
@@ -158,7 +158,7 @@ fn takes(gateway: &mut Gateway, now: Millis, (id, token): (ConnId, Uuid), kiloby
 }
 
 #[test]
-fn a_client_that_takes_something_in_every_second_may_be_owed_four_times_as_much() {
+fn a_client_that_reads_every_second_may_have_four_times_as_much_pending() {
     let at = Millis::from_millis;
     let settings = || Settings { pending_bytes_max: 10_000, ..Settings::default() };
 
@@ -167,20 +167,20 @@ fn a_client_that_takes_something_in_every_second_may_be_owed_four_times_as_much(
     let stream = blocked_stream(&mut gateway, at(0), true);
     assert!(!takes(&mut gateway, at(1), stream, 11));
 
-    // It reads, for a while.
+    // It reads for some time.
     let mut gateway = Gateway::new(settings(), at(0), 0);
     let stream = blocked_stream(&mut gateway, at(0), true);
     gateway.wrote(at(5_000), stream.0, 1);
     assert!(takes(&mut gateway, at(5_999), stream, 39));
     assert!(!takes(&mut gateway, at(6_000), stream, 40));
 
-    // There is a limit for it as well.
+    // It has a limit too.
     let mut gateway = Gateway::new(settings(), at(0), 0);
     let stream = blocked_stream(&mut gateway, at(0), true);
     gateway.wrote(at(5_000), stream.0, 1);
     assert!(!takes(&mut gateway, at(5_001), stream, 42));
 
-    // The network may be what is slow.
+    // The network may be slow.
     let mut gateway = Gateway::new(settings(), at(0), 0);
     let stream = blocked_stream(&mut gateway, at(0), false);
     assert!(takes(&mut gateway, at(999), stream, 39));
@@ -201,16 +201,16 @@ fn sample(gateway: &mut Gateway, now: Millis, name: &str) -> String {
 }
 
 #[test]
-fn a_connect_that_times_out_in_the_queue_is_told_from_one_that_was_made() {
+fn a_timeout_in_the_queue_is_distinguished_from_one_in_flight() {
     let at = Millis::from_millis;
     let settings = Settings { callback_concurrency: 2, ..Settings::default() };
     let (callback_timeout, queue) = (settings.callback_timeout, settings.connect_queue);
     let mut gateway = Gateway::new(settings, at(0), 0);
-    // One connect at a time: the other worker is kept for disconnects.
+    // One connect at a time: the other worker is reserved for disconnects.
     for n in 0..2 {
         request(&mut gateway, at(0), Uuid::from_u128(n), GET);
     }
-    // The worker says nothing, not even that it gave up.
+    // The worker reports nothing, not even a timeout.
     let late = at(0).after(callback_timeout * 2);
     gateway.expire(late);
     let timeouts = |gateway: &mut Gateway, now| {
@@ -223,7 +223,7 @@ fn a_connect_that_times_out_in_the_queue_is_told_from_one_that_was_made() {
     assert_eq!(timeouts(&mut gateway, later), ["1", "1"]);
 }
 
-/// All pages of the list of streams, each over a connection that takes the place of the last.
+/// All pages of the list of streams, each over a connection that replaces the last.
 fn pages(gateway: &mut Gateway) -> Vec<Value> {
     let mut pages: Vec<Value> = Vec::new();
     let mut query = String::new();
@@ -251,8 +251,8 @@ fn pages(gateway: &mut Gateway) -> Vec<Value> {
 }
 
 #[test]
-fn a_page_looks_at_so_many_slots_and_the_next_one_goes_on_behind_them() {
-    /// Most slots that one page looks at.
+fn a_page_scans_a_limited_number_of_slots_and_the_next_one_continues() {
+    /// The most slots that one page scans.
     const PAGE_SLOTS: u128 = 64 * 1024;
     let (first, last) = (Uuid::from_u128(u128::MAX), Uuid::from_u128(u128::MAX - 1));
     for (idle, expected) in [(PAGE_SLOTS - 3, 1), (PAGE_SLOTS - 2, 2), (PAGE_SLOTS - 1, 2)] {
@@ -261,7 +261,7 @@ fn a_page_looks_at_so_many_slots_and_the_next_one_goes_on_behind_them() {
         for n in 0..idle {
             connect(&mut gateway, Millis::ZERO, Uuid::from_u128(n));
         }
-        // With the one that lists them there are `idle + 3` connections.
+        // Together with the one that requests the list there are `idle + 3` connections.
         open_stream(&mut gateway, last);
         let pages = pages(&mut gateway);
         let entries = pages.iter().flat_map(|page| page["connections"].as_array().expect("an array"));
@@ -271,7 +271,7 @@ fn a_page_looks_at_so_many_slots_and_the_next_one_goes_on_behind_them() {
     }
 }
 
-/// More than one turn may deal with.
+/// More than the budget of one turn.
 const CROWD: u128 = 3000;
 
 /// A gateway with a crowd of idle connections.
@@ -284,7 +284,7 @@ fn crowded() -> Gateway {
     gateway
 }
 
-/// Connections that are closed at once after each call of `expire`, until nothing is due any more.
+/// Connections closed after each call of `expire`, until nothing is due.
 fn closed_per_turn(gateway: &mut Gateway, now: Millis) -> Vec<usize> {
     let mut turns = Vec::new();
     loop {
@@ -317,7 +317,7 @@ fn a_crowd_is_drained_over_several_turns() {
 }
 
 #[test]
-fn a_drain_leaves_an_answer_time_to_be_read() {
+fn a_drain_leaves_time_to_read_an_answer() {
     let mut gateway = Gateway::new(Settings::default(), Millis::ZERO, 0);
     let id = gateway.accept(Millis::ZERO, Listener::Public, Peer::Remote, Uuid::nil()).expect("a connection");
     gateway.receive(Millis::ZERO, id, b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");

@@ -44,7 +44,7 @@ fn listing(backend: &Backend) -> Gateway {
 }
 
 #[test]
-fn without_a_list_nothing_is_said() {
+fn without_a_list_there_are_no_cors_fields() {
     let backend = Backend::accepting();
     let gateway = Gateway::start(&backend);
     assert_not_allowed(&stream_head(&gateway, LISTED));
@@ -90,7 +90,7 @@ fn errors_of_streams_carry_it_as_well() {
 }
 
 #[test]
-fn a_star_allows_everybody_without_credentials() {
+fn a_star_allows_every_origin_without_credentials() {
     let backend = Backend::accepting();
     let gateway = Gateway::for_backend(&backend).set("CORS_ORIGINS", "*").start();
     for response in [stream_head(&gateway, LISTED), preflight(&gateway, "https://b.example")] {
@@ -114,7 +114,7 @@ fn preflights_are_answered_without_a_callback() {
 }
 
 #[test]
-fn a_preflight_is_allowed_the_headers_that_it_asks_for() {
+fn a_preflight_is_allowed_the_headers_that_it_requests() {
     let gateway = Gateway::builder().set("CORS_ORIGINS", LISTED).start();
     let allowed = |asked: &str| {
         let fields = format!("Access-Control-Request-Headers: {asked}\r\n");
@@ -124,7 +124,7 @@ fn a_preflight_is_allowed_the_headers_that_it_asks_for() {
     };
     assert_eq!(allowed("x-tenant,authorization"), "x-tenant, authorization");
     assert_eq!(allowed("x-a\r\nAccess-Control-Request-Headers: x-b"), "x-a, x-b");
-    // No names: what stands beside them is allowed.
+    // Invalid names are left out.
     assert_eq!(allowed("x(y), \"z\", x-a"), "x-a");
     assert_eq!(allowed("x y"), "Authorization, Cache-Control, Content-Type, Last-Event-ID");
     let denied = preflight_for(&gateway, "https://b.example", "Access-Control-Request-Headers: x-a\r\n");
@@ -168,7 +168,7 @@ fn the_error_of_a_body_that_is_cut_short_carries_it_as_well() {
 }
 
 #[test]
-fn options_that_asks_for_no_method_is_no_preflight() {
+fn options_without_a_requested_method_is_not_a_preflight() {
     let gateway = Gateway::builder().set("CORS_ORIGINS", LISTED).start();
     let response = gateway.request(with_origin(&get("/x").replacen("GET", "OPTIONS", 1), LISTED));
     assert_eq!(response.status, 204);

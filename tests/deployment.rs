@@ -1,4 +1,4 @@
-//! The deployment files, and what the README shows of them. That they work is tested by `make test-deploy`.
+//! The deployment files and their excerpts in the README. `make test-deploy` tests that they work.
 
 use ssegateway::config::{Config, DefaultValue, VARIABLES};
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +13,7 @@ const COMPOSE: &str = "compose.yaml";
 /// The default of `SHUTDOWN_TIMEOUT_SECONDS`.
 const DRAIN_SECONDS: u64 = 10;
 
-/// Variables of others, and what else is written like one.
+/// Variables of other programs, and other words in capitals.
 const NOT_OURS: [&str; 5] = ["AF_INET", "AF_INET6", "AF_UNIX", "GATEWAY_URL", "POD_IP"];
 
 fn read(name: &str) -> String {
@@ -63,7 +63,7 @@ fn documented(text: &str) -> impl Iterator<Item = (&str, &str)> {
 }
 
 #[test]
-fn the_documented_variables_are_those_that_exist_with_their_defaults() {
+fn every_variable_is_documented_with_its_default() {
     let section = |name: &str, heading: &str| {
         let text = read(name);
         let (_, section) = text.split_once(&format!("\n## {heading}\n")).expect(heading);
@@ -82,7 +82,7 @@ fn the_documented_variables_are_those_that_exist_with_their_defaults() {
     }
 }
 
-/// The number behind `name`, whatever stands between them.
+/// The first number after `name`.
 fn number(text: &str, name: &str) -> u64 {
     let (_, rest) = text.split_once(name).unwrap_or_else(|| panic!("no {name}"));
     let digits = rest.trim_start_matches(|c: char| !c.is_ascii_digit());
@@ -90,7 +90,7 @@ fn number(text: &str, name: &str) -> u64 {
 }
 
 #[test]
-fn probes_come_to_the_internal_port() {
+fn probes_use_the_internal_port() {
     let pod = read(KUBERNETES);
     let internal_port = number(&pod, "INTERNAL_PORT, value");
     let probes: Vec<u64> = pod.split("httpGet: ").skip(1).map(|probe| number(probe, "port: ")).collect();
@@ -98,12 +98,12 @@ fn probes_come_to_the_internal_port() {
 }
 
 #[test]
-fn nobody_is_killed_while_streams_end() {
+fn kill_timeouts_exceed_the_drain() {
     let unit = read(UNIT);
     assert!(number(&unit, "\nTimeoutStopSec=") > DRAIN_SECONDS && !unit.contains("Environment=SHUTDOWN"), "{unit}");
     assert!(number(&read(COMPOSE), "stop_grace_period: ") > DRAIN_SECONDS);
     let pod = read(KUBERNETES);
     let end = number(&pod, "SHUTDOWN_DELAY_SECONDS, value") + number(&pod, "SHUTDOWN_TIMEOUT_SECONDS, value");
-    // The application's own end comes behind it.
+    // The application ends after it.
     assert!(number(&pod, "\n      terminationGracePeriodSeconds: ") >= end + 10, "{end}");
 }

@@ -1,4 +1,4 @@
-//! Few descriptors, and standard ones that are closed: the gateway serves, or says in one line why it does not start.
+//! Few descriptors, and closed standard ones: the gateway serves, or reports in one line why it does not start.
 
 mod common;
 
@@ -6,10 +6,10 @@ use common::{Backend, Client, Gateway, OK, Stream, assert_json, get};
 use std::process::{Command, Stdio};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_ssegateway");
-/// What is said of any limit below the lowest one.
+/// The end of the message for any limit below the lowest one.
 const RAISE: &str = "raise it (ulimit -n, LimitNOFILE, --ulimit nofile)";
 
-/// Ends at once, with status 2 and this line.
+/// Asserts that it ends at once, with status 2 and this line.
 fn refuse(limit: u32, variables: &[(&str, &str)], line: &str) {
     for arguments in [&[][..], &["check"]] {
         let mut shell = Command::new("/bin/sh");
@@ -22,7 +22,7 @@ fn refuse(limit: u32, variables: &[(&str, &str)], line: &str) {
 }
 
 #[test]
-fn a_limit_that_is_too_low_is_refused_in_one_line() {
+fn a_limit_below_the_lowest_is_refused_in_one_line() {
     for limit in [8, 11, 20, 39] {
         refuse(limit, &[], &format!("the descriptor limit is {limit}, and at least 40 are needed: {RAISE}"));
     }
@@ -78,7 +78,7 @@ fn a_crowd_on_the_public_port_leaves_room_on_the_internal_one() {
 }
 
 #[test]
-fn closed_standard_descriptors_harm_nothing() {
+fn closed_standard_descriptors_do_no_harm() {
     for closed in ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"] {
         let backend = Backend::accepting();
         let mut gateway = Gateway::for_backend(&backend).shell(&format!("exec {closed}")).start();

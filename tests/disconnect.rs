@@ -1,16 +1,16 @@
-//! The disconnect callback: when, why, how often, and who waits for it (contract, section 6).
+//! The disconnect callback: its time, reason and number, and that nothing waits for it (contract, section 6).
 
 mod common;
 
 use common::{Answer, Backend, Call, Client, Gate, Gateway, Port, Stream, assert_json, get, post};
 use std::sync::{Arc, OnceLock};
 
-/// The disconnects that were made for a token.
+/// The disconnects made for a token.
 fn disconnects(backend: &Backend, token: &str) -> Vec<Call> {
     backend.history().into_iter().filter(|call| call.action() == "disconnect" && call.token() == token).collect()
 }
 
-/// A stream that opens and closes while others wait: when its disconnect is there, one that was due earlier is, too.
+/// Opens and closes a stream: once its disconnect has arrived, every disconnect that was due earlier has too.
 #[track_caller]
 fn barrier(gateway: &Gateway, backend: &Backend) {
     let (stream, token) = gateway.open_with(backend, "/barrier");
@@ -18,7 +18,7 @@ fn barrier(gateway: &Gateway, backend: &Backend) {
     backend.disconnect(&token);
 }
 
-/// A backend that holds the connect of `/held` until the gate opens and then answers with this.
+/// A backend that holds the connect of `/held` until the gate opens, and then gives this answer.
 fn holding(answer: Answer) -> (Backend, Gate) {
     let gate = Gate::new();
     let held = answer.after(&gate);
@@ -112,7 +112,7 @@ fn every_accepted_connect_gets_exactly_one() {
         open.push(stream);
         expected.push((token, "server_closed"));
     }
-    // What is left waiting in the kernel must have been seen before the drain ends those streams in its own name.
+    // The closes pending in the kernel must have been read before the drain ends those streams as `server_closed`.
     for (token, reason) in &expected {
         if *reason == "client_closed" {
             backend.disconnect(token);
@@ -162,7 +162,7 @@ fn an_early_leaver_whose_connect_is_rejected_gets_none() {
 }
 
 #[test]
-fn an_early_leaver_whose_connect_has_not_started_is_never_heard_of() {
+fn an_early_leaver_whose_connect_has_not_started_causes_no_callback() {
     let (backend, gate) = holding(Answer::ok());
     let mut gateway = Gateway::for_backend(&backend).set("CALLBACK_CONCURRENCY", 1).start();
     let held = Client::open(gateway.port, get("/held"));
@@ -170,7 +170,7 @@ fn an_early_leaver_whose_connect_has_not_started_is_never_heard_of() {
     let waiting = Client::open(gateway.port, get("/waiting"));
     gateway.client().assert_open();
     drop(waiting);
-    // The loop has seen the client go when it answers a later connection.
+    // The loop has seen the client leave once it answers a later connection.
     gateway.client().assert_open();
     gate.open();
     drop(Stream::accept(held));
@@ -187,7 +187,7 @@ fn an_early_leaver_keeps_its_token_until_the_answer() {
     let token = backend.connect("/held").token().to_owned();
     drop(client);
     barrier(&gateway, &backend);
-    // Whether the gateway has noticed or not, nobody gets a 500.
+    // Whether the gateway has noticed or not, the answer is not a 500.
     let status = gateway.event(&token, "x").status;
     assert!(matches!(status, 200 | 404), "{status}");
     gate.open();
@@ -196,7 +196,7 @@ fn an_early_leaver_keeps_its_token_until_the_answer() {
 }
 
 #[test]
-fn an_early_leaver_that_was_to_be_closed_gets_one() {
+fn an_early_leaver_with_a_buffered_close_gets_one() {
     let (backend, gate) = holding(Answer::json(r#"{"close":true}"#));
     let mut gateway = Gateway::start(&backend);
     let client = Client::open(gateway.port, get("/held"));
@@ -248,7 +248,7 @@ fn a_connect_that_was_never_written_gets_none() {
     let backend = Backend::on_port(port, |_| Answer::ok());
     barrier(&gateway, &backend);
     gateway.drain();
-    assert_eq!((backend.count("connect"), backend.count("disconnect")), (1, 1), "the barrier's alone");
+    assert_eq!((backend.count("connect"), backend.count("disconnect")), (1, 1), "only those of the barrier");
 }
 
 #[test]
@@ -268,7 +268,7 @@ fn answers_to_sends_never_wait_for_it() {
     gate.open();
 }
 
-/// A backend that serves one request at a time and calls the gateway while it does.
+/// A backend that serves one request at a time and calls the gateway meanwhile.
 #[test]
 fn a_single_threaded_backend_may_send_and_close_from_inside_its_callbacks() {
     const STREAMS: usize = 8;
@@ -276,7 +276,7 @@ fn a_single_threaded_backend_may_send_and_close_from_inside_its_callbacks() {
     let known = port.clone();
     let previous: std::sync::Mutex<Option<String>> = std::sync::Mutex::default();
     let backend = Backend::single_threaded(move |call| {
-        let port = *known.get().expect("the gateway runs by now");
+        let port = *known.get().expect("the gateway is running");
         let send = |body: String| Client::open(port, post("/internal/send", &body)).response();
         let token = call.token();
         if call.action() == "connect" {
@@ -345,7 +345,7 @@ fn no_more_callbacks_are_in_flight_than_allowed() {
     let gateway = Gateway::for_backend(&backend).set("CALLBACK_CONCURRENCY", 3).start();
     let clients: Vec<Client> = (0..12).map(|n| Client::open(gateway.port, get(&format!("/{n}")))).collect();
     backend.take("a connect", |_| true);
-    // The probe is answered by the loop that has seen all twelve.
+    // By the time the probe is answered, the loop has seen all twelve.
     assert_eq!(gateway.get("/healthz").status, 200);
     let in_flight = backend.count("connect");
     assert!(in_flight <= 3, "{in_flight}");
@@ -377,7 +377,7 @@ fn a_failed_disconnect_is_logged_and_not_retried() {
 }
 
 #[test]
-fn a_disconnect_that_hangs_is_given_up() {
+fn a_disconnect_that_hangs_times_out() {
     let backend = Backend::new(|call| if call.action() == "disconnect" { Answer::silence() } else { Answer::ok() });
     let mut gateway = Gateway::for_backend(&backend).set("CALLBACK_TIMEOUT_SECONDS", 1).start();
     let (stream, token) = gateway.open_with(&backend, "/x");
@@ -389,7 +389,7 @@ fn a_disconnect_that_hangs_is_given_up() {
 }
 
 #[test]
-fn what_its_answer_asks_for_is_logged_and_ignored() {
+fn commands_in_its_answer_are_logged_and_ignored() {
     for body in [r#"{"event":{"data":"x"}}"#, r#"{"close":true}"#] {
         let answer = Answer::json(body);
         let backend =

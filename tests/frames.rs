@@ -71,7 +71,7 @@ fn data_cannot_inject_fields() {
 }
 
 #[test]
-fn blanks_colons_and_strange_characters_pass_unchanged() {
+fn spaces_colons_and_unusual_characters_pass_unchanged() {
     assert_frames(&[
         (json!({"data": " lead and trail "}), "data:  lead and trail \n\n"),
         (json!({"data": ": comment"}), "data: : comment\n\n"),
@@ -143,7 +143,7 @@ fn injected_fields_stay_data() {
     );
 }
 
-/// Every text of up to `length` letters from an alphabet of troublemakers.
+/// Every string of up to `length` characters from an alphabet of troublesome ones.
 fn awkward_texts(length: usize) -> Vec<String> {
     let alphabet = ["", "a", " ", ":", "\r", "\n", "\0", "\u{feff}", "id: 9"];
     let mut texts = vec![String::new()];
@@ -199,7 +199,7 @@ fn the_decoder_reads_the_examples_of_the_standard() {
 }
 
 #[test]
-fn the_decoder_keeps_rules_that_are_easily_missed() {
+fn the_decoder_follows_rules_that_are_easily_missed() {
     assert_eq!(
         decode("\u{feff}data: a\r\rdata: b\r\n\r\n"),
         [message("message", "a", ""), message("message", "b", "")]
@@ -210,7 +210,7 @@ fn the_decoder_keeps_rules_that_are_easily_missed() {
 }
 
 #[test]
-fn the_decoder_takes_retry_in_digits_only() {
+fn the_decoder_accepts_retry_in_digits_only() {
     let mut decoder = Decoder::default();
     for (line, expected) in
         [("retry: 10\n", 10), ("retry: +1\n", 10), ("retry:\n", 10), ("retry: 1.5\n", 10), ("retry:7\n", 7)]
@@ -221,7 +221,7 @@ fn the_decoder_takes_retry_in_digits_only() {
 }
 
 #[test]
-fn a_cut_frame_is_told_from_a_whole_one() {
+fn a_cut_frame_is_distinguished_from_a_whole_one() {
     let mut decoder = Decoder::default();
     assert!(decoder.is_between_frames());
     for (piece, between) in

@@ -24,7 +24,7 @@ fn the_default_address_is_reached_as_well() {
 }
 
 #[test]
-fn ready_asks_readyz() {
+fn ready_requests_readyz() {
     let bare = Gateway::builder().start();
     assert_eq!(healthcheck(&["--ready"], bare.port), Some(1), "no callback URL");
     let backend = Backend::accepting();
@@ -33,7 +33,7 @@ fn ready_asks_readyz() {
 }
 
 #[test]
-fn the_internal_port_is_asked_where_there_is_one() {
+fn the_internal_port_is_used_if_set() {
     let backend = Backend::accepting();
     let gateway = Gateway::for_backend(&backend).internal_port().start();
     let closed = Port::reserve();
@@ -50,12 +50,12 @@ fn the_internal_port_is_asked_where_there_is_one() {
 }
 
 #[test]
-fn nobody_listening_is_unhealthy() {
+fn no_listener_is_unhealthy() {
     assert_eq!(healthcheck(&[], Port::reserve().number), Some(1));
 }
 
 #[test]
-fn something_else_or_silence_is_unhealthy() {
+fn another_server_or_silence_is_unhealthy() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("its address").port();
     let silent = std::thread::spawn(move || {
@@ -65,7 +65,7 @@ fn something_else_or_silence_is_unhealthy() {
         drop((socket, other));
     });
     let output = run(&["healthcheck"], &[("PORT", &port.to_string()), ("LISTEN_ADDRESS", "127.0.0.1")]);
-    // The first connection is held open and silent until the second one comes.
+    // The first connection is held open and silent until the second one arrives.
     assert_eq!(output.code, Some(1), "{output:?}");
     assert_eq!(healthcheck(&[], port), Some(1));
     silent.join().expect("the listener");

@@ -129,7 +129,7 @@ fn another_version_is_not_supported() {
 }
 
 #[test]
-fn nothing_is_served_behind_a_refusal() {
+fn nothing_is_served_after_a_refusal() {
     let backend = Backend::accepting();
     let gateway = Gateway::start(&backend);
     let request = format!("GET /x HTTP/1.1\r\n\r\n{}{}", get("/healthz"), get("/x"));
@@ -195,7 +195,7 @@ fn internal_paths_have_their_own_methods() {
 }
 
 #[test]
-fn options_says_what_is_allowed() {
+fn options_lists_the_allowed_methods() {
     let backend = Backend::accepting();
     let gateway = Gateway::start(&backend);
     for (target, allow) in [

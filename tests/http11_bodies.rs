@@ -1,4 +1,4 @@
-//! HTTP/1.1: where a request's body begins and ends (contract, section 8; RFC 9112 sections 6 and 7).
+//! HTTP/1.1: framing of request bodies (contract, section 8; RFC 9112 sections 6 and 7).
 
 mod common;
 
@@ -6,7 +6,7 @@ use common::{Backend, Client, Gateway, Stream, assert_error, assert_json, get, s
 
 const NOT_FOUND: &str = r#"{"error":"Token not found"}"#;
 
-/// A send whose head has these framing fields and what follows it.
+/// A send with these framing fields and this body.
 fn send_framed(fields: &str, rest: &str) -> String {
     format!("POST /internal/send HTTP/1.1\r\nHost: h\r\n{fields}\r\n{rest}")
 }
@@ -26,7 +26,7 @@ fn assert_refused(statuses: &[u16], requests: &[String]) {
 }
 
 #[test]
-fn a_length_beside_a_coding_is_refused() {
+fn a_length_with_a_coding_is_refused() {
     let body = "2\r\n{}\r\n0\r\n\r\n";
     let refused =
         ["Content-Length: 2\r\nTransfer-Encoding: chunked\r\n", "Transfer-Encoding: chunked\r\nContent-Length: 12\r\n"];
@@ -34,7 +34,7 @@ fn a_length_beside_a_coding_is_refused() {
 }
 
 #[test]
-fn lengths_that_are_no_single_number_are_refused() {
+fn lengths_that_are_not_a_single_number_are_refused() {
     let values =
         ["+2", "-2", "", " ", "0x2", "2.0", "2 2", "two", "2;", "18446744073709551616", "99999999999999999999999999"];
     for value in values {
@@ -250,12 +250,12 @@ fn a_chunk_that_cannot_fit_is_refused_before_it_is_read() {
 }
 
 #[test]
-fn a_refusal_is_readable_though_the_client_is_still_sending() {
+fn a_refusal_is_readable_while_the_client_is_still_sending() {
     let gateway = Gateway::builder().set("MAX_BODY_BYTES", 1000).start();
     for _ in 0..10 {
         let mut client = gateway.client();
         client.send(send_framed("Content-Length: 60000\r\n", ""));
-        // The gateway may be through with this client at any point of its body.
+        // The gateway may close at any point of the body.
         for _ in 0..60 {
             client.send([b'x'; 1000]);
         }
@@ -282,7 +282,7 @@ fn the_body_of_a_get_has_the_same_limit() {
     assert_error(&client.response(), 413);
     client.assert_closed();
     assert_eq!(backend.history().len(), 0, "no callback was made");
-    // The error that the head has decided on stays.
+    // The error decided by the head takes precedence.
     assert_error(&gateway.request(framed("/internal/nothing", "Content-Length: 1001")), 404);
     let mut stream =
         Stream::accept(Client::open(gateway.port, framed("/x", "Content-Length: 1000") + &"x".repeat(1000)));
@@ -292,7 +292,7 @@ fn the_body_of_a_get_has_the_same_limit() {
 }
 
 #[test]
-fn a_chunked_body_behind_a_stream_has_the_same_limit() {
+fn a_chunked_body_of_a_streams_get_has_the_same_limit() {
     let backend = Backend::accepting();
     let gateway = Gateway::for_backend(&backend).set("MAX_BODY_BYTES", 50_000).start();
     let head = get("/x").replacen("\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n", 1);
@@ -301,14 +301,14 @@ fn a_chunked_body_behind_a_stream_has_the_same_limit() {
     stream.client.send(format!("c000\r\n{}\r\n0\r\n\r\n", "x".repeat(0xc000)));
     assert_eq!(gateway.event(&token, "fine").status, 200);
     assert_eq!(stream.frame(), "data: fine\n\n");
-    // The gateway may be through with it before all is written.
+    // The gateway may close before all is written.
     let _ = stream.client.try_send("x".repeat(20_000));
     assert_eq!(backend.disconnect(&token).detail(), Some("excess_input"));
 }
 
 /// As most clients do, these two write the whole request before they read.
 #[test]
-fn a_refusal_is_readable_however_much_comes_behind_it() {
+fn a_refusal_is_readable_however_much_input_follows() {
     let gateway = Gateway::builder().start();
     let body = vec![b'x'; 10_000_000];
     for head in [
@@ -324,7 +324,7 @@ fn a_refusal_is_readable_however_much_comes_behind_it() {
 }
 
 #[test]
-fn a_chunked_body_that_means_nothing_has_the_same_limit() {
+fn an_ignored_chunked_body_has_the_same_limit() {
     let gateway = Gateway::builder().set("MAX_BODY_BYTES", 1000).start();
     let chunk = |size: usize| format!("{size:x}\r\n{}\r\n", " ".repeat(size));
     let head = get("/internal/nothing").replacen("\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n", 1);

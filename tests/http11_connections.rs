@@ -1,5 +1,5 @@
-//! HTTP/1.1: what a connection carries, one request after another, in pieces of any size, and for how long
-//! (contract, section 8).
+//! HTTP/1.1: connections with sequential and pipelined requests, in pieces of any size, and their timeouts (contract,
+//! section 8).
 
 mod common;
 
@@ -21,7 +21,7 @@ fn connections_are_kept_alive() {
 }
 
 #[test]
-fn the_first_answer_of_a_kept_connection_says_for_how_long_it_is_kept() {
+fn the_first_answer_of_a_kept_alive_connection_announces_its_timeout() {
     let backend = Backend::accepting();
     let gateway = Gateway::for_backend(&backend).set("KEEPALIVE_TIMEOUT_SECONDS", 42).start();
     let (_stream, token) = gateway.open_with(&backend, "/x");
@@ -51,7 +51,7 @@ fn connection_close_closes() {
 }
 
 #[test]
-fn a_delivered_send_says_that_it_is_the_last() {
+fn a_delivered_send_announces_that_it_is_the_last() {
     let backend = Backend::accepting();
     let gateway = Gateway::start(&backend);
     let (_stream, token) = gateway.open_with(&backend, "/x");
@@ -117,7 +117,7 @@ fn pipelined_requests_are_answered_after_the_client_has_finished_sending() {
 }
 
 #[test]
-fn a_request_that_is_cut_off_gets_no_answer_but_a_close() {
+fn an_incomplete_request_gets_no_answer_but_a_close() {
     let gateway = Gateway::builder().start();
     for cut in [
         "",
@@ -137,7 +137,7 @@ fn assert_splits(request: &str, expected: (u16, &str)) {
     let request = request.as_bytes();
     let gateway = Gateway::builder().start();
     let mut clients: Vec<Client> = (0..request.len()).map(|at| Client::open(gateway.port, &request[..at])).collect();
-    // The loop has read every first piece when it answers a later connection.
+    // The loop has read every first piece once it answers a later connection.
     assert_eq!(gateway.get("/healthz").status, 200);
     for (at, client) in clients.iter_mut().enumerate() {
         client.send(&request[at..]);
@@ -220,7 +220,7 @@ fn a_request_that_takes_too_long_ends_with_408_or_a_close() {
         "POST /internal/send HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n{",
     ];
     let mut clients: Vec<Client> = starts.iter().map(|start| Client::open(gateway.port, start)).collect();
-    // On a kept connection the time runs from the first byte of the request.
+    // On a kept-alive connection the time runs from the first byte of the request.
     let mut kept = gateway.client();
     kept.assert_open();
     let start = Instant::now();
@@ -239,9 +239,9 @@ fn the_time_for_a_request_is_absolute() {
     let gateway = Gateway::builder().set("REQUEST_TIMEOUT_SECONDS", 1).start();
     let mut client = Client::open(gateway.port, "GET /x HTTP/1.1\r\nHost: h\r\nX: ");
     let start = Instant::now();
-    // A byte now and then does not buy more time.
+    // An occasional byte does not extend the time.
     while client.try_send("x").is_ok() {
-        assert!(start.elapsed() < Duration::from_secs(5), "a slow head goes on for ever");
+        assert!(start.elapsed() < Duration::from_secs(5), "a slow head continues forever");
         std::thread::sleep(Duration::from_millis(100));
     }
     let answer = client.rest_or_reset();
@@ -254,7 +254,7 @@ fn neither_time_applies_to_a_stream() {
     let builder = Gateway::for_backend(&backend).set("REQUEST_TIMEOUT_SECONDS", 1).set("KEEPALIVE_TIMEOUT_SECONDS", 1);
     let gateway = builder.start();
     let (mut stream, token) = gateway.open_with(&backend, "/x");
-    // This connection lives exactly as long as the stream must at least.
+    // This connection lives exactly the minimum time of the stream.
     gateway.client().assert_closed();
     let mut idle = gateway.client();
     idle.assert_open();
@@ -291,7 +291,7 @@ fn the_default_limit_of_a_head_is_16_kib() {
 }
 
 #[test]
-fn a_refusal_is_readable_though_far_more_than_a_head_came() {
+fn a_refusal_is_readable_after_far_more_than_a_head() {
     let gateway = Gateway::builder().set("MAX_HEADER_BYTES", 128 * 1024).start();
     for start in ["GET /", "GET / HTTP/1.1\r\nHost: h\r\nX: "] {
         let mut client = Client::open(gateway.port, start.to_owned() + &"x".repeat(3_000_000));

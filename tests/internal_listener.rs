@@ -1,4 +1,4 @@
-//! Who may send: the second listener and the token (contract, section 2).
+//! Access to sends: the second listener and the token (contract, section 2).
 
 mod common;
 
@@ -77,7 +77,7 @@ fn sends_need_the_token() {
             "Authorization: Bearer opensesam",
             "Authorization: Bearer opensesamee",
             "Authorization: Bearer Opensesame",
-            // Two characters changed places.
+            // Two characters swapped.
             "Authorization: Bearer poensesame",
             "Authorization: Basic opensesame",
             "Authorization: opensesame",
@@ -107,7 +107,7 @@ fn streams_and_probes_need_no_token() {
 #[test]
 fn checks_come_in_their_order() {
     let gateway = Gateway::builder().set("INTERNAL_TOKEN", "t").set("MAX_BODY_BYTES", 10).start();
-    // Each has everything wrong that is checked later as well.
+    // Each also has every fault that is checked later.
     let fields =
         ["Content-Encoding: gzip", "Expect: nonsense", "Authorization: Bearer wrong", "Origin: https://a.example"];
     let length = "Content-Length: 11";

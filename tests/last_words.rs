@@ -1,7 +1,7 @@
-//! A process that aborts leaves its message on stderr, and the lines that it had logged before.
+//! A process that aborts leaves its message on stderr, after the lines logged before it.
 //!
-//! The gateway itself is made to run out of memory. Its other ways to die are not to be had from outside, so for them
-//! this file's own binary logs as the gateway does, and dies.
+//! The gateway itself is made to run out of memory. Other aborts cannot be caused from outside, so for them this file's
+//! own binary logs like the gateway and aborts.
 
 mod common;
 
@@ -11,13 +11,13 @@ use std::io::{PipeWriter, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-/// Names the death that a child of a test is to die.
+/// Selects how a child of a test aborts.
 const DEATH: &str = "DEATH";
 
-/// Lines that the child logs just before: few enough that none is written yet, and more than one write takes.
+/// Lines logged just before: few enough that none is written yet, but too many for one write.
 const LINES: usize = 100;
 
-/// Does nothing but in a child of one of the tests below.
+/// Only active in a child of one of the tests below.
 #[test]
 fn child() {
     let Ok(death) = std::env::var(DEATH) else { return };
@@ -32,7 +32,7 @@ fn child() {
         }
         #[cfg(target_env = "gnu")]
         "libc" => sys::fail_stack_check(),
-        // What follows the panic's hook in the release build (panic=abort).
+        // The release build aborts after the panic hook (panic=abort).
         "panic" => drop(std::panic::catch_unwind(|| panic!("the panic's message"))),
         other => unreachable!("{other}"),
     }
@@ -66,10 +66,10 @@ fn assert_last_words(death: &str, words: &[&str]) {
     let mut text = String::new();
     child.stderr.take().expect("piped").read_to_string(&mut text).expect("text");
     let status = end(child);
-    // The runtime writes its message piece by piece: lines that are just being written come between.
+    // The runtime writes its message piece by piece: log lines may be interleaved.
     let rest = words.iter().try_fold(text.as_str(), |rest, word| rest.split_once(word).map(|(_, rest)| rest));
     assert!(rest.is_some(), "no {words:?} in: {text}");
-    // With the large registers of some processors, abort's handler finds no room on the stack of the overflow's.
+    // With the large registers of some processors, abort's handler does not fit on the overflow handler's stack.
     if death == "stack" && status.signal() == Some(libc::SIGSEGV) {
         return;
     }
@@ -99,7 +99,7 @@ fn a_panic_is_reported() {
     assert_last_words("panic", &["the panic's message"]);
 }
 
-/// A pipe that nobody reads, as full as can be.
+/// A full pipe that is not read.
 fn full_pipe() -> (std::io::PipeReader, PipeWriter) {
     /// The capacity of a pipe (pipe(7)).
     const PIPE_BYTES: usize = 64 * 1024;
@@ -109,7 +109,7 @@ fn full_pipe() -> (std::io::PipeReader, PipeWriter) {
 }
 
 #[test]
-fn a_panic_behind_a_full_pipe_ends_the_process() {
+fn a_panic_with_a_full_pipe_ends_the_process() {
     let (reader, writer) = full_pipe();
     let status = end(spawn("panic", writer.into()));
     assert_eq!(status.signal(), Some(libc::SIGABRT), "{status}");
@@ -117,8 +117,8 @@ fn a_panic_behind_a_full_pipe_ends_the_process() {
 }
 
 #[test]
-fn a_gateway_without_memory_says_so() {
-    /// Room for the streams of a small gateway, and for an eighth of the body.
+fn a_gateway_out_of_memory_reports_it() {
+    /// Enough for the streams of a small gateway and an eighth of the body.
     const ROOM_BYTES: u64 = 20 * 1024 * 1024;
     const BODY_BYTES: usize = 200 * 1024 * 1024;
     let mut gateway = Gateway::builder().set("MAX_BODY_BYTES", 1024 * 1024 * 1024).start();
@@ -127,7 +127,7 @@ fn a_gateway_without_memory_says_so() {
     client.send(format!("POST /internal/send HTTP/1.1\r\nHost: h\r\nContent-Length: {BODY_BYTES}\r\n\r\n"));
     let piece = vec![b'x'; 1024 * 1024];
     let sent = (0..BODY_BYTES / piece.len()).take_while(|_| client.try_send(&piece).is_ok()).count();
-    assert!(sent < BODY_BYTES / piece.len(), "all of the body was taken");
+    assert!(sent < BODY_BYTES / piece.len(), "the whole body was accepted");
     assert_eq!(gateway.exit_code(), None, "killed by a signal");
     gateway.log_line(&["memory allocation of ", " bytes failed"]);
     gateway.log_line(&["INFO", "started"]);

@@ -1,4 +1,4 @@
-//! What one client, one stream or all of them together may take (contract, sections 2 and 4).
+//! Limits per client, per stream and in total (contract, sections 2 and 4).
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 const TOO_MANY: &str = r#"{"error":"Too many streams"}"#;
 const WRITE_FAILED: &str = r#"{"error":"Write failed: connection closed"}"#;
 
-/// More than the kernel's buffers of both ends hold, in events of 64 KiB.
+/// More than the kernel's buffers on both ends can hold, in events of 64 KiB.
 const FLOOD_EVENTS: usize = 320;
 
 #[track_caller]
@@ -20,7 +20,7 @@ fn assert_too_many(gateway: &Gateway) {
 }
 
 #[test]
-fn one_stream_too_many_is_turned_away() {
+fn a_stream_over_the_limit_is_refused() {
     let backend = Backend::accepting();
     let gateway = Gateway::for_backend(&backend).set("MAX_STREAMS", 2).start();
     let (mut one, first) = gateway.open_with(&backend, "/one");
@@ -33,7 +33,7 @@ fn one_stream_too_many_is_turned_away() {
     backend.disconnect(&second);
     let (_three, _) = gateway.open_with(&backend, "/three");
     assert_too_many(&gateway);
-    assert_eq!(backend.count("connect"), 3, "no callback for those turned away");
+    assert_eq!(backend.count("connect"), 3, "no callback for refused ones");
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn streams_still_connecting_count() {
     assert_json(&gateway.event(&token, "x"), 200, BUFFERED);
     gate.open();
     assert_eq!(first.response().status, 403);
-    assert_eq!(gateway.get("/second").status, 403, "the place is free again");
+    assert_eq!(gateway.get("/second").status, 403, "the slot is free again");
 }
 
 /// Opens streams `/0`, `/1` and so on, until there are too many.
@@ -81,7 +81,7 @@ fn descriptors_are_kept_for_callbacks_sends_and_probes() {
 }
 
 #[test]
-fn few_descriptors_and_an_internal_port_leave_room_to_say_that_there_are_too_many() {
+fn few_descriptors_with_an_internal_port_leave_room_to_refuse_streams() {
     let backend = Backend::accepting();
     for descriptors in ["-n 64", "-n 128"] {
         let gateway = Gateway::for_backend(&backend).internal_port().ulimit(descriptors).start();
@@ -101,7 +101,7 @@ fn the_soft_descriptor_limit_is_raised_to_the_hard_one() {
     assert_ne!(words[3], "64");
 }
 
-/// Sends without anybody reading until the gateway refuses; how often it did not.
+/// Sends to a client that does not read until the gateway refuses; returns the number accepted.
 fn flood(gateway: &Gateway, token: &str) -> usize {
     let data = "x".repeat(64 * 1024);
     let mut sender = gateway.client();
@@ -117,13 +117,13 @@ fn flood(gateway: &Gateway, token: &str) -> usize {
 }
 
 #[test]
-fn a_slow_consumer_is_dropped_and_nobody_else_notices() {
+fn a_slow_consumer_is_dropped_and_others_are_unaffected() {
     let backend = Backend::accepting();
     let gateway = Gateway::for_backend(&backend).set("MAX_PENDING_BYTES", 128 * 1024).start();
     let (slow, token) = gateway.open_with(&backend, "/slow");
     let (mut healthy, other) = gateway.open_with(&backend, "/healthy");
     let sent = flood(&gateway, &token);
-    assert!(sent < FLOOD_EVENTS, "nobody was dropped");
+    assert!(sent < FLOOD_EVENTS, "it was not dropped");
     assert_json(&gateway.event(&token, "x"), 404, r#"{"error":"Token not found"}"#);
     let call = backend.disconnect(&token);
     assert_eq!((call.reason(), call.detail()), ("error", Some("slow_consumer")));
@@ -132,18 +132,18 @@ fn a_slow_consumer_is_dropped_and_nobody_else_notices() {
     assert_eq!(healthy.event(), "data: fine\n\n");
 }
 
-/// What the list of streams says of the only one.
+/// `pending_bytes` of the only stream in the list.
 fn pending_bytes(gateway: &Gateway) -> usize {
     let list: serde_json::Value = serde_json::from_str(gateway.get("/internal/connections").text()).expect("JSON");
     list["connections"][0]["pending_bytes"].as_u64().expect("a number") as usize
 }
 
 #[test]
-fn a_client_that_reads_nothing_is_owed_little_more_than_its_limit_and_all_of_it_is_shown() {
+fn the_pending_bytes_of_a_client_that_does_not_read_stay_near_the_limit_and_are_shown() {
     const LIMIT: usize = 64 * 1024;
-    /// What the kernels of both ends may hold.
+    /// The most that the kernels on both ends may hold.
     const KERNELS: usize = 256 * 1024;
-    /// Of that, what the client's own kernel has acknowledged.
+    /// The part of it that the client's kernel has acknowledged.
     const ACKNOWLEDGED: usize = 128 * 1024;
     let backend = Backend::accepting();
     let gateway = Gateway::for_backend(&backend).set("MAX_PENDING_BYTES", LIMIT).start();
@@ -159,12 +159,12 @@ fn a_client_that_reads_nothing_is_owed_little_more_than_its_limit_and_all_of_it_
         assert!(accepted <= LIMIT + KERNELS, "{accepted} bytes, {shown} of them shown");
         assert!(accepted <= shown + ACKNOWLEDGED, "{shown} bytes shown of {accepted}");
     }
-    assert!(shown >= LIMIT, "cut with {shown} bytes owed");
+    assert!(shown >= LIMIT, "cut with {shown} bytes pending");
     assert_eq!(backend.disconnect(&token).detail(), Some("slow_consumer"));
 }
 
 #[test]
-fn one_event_may_be_larger_than_what_may_pile_up() {
+fn one_event_may_exceed_the_limit() {
     let backend = Backend::accepting();
     let gateway = Gateway::for_backend(&backend).set("MAX_PENDING_BYTES", 1024).start();
     let (mut stream, token) = gateway.open_with(&backend, "/x");
@@ -176,7 +176,7 @@ fn one_event_may_be_larger_than_what_may_pile_up() {
 }
 
 #[test]
-fn what_is_buffered_during_a_connect_is_limited_as_well() {
+fn events_buffered_during_a_connect_are_limited() {
     let gate = Gate::new();
     let backend = Backend::connecting(Answer::ok().after(&gate));
     let mut gateway = Gateway::for_backend(&backend).set("MAX_PENDING_BYTES", 128 * 1024).start();
@@ -193,7 +193,7 @@ fn what_is_buffered_during_a_connect_is_limited_as_well() {
 }
 
 #[test]
-fn a_reader_without_progress_is_given_up() {
+fn a_reader_without_progress_is_dropped() {
     let backend = Backend::accepting();
     // Long enough for the flood itself on a machine with other work.
     let builder = Gateway::for_backend(&backend).set("CLIENT_TIMEOUT_SECONDS", 2);
@@ -213,7 +213,7 @@ fn a_reader_without_progress_is_given_up() {
 }
 
 #[test]
-fn a_reader_without_progress_is_given_up_after_the_end_of_its_stream_as_well() {
+fn a_reader_without_progress_is_dropped_after_the_end_of_its_stream() {
     let backend = Backend::accepting();
     // Long enough for the flood itself on a machine with other work.
     let builder = Gateway::for_backend(&backend).set("CLIENT_TIMEOUT_SECONDS", 2);
@@ -242,7 +242,7 @@ fn a_slow_reader_that_makes_progress_gets_everything() {
 }
 
 #[test]
-fn descriptors_are_given_back() {
+fn descriptors_are_released() {
     let backend = Backend::accepting();
     let gateway = Gateway::start(&backend);
     let (stream, token) = gateway.open_with(&backend, "/warm-up");
@@ -255,6 +255,6 @@ fn descriptors_are_given_back() {
         drop(stream);
         backend.disconnect(&token);
     }
-    // Callback connections stay for a while; there is one for each disconnect that was in flight at once.
+    // Callback connections stay open for some time; there is one for each disconnect that was in flight at once.
     eventually("the sockets are closed", || gateway.descriptors() < before + 25);
 }

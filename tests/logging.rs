@@ -1,4 +1,4 @@
-//! The log: what it says, what it never says, and that nobody who reads it can harm the gateway.
+//! The log: its content, the secrets kept out of it, and that its reader cannot harm the gateway.
 
 mod common;
 
@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 /// The capacity of a pipe (pipe(7)).
 const PIPE_BYTES: usize = 64 * 1024;
 
-/// A stream opens, gets an event, and is left.
+/// A stream opens, gets an event, and its client leaves.
 fn live(backend: &Backend, gateway: &Gateway) -> String {
     let (mut stream, token) = gateway.open_with(backend, "/live?q=1");
     assert_eq!(gateway.event(&token, "the-event").status, 200);
@@ -31,7 +31,7 @@ fn lifecycles_are_logged_with_their_token() {
         assert!(time.len() >= 20 && time.starts_with("20") && time.contains('T') && time.ends_with('Z'), "{line}");
     }
     gateway.drain();
-    assert!(!gateway.log().contains("the-event"), "what is sent is not logged at info");
+    assert!(!gateway.log().contains("the-event"), "events are not logged at info");
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn the_level_decides_what_is_logged() {
 }
 
 #[test]
-fn json_is_one_object_a_line_with_stable_keys() {
+fn json_is_one_object_per_line_with_stable_keys() {
     let backend = Backend::accepting();
     let mut gateway = Gateway::for_backend(&backend).set("LOG_FORMAT", "json").start();
     let token = live(&backend, &gateway);
@@ -159,13 +159,13 @@ fn what_a_client_sends_cannot_forge_a_line() {
     assert!(!gateway.log().lines().any(|line| line.starts_with("2026-01-01T00:00:00Z")), "{}", gateway.log());
 }
 
-/// The gateway serves and ends as ever though its log goes nowhere.
+/// Asserts that the gateway serves and drains normally without a working log.
 fn assert_unharmed(builder: common::Builder, backend: &Backend) {
     let mut gateway = builder.set("LOG_LEVEL", "trace").start();
     for _ in 0..50 {
         live(backend, &gateway);
     }
-    // As long a line as there can be, many times: more than any pipe holds.
+    // The longest possible line, many times: more than any pipe can hold.
     let long = get(&format!("/{}", "x".repeat(15_000)));
     let streams: Vec<Stream> = (0..20).map(|_| Stream::accept(Client::open(gateway.port, &long))).collect();
     drop(streams);
@@ -193,7 +193,7 @@ fn a_full_pipe_does_no_harm() {
 #[test]
 fn a_full_disk_does_no_harm() {
     let backend = Backend::accepting();
-    let full = std::fs::File::options().write(true).open("/dev/full").expect("a disk that is full");
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("a full disk");
     assert_unharmed(Gateway::for_backend(&backend).stderr(OwnedFd::from(full).into()), &backend);
 }
 
@@ -204,7 +204,7 @@ fn a_closed_stderr_does_no_harm() {
 }
 
 #[test]
-fn a_reader_that_goes_away_later_does_no_harm() {
+fn a_reader_that_closes_later_does_no_harm() {
     let backend = Backend::accepting();
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let mut gateway = Gateway::for_backend(&backend).stderr(writer).start();

@@ -1,4 +1,4 @@
-//! `GET /internal/metrics`: what is counted, as a scraper reads it (contract, section 9).
+//! `GET /internal/metrics`: the counters, as a scraper reads them (contract, section 9).
 
 mod common;
 
@@ -8,7 +8,7 @@ use common::{
 use serde_json::Value;
 use std::collections::HashMap;
 
-/// One scrape: every sample by its name and labels, as they stand in the text.
+/// One scrape: every sample by its name and labels, verbatim.
 fn scrape(gateway: &Gateway) -> HashMap<String, f64> {
     let response = Client::open(gateway.internal_port(), get("/internal/metrics")).response();
     assert_eq!(response.status, 200, "{response:?}");
@@ -42,7 +42,7 @@ fn await_sample(gateway: &Gateway, name: &str, value: f64) -> HashMap<String, f6
 }
 
 #[test]
-fn the_answer_is_the_text_format_and_the_last_one() {
+fn the_answer_is_in_the_text_format_and_the_last_one() {
     let gateway = Gateway::builder().start();
     let response = gateway.request(get("/internal/metrics") + &get("/healthz"));
     assert_eq!(response.status, 200);
@@ -97,7 +97,7 @@ fn a_streams_life_is_counted() {
 }
 
 #[test]
-fn what_waits_for_the_backend_is_shown() {
+fn queued_callbacks_are_shown() {
     const WAITING: &str = r#"ssegateway_callbacks_waiting{action="connect"}"#;
     let gate = Gate::new();
     let backend = Backend::connecting(Answer::ok().after(&gate));
@@ -127,7 +127,7 @@ fn what_waits_for_the_backend_is_shown() {
 }
 
 #[test]
-fn every_end_that_a_stream_can_have_is_there_from_the_start_and_no_other() {
+fn every_possible_end_of_a_stream_has_a_sample_from_the_start() {
     let gateway = Gateway::builder().start();
     let samples = scrape(&gateway);
     let prefix = "ssegateway_disconnects_total";
@@ -164,7 +164,7 @@ fn each_failed_connect_has_its_result() {
 }
 
 #[test]
-fn refused_requests_are_counted_by_why() {
+fn refused_requests_are_counted_by_reason() {
     let gateway = Gateway::builder().start();
     gateway.request("nonsense\r\n\r\n");
     gateway.get("/internal/nowhere");
@@ -176,7 +176,7 @@ fn refused_requests_are_counted_by_why() {
 }
 
 #[test]
-fn a_client_that_does_not_read_shows_in_what_is_pending_and_then_as_dropped() {
+fn a_client_that_does_not_read_shows_as_pending_and_then_as_dropped() {
     let backend = Backend::accepting();
     let gateway = Gateway::for_backend(&backend).set("MAX_PENDING_BYTES", 100_000).start();
     let client = Client::open(gateway.port, get("/x"));
@@ -198,7 +198,7 @@ fn a_client_that_does_not_read_shows_in_what_is_pending_and_then_as_dropped() {
     drop(client);
 }
 
-/// What each stream's client has yet to take, by token, as the other report says.
+/// The pending bytes of each stream by token, from the other report.
 fn owed(gateway: &Gateway) -> HashMap<String, f64> {
     let page: Value = serde_json::from_slice(&gateway.get("/internal/connections").body).expect("JSON");
     let entries = page["connections"].as_array().expect("an array").iter();
@@ -207,9 +207,9 @@ fn owed(gateway: &Gateway) -> HashMap<String, f64> {
 }
 
 #[test]
-fn what_is_pending_is_the_sum_over_all_clients_and_the_most_of_one() {
-    /// More than the kernel has room for, should it take to a client's bytes once again.
-    const OWED: f64 = 10_000_000.0;
+fn pending_bytes_are_the_sum_and_the_maximum_over_all_clients() {
+    /// More than the kernel could accept at any later time.
+    const UNSENT: f64 = 10_000_000.0;
     let backend = Backend::accepting();
     let gateway = Gateway::for_backend(&backend).set("MAX_PENDING_BYTES", 100_000_000).start();
     let data = "x".repeat(1_000_000);
@@ -217,19 +217,19 @@ fn what_is_pending_is_the_sum_over_all_clients_and_the_most_of_one() {
     for (target, factor) in [("/one", 1.0), ("/two", 1.5)] {
         clients.push(Client::open(gateway.port, get(target)));
         let token = backend.connect(target).token().to_owned();
-        eventually("the kernel takes no more", || {
+        eventually("the kernel accepts no more", || {
             assert_eq!(gateway.event(&token, &data).status, 200);
-            owed(&gateway).get(&token).is_some_and(|owed| *owed > factor * OWED)
+            owed(&gateway).get(&token).is_some_and(|owed| *owed > factor * UNSENT)
         });
     }
-    /// The list also counts what the kernel holds.
+    /// The list also counts bytes in the kernel.
     const KERNEL: f64 = 256.0 * 1024.0;
-    // The kernel still moves some of it, so the reports are compared until they speak of the same moment.
+    // The kernel still moves some bytes, so the reports are compared until they show the same moment.
     eventually("the reports agree", || {
         let owed = owed(&gateway);
         let (sum, most) = (owed.values().sum::<f64>(), owed.values().copied().fold(0.0, f64::max));
         assert!(owed.len() == 2 && sum > most, "{owed:?}");
-        // Twice: to report it changes nothing.
+        // Twice: reporting changes nothing.
         [scrape(&gateway), scrape(&gateway)].iter().all(|samples| {
             let in_kernel = sum - samples["ssegateway_pending_bytes"];
             let of_one = most - samples["ssegateway_pending_bytes_largest"];
@@ -241,7 +241,7 @@ fn what_is_pending_is_the_sum_over_all_clients_and_the_most_of_one() {
 }
 
 #[test]
-fn it_is_as_internal_as_sends_are() {
+fn it_is_guarded_like_sends() {
     let gateway = Gateway::builder().internal_port().set("INTERNAL_TOKEN", "t").start();
     assert_error(&gateway.get("/internal/metrics"), 404);
     assert_error(&Client::open(gateway.internal_port(), get("/internal/metrics")).response(), 401);

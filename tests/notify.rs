@@ -1,4 +1,4 @@
-//! What a service manager hears (`sd_notify(3)`), over a socket like its own.
+//! Notifications to a service manager (`sd_notify(3)`), over a socket like its own.
 
 mod common;
 
@@ -37,7 +37,7 @@ impl Manager {
 
     fn hear(&self) -> String {
         let mut buffer = [0; 4096];
-        let count = self.socket.recv(&mut buffer).expect("a word from the gateway");
+        let count = self.socket.recv(&mut buffer).expect("a notification from the gateway");
         String::from_utf8(buffer[..count].to_vec()).expect("text")
     }
 
@@ -62,7 +62,7 @@ impl Drop for Process {
 #[test]
 fn ready_means_that_clients_are_served() {
     let manager = Manager::with_file("ready");
-    // Started without the harness, which would itself wait until it listens.
+    // Started without the harness, which would wait until it listens.
     let (port, internal_port) = (Port::reserve(), Port::reserve());
     let mut command = Command::new(env!("CARGO_BIN_EXE_ssegateway"));
     command.env_clear().env("LISTEN_ADDRESS", "127.0.0.1").env("NOTIFY_SOCKET", &manager.name);
@@ -75,7 +75,7 @@ fn ready_means_that_clients_are_served() {
 }
 
 #[test]
-fn stopping_is_told_when_the_end_begins() {
+fn stopping_is_sent_when_the_shutdown_begins() {
     for (manager, delay) in [(Manager::with_file("stop"), 0), (Manager::abstract_one("stop"), 60)] {
         let gate = Gate::new();
         let answer = Answer::ok().after(&gate);
@@ -87,14 +87,14 @@ fn stopping_is_told_when_the_end_begins() {
         assert_eq!(manager.hear(), "READY=1");
         gateway.signal(SIGTERM);
         assert_eq!(manager.hear(), "STOPPING=1");
-        assert!(gateway.is_running(), "the stream or its disconnect holds it");
+        assert!(gateway.is_running(), "the stream or its disconnect delays the end");
         if delay == 0 {
             stream.assert_ended();
             backend.disconnect(&token);
             gate.open();
             assert_eq!(gateway.exit_code(), Some(0), "{}", gateway.log());
         } else {
-            // The second one ends it, and is no news.
+            // The second signal ends it without another notification.
             gateway.signal(SIGTERM);
             gateway.exit_code();
             gate.open();
@@ -114,7 +114,7 @@ fn a_failed_start_is_not_ready() {
 }
 
 #[test]
-fn a_manager_that_is_not_there_is_logged_and_no_more() {
+fn a_missing_manager_is_logged_and_otherwise_ignored() {
     let backend = Backend::accepting();
     for name in ["/nonexistent/notify", "@ssegateway-nobody-listens", "vsock:2:1234", &"x".repeat(200)] {
         let mut gateway = Gateway::for_backend(&backend).set("NOTIFY_SOCKET", name).start();
@@ -126,7 +126,7 @@ fn a_manager_that_is_not_there_is_logged_and_no_more() {
 }
 
 #[test]
-fn an_empty_name_is_none() {
+fn an_empty_name_is_an_unset_one() {
     let mut gateway = Gateway::builder().set("NOTIFY_SOCKET", "").start();
     gateway.drain();
     assert!(!gateway.log().contains("service manager"), "{}", gateway.log());

@@ -1,5 +1,4 @@
-//! Who gets a place where there are more connections than places (contract, section 10). No timeout can help here: they
-//! are all too long.
+//! Eviction when connections exceed their limit (contract, section 10). All timeouts are too long to help.
 
 mod common;
 
@@ -8,7 +7,7 @@ use common::{Backend, Client, Gateway, OK, assert_json, eventually, get, send_re
 /// Far beyond the end of the test.
 const LONG: u64 = 3600;
 
-/// Connects so many clients that send `bytes` and no more.
+/// Connects that many clients, which send `bytes` and no more.
 fn crowd(port: u16, count: usize, bytes: &str) -> Vec<Client> {
     (0..count).map(|_| Client::open(port, bytes)).collect()
 }

@@ -13,7 +13,7 @@ fn healthz_is_always_ok() {
 }
 
 #[test]
-fn readyz_says_whether_a_backend_is_configured() {
+fn readyz_shows_whether_a_backend_is_configured() {
     let unset = Gateway::builder().start();
     assert_json(&unset.get("/readyz"), 503, r#"{"status":"not_ready","configured":false}"#);
     let backend = Backend::accepting();
@@ -24,7 +24,7 @@ fn readyz_says_whether_a_backend_is_configured() {
 }
 
 #[test]
-fn the_backend_need_not_be_there() {
+fn the_backend_need_not_be_running() {
     let nobody = Port::reserve();
     let gateway = Gateway::builder().set("CALLBACK_URL", format!("http://127.0.0.1:{nobody}/")).start();
     assert_json(&gateway.get("/readyz"), 200, READY);

@@ -19,7 +19,7 @@ impl Drop for Example {
     }
 }
 
-/// A gateway and the example behind it; `None` where there is no Python.
+/// A gateway with the example as its backend; `None` without Python.
 fn start() -> Option<(Gateway, Example)> {
     if Command::new("python3").arg("--version").stdout(Stdio::null()).status().is_err() {
         eprintln!("skipped: no python3");
@@ -48,7 +48,7 @@ fn it_welcomes_and_ticks() {
     let mut stream = gateway.open("/events");
     let welcome = stream.event();
     assert!(welcome.starts_with("event: welcome\ndata: {\"user\": null"), "{welcome}");
-    // Sent while its connect callback was still open: the original gateway never got this far with such a backend.
+    // Sent while its connect callback was still in flight: the original gateway deadlocked here with such a backend.
     assert!(stream.event().starts_with("event: early\ndata: "));
     for _ in 0..2 {
         let tick = stream.event();

@@ -1,5 +1,4 @@
-//! The event loop over a kernel made of memory: what a turn may take, which no client can bring about at will over
-//! sockets.
+//! The event loop over an in-memory kernel: budgets of a turn, which cannot be tested reliably over sockets.
 
 use ssegateway::clock::Millis;
 use ssegateway::gateway::{ConnId, Gateway, Listener, Peer, ProcessFigures, Settings};
@@ -10,21 +9,21 @@ use std::io;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Clients of which each may have something to read.
+/// Clients that may have input.
 #[derive(Default)]
 struct Kernel {
     now: Duration,
     events: Vec<Event>,
-    /// Most of them that one poll tells.
+    /// The most events of one poll.
     events_max: Option<usize>,
-    /// How long the loop would have slept last.
+    /// The timeout of the last poll.
     timeout: Option<Duration>,
-    /// Those who wait to be accepted.
+    /// Clients waiting to be accepted.
     knocking: VecDeque<usize>,
     accepted: HashMap<usize, ConnId>,
-    /// What the next read of a client finds.
+    /// The input of a client's next read.
     sent: HashMap<usize, Vec<u8>>,
-    /// What was written to it.
+    /// The output to each client.
     got: HashMap<usize, Vec<u8>>,
     closed: Vec<usize>,
 }
@@ -121,7 +120,7 @@ impl System for Kernel {
 }
 
 #[test]
-fn timers_that_are_all_due_at_once_keep_nobody_waiting_for_the_last_of_them() {
+fn timers_due_at_once_do_not_delay_a_client_until_the_last() {
     const IDLE: usize = 3_000;
     const TIMERS_IN_A_TURN: usize = 1_024;
     let settings = Settings { keepalive_timeout: Duration::from_secs(5), ..Settings::default() };
@@ -131,7 +130,7 @@ fn timers_that_are_all_due_at_once_keep_nobody_waiting_for_the_last_of_them() {
     while reactor.gateway().connection_count() < IDLE {
         reactor.turn().unwrap();
     }
-    // A minute passes, and only now does another client come.
+    // A minute passes before another client connects.
     reactor.net().now = Duration::from_secs(60);
     reactor.net().knock(IDLE..IDLE + 1);
     reactor.turn().unwrap();
@@ -148,7 +147,7 @@ fn timers_that_are_all_due_at_once_keep_nobody_waiting_for_the_last_of_them() {
 }
 
 #[test]
-fn a_turn_writes_to_so_many_connections_and_the_next_one_goes_on_without_waiting() {
+fn a_turn_flushes_a_limited_number_of_connections_and_the_next_continues_without_waiting() {
     /// Connections with fresh output written to in one turn.
     const FLUSHES: usize = 512;
     let gateway = Gateway::new(Settings::default(), Millis::ZERO, 0);
@@ -168,7 +167,7 @@ fn a_turn_writes_to_so_many_connections_and_the_next_one_goes_on_without_waiting
 }
 
 #[test]
-fn deadlines_that_a_pause_jumped_over_wait_for_what_came_meanwhile() {
+fn deadlines_passed_in_a_pause_wait_for_the_input_that_arrived_in_it() {
     const CLIENTS: usize = 4_000;
     let settings = Settings { request_timeout: Duration::from_secs(2), ..Settings::default() };
     let gateway = Gateway::new(settings, Millis::ZERO, 0);
@@ -178,7 +177,7 @@ fn deadlines_that_a_pause_jumped_over_wait_for_what_came_meanwhile() {
         reactor.turn().expect("a turn");
     }
     reactor.turn().expect("a turn that sleeps");
-    // The process stands still for longer than a client may take over its request, and all of them send one.
+    // The process is paused for longer than the request timeout, and all clients send a request meanwhile.
     reactor.net().now = Duration::from_secs(8);
     reactor.net().events_max = Some(1_024);
     for client in 0..CLIENTS {

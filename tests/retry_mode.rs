@@ -1,4 +1,5 @@
-//! Pages that come back by themselves: `CONNECT_FAILURE=retry` and `RECONNECT_DELAY_MILLISECONDS` (contract, section 9).
+//! Pages that reconnect by themselves: `CONNECT_FAILURE=retry` and `RECONNECT_DELAY_MILLISECONDS` (contract, section
+//! 9).
 
 mod common;
 
@@ -19,7 +20,7 @@ fn retrying(builder: Builder) -> Gateway {
     builder.set("CONNECT_FAILURE", "retry").start()
 }
 
-/// The client gets a stream with a delay in it and its end.
+/// Asserts that the client gets a stream with only a delay, and its end.
 #[track_caller]
 fn assert_retries(gateway: &Gateway, range: RangeInclusive<u32>) -> u32 {
     let stream = gateway.open("/x");
@@ -33,7 +34,7 @@ fn assert_retries(gateway: &Gateway, range: RangeInclusive<u32>) -> u32 {
 }
 
 #[test]
-fn an_unreachable_backend_is_tried_again_later() {
+fn an_unreachable_backend_means_a_retry() {
     let nobody = Port::reserve();
     let url = format!("http://127.0.0.1:{nobody}/");
     assert_retries(&retrying(Gateway::builder().set("CALLBACK_URL", &url)), DEFAULT);
@@ -42,7 +43,7 @@ fn an_unreachable_backend_is_tried_again_later() {
 }
 
 #[test]
-fn a_backend_that_breaks_or_is_slow_is_tried_again_later() {
+fn a_broken_or_slow_backend_means_a_retry() {
     for answer in [Answer::close(), Answer::raw("garbage\r\n\r\n").then(Step::Close), Answer::silence()] {
         let backend = Backend::connecting(answer);
         let gateway = retrying(Gateway::for_backend(&backend).set("CALLBACK_TIMEOUT_SECONDS", 1));
@@ -53,7 +54,7 @@ fn a_backend_that_breaks_or_is_slow_is_tried_again_later() {
 }
 
 #[test]
-fn its_passing_errors_are_tried_again_later() {
+fn temporary_errors_mean_a_retry() {
     for status in [500, 502, 503, 504] {
         let backend = Backend::connecting(Answer::status(status));
         let mut gateway = retrying(Gateway::for_backend(&backend));
@@ -73,7 +74,7 @@ fn every_other_status_still_rejects() {
 }
 
 #[test]
-fn a_connect_that_waited_too_long_is_tried_again_later() {
+fn a_connect_queued_for_too_long_means_a_retry() {
     let gate = Gate::new();
     let backend = Backend::connecting(Answer::ok().after(&gate));
     let builder = Gateway::for_backend(&backend).set("CALLBACK_CONCURRENCY", 1).set("CONNECT_QUEUE_SECONDS", 1);
@@ -85,7 +86,7 @@ fn a_connect_that_waited_too_long_is_tried_again_later() {
 }
 
 #[test]
-fn one_stream_too_many_is_tried_again_later() {
+fn a_stream_over_the_limit_means_a_retry() {
     let backend = Backend::accepting();
     let gateway = retrying(Gateway::for_backend(&backend).set("MAX_STREAMS", 1));
     let _one = gateway.open("/one");

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The modules, each one importing only from those before it; those of one line may import from each other.
+/// The modules; each imports only from those before it, and those on one line may import from each other.
 const MODULES: [&[&str]; 15] = [
     &["clock", "planted"],
     &["table", "escape", "flood", "secret"],
@@ -67,7 +67,7 @@ const FILES: [(&str, &[&str]); 12] = [
     ("logger", &["queue", "format", "writer", "mod"]),
 ];
 
-/// Modules that a simulation or a fuzzer must be able to run, and what none of them may name.
+/// Modules that a simulation or a fuzzer must be able to run, and names that none of them may use.
 const PURE: [&str; 16] = [
     "clock", "table", "timer", "buffer", "escape", "flood", "secret", "metrics", "http", "sse", "json", "send",
     "callback", "job", "hub", "gateway",
@@ -93,7 +93,7 @@ impl Source {
         format!("{}/{}", self.module, self.file)
     }
 
-    /// The words that follow `prefix`, alone or listed in braces.
+    /// The words after `prefix`, single or listed in braces.
     fn imports(&self, prefix: &str) -> HashSet<&str> {
         let mut words = HashSet::new();
         for (at, _) in self.code.match_indices(prefix) {
@@ -111,7 +111,7 @@ impl Source {
         words
     }
 
-    /// The names behind `fn`.
+    /// The names after `fn`.
     fn functions(&self) -> HashSet<&str> {
         self.code.match_indices("fn ").map(|(at, _)| word(&self.code[at + 3..])).collect()
     }
@@ -142,7 +142,7 @@ fn read(module: &str, path: &Path) -> Source {
     Source { module: module.to_owned(), file, code: lines.join("\n") }
 }
 
-/// All sources but the crate's roots and the tests that are files.
+/// All sources except the crate's roots and the files of tests.
 fn sources() -> Vec<Source> {
     let mut sources = Vec::new();
     for entry in fs::read_dir(src()).expect("the sources") {
@@ -210,7 +210,7 @@ fn no_file_imports_from_one_below_it() {
         for source in sources().iter().filter(|source| source.module == module) {
             let own = rank(&source.file);
             assert!(own.is_some(), "{} is missing from the table", source.name());
-            // What is no file stands in mod.rs, or is reached through it.
+            // Names that are not files are defined in mod.rs, or reached through it.
             let is_below = |import: &&str| rank(import).or(rank("mod")) >= own;
             wrong.extend(
                 source.imports("super::").into_iter().filter(is_below).map(|import| (source.name(), import.to_owned())),
@@ -220,9 +220,9 @@ fn no_file_imports_from_one_below_it() {
     assert_eq!(wrong, [], "imports from below");
 }
 
-/// Of objects whose methods stand in several files: `self` in their own methods, `shared` elsewhere.
+/// For objects with methods in several files: `self` in their own methods, `shared` elsewhere.
 #[test]
-fn no_file_calls_a_method_that_stands_in_one_below_it() {
+fn no_file_calls_a_method_defined_in_one_below_it() {
     let mut wrong = Vec::new();
     for (module, files) in FILES {
         let rank = |source: &Source| files.iter().position(|known| *known == source.file);

@@ -1,5 +1,5 @@
-//! What hostile clients, pages in browsers and a faulty backend may not do (docs/security.md); each row of the contract
-//! has its tests elsewhere.
+//! Attacks by hostile clients, by web pages and by a faulty backend (docs/security.md). The rows of the contract have
+//! their tests elsewhere.
 
 mod common;
 
@@ -50,7 +50,10 @@ fn what_a_client_sends_becomes_no_field_of_a_callback() {
         assert_eq!(call.header("authorization"), Some("Bearer the-gateway"));
         assert_eq!(call.header("content-type"), Some("application/json"));
         assert!(!call.header("user-agent").is_some_and(|agent| agent.contains("evil")));
-        assert_eq!(call.json["request"]["headers"]["x-forwarded-for"], "10.0.0.1", "it is the client's claim, inside");
+        assert_eq!(
+            call.json["request"]["headers"]["x-forwarded-for"], "10.0.0.1",
+            "the client's claim, inside the body"
+        );
     }
 }
 
@@ -74,7 +77,7 @@ fn what_a_client_sends_stays_inside_its_strings() {
     assert_ne!(call.token(), "forged");
     assert_eq!(call.json["request"]["headers"]["token"], value);
     assert_eq!(call.json["request"]["headers"]["__proto__"], "x");
-    // No key twice either, which a reader of JSON would be free to choose from.
+    // No key twice, since JSON parsers differ in which one they use.
     let text = String::from_utf8(call.body.clone()).expect("UTF-8");
     for key in [r#""token":"#, r#""action":"#, r#""url":"#] {
         let within = if key == r#""token":"# { 2 } else { 1 };
@@ -141,7 +144,7 @@ fn pages_in_browsers_cannot_send() {
         let (mut stream, token) = gateway.open_with(&backend, "/x");
         let send = send_request(&format!(r#"{{"token":"{token}","event":{{"data":"forged"}}}}"#));
         // A form, fetch in any mode, sendBeacon, a sandboxed frame, a page whose name was rebound to this address: all
-        // carry an Origin (Fetch, section 3.1), whatever their policy on referrers is.
+        // carry an Origin (Fetch, section 3.1), whatever their referrer policy.
         for origin in ["https://evil.example", "null", "", "http://127.0.0.1", &format!("http://127.0.0.1:{port}")] {
             for kind in ["application/json", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"] {
                 let request = send.replacen("application/json", kind, 1);
@@ -154,7 +157,7 @@ fn pages_in_browsers_cannot_send() {
             with_field(&get("/internal/send").replacen("GET", "OPTIONS", 1), "Origin: https://evil.example");
         let response = Client::open(port, with_field(&preflight, "Access-Control-Request-Method: POST")).response();
         assert_error(&response, 403);
-        // What goes without an Origin, navigation and images, is a GET.
+        // Requests without an Origin, navigation and images, are GETs.
         let image = get(&format!("/internal/send?token={token}&event=forged"));
         assert_error(&Client::open(port, image).response(), 405);
         assert_eq!(gateway.event(&token, "real").status, 200);
@@ -188,7 +191,7 @@ fn a_request_can_forge_no_field_of_a_log_line() {
     gateway.drain();
     let line = gateway.log_line(&["stream opened"]);
     let fields: Vec<&str> = line.split_whitespace().collect();
-    // Time, level, module, two words, and two fields: a target holds no blank.
+    // Time, level, module, two words, and two fields: a target contains no space.
     assert_eq!(fields.len(), 7, "{line}");
     assert_eq!(fields[5], format!("token={token}"));
     assert_eq!(fields[6], format!("url=\"{}\"", target.replace('\\', r"\\").replace('"', r#"\""#)));

@@ -40,7 +40,7 @@ impl Opened {
         self.gateway.send(&body.replace("$T", &self.token))
     }
 
-    /// Every one of these is refused like this, and the stream does not notice.
+    /// Asserts that each of these is refused with this error, and that the stream is unaffected.
     #[track_caller]
     fn assert_refused(&mut self, answer: &str, bodies: &[&str]) {
         for body in bodies {
@@ -51,7 +51,7 @@ impl Opened {
         self.assert_next_is_live();
     }
 
-    /// Nothing was written to the stream up to now.
+    /// Asserts that nothing has been written to the stream.
     #[track_caller]
     fn assert_next_is_live(&mut self) {
         assert_eq!(self.send(r#"{"token":"$T","event":{"data":"live"}}"#).status, 200);
@@ -122,7 +122,7 @@ fn a_token_alone_is_a_probe() {
 }
 
 #[test]
-fn what_is_no_json_object_is_refused() {
+fn a_body_that_is_not_a_json_object_is_refused() {
     opened().assert_refused(
         INVALID_JSON,
         &[
@@ -397,7 +397,7 @@ fn the_event_is_offered_to_the_kernel_before_the_answer() {
     let mut opened = opened();
     for n in 0..50 {
         assert_json(&opened.gateway.event(&opened.token, &n.to_string()), 200, OK);
-        // Loopback delivers within the write, so the frame is there when the answer is.
+        // Loopback delivers within the write, so the frame is there once the answer is.
         opened.stream.client.fill();
         let frame = opened.stream.frame();
         assert_eq!(frame, format!("data: {n}\n\n"));
@@ -444,7 +444,7 @@ fn a_buffered_close_ends_the_stream_once_it_opens() {
 }
 
 #[test]
-fn what_was_buffered_is_dropped_if_the_connect_is_rejected() {
+fn buffered_events_are_dropped_if_the_connect_is_rejected() {
     let gate = Gate::new();
     let backend = Backend::connecting(Answer::status(403).after(&gate));
     let gateway = Gateway::start(&backend);

@@ -1,4 +1,4 @@
-//! SIGTERM and its kin: an orderly end, in time (contract, section 9).
+//! SIGTERM and similar signals: a clean shutdown, in time (contract, section 9).
 
 mod common;
 
@@ -23,7 +23,7 @@ fn a_gateway_without_streams_ends_at_once() {
 }
 
 #[test]
-fn streams_get_a_clean_end_and_the_backend_hears_of_it() {
+fn streams_get_a_clean_end_and_the_backend_is_notified() {
     let backend = Backend::accepting();
     let mut gateway = Gateway::start(&backend);
     let streams: Vec<(Stream, String)> = (0..20).map(|_| gateway.open_with(&backend, "/x")).collect();
@@ -64,7 +64,7 @@ fn a_hangup_that_nohup_ignores_stays_ignored() {
 }
 
 #[test]
-fn signals_that_mean_nothing_change_nothing() {
+fn ignored_signals_change_nothing() {
     let backend = Backend::accepting();
     let mut gateway = Gateway::start(&backend);
     let (mut stream, token) = gateway.open_with(&backend, "/x");
@@ -77,7 +77,7 @@ fn signals_that_mean_nothing_change_nothing() {
 }
 
 #[test]
-fn what_is_queued_is_delivered_first() {
+fn queued_bytes_are_delivered_first() {
     let backend = Backend::accepting();
     let mut gateway = Gateway::for_backend(&backend).set("MAX_PENDING_BYTES", 256 * 1024 * 1024).start();
     let (mut stream, token) = gateway.open_with(&backend, "/x");
@@ -95,7 +95,7 @@ fn what_is_queued_is_delivered_first() {
 }
 
 #[test]
-fn pages_are_told_to_come_back_spread_out() {
+fn pages_get_jittered_reconnect_delays() {
     let backend = Backend::accepting();
     let mut gateway = Gateway::for_backend(&backend).set("RECONNECT_DELAY_MILLISECONDS", 5000).start();
     let mut streams: Vec<Stream> = (0..10).map(|_| gateway.open("/x")).collect();
@@ -114,7 +114,7 @@ fn pages_are_told_to_come_back_spread_out() {
 }
 
 #[test]
-fn during_the_delay_it_serves_on_and_is_not_ready() {
+fn during_the_delay_it_serves_and_is_not_ready() {
     let backend = Backend::accepting();
     // Longer than the test, on any machine.
     let gateway = Gateway::for_backend(&backend).set("SHUTDOWN_DELAY_SECONDS", 600).start();
@@ -142,7 +142,7 @@ fn after_the_delay_it_drains() {
     assert_eq!(backend.count("disconnect"), 1);
 }
 
-/// A gateway whose drain is held up by a disconnect callback until the gate opens.
+/// A gateway whose drain is delayed by a disconnect callback until the gate opens.
 fn held(builder: impl Fn(&Backend) -> common::Builder) -> (Backend, Gateway, Gate) {
     let gate = Gate::new();
     let answer = Answer::ok().after(&gate);
@@ -184,7 +184,7 @@ fn running_out_of_time_is_status_1() {
 }
 
 #[test]
-fn a_reader_that_does_not_read_cannot_hold_it_up() {
+fn a_reader_that_does_not_read_cannot_delay_it() {
     let backend = Backend::accepting();
     let builder = Gateway::for_backend(&backend).set("SHUTDOWN_TIMEOUT_SECONDS", 1);
     let mut gateway = builder.set("MAX_PENDING_BYTES", 256 * 1024 * 1024).start();
@@ -215,21 +215,21 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
-fn disconnects_have_all_workers_to_themselves() {
+fn disconnects_may_use_all_workers() {
     let gate = Gate::new();
     let answer = Answer::ok().after(&gate);
     let backend = Backend::new(move |call| if call.action() == "disconnect" { answer.clone() } else { Answer::ok() });
     let mut gateway = Gateway::for_backend(&backend).set("CALLBACK_CONCURRENCY", 2).start();
     let streams: Vec<Stream> = (0..3).map(|_| gateway.open("/x")).collect();
     gateway.signal(SIGTERM);
-    eventually("two disconnects are on their way", || backend.count("disconnect") == 2);
+    eventually("two disconnects are in flight", || backend.count("disconnect") == 2);
     gate.open();
     assert_eq!(gateway.exit_code(), Some(0), "{}", gateway.log());
     assert_eq!(backend.count("disconnect"), streams.len());
 }
 
 #[test]
-fn two_signals_that_are_found_together_are_two() {
+fn two_signals_read_together_count_as_two() {
     let backend = Backend::accepting();
     let mut gateway = Gateway::for_backend(&backend).set("SHUTDOWN_DELAY_SECONDS", 100).start();
     let _stream = gateway.open("/x");
@@ -245,14 +245,14 @@ fn a_second_signal_cuts_the_delay_short_as_well() {
     let mut gateway = Gateway::for_backend(&backend).set("SHUTDOWN_DELAY_SECONDS", 600).start();
     assert_eq!(gateway.get("/readyz").status, 200);
     gateway.signal(SIGTERM);
-    // Two of the same signal that are pending at once are one.
+    // Two pending instances of the same signal merge into one.
     eventually("the first signal is seen", || gateway.get("/readyz").status == 503);
     gateway.signal(SIGTERM);
     gateway.exit_code();
 }
 
 #[test]
-fn clients_still_connecting_are_turned_away() {
+fn clients_still_connecting_get_503() {
     let gate = Gate::new();
     let backend = Backend::connecting(Answer::ok().after(&gate));
     let mut gateway = Gateway::start(&backend);
@@ -268,7 +268,7 @@ fn clients_still_connecting_are_turned_away() {
 }
 
 #[test]
-fn a_connect_in_flight_that_is_rejected_leaves_nothing() {
+fn a_connect_in_flight_that_is_rejected_has_no_disconnect() {
     let gate = Gate::new();
     let backend = Backend::connecting(Answer::status(403).after(&gate));
     let mut gateway = Gateway::start(&backend);
@@ -282,7 +282,7 @@ fn a_connect_in_flight_that_is_rejected_leaves_nothing() {
 }
 
 #[test]
-fn a_request_half_sent_does_not_hold_it_up() {
+fn an_incomplete_request_does_not_delay_it() {
     let mut gateway = Gateway::builder().start();
     let mut half = Client::open(gateway.port, "POST /internal/send HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\n\r\n{");
     gateway.client().assert_open();

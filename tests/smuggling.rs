@@ -49,7 +49,7 @@ fn unescape(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// The answers in what a connection received until its end, in the corpus's terms.
+/// The answers received on a connection until its end, in the corpus's notation.
 fn answers(mut bytes: &[u8], head_first: bool) -> Vec<String> {
     let mut answers = Vec::new();
     while !bytes.is_empty() {
@@ -59,7 +59,7 @@ fn answers(mut bytes: &[u8], head_first: bool) -> Vec<String> {
         let length: usize = response.header("content-length").map_or(0, |length| length.parse().expect("a length"));
         if response.header("content-type") == Some("text/event-stream") {
             let chunked = response.header("transfer-encoding").is_some();
-            assert_eq!(bytes, if chunked { &b"0\r\n\r\n"[..] } else { b"" }, "an empty stream, and nothing behind it");
+            assert_eq!(bytes, if chunked { &b"0\r\n\r\n"[..] } else { b"" }, "an empty stream, and nothing after it");
             bytes = &[];
             answers.push("stream".to_owned());
         } else if head_first && answers.is_empty() {
@@ -76,20 +76,20 @@ fn answers(mut bytes: &[u8], head_first: bool) -> Vec<String> {
 
 const MARKER_BODY: &[u8] = b"\"configured\":true";
 
-/// Sends in pieces of at most `piece` bytes; what comes back until the connection ends.
+/// Sends in pieces of at most `piece` bytes; returns everything received until the connection ends.
 fn exchange(port: u16, case: &Case, piece: usize) -> Vec<String> {
     let mut client = Client::connect(port);
     let mut input = case.bytes.clone();
     input.extend_from_slice(get("/readyz").as_bytes());
     for piece in input.chunks(piece) {
-        // A gateway that has refused the head may have closed already.
+        // A gateway that has refused the head may already have closed.
         if client.try_send(piece).is_err() {
             break;
         }
     }
     match case.expected.last().map(String::as_str) {
         Some("marker") => {
-            // The gateway keeps the connection: our end is its end.
+            // The gateway keeps the connection alive, so the client ends it.
             while find(&client.buffer, MARKER_BODY).is_none() && client.fill() > 0 {}
             client.half_close();
         }

@@ -1,4 +1,5 @@
-//! The phrases of status lines, against another list of them: a backend may reject a client with any status from 300 on.
+//! The reason phrases of status lines, compared with another list: a backend may reject a client with any status from
+//! 300.
 
 use ssegateway::http::response::{self, CorsHeaders, Date, Response};
 use ureq::http::StatusCode;

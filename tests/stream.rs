@@ -17,7 +17,7 @@ fn opened_with(answer: &str) -> (Backend, Gateway, Stream, String) {
     (backend, gateway, stream, token)
 }
 
-/// The answer leaves the stream open and puts exactly this at its start.
+/// Asserts that the answer leaves the stream open and puts exactly this at its start.
 #[track_caller]
 fn assert_starts_with(answer: &str, frames: &str) {
     let (_backend, gateway, mut stream, token) = opened_with(answer);
@@ -29,7 +29,7 @@ fn assert_starts_with(answer: &str, frames: &str) {
     assert_eq!(text, format!("{frames}data: live\n\n"), "{answer}");
 }
 
-/// The answer puts exactly this into the stream and ends it.
+/// Asserts that the answer puts exactly this into the stream and ends it.
 #[track_caller]
 fn assert_closes_after(answer: &str, frames: &str) {
     let (backend, _gateway, stream, token) = opened_with(answer);
@@ -171,13 +171,13 @@ fn a_heartbeat_is_skipped_while_bytes_are_unsent() {
     let gateway = builder.set("MAX_PENDING_BYTES", 64 * 1024 * 1024).start();
     let (mut stalled, token) = gateway.open_with(&backend, "/stalled");
     let mut clock = gateway.open("/clock");
-    // More than the kernel's buffers of both ends hold.
+    // More than the kernel's buffers on both ends can hold.
     let data = "x".repeat(512 * 1024);
     const EVENTS: usize = 40;
     for _ in 0..EVENTS {
         assert_eq!(gateway.event(&token, &data).status, 200);
     }
-    // Another stream tells the time: the stalled one would have been due twice.
+    // Another stream shows the time: the stalled one would have been due twice.
     for _ in 0..3 {
         assert_eq!(clock.frame(), HEARTBEAT);
     }
@@ -192,7 +192,7 @@ fn a_heartbeat_is_skipped_while_bytes_are_unsent() {
     }
     // One may have been due before the first event was written.
     assert!(heartbeats <= 1, "{heartbeats} heartbeats piled up");
-    assert_eq!(stalled.frame(), HEARTBEAT, "they come again once the reader has caught up");
+    assert_eq!(stalled.frame(), HEARTBEAT, "they resume once the reader has caught up");
 }
 
 #[test]
@@ -243,13 +243,13 @@ fn a_name_with_a_line_break_drops_the_event() {
 }
 
 #[test]
-fn what_was_ignored_is_logged() {
+fn ignored_fields_are_logged() {
     let (_backend, gateway, _stream, token) = opened_with(r#"{"event":5}"#);
     gateway.log_line(&["WARN", &token]);
 }
 
 #[test]
-fn what_a_client_sends_behind_its_get_is_discarded() {
+fn client_input_after_its_get_is_discarded() {
     let backend = Backend::accepting();
     let gateway = Gateway::start(&backend);
     let mut client = Client::open(gateway.port, get("/x") + &get("/healthz"));
@@ -264,7 +264,7 @@ fn what_a_client_sends_behind_its_get_is_discarded() {
 }
 
 #[test]
-fn a_client_that_sends_without_end_is_cut() {
+fn a_client_that_sends_endlessly_is_cut() {
     let gate = Gate::new();
     let backend = Backend::connecting(Answer::ok().after(&gate));
     let gateway = Gateway::start(&backend);
@@ -272,7 +272,7 @@ fn a_client_that_sends_without_end_is_cut() {
     let token = backend.connect("/x").token().to_owned();
     let flood = vec![b'x'; 64 * 1024];
     let cut = (0..1000).any(|_| client.try_send(&flood).is_err());
-    assert!(cut, "the gateway goes on reading");
+    assert!(cut, "the gateway keeps reading");
     gate.open();
     assert_eq!(backend.disconnect(&token).reason(), "error");
 }

@@ -20,13 +20,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-/// An authority of the test's own; its files are deleted with it.
+/// A certificate authority for a test; its files are deleted when it is dropped.
 struct Authority {
     directory: PathBuf,
     root: CertificateDer<'static>,
 }
 
-/// What a server presents.
+/// A server's certificate and key.
 struct Identity {
     certificate: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
@@ -61,7 +61,7 @@ impl Drop for Authority {
     }
 }
 
-/// Makes `name.key` and a certificate for it, `name.pem`.
+/// Creates `name.key` and a certificate for it, `name.pem`.
 fn openssl(directory: &PathBuf, name: &str, arguments: &[&str]) {
     let status = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
@@ -73,7 +73,7 @@ fn openssl(directory: &PathBuf, name: &str, arguments: &[&str]) {
     assert!(status.expect("openssl is installed").success());
 }
 
-/// What a backend has seen.
+/// A backend's record.
 #[derive(Default)]
 struct Seen {
     connections: AtomicUsize,
@@ -81,12 +81,12 @@ struct Seen {
     requests: Mutex<Vec<String>>,
 }
 
-/// A backend that accepts every callback with `{"close":true}` on kept connections.
+/// A backend that accepts every callback with `{"close":true}` on kept-alive connections.
 fn backend(identity: Identity) -> (Port, Arc<Seen>) {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let versions = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let config = versions.expect("TLS 1.2 and 1.3").with_no_client_auth();
-    let config = config.with_single_cert(vec![identity.certificate], identity.key).expect("they fit");
+    let config = config.with_single_cert(vec![identity.certificate], identity.key).expect("they match");
     let (config, port, seen) = (Arc::new(config), Port::reserve(), Arc::new(Seen::default()));
     let listener = TcpListener::bind(("127.0.0.1", port.number)).expect("a port for the backend");
     let log = Arc::clone(&seen);
@@ -95,7 +95,7 @@ fn backend(identity: Identity) -> (Port, Arc<Seen>) {
             let (config, log) = (Arc::clone(&config), Arc::clone(&log));
             std::thread::spawn(move || {
                 log.connections.fetch_add(1, Ordering::SeqCst);
-                let connection = ServerConnection::new(config).expect("a fitting configuration");
+                let connection = ServerConnection::new(config).expect("a valid configuration");
                 let mut stream = StreamOwned::new(connection, socket.expect("a connection"));
                 while let Some(request) = read_request(&mut stream) {
                     log.requests.lock().unwrap().push(request);
@@ -110,7 +110,7 @@ fn backend(identity: Identity) -> (Port, Arc<Seen>) {
     (port, seen)
 }
 
-/// The next request, head and body; `None` if the connection ends, or never was secure.
+/// The next request, head and body; `None` if the connection ends or its handshake failed.
 fn read_request(stream: &mut impl Read) -> Option<String> {
     let mut bytes = Vec::new();
     loop {
@@ -127,7 +127,7 @@ fn read_request(stream: &mut impl Read) -> Option<String> {
     }
 }
 
-/// Makes connect callbacks to `url` one after the other; their outcomes.
+/// Makes connect callbacks to `url` one after the other; returns their outcomes.
 fn calls(url: String, extra_roots: &[&CertificateDer<'_>], count: u32) -> Vec<Outcome> {
     let (sender, completions) = mpsc::channel();
     let settings = WorkerSettings {
@@ -138,7 +138,7 @@ fn calls(url: String, extra_roots: &[&CertificateDer<'_>], count: u32) -> Vec<Ou
         extra_roots: extra_roots.iter().map(|root| root.to_vec()).collect(),
         threads_max: 1,
     };
-    let workers = Workers::start(settings, sender, Arc::new(|| {})).expect("settings that fit");
+    let workers = Workers::start(settings, sender, Arc::new(|| {})).expect("valid settings");
     (0..count)
         .map(|number| {
             let token = uuid::Uuid::from_u128(number.into());
@@ -162,7 +162,7 @@ fn callbacks_succeed_under_a_known_authority() {
         let other = Authority::new();
         let outcomes = calls(format!("https://{host}:{port}/callback?key=1"), &[&other.root, &authority.root], 3);
         assert_eq!(outcomes, vec![accepted(); 3]);
-        assert_eq!(seen.connections.load(Ordering::SeqCst), n + 1, "connections are kept");
+        assert_eq!(seen.connections.load(Ordering::SeqCst), n + 1, "connections are kept alive");
     }
     let requests = seen.requests.lock().unwrap();
     assert_eq!(requests.len(), 6);
@@ -213,7 +213,7 @@ fn a_backend_without_tls_gets_no_request() {
 }
 
 #[test]
-fn a_certificate_that_nobody_vouches_for_is_refused() {
+fn a_certificate_from_an_unknown_authority_is_refused() {
     let authority = Authority::new();
     let (port, seen) = backend(authority.certify("DNS:localhost,IP:127.0.0.1"));
     for host in ["localhost", "127.0.0.1"] {
@@ -224,7 +224,7 @@ fn a_certificate_that_nobody_vouches_for_is_refused() {
         assert!(line.contains("written=false") && line.to_lowercase().contains("certificate"), "{line}");
         gateway.drain();
     }
-    // What a client that trusts it sends does arrive.
+    // A client that trusts it does get through.
     let outcomes = calls(format!("https://localhost:{port}/"), &[&authority.root], 1);
     assert_eq!(outcomes, [accepted()]);
     eventually("the backend sees a request", || seen.requests.lock().unwrap().len() == 1);

@@ -1,4 +1,4 @@
-//! Backends that answer with garbage, halves, drips, floods or nothing.
+//! Backends that answer with garbage, partial or slow answers, floods, or nothing.
 
 use crate::common::{
     Answer, Backend, Call, Client, Gateway, Ledger, Step, Stream, Verdict, eventually, get, process, sys,
@@ -9,7 +9,7 @@ use crate::report;
 /// A million bytes of a body in pieces.
 static FLOOD: [u8; 64 * 1024] = [b' '; 64 * 1024];
 
-/// What a kind of answer makes of a connect: what the client gets, and what the backend may believe.
+/// The effect of a kind of answer to a connect: the client's status, and the backend's possible view.
 struct Kind {
     name: &'static str,
     answer: Answer,
@@ -55,14 +55,14 @@ fn kinds() -> Vec<Kind> {
     ]
 }
 
-/// The kind a URL like `/garbage/7` asks for.
+/// The kind that a URL like `/garbage/7` selects.
 fn kind_of<'a>(kinds: &'a [Kind], call: &Call) -> Option<&'a Kind> {
     let name = call.url().split('/').nth(1)?;
     kinds.iter().find(|kind| kind.name == name)
 }
 
 #[test]
-fn no_answer_is_so_odd_that_it_harms_anybody_else() {
+fn odd_answers_do_not_affect_other_streams() {
     const CLIENTS: usize = 24;
     sys::raise_descriptor_limit();
     let ledger = Ledger::default();
@@ -72,7 +72,8 @@ fn no_answer_is_so_odd_that_it_harms_anybody_else() {
         let Some(kind) = kind_of(&scripts, call) else { return Answer::ok() };
         entries.enter(call, kind.verdict);
         match (call.action(), kind.name) {
-            // Closed without a byte it may rightly be repeated, which the ledger could not tell from a second one.
+            // After a close without a byte it may correctly be retried, which the ledger could not tell from a
+            // duplicate.
             ("disconnect", "closed" | "reset") => Answer::ok(),
             _ => kind.answer.clone(),
         }
@@ -87,12 +88,12 @@ fn no_answer_is_so_odd_that_it_harms_anybody_else() {
             std::thread::spawn(move || visit_all(port, n))
         })
         .collect();
-    let streams: usize = clients.into_iter().map(|client| client.join().expect("every kind as it should be")).sum();
+    let streams: usize = clients.into_iter().map(|client| client.join().expect("every kind as expected")).sum();
     assert_eq!(streams, CLIENTS * kinds().iter().filter(|kind| kind.status == 200).count());
     eventually("every disconnect is made", || ledger.sums().open == 0);
     eventually("descriptors are back", || gateway.descriptors() <= descriptors + 4);
     let peak = process::peak_rss_kib(gateway.pid());
-    // An endless body is read to one MiB at most, in a buffer that doubles.
+    // At most 1 MiB of an endless body is read, into a buffer that doubles.
     assert!(peak < before + CLIENTS * 3 * 1024, "{peak} KiB, from {before}");
     let seen = healthy.finish();
     gateway.drain();
@@ -100,7 +101,7 @@ fn no_answer_is_so_odd_that_it_harms_anybody_else() {
     report(&format!("odd answers: {:?}, RSS KiB {before}, peak {peak}; {seen}", ledger.sums()));
 }
 
-/// Asks for every kind once; how many streams that made.
+/// Requests every kind once; returns the number of streams.
 fn visit_all(port: u16, n: usize) -> usize {
     let mut streams = 0;
     let kinds = kinds();

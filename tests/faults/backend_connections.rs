@@ -1,4 +1,4 @@
-//! Backends whose connections do not last.
+//! Backends whose connections break.
 
 use crate::common::{
     Answer, Backend, Client, Gateway, Ledger, OK, Random, Step, Verdict, assert_json, eventually, get, sys,
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 #[test]
-fn idle_connections_closed_at_random_moments_show_nowhere() {
+fn idle_connections_closed_at_random_moments_cause_no_error() {
     const THREADS: usize = 8;
     const STREAMS_EACH: usize = 400;
     sys::raise_descriptor_limit();
@@ -19,7 +19,7 @@ fn idle_connections_closed_at_random_moments_show_nowhere() {
     let backend = Backend::new(move |call| {
         entries.enter(call, Verdict::Accepted);
         let random = Random::new(calls.fetch_add(1, Ordering::SeqCst)).next();
-        // Whole milliseconds would miss the window in which the next call is on its way.
+        // Whole milliseconds would miss the window in which the next call is in flight.
         let pause = Duration::from_micros(random % 3000);
         match random >> 32 & 3 {
             0 => Answer::ok(),
@@ -53,17 +53,17 @@ fn idle_connections_closed_at_random_moments_show_nowhere() {
 }
 
 #[test]
-fn a_backend_that_dies_and_returns_costs_no_stream() {
+fn a_backend_restart_costs_no_stream() {
     let backend = Backend::accepting();
     let port = backend.port.clone();
-    // Of many failures only some are logged above that level.
+    // Above that level only some of many failures are logged.
     let mut gateway = Gateway::for_backend(&backend).set("LOG_LEVEL", "debug").start();
     let (stream, token) = gateway.open_with(&backend, "/healthy");
     let healthy = Healthy::start(&gateway, stream, token);
     let (mut kept, kept_token) = gateway.open_with(&backend, "/kept");
     let (lost, lost_token) = gateway.open_with(&backend, "/lost");
     for round in 0..5 {
-        // The first is consumed by its death, the later ones are those of the previous round.
+        // The first one is consumed by its end, the later ones are those of the previous round.
         if round == 0 {
             backend.shut();
         }
@@ -72,11 +72,11 @@ fn a_backend_that_dies_and_returns_costs_no_stream() {
             let response = gateway.get(&format!("/dead/{round}/{n}"));
             assert_json(&response, 503, r#"{"error":"Backend unavailable"}"#);
         }
-        assert!(start.elapsed() < Duration::from_secs(5), "a dead backend is known at once: {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(5), "a dead backend is detected at once: {:?}", start.elapsed());
         assert_json(&gateway.event(&kept_token, "still here"), 200, OK);
         assert_eq!(kept.event(), "data: still here\n\n");
         let returned = Backend::on_port(port.clone(), |_| Answer::ok());
-        eventually("it is found again", || {
+        eventually("it is used again", || {
             let mut client = Client::open(gateway.port, get("/again"));
             client.head().status == 200
         });
@@ -86,7 +86,7 @@ fn a_backend_that_dies_and_returns_costs_no_stream() {
             assert_eq!(returned.disconnect(&token).reason(), "client_closed");
         }
         returned.stop();
-        // Its connections are gone when the port can be had again, which the next round sees to.
+        // The next round binds the port again, by when its connections are gone.
     }
     drop(lost);
     gateway.log_line(&["disconnect callback failed", &lost_token]);

@@ -1,4 +1,4 @@
-//! A process that stood still: to it the clock has jumped.
+//! A paused process, which sees the clock jump.
 
 use crate::common::{
     Answer, Backend, Client, Gate, Gateway, HEARTBEAT, OK, PATIENCE, SIGCONT, SIGSTOP, Stream, assert_json, eventually,
@@ -9,10 +9,10 @@ use crate::report;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-const STILL: Duration = Duration::from_secs(4);
+const PAUSE: Duration = Duration::from_secs(4);
 
-/// Stops the gateway while its loop sleeps, and returns when it stands still: what is sent from then on
-/// comes while it does.
+/// Stops the gateway while its loop sleeps, and returns once it is stopped: anything sent afterwards arrives during the
+/// pause.
 fn stop(gateway: &Gateway) {
     let reach = |state: char| {
         let start = Instant::now();
@@ -26,15 +26,15 @@ fn stop(gateway: &Gateway) {
     reach('T');
 }
 
-/// Stops the gateway for [`STILL`].
+/// Stops the gateway for [`PAUSE`].
 fn stand_still(gateway: &Gateway) {
     stop(gateway);
-    std::thread::sleep(STILL);
+    std::thread::sleep(PAUSE);
     gateway.signal(SIGCONT);
 }
 
 #[test]
-fn heartbeats_resume_singly_and_no_stream_is_lost() {
+fn heartbeats_resume_one_at_a_time_and_no_stream_is_lost() {
     const STREAMS: usize = 50;
     let backend = Backend::accepting();
     // Every timeout is shorter than the jump.
@@ -62,7 +62,7 @@ fn heartbeats_resume_singly_and_no_stream_is_lost() {
         let due = 3 + resumed.elapsed().as_secs() as usize;
         assert!(heartbeats <= due, "{heartbeats} heartbeats, {due} were due");
     }
-    // The interval is what it was.
+    // The interval is unchanged.
     let (stream, _) = &mut streams[0];
     assert_eq!(stream.frame(), HEARTBEAT);
     let start = Instant::now();
@@ -70,15 +70,15 @@ fn heartbeats_resume_singly_and_no_stream_is_lost() {
     let took = start.elapsed();
     assert!((Duration::from_millis(1700)..Duration::from_millis(2500)).contains(&took), "{took:?}");
     let seen = healthy.finish_whenever();
-    report(&format!("{STREAMS} streams through a jump of {STILL:?}: all there, two heartbeats in {took:?}; {seen}"));
-    // That of the healthy one, which was closed just now, may have come already.
+    report(&format!("{STREAMS} streams through a jump of {PAUSE:?}: all there, two heartbeats in {took:?}; {seen}"));
+    // The disconnect of the healthy one, which has just been closed, may already have arrived.
     assert!(backend.count("disconnect") <= 1, "{}", gateway.log());
     gateway.drain();
     assert_eq!(backend.count("disconnect"), STREAMS + 1);
 }
 
 #[test]
-fn a_stream_whose_client_read_on_meanwhile_is_not_called_stalled() {
+fn a_client_that_reads_during_a_pause_is_not_stalled() {
     let backend = Backend::accepting();
     let builder = Gateway::for_backend(&backend).set("CLIENT_TIMEOUT_SECONDS", 2);
     let mut gateway = builder.set("MAX_PENDING_BYTES", 64 * 1024 * 1024).start();
@@ -87,7 +87,7 @@ fn a_stream_whose_client_read_on_meanwhile_is_not_called_stalled() {
     client.send(get("/backlog"));
     let mut stream = Stream::accept(client);
     let token = backend.connect("/backlog").token().to_owned();
-    // More than the kernels hold, so that bytes are left unsent when the clock jumps.
+    // More than both kernels buffer, so that bytes are unsent when the clock jumps.
     let data = "x".repeat(64 * 1024);
     let body = serde_json::json!({"token": token, "event": {"data": data}}).to_string();
     let mut sender = gateway.client();
@@ -97,17 +97,17 @@ fn a_stream_whose_client_read_on_meanwhile_is_not_called_stalled() {
     }
     stop(&gateway);
     let start = Instant::now();
-    // What the kernels have is read while the gateway stands still.
+    // The kernels' buffers are read while the gateway is paused.
     stream.client.socket().set_read_timeout(Some(Duration::from_millis(50))).expect("a short timeout");
     let mut scratch = vec![0; 64 * 1024];
-    while start.elapsed() < STILL {
+    while start.elapsed() < PAUSE {
         if let Ok(count) = stream.client.socket().read(&mut scratch) {
             assert_ne!(count, 0, "the stream ended");
             stream.client.buffer.extend_from_slice(&scratch[..count]);
         }
     }
     stream.client.socket().set_read_timeout(Some(PATIENCE)).expect("a long timeout");
-    assert!(stream.client.buffer.len() < EVENTS * data.len(), "nothing was left unsent");
+    assert!(stream.client.buffer.len() < EVENTS * data.len(), "nothing was unsent");
     gateway.signal(SIGCONT);
     for _ in 0..EVENTS {
         assert_eq!(stream.event().len(), data.len() + "data: \n\n".len());
@@ -119,7 +119,7 @@ fn a_stream_whose_client_read_on_meanwhile_is_not_called_stalled() {
 }
 
 #[test]
-fn a_request_that_came_meanwhile_is_answered() {
+fn a_request_that_arrives_during_a_pause_is_answered() {
     let backend = Backend::accepting();
     let mut gateway = Gateway::for_backend(&backend).set("REQUEST_TIMEOUT_SECONDS", 2).start();
     let mut kept = gateway.client();
@@ -129,7 +129,7 @@ fn a_request_that_came_meanwhile_is_answered() {
     stop(&gateway);
     kept.send(get("/healthz"));
     half.send("\r\n");
-    std::thread::sleep(STILL);
+    std::thread::sleep(PAUSE);
     gateway.signal(SIGCONT);
     assert_eq!(kept.response().status, 200);
     assert_eq!(half.response().status, 200, "it was complete in time");
@@ -137,7 +137,7 @@ fn a_request_that_came_meanwhile_is_answered() {
 }
 
 #[test]
-fn connects_that_were_answered_meanwhile_are_accepted() {
+fn connects_answered_during_a_pause_are_accepted() {
     const CONNECTS: usize = 40;
     const LONG: Duration = Duration::from_secs(8);
     let gate = Gate::new();
@@ -145,7 +145,7 @@ fn connects_that_were_answered_meanwhile_are_accepted() {
     let backend = Backend::new(move |call| if call.action() == "connect" { answer.clone() } else { Answer::ok() });
     let mut gateway = Gateway::start(&backend);
     let clients: Vec<Client> = (0..CONNECTS).map(|n| Client::open(gateway.port, get(&format!("/{n}")))).collect();
-    eventually("the backend is asked for all of them", || backend.count("connect") == CONNECTS);
+    eventually("the backend has received all of them", || backend.count("connect") == CONNECTS);
     stop(&gateway);
     gate.open();
     std::thread::sleep(LONG);
@@ -159,12 +159,12 @@ fn connects_that_were_answered_meanwhile_are_accepted() {
 }
 
 #[test]
-fn thousands_of_requests_that_came_meanwhile_are_answered() {
+fn thousands_of_requests_that_arrive_during_a_pause_are_answered() {
     const CLIENTS: usize = 4_000;
     const LONG: Duration = Duration::from_secs(7);
     sys::raise_descriptor_limit();
     let mut gateway = Gateway::builder().set("REQUEST_TIMEOUT_SECONDS", 5).set("KEEPALIVE_TIMEOUT_SECONDS", 5).start();
-    // Half of them have asked before.
+    // Half of them have sent a request before.
     let mut clients: Vec<Client> = (0..CLIENTS).map(|_| gateway.client()).collect();
     clients.iter_mut().step_by(2).for_each(Client::assert_open);
     stop(&gateway);

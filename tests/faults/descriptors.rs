@@ -6,14 +6,14 @@ use std::time::Duration;
 
 const CLIENTS: usize = 200;
 const OBSERVED: Duration = Duration::from_secs(1);
-/// Of [`OBSERVED`], while nothing happens that a client could notice.
+/// CPU time allowed in [`OBSERVED`] while the gateway is idle.
 const BUSY_MAX: Duration = Duration::from_millis(200);
 
 fn small(backend: &Backend) -> Builder {
     Gateway::for_backend(backend).ulimit("-n 128")
 }
 
-/// How much processor time goes into a second of waiting.
+/// Processor time of a second of waiting.
 #[track_caller]
 fn assert_no_spin(gateway: &Gateway) -> Duration {
     let before = process::processor_time(gateway.pid());
@@ -38,7 +38,7 @@ fn assert_recovered(gateway: &Gateway, backend: &Backend) {
 }
 
 #[test]
-fn streams_beyond_the_limit_are_told_and_the_others_served() {
+fn streams_beyond_the_limit_get_503_and_the_others_are_served() {
     let backend = Backend::accepting();
     let mut gateway = small(&backend).start();
     let before = gateway.descriptors();
@@ -77,7 +77,7 @@ fn streams_beyond_the_limit_are_told_and_the_others_served() {
 }
 
 #[test]
-fn connections_that_say_nothing_keep_nobody_from_sending() {
+fn silent_connections_do_not_block_sends() {
     let backend = Backend::accepting();
     let mut gateway = small(&backend).internal_port().start();
     let before = gateway.descriptors();
@@ -102,7 +102,7 @@ fn connections_that_say_nothing_keep_nobody_from_sending() {
 }
 
 #[test]
-fn a_limit_that_shrinks_underneath_it_does_no_lasting_harm() {
+fn a_limit_lowered_at_run_time_does_no_lasting_harm() {
     let backend = Backend::accepting();
     let mut gateway = Gateway::start(&backend);
     let before = gateway.descriptors();
@@ -112,11 +112,11 @@ fn a_limit_that_shrinks_underneath_it_does_no_lasting_harm() {
     sys::limit_descriptors(gateway.pid(), 128);
     let mut crowd: Vec<Client> = (0..CLIENTS).map(|n| Client::open(gateway.port, get(&format!("/x/{n}")))).collect();
     gateway.log_line(&["accepting paused"]);
-    // A stream that is open needs no further descriptor.
+    // An open stream needs no further descriptor.
     let body = format!(r#"{{"token":"{token}","event":{{"data":"x"}}}}"#);
     assert_json(&sender.exchange(crate::common::send_request(&body)), 200, OK);
     assert_eq!(stream.event(), "data: x\n\n");
-    // Callbacks find no descriptor, so those who came in are turned away one by one; the rest follows.
+    // Callbacks get no descriptor, so accepted clients are refused one by one; then the others are accepted.
     for client in &mut crowd {
         let status = client.head().status;
         assert!(status == 200 || status == 503, "{status}");

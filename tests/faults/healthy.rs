@@ -1,4 +1,4 @@
-//! The bystander: a stream that must not notice what happens beside it.
+//! The bystander: a healthy stream that must not be affected by the fault.
 
 use crate::common::{Gateway, OK, Stream, assert_json, send_request};
 use std::fmt::{self, Display, Formatter};
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Between two events.
+/// Time between two events.
 const PACE: Duration = Duration::from_millis(5);
 
 /// From the start of a send to the arrival of its event; usually a fraction of a millisecond.
@@ -20,7 +20,7 @@ pub(crate) struct Healthy {
     reader: JoinHandle<(usize, Duration)>,
 }
 
-/// What it saw.
+/// Its record.
 pub(crate) struct Seen {
     events: usize,
     slowest: Duration,
@@ -33,7 +33,7 @@ impl Display for Seen {
 }
 
 impl Healthy {
-    /// Takes over a stream that is open.
+    /// Starts with an open stream.
     pub(crate) fn start(gateway: &Gateway, stream: Stream, token: String) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let base = Instant::now();
@@ -56,7 +56,7 @@ impl Healthy {
         Self { stop, sender, reader }
     }
 
-    /// Everything came, once and in order, and nothing came late.
+    /// Asserts that every event arrived once, in order and in time.
     #[track_caller]
     pub(crate) fn finish(self) -> Seen {
         let seen = self.finish_whenever();
@@ -64,12 +64,12 @@ impl Healthy {
         seen
     }
 
-    /// The same where the gateway itself was held up.
+    /// The same if the gateway itself was paused, so that events may be late.
     #[track_caller]
     pub(crate) fn finish_whenever(self) -> Seen {
         self.stop.store(true, Ordering::SeqCst);
         let sent = self.sender.join().expect("every send is answered with 200");
-        let (events, slowest) = self.reader.join().expect("every event comes, in order");
+        let (events, slowest) = self.reader.join().expect("every event arrives in order");
         assert_eq!(events, sent, "events received and sent");
         Seen { events, slowest }
     }

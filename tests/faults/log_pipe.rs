@@ -1,4 +1,4 @@
-//! A log that is not read, or cannot be written, while there is much to say.
+//! A log that is not read, or cannot be written, under heavy logging.
 
 use crate::common::{Backend, Client, Gateway, SIGTERM, get, process};
 use crate::healthy::Healthy;
@@ -7,11 +7,11 @@ use std::fs::File;
 use std::io::{PipeWriter, Read};
 use std::os::fd::OwnedFd;
 
-/// With lines of 4 KiB each, more than a pipe and the gateway's queue hold.
+/// With lines of 4 KiB each, more than a pipe and the gateway's queue can hold.
 const REQUESTS: usize = 3000;
 const URL_BYTES: usize = 4000;
 
-/// Traffic that fills the log, beside a stream that must not notice.
+/// Traffic that fills the log, with a stream that must not be affected.
 fn talk(gateway: &Gateway, backend: &Backend) -> crate::healthy::Seen {
     let (stream, token) = gateway.open_with(backend, "/healthy");
     let healthy = Healthy::start(gateway, stream, token);
@@ -27,7 +27,7 @@ fn talkative(backend: &Backend, log: impl Into<OwnedFd>) -> Gateway {
 }
 
 #[test]
-fn a_full_pipe_holds_nobody_up() {
+fn a_full_pipe_delays_nothing() {
     let backend = Backend::accepting();
     let (mut reader, writer) = std::io::pipe().expect("a pipe");
     let mut gateway = talkative(&backend, writer);
@@ -35,7 +35,7 @@ fn a_full_pipe_holds_nobody_up() {
     let before = process::rss_kib(gateway.pid());
     let again = talk(&gateway, &backend);
     let after = process::rss_kib(gateway.pid());
-    assert!(after < before + 4 * 1024, "lines that nobody reads are not kept: {before} and {after} KiB");
+    assert!(after < before + 4 * 1024, "unread lines are not kept: {before} and {after} KiB");
     gateway.signal(SIGTERM);
     assert_eq!(gateway.exit_code(), Some(0));
     let mut text = Vec::new();
@@ -44,7 +44,7 @@ fn a_full_pipe_holds_nobody_up() {
 }
 
 #[test]
-fn a_pipe_closed_at_any_time_holds_nobody_up() {
+fn a_pipe_closed_at_any_time_delays_nothing() {
     let backend = Backend::accepting();
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let mut gateway = talkative(&backend, writer);
@@ -59,9 +59,9 @@ fn a_pipe_closed_at_any_time_holds_nobody_up() {
 }
 
 #[test]
-fn a_full_disk_holds_nobody_up() {
+fn a_full_disk_delays_nothing() {
     let backend = Backend::accepting();
-    let full = File::options().write(true).open("/dev/full").expect("a disk that is full");
+    let full = File::options().write(true).open("/dev/full").expect("a full disk");
     let mut gateway = talkative(&backend, full);
     let seen = talk(&gateway, &backend);
     gateway.signal(SIGTERM);

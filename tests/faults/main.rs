@@ -1,7 +1,7 @@
-//! Faults on the real binary: peers that stall, vanish, lie or crowd in, and a machine that runs short. What every test
-//! asks is the same: the one at fault gets what the contract says, nobody else notices, and nothing stays behind.
+//! Faults on the real binary: peers that stall, vanish, misbehave or flood, and exhausted resources. Every test asserts
+//! the same: the faulty peer gets the answer in the contract, no other is affected, and all resources are released.
 //!
-//! Run by `make faults`; too slow and too hungry for `cargo test`, so left out of it.
+//! Run by `make faults`; too slow and too resource-hungry for `cargo test`.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -23,7 +23,7 @@ mod vanished_host;
 
 use std::io::Write;
 
-/// Prints a line past the capture of the test harness: figures are wanted of tests that pass, too.
+/// Prints a line despite the capture of the test harness, to show figures of passing tests too.
 pub fn report(line: &str) {
     let _ = writeln!(std::io::stderr(), "    {line}");
 }

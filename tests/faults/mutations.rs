@@ -1,4 +1,4 @@
-//! Ten thousand requests that are nearly right.
+//! Ten thousand nearly valid requests.
 
 use crate::common::{Answer, Backend, Gateway, Ledger, Random, Verdict, eventually, process};
 use crate::healthy::Healthy;
@@ -109,11 +109,11 @@ fn mutated_requests_get_an_answer_or_a_close() {
     for n in 0..REQUESTS {
         let bytes = mutated(&mut random);
         let mut client = gateway.client();
-        // Sometimes in two pieces; the gateway may be through with it after the first.
+        // Sometimes in two pieces; the gateway may have closed after the first.
         let cut = if n % 2 == 0 { bytes.len() } else { random.index(bytes.len()) };
         let _ = client.try_send(&bytes[..cut]);
         let _ = client.try_send(&bytes[cut..]);
-        // So that whatever it was ends: half a request, an idle connection, a stream.
+        // Ends it in any case: an incomplete request, an idle connection, a stream.
         let _ = client.socket().shutdown(std::net::Shutdown::Write);
         let answer = client.rest_or_reset();
         let status = answer.get(..12).map_or("none".to_owned(), |line| String::from_utf8_lossy(line).into_owned());

@@ -1,4 +1,4 @@
-//! Clients that do not read what they asked for.
+//! Clients that do not read their output.
 
 use crate::common::{Backend, Client, Gateway, Stream, assert_json, eventually, get, process, send_request};
 use crate::healthy::Healthy;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 const WRITE_FAILED: &str = r#"{"error":"Write failed: connection closed"}"#;
 const EVENT_BYTES: usize = 64 * 1024;
 
-/// A stream of a client whose kernel takes little.
+/// A stream of a client with a small receive buffer.
 fn open_lazy(gateway: &Gateway, backend: &Backend, target: &str) -> (Stream, String) {
     let mut client = gateway.client();
     client.take_little();
@@ -34,12 +34,12 @@ fn readers_that_stop_are_dropped_and_cost_no_more_than_their_limit() {
         .map(|n| open_lazy(&gateway, &backend, &format!("/lazy/{n}")))
         .map(|(stream, token)| (stream, token, false))
         .collect();
-    // One event each in turn, so that all of them pile up at the same time.
+    // One event each in turn, so that all their backlogs grow at the same time.
     let mut sender = gateway.client();
     let mut rounds = 0;
     while lazy.iter().any(|(_, _, dropped)| !dropped) {
         rounds += 1;
-        assert!(rounds < ROUNDS_MAX, "somebody is never dropped");
+        assert!(rounds < ROUNDS_MAX, "a reader is never dropped");
         for (_, token, dropped) in lazy.iter_mut().filter(|(_, _, dropped)| !dropped) {
             let response = sender.exchange(send_request(&big_event(token)));
             if response.status != 200 {
@@ -54,10 +54,10 @@ fn readers_that_stop_are_dropped_and_cost_no_more_than_their_limit() {
         assert_eq!((call.reason(), call.detail()), ("error", Some("slow_consumer")));
         assert!(!stream.finish().clean, "a cut stream must look cut");
     }
-    // A buffer grows by doubling; one event may lie on top of the limit.
+    // A buffer grows by doubling; one event may exceed the limit.
     let allowed = READERS * 2 * (PENDING_BYTES + 2 * EVENT_BYTES) / 1024;
     assert!(peak < before + allowed, "{peak} KiB, from {before}");
-    eventually("the memory is given back", || process::rss_kib(gateway.pid()) < before + 8 * 1024);
+    eventually("the memory is released", || process::rss_kib(gateway.pid()) < before + 8 * 1024);
     let seen = healthy.finish();
     let after = process::rss_kib(gateway.pid());
     report(&format!("{READERS} readers that stop: RSS KiB before {before}, peak {peak}, after {after}; {seen}"));
@@ -66,7 +66,7 @@ fn readers_that_stop_are_dropped_and_cost_no_more_than_their_limit() {
     assert_eq!(backend.count("disconnect"), READERS + 1);
 }
 
-/// Sends until more has piled up than both kernels hold.
+/// Sends until the backlog exceeds both kernels' buffers.
 fn pile_up(gateway: &Gateway, token: &str, events: usize) {
     let mut sender = gateway.client();
     for _ in 0..events {
@@ -75,7 +75,7 @@ fn pile_up(gateway: &Gateway, token: &str, events: usize) {
 }
 
 #[test]
-fn stalled_readers_are_given_up_in_time() {
+fn stalled_readers_are_dropped_in_time() {
     const TIMEOUT: Duration = Duration::from_secs(2);
     const READERS: usize = 10;
     let backend = Backend::accepting();
@@ -100,7 +100,7 @@ fn stalled_readers_are_given_up_in_time() {
 }
 
 #[test]
-fn a_reader_that_is_merely_slow_is_kept() {
+fn a_slow_reader_is_kept() {
     const TIMEOUT: Duration = Duration::from_secs(2);
     let backend = Backend::accepting();
     let builder = Gateway::for_backend(&backend).set("CLIENT_TIMEOUT_SECONDS", TIMEOUT.as_secs());
@@ -112,18 +112,18 @@ fn a_reader_that_is_merely_slow_is_kept() {
     for _ in 0..EVENTS {
         assert_eq!(stream.event().len(), EVENT_BYTES + "data: \n\n".len());
         if start.elapsed() < 3 * TIMEOUT {
-            // How slow it is, is the point.
+            // The slowness is deliberate.
             std::thread::sleep(Duration::from_millis(80));
         }
     }
-    assert!(start.elapsed() > 3 * TIMEOUT, "it was to be slower than that: {:?}", start.elapsed());
+    assert!(start.elapsed() > 3 * TIMEOUT, "it must be slower than the timeout: {:?}", start.elapsed());
     assert_eq!(gateway.close(&token).status, 200);
     stream.assert_ended();
     assert_eq!(backend.disconnect(&token).reason(), "server_closed");
 }
 
 #[test]
-fn a_sender_that_reads_no_answers_is_left_unread_and_given_up() {
+fn a_sender_that_reads_no_answers_is_no_longer_read_and_dropped() {
     let backend = Backend::accepting();
     let gateway = Gateway::for_backend(&backend).set("CLIENT_TIMEOUT_SECONDS", 2).start();
     let (stream, token) = gateway.open_with(&backend, "/healthy");
@@ -133,10 +133,10 @@ fn a_sender_that_reads_no_answers_is_left_unread_and_given_up() {
     client.take_little();
     let probes = get("/healthz").repeat(1000);
     let mut client: Client = client;
-    // Ends with a reset: nobody reads the answers, so the gateway stops reading the requests.
+    // It ends with a reset: the answers are not read, so the gateway stops reading the requests.
     let start = Instant::now();
     while client.try_send(&probes).is_ok() {
-        assert!(start.elapsed() < Duration::from_secs(12), "it may go on for ever");
+        assert!(start.elapsed() < Duration::from_secs(12), "it may continue forever");
     }
     let peak = process::peak_rss_kib(gateway.pid());
     assert!(peak < before + 8 * 1024, "{peak} KiB, from {before}");

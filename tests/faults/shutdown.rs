@@ -1,6 +1,6 @@
-//! SIGTERM in the middle of it: whatever goes on, the process ends in time and says how it went.
+//! SIGTERM under load and faults: the process always ends in time, with the right exit status.
 //!
-//! The log's pipes and the vanished host have theirs in their own files.
+//! The files of the log's pipes and of the vanished host have their own shutdown tests.
 
 use crate::common::{
     Answer, Backend, Builder, Client, Gate, Gateway, Ledger, SIGCONT, SIGSTOP, SIGTERM, Stream, Verdict, eventually,
@@ -13,10 +13,10 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Beyond what the contract allows for; a loaded machine needs some.
+/// Allowed on top of the contract's time, for a loaded machine.
 const SLACK: Duration = Duration::from_secs(3);
 
-/// SIGTERM now: the exit status, and that it did not take longer.
+/// Sends SIGTERM; asserts the exit status and the time.
 #[track_caller]
 fn assert_ends(state: &str, gateway: &mut Gateway, code: i32, within: Duration) {
     let start = Instant::now();
@@ -32,7 +32,7 @@ fn assert_exit(state: &str, gateway: &mut Gateway, code: i32, within: Duration, 
     report(&format!("SIGTERM, {state}: exit {code} after {took:?}"));
 }
 
-/// A gateway and a backend that enters everything it accepts.
+/// A gateway and a backend with a ledger.
 fn with_ledger(configure: impl Fn(Builder) -> Builder) -> (Backend, Gateway, Ledger) {
     let ledger = Ledger::default();
     let entries = ledger.clone();
@@ -64,7 +64,7 @@ fn among_readers_that_do_not_read() {
             assert_eq!(sender.exchange(send_request(&body)).status, 200);
         }
     }
-    // What is queued cannot be delivered, and the exit status says so.
+    // The queued bytes cannot be delivered, and the exit status reports that.
     assert_ends("readers that do not read", &mut gateway, 1, Duration::from_secs(TIMEOUT));
     ledger.assert_settled();
 }
@@ -115,10 +115,10 @@ fn in_a_stampede() {
     let mut gateway = Gateway::for_backend(&backend).set("CALLBACK_CONCURRENCY", 32).start();
     let crowd: Vec<Client> = (0..500).map(|n| Client::open(gateway.port, get(&format!("/{n}")))).collect();
     eventually("some are streams", || ledger.sums().accepted > 100);
-    assert_ends("500 connects under way", &mut gateway, 0, Duration::from_secs(2));
+    assert_ends("500 connects in flight", &mut gateway, 0, Duration::from_secs(2));
     ledger.assert_settled();
     for mut client in crowd {
-        // A stream that is ended, or an answer: nobody is left hanging. Who was never accepted is reset.
+        // Each gets the end of a stream or an answer. A client that was never accepted is reset.
         let answer = client.rest_or_reset();
         let start = String::from_utf8_lossy(&answer[..answer.len().min(13)]).into_owned();
         assert!(["", "HTTP/1.1 200 ", "HTTP/1.1 503 "].contains(&start.as_str()), "{start:?}");
@@ -126,13 +126,13 @@ fn in_a_stampede() {
 }
 
 #[test]
-fn with_a_backend_that_says_nothing() {
+fn with_a_silent_backend() {
     let backend = Backend::new(|call| if call.url() == "/open" { Answer::ok() } else { Answer::silence() });
     let mut gateway = Gateway::for_backend(&backend).set("CALLBACK_TIMEOUT_SECONDS", 1).start();
     let stream = gateway.open("/open");
     let clients: Vec<Client> = (0..20).map(|n| Client::open(gateway.port, get(&format!("/{n}")))).collect();
-    // No more are made of a backend that has hardly answered yet.
-    eventually("seven are asked for", || backend.count("connect") == 8);
+    // The concurrency stays low for a backend that has hardly answered yet.
+    eventually("seven connects have arrived", || backend.count("connect") == 8);
     assert_ends("a silent backend", &mut gateway, 0, Duration::from_secs(3));
     stream.assert_ended();
     assert_eq!(backend.count("disconnect"), 8, "each of them may have been accepted");
@@ -153,7 +153,7 @@ fn with_a_backend_that_outlasts_the_drain() {
 }
 
 #[test]
-fn with_a_dead_backend_and_with_one_that_talks_nonsense() {
+fn with_a_dead_backend_and_with_one_that_answers_garbage() {
     let (backend, mut gateway, _) = with_ledger(|builder| builder);
     let streams: Vec<Stream> = (0..50).map(|n| gateway.open(&format!("/{n}"))).collect();
     backend.shut();
@@ -165,7 +165,7 @@ fn with_a_dead_backend_and_with_one_that_talks_nonsense() {
     let backend = Backend::new(move |call| if call.action() == "connect" { Answer::ok() } else { nonsense.clone() });
     let mut gateway = Gateway::start(&backend);
     let streams: Vec<Stream> = (0..50).map(|n| gateway.open(&format!("/{n}"))).collect();
-    assert_ends("a backend that talks nonsense", &mut gateway, 0, Duration::from_secs(2));
+    assert_ends("a backend that answers garbage", &mut gateway, 0, Duration::from_secs(2));
     assert_eq!(backend.count("disconnect"), 50);
     for stream in streams {
         stream.assert_ended();
@@ -173,7 +173,7 @@ fn with_a_dead_backend_and_with_one_that_talks_nonsense() {
 }
 
 #[test]
-fn while_it_stands_still() {
+fn while_it_is_paused() {
     let (_backend, mut gateway, ledger) = with_ledger(|builder| builder);
     let streams: Vec<Stream> = (0..20).map(|n| gateway.open(&format!("/{n}"))).collect();
     gateway.signal(SIGSTOP);
@@ -205,10 +205,12 @@ fn under_senders_that_never_pause() {
         })
         .collect();
     let reader = std::thread::spawn(move || stream.finish());
-    eventually("they are at it", || crate::common::process::processor_time(gateway.pid()) > Duration::from_millis(100));
+    eventually("they are sending", || {
+        crate::common::process::processor_time(gateway.pid()) > Duration::from_millis(100)
+    });
     assert_ends("senders that never pause", &mut gateway, 0, Duration::from_secs(2));
     let finish = reader.join().expect("the stream is read");
-    assert!(finish.clean, "the stream ends in order");
+    assert!(finish.clean, "the stream ends cleanly");
     assert!(finish.text.replace("data: x\n\n", "").is_empty(), "whole frames only");
     senders.into_iter().for_each(|sender| sender.join().expect("a sender ends"));
     ledger.assert_settled();
@@ -217,7 +219,7 @@ fn under_senders_that_never_pause() {
 #[test]
 fn with_a_backend_too_slow_for_all_disconnects() {
     const STREAMS: usize = 2_000;
-    /// Callbacks that the gateway makes at once.
+    /// Callbacks in flight at once.
     const CONCURRENCY: usize = 128;
     let slow = Answer::ok().delayed(Duration::from_millis(400));
     let backend = Backend::new(move |call| if call.action() == "connect" { Answer::ok() } else { slow.clone() });
@@ -234,7 +236,7 @@ fn with_a_backend_too_slow_for_all_disconnects() {
     let line = text.lines().find(|line| line.contains("stopped")).expect("a last line");
     let left = line.split_once("disconnects_left=").map(|(_, count)| count.split(' ').next().unwrap_or_default());
     let left: usize = left.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no number: {line}"));
-    // Those in flight at the end have reached the backend and are left all the same.
+    // Those in flight at the end have reached the backend and still count as left.
     let (made, answered) = (backend.count("disconnect"), STREAMS - left);
     assert!(answered <= made && made <= answered + CONCURRENCY, "{made} made, {left} of {STREAMS} left");
     assert!(line.contains("streams_left=0"), "{line}");

@@ -1,4 +1,4 @@
-//! Requests that never seem to end: slow heads, slow bodies, and connections that say nothing.
+//! Slow requests: slow heads, slow bodies, and silent connections.
 
 use crate::common::{Backend, Client, Gateway, assert_error, eventually};
 use crate::healthy::Healthy;
@@ -7,9 +7,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// A connection that gets 408 is told so, and closed when the client is through or a moment later.
+/// After the 408 a connection is closed once the client has closed, or slightly later.
 const SLACK: Duration = Duration::from_secs(3);
-/// Of each kind.
+/// Connections of each kind.
 const CONNECTIONS: usize = 300;
 const PACE: Duration = Duration::from_millis(100);
 
@@ -44,7 +44,7 @@ impl Slow {
         Self { kind, client, since, answer: Vec::new(), ended: None }
     }
 
-    /// One more byte, and whatever the gateway has said.
+    /// Sends one more byte, and reads any output of the gateway.
     fn drip(&mut self) {
         if self.kind != Kind::Silent {
             let _ = self.client.socket().write(b"x");
@@ -63,7 +63,7 @@ impl Slow {
 }
 
 #[test]
-fn slow_requests_end_in_time_and_disturb_nobody() {
+fn slow_requests_end_in_time_and_affect_no_other() {
     let backend = Backend::accepting();
     let mut gateway = Gateway::for_backend(&backend).set("REQUEST_TIMEOUT_SECONDS", TIMEOUT.as_secs()).start();
     let (stream, token) = gateway.open_with(&backend, "/healthy");
@@ -88,7 +88,7 @@ fn slow_requests_end_in_time_and_disturb_nobody() {
             assert!(slow.answer.is_empty(), "{:?}", String::from_utf8_lossy(&slow.answer));
             continue;
         }
-        // A reset may overtake an answer that nobody has read, never the time.
+        // A reset may overtake an unread answer, but not come early.
         if !slow.answer.is_empty() {
             let mut client = slow.client;
             client.buffer = slow.answer;
@@ -100,6 +100,6 @@ fn slow_requests_end_in_time_and_disturb_nobody() {
     eventually("their sockets are closed", || gateway.descriptors() <= before + 2);
     let seen = healthy.finish();
     report(&format!("{} slow connections ended after {first:?} to {last:?}; {seen}", times.len()));
-    assert_eq!(backend.count("connect"), 1, "no half request reaches the backend");
+    assert_eq!(backend.count("connect"), 1, "no incomplete request reaches the backend");
     gateway.drain();
 }

@@ -1,4 +1,4 @@
-//! Everybody at once, and away again.
+//! A stampede: all clients connect at once, and leave again.
 
 use crate::common::{Answer, Backend, Client, Gateway, Ledger, Verdict, eventually, get, process, sys};
 use crate::healthy::Healthy;
@@ -16,7 +16,7 @@ fn two_thousand_connects_that_are_reset_leave_nothing_behind() {
         if call.url() == "/healthy" {
             return Answer::ok();
         }
-        // One of five is not let in.
+        // One in five is rejected.
         let rejected = call.url().ends_with(['3', '7']);
         entries.enter(call, if rejected { Verdict::Rejected } else { Verdict::Accepted });
         let answer = if call.action() == "connect" && rejected { Answer::status(403) } else { Answer::ok() };
@@ -28,12 +28,12 @@ fn two_thousand_connects_that_are_reset_leave_nothing_behind() {
     let descriptors = gateway.descriptors();
     let threads = process::threads(gateway.pid());
     let mut memory = Vec::new();
-    // Reset as early as can be, in the middle, and when nearly all of them are streams.
+    // Reset as early as possible, in the middle, and when nearly all of them are streams.
     for (round, seen) in [0, 700, 1900].into_iter().enumerate() {
         let already = answered(&ledger);
         let crowd: Vec<Client> =
             (0..CLIENTS).map(|n| Client::open(gateway.port, get(&format!("/{round}/{n}")))).collect();
-        eventually("enough of them have come", || answered(&ledger) >= already + seen);
+        eventually("enough of them have connected", || answered(&ledger) >= already + seen);
         for client in crowd {
             client.reset();
         }

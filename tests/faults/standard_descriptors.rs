@@ -1,13 +1,13 @@
-//! Closed standard descriptors where there is no `/dev/null` to take their place.
+//! Closed standard descriptors without a `/dev/null` to replace them.
 
 use crate::common::{Backend, Gateway, OK, assert_json};
 
-/// In a view of the file system of its own.
+/// In a mount namespace of its own.
 const WITHOUT_DEV_NULL: &str =
     r#"exec unshare --map-root-user --mount sh -c 'mount -t tmpfs none /dev && exec "$0" <&- >&- 2>&-' "$0""#;
 
 #[test]
-fn without_dev_null_closed_standard_descriptors_harm_nothing() {
+fn without_dev_null_closed_standard_descriptors_do_no_harm() {
     let backend = Backend::accepting();
     let mut gateway = Gateway::for_backend(&backend).shell(WITHOUT_DEV_NULL).start();
     let root = format!("/proc/{}/root", gateway.pid());

@@ -1,7 +1,7 @@
-//! A client's host that is gone without a FIN: its link is down, and the kernel keeps sending into the void.
+//! A client's host that vanishes without a FIN: its link is down, and the kernel keeps retransmitting.
 //!
-//! Two networks of their own joined by a virtual cable, so nothing here touches the machine's. They end with the threads
-//! that live in them.
+//! Two network namespaces joined by a virtual cable, so the machine's own network is not touched. They end with the
+//! threads that use them.
 
 use crate::common::{Backend, Client, Gateway, OK, Stream, assert_json, get, sys};
 use crate::healthy::Healthy;
@@ -10,17 +10,17 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// Retransmissions come at intervals that double, and the kernel looks at the time only then.
+/// The intervals of retransmissions double, and the kernel checks the timeout only then.
 const SLACK: Duration = Duration::from_secs(4);
 const GATEWAY_ADDRESS: [u8; 4] = [10, 77, 0, 1];
 
-/// Runs `ip` in this thread's network.
+/// Runs `ip` in this thread's network namespace.
 fn ip(arguments: &str) {
     let output = Command::new("ip").args(arguments.split(' ')).output().expect("ip is installed");
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// The far side: a thread in a network of its own that does as it is told.
+/// The far side: a thread in a network namespace of its own that runs jobs.
 struct Far {
     thread_id: u32,
     jobs: mpsc::Sender<Box<dyn FnOnce() + Send>>,
@@ -31,7 +31,7 @@ impl Far {
         let (jobs, todo) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
         let (tell, told) = mpsc::channel();
         std::thread::spawn(move || {
-            tell.send(sys::leave_network().expect("a second network")).expect("somebody listens");
+            tell.send(sys::leave_network().expect("a second network")).expect("the receiver exists");
             todo.into_iter().for_each(|job| job());
         });
         Self { thread_id: told.recv().expect("it starts"), jobs }
@@ -47,17 +47,17 @@ impl Far {
     }
 }
 
-/// What there is beside the vanished host.
+/// The setup around the vanished host.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Beside {
     Nothing,
-    /// The kernel has forgotten the host's hardware address, finds nobody to ask and calls it unreachable.
+    /// The kernel has forgotten the host's hardware address, gets no ARP reply and reports it unreachable.
     Unreachable,
     Sigterm,
 }
 
 fn vanish(beside: Beside) {
-    // The kernel asks for the neighbour three times, a second apart, before it calls it unreachable.
+    // The kernel sends three ARP requests, a second apart, before it reports the host unreachable.
     let client_timeout = Duration::from_secs(if beside == Beside::Unreachable { 6 } else { 2 });
     ip("link set lo up");
     let far = Far::start();
@@ -116,7 +116,7 @@ fn vanish(beside: Beside) {
     drop((idle, busy));
 }
 
-/// In a network of its own, if that may be had.
+/// Runs in a network namespace of its own, if permitted.
 fn isolated(test: fn()) {
     let thread = std::thread::spawn(move || match sys::leave_network() {
         Ok(_) => test(),
@@ -126,16 +126,16 @@ fn isolated(test: fn()) {
 }
 
 #[test]
-fn streams_of_a_host_that_vanished_are_ended() {
+fn streams_of_a_vanished_host_are_ended() {
     isolated(|| vanish(Beside::Nothing));
 }
 
 #[test]
-fn a_drain_does_not_wait_for_a_host_that_vanished() {
+fn a_drain_does_not_wait_for_a_vanished_host() {
     isolated(|| vanish(Beside::Sigterm));
 }
 
 #[test]
-fn streams_of_a_host_that_its_network_calls_unreachable_are_ended_the_same_way() {
+fn streams_of_a_host_reported_unreachable_are_ended_the_same_way() {
     isolated(|| vanish(Beside::Unreachable));
 }

@@ -1,10 +1,10 @@
-//! The backend of the soak: slow, moody, and keeping books.
+//! The backend of the soak test: slow and flaky, with a ledger.
 
 use crate::common::{Answer, Backend, Call, Ledger, Random, Step, Verdict};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-/// What the crowd is told as soon as the backend knows it: which visit has which token.
+/// The token of each visit, for the crowd, as soon as the backend knows it.
 pub(crate) type News = (u64, String);
 
 /// The number in `/visit/N`.
@@ -12,7 +12,7 @@ pub(crate) fn visit_of(url: &str) -> Option<u64> {
     url.strip_prefix("/visit/")?.parse().ok()
 }
 
-/// Starts it. What it does with a visit depends on the visit's number alone, so a repeated connect is answered alike.
+/// Starts it. Its answer depends only on the visit's number, so a retried connect gets the same one.
 pub(crate) fn start(ledger: Ledger, news: Sender<News>) -> Backend {
     Backend::forgetful(move |call| {
         let Some(visit) = visit_of(call.url()) else { panic!("a callback for {:?}", call.url()) };
@@ -21,12 +21,12 @@ pub(crate) fn start(ledger: Ledger, news: Sender<News>) -> Backend {
             return after_disconnect(call);
         }
         let (verdict, answer) = decide(visit);
-        // The books first: the gateway may be quicker than the next line.
+        // The ledger first: the gateway may react before the next line.
         ledger.enter(call, verdict);
         let _ = news.send((visit, call.token().to_owned()));
         let mut random = Random::new(visit ^ 0x5eed);
         let answer = match random.below(1000) {
-            // Some streams have events sent to them before they are open.
+            // Some streams get events before they are open.
             0..50 => answer.delayed(Duration::from_millis(100 + random.below(300))),
             50..500 => answer.delayed(Duration::from_millis(random.below(20))),
             _ => answer,
@@ -53,8 +53,8 @@ fn decide(visit: u64) -> (Verdict, Answer) {
     }
 }
 
-/// It never breaks off before it has answered: a callback on a kept connection would then be repeated, as it should be,
-/// and the books could not tell that from a second one.
+/// It never closes before it has answered: a callback on a kept-alive connection would then correctly be retried, and
+/// the ledger could not tell that from a duplicate.
 fn after_disconnect(call: &Call) -> Answer {
     let mut random =
         Random::new(call.at.elapsed().as_nanos() as u64 ^ call.connection as u64 ^ (call.ordinal as u64) << 32);
@@ -68,7 +68,7 @@ fn after_disconnect(call: &Call) -> Answer {
     closing_at_times(answer, &mut random)
 }
 
-/// Closes the connection now and then, perhaps while the next call is on its way.
+/// Occasionally closes the connection, perhaps while the next call is in flight.
 fn closing_at_times(answer: Answer, random: &mut Random) -> Answer {
     let pause = Duration::from_micros(random.below(2000));
     match random.below(100) {

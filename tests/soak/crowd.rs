@@ -1,4 +1,4 @@
-//! The crowd: thousands of connections that come, get events, misbehave and leave, driven by one thread.
+//! The crowd: thousands of connections that open, receive events, misbehave and leave, driven by one thread.
 
 use crate::backend::News;
 use crate::common::{HEARTBEAT, Random, get, sys};
@@ -14,18 +14,18 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 const SENDERS: usize = 16;
-/// A sender's connection is replaced after so many sends.
+/// Sends after which a sender's connection is replaced.
 const SENDS_PER_CONNECTION: usize = 5_000;
-/// At most so many connects at a time, and in a hundredth of a second.
+/// Maximum connects in a tick.
 const OPENS_PER_TICK: usize = 10;
 const TICK: Duration = Duration::from_millis(10);
-/// Between two looks at everybody.
+/// Time between two passes over all connections.
 const ROUND: Duration = Duration::from_millis(100);
-/// Longer pauses between two turns are not the crowd's doing.
+/// Longer pauses between two turns have external causes.
 const STANDSTILL: Duration = Duration::from_secs(2);
-/// Anything that must happen happens by then; nothing here takes longer than the gateway's own timeouts.
+/// The maximum wait for anything; nothing takes longer than the gateway's own timeouts.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Readers that stop, at a time.
+/// Maximum stalled readers at a time.
 const LAZY_MAX: usize = 10;
 const LAZY_TIME: Duration = Duration::from_secs(15);
 
@@ -42,16 +42,16 @@ pub(crate) struct Crowd {
     lifetime: Duration,
     /// Sends per second.
     rate: usize,
-    /// Part of a send that is due.
+    /// The fraction of a send that is due.
     due: f64,
     turned_at: Instant,
     ticked_at: Instant,
     looked_at: Instant,
     lazy: usize,
     pub figures: Figures,
-    /// New ones come, and sends are made.
+    /// Visitors arrive, and sends are made.
     pub busy: bool,
-    /// The gateway was told to stop: streams end in order.
+    /// The gateway is shutting down: streams end cleanly.
     pub draining: bool,
 }
 
@@ -90,12 +90,12 @@ impl Crowd {
         }
     }
 
-    /// Connections that are open on this side.
+    /// Connections open on this side.
     pub(crate) fn connections(&self) -> usize {
         self.by_visit.len() + self.senders.len()
     }
 
-    /// Nobody waits for anything that was sent.
+    /// Whether no sends or events are in flight.
     pub(crate) fn is_settled(&self) -> bool {
         let settled = |visitor: &Visitor| match visitor.role {
             Role::Healthy | Role::Hasty => visitor.stage == Stage::Open && visitor.received == visitor.sent,
@@ -109,7 +109,7 @@ impl Crowd {
         self.by_visit.is_empty()
     }
 
-    /// Everybody but every fifth leaves at once.
+    /// Four of five visitors leave at once.
     pub(crate) fn thin_out(&mut self) {
         for slot in 0..self.slots.len() {
             if slot % 5 != 0 {
@@ -118,7 +118,7 @@ impl Crowd {
         }
     }
 
-    /// Some 10 ms of it.
+    /// Runs for some 10 ms.
     pub(crate) fn turn(&mut self) {
         match self.poll.poll(&mut self.events, Some(TICK)) {
             Err(error) if error.kind() != ErrorKind::Interrupted => panic!("epoll: {error}"),
@@ -156,14 +156,14 @@ impl Crowd {
         }
     }
 
-    /// This process was stopped for a while: what did not happen meanwhile is nobody's fault, and happens later.
+    /// This process was paused: extends all deadlines by the pause.
     fn forgive(&mut self, stopped: Duration) {
         println!("the crowd stood still for {stopped:?}");
         for visitor in self.slots.iter_mut().flatten() {
             visitor.since += stopped;
             visitor.leaves_at += stopped;
         }
-        // Connections on which nothing was sent for so long may have been closed.
+        // Connections idle for that long may have been closed.
         self.replace_senders(0);
     }
 
@@ -237,7 +237,7 @@ impl Crowd {
         });
     }
 
-    /// Requests that are none.
+    /// Malformed requests.
     fn garbage(&mut self) -> Vec<u8> {
         let length = 1 + self.random.below(200);
         let mut bytes: Vec<u8> = (0..length).map(|_| self.random.next() as u8).collect();
@@ -255,7 +255,7 @@ impl Crowd {
         while self.due >= 1.0 {
             self.due -= 1.0;
             let slot = self.random.index(self.slots.len());
-            // Several in a row for the same stream, now and then.
+            // Sometimes several in a row for the same stream.
             let count = if self.random.chance(50) { 5 } else { 1 };
             for _ in 0..count {
                 self.send_event(slot);
@@ -278,7 +278,7 @@ impl Crowd {
         self.senders[slot % SENDERS].push(visit, &body);
     }
 
-    /// What time asks for: lazy ones are flooded, old ones leave, nobody waits for ever.
+    /// Time-driven work: lazy readers are flooded, old visitors leave, and nothing may wait too long.
     fn look_after_all(&mut self) {
         let now = Instant::now();
         for slot in 0..self.slots.len() {
@@ -314,7 +314,7 @@ impl Crowd {
         }
     }
 
-    /// A healthy one that has got everything goes, one way or another.
+    /// A healthy visitor that has received everything leaves, in one of several ways.
     fn leave(&mut self, slot: usize) {
         let way = self.random.below(4);
         let Some(visitor) = &mut self.slots[slot] else { return };
@@ -350,7 +350,7 @@ impl Crowd {
         if visitor.out.is_empty() {
             return;
         }
-        // What fails here shows when reading.
+        // An error here will show on the next read.
         if let Ok(count) = visitor.socket.write(&visitor.out) {
             visitor.out.drain(..count);
         }
@@ -385,13 +385,17 @@ impl Crowd {
             if frame == HEARTBEAT {
                 self.figures.heartbeats += 1;
             } else if let Some(hello) = frame.strip_prefix("event: hello\ndata: ") {
-                assert_eq!(hello, format!("{}\n\n", visitor.visit), "somebody else's event");
+                assert_eq!(hello, format!("{}\n\n", visitor.visit), "another stream's event");
                 assert_eq!(visitor.received, 0, "the callback's event comes first");
             } else {
                 let mut words = frame.strip_prefix("data: ").expect("an unnamed event").split(' ');
                 let mut number = || words.next().and_then(|word| word.parse::<u64>().ok()).expect("a number");
                 let got = (number(), number());
-                assert_eq!(got, (visitor.visit, visitor.received), "lost, doubled, out of order or somebody else's");
+                assert_eq!(
+                    got,
+                    (visitor.visit, visitor.received),
+                    "lost, duplicated, out of order or of another stream"
+                );
                 visitor.received += 1;
                 self.figures.events += 1;
                 let took = self.start.elapsed().saturating_sub(Duration::from_micros(number()));
@@ -409,7 +413,7 @@ impl Crowd {
         match (visitor.reader.status, role) {
             (Some(200), Role::Healthy | Role::Hasty) => {
                 let right = match stage {
-                    // After a half-close the stream is cut, after a close by the backend it ends in order.
+                    // After a half-close the stream is cut, after a close by the backend it ends cleanly.
                     Stage::Ending => all,
                     Stage::Open => self.draining && finished && all,
                     Stage::Waiting | Stage::Quiet => false,
@@ -447,17 +451,17 @@ impl Crowd {
             404 => assert!(!open, "an open stream's token is unknown: {}", answer.body),
             500 => {
                 let lazy = visitor.is_none_or(|visitor| visitor.role == Role::Lazy);
-                assert!(lazy, "a stream that is read was dropped: {}", answer.body);
+                assert!(lazy, "a stream with a reader was dropped: {}", answer.body);
                 self.figures.dropped += 1;
                 if let Some(slot) = slot {
                     self.remove(slot);
                 }
             }
-            status => panic!("an answer that no send gets: {status} {}", answer.body),
+            status => panic!("an impossible answer to a send: {status} {}", answer.body),
         }
     }
 
-    /// Replaces the idle ones that have made so many sends.
+    /// Replaces idle senders that have made enough sends.
     fn replace_senders(&mut self, sends: usize) {
         for n in 0..self.senders.len() {
             if self.senders[n].is_worn(sends) {

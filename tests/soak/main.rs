@@ -1,5 +1,5 @@
-//! A soak: thousands of streams that come and go for minutes, among sends, slow readers, resets, garbage and a moody
-//! backend. All the while nothing may be lost, doubled or out of order, and nothing may grow.
+//! A soak test: thousands of streams open and close for minutes, with sends, slow readers, resets, garbage and a flaky
+//! backend. No event may be lost, duplicated or out of order, and no resource usage may grow.
 //!
 //! Run by `make soak MINUTES=15`. Also settable: `SOAK_STREAMS`, `SOAK_RATE` (sends a second), `SOAK_SEED`.
 
@@ -16,19 +16,19 @@ use common::{Gateway, Ledger, SIGTERM, process, sys};
 use crowd::Crowd;
 use std::time::{Duration, Instant};
 
-/// Longest wait for what must come to rest at the end.
+/// Longest wait for all work to finish at the end.
 const REST: Duration = Duration::from_secs(60);
-/// Callback connections, and sockets that the gateway still holds for clients that are gone.
-const DESCRIPTORS_BESIDE: usize = 128 + 256;
-/// Callback connections more or less that are no sign of anything.
-const ELASTIC: usize = 48;
-/// What one callback thread takes; measured: 66.
+/// Callback connections, and sockets that the gateway still holds for clients that have left.
+const OTHER_DESCRIPTORS_MAX: usize = 128 + 256;
+/// Normal fluctuation in callback connections.
+const DESCRIPTORS_SLACK: usize = 48;
+/// Memory of one callback thread; measured: 66.
 const THREAD_KIB: usize = 80;
 const THREADS_MAX: usize = 128 + 8;
 
 fn setting(name: &str, default: usize) -> usize {
     match std::env::var(name) {
-        Ok(value) => value.parse().unwrap_or_else(|_| panic!("{name}={value:?} is no number")),
+        Ok(value) => value.parse().unwrap_or_else(|_| panic!("{name}={value:?} is not a number")),
         Err(_) => default,
     }
 }
@@ -37,8 +37,8 @@ fn setting(name: &str, default: usize) -> usize {
 #[derive(Clone, Copy, Debug, Default)]
 struct Sample {
     descriptors: usize,
-    /// Those that are not for the crowd's connections.
-    beside: usize,
+    /// Descriptors not used for the crowd's connections.
+    other_descriptors: usize,
     threads: usize,
     rss_kib: usize,
 }
@@ -47,15 +47,15 @@ impl Sample {
     fn take(gateway: &Gateway, connections: usize) -> Self {
         let pid = gateway.pid();
         let descriptors = gateway.descriptors();
-        let beside = descriptors.saturating_sub(connections);
-        Self { descriptors, beside, threads: process::threads(pid), rss_kib: process::rss_kib(pid) }
+        let other_descriptors = descriptors.saturating_sub(connections);
+        Self { descriptors, other_descriptors, threads: process::threads(pid), rss_kib: process::rss_kib(pid) }
     }
 
     fn mean(samples: &[Self]) -> Self {
         let mean = |field: fn(&Self) -> usize| samples.iter().map(field).sum::<usize>() / samples.len().max(1);
         Self {
             descriptors: mean(|sample| sample.descriptors),
-            beside: mean(|sample| sample.beside),
+            other_descriptors: mean(|sample| sample.other_descriptors),
             threads: mean(|sample| sample.threads),
             rss_kib: mean(|sample| sample.rss_kib),
         }
@@ -80,7 +80,7 @@ fn main() {
         .set("HEARTBEAT_INTERVAL_SECONDS", 5)
         .set("REQUEST_TIMEOUT_SECONDS", 5)
         .set("MAX_PENDING_BYTES", 256 * 1024)
-        // At warn, most lines about failed disconnects are left out.
+        // At warn, most lines about failed disconnects are suppressed.
         .set("LOG_LEVEL", "debug")
         .start();
     let idle = Sample::take(&gateway, 0);
@@ -100,7 +100,7 @@ fn run(crowd: &mut Crowd, gateway: &Gateway, ledger: &Ledger, time: Duration) ->
             continue;
         }
         let sample = Sample::take(gateway, crowd.connections());
-        assert!(sample.beside <= DESCRIPTORS_BESIDE, "{sample:?}");
+        assert!(sample.other_descriptors <= OTHER_DESCRIPTORS_MAX, "{sample:?}");
         assert!(sample.threads <= THREADS_MAX, "{} threads", sample.threads);
         samples.push(sample);
         if samples.len() % 10 == 0 {
@@ -132,7 +132,7 @@ fn print_line(crowd: &Crowd, ledger: &Ledger, seconds: usize, sample: Sample) {
     );
 }
 
-/// The first and the last third of what follows the warm-up are alike.
+/// Asserts that the first and the last third after the warm-up are alike.
 fn assert_flat(samples: &[Sample]) {
     let warm = &samples[samples.len() / 4..];
     let third = warm.len() / 3;
@@ -141,10 +141,10 @@ fn assert_flat(samples: &[Sample]) {
     // Callback threads come and go with the load, up to their limit; each has its stack and buffers.
     let threads_kib = last.threads.saturating_sub(first.threads) * THREAD_KIB;
     assert!(last.rss_kib <= first.rss_kib + first.rss_kib / 10 + 2048 + threads_kib, "memory grows");
-    assert!(last.beside <= first.beside + ELASTIC, "descriptors grow");
+    assert!(last.other_descriptors <= first.other_descriptors + DESCRIPTORS_SLACK, "descriptors grow");
 }
 
-/// Everything comes to rest, most leave, the rest is drained, and the books balance.
+/// All work finishes, most clients leave, the rest are drained, and the ledger balances.
 fn finish(mut crowd: Crowd, gateway: &mut Gateway, ledger: &Ledger, idle: Sample) {
     crowd.busy = false;
     until(&mut crowd, "every event has come", Crowd::is_settled);
@@ -160,20 +160,24 @@ fn finish(mut crowd: Crowd, gateway: &mut Gateway, ledger: &Ledger, idle: Sample
     until(&mut crowd, "every stream has ended", Crowd::is_empty);
     assert_eq!(gateway.exit_code(), Some(0), "{}", gateway.log());
     println!("SIGTERM with {streams} connections: exit 0 after {:?}", start.elapsed());
-    // A call that timed out may be read after the gateway has gone.
+    // A call that timed out may be read after the gateway has exited.
     let start = Instant::now();
     while ledger.sums().open > 0 && start.elapsed() < Duration::from_secs(5) {
         std::thread::sleep(Duration::from_millis(10));
     }
-    // On a machine that is overloaded a callback may time out before the backend has seen it. That is logged, and what is
-    // logged is not lost in silence.
+    // On an overloaded machine a callback may time out before the backend has seen it. That is logged, and a logged
+    // failure is not a silent loss.
     let log = gateway.log();
     let failed = ledger.assert_settled_but(|token| log.contains(&format!("disconnect callback failed token={token}")));
     let (figures, sums) = (crowd.figures, ledger.sums());
     println!("{figures:?}\n{sums:?}, disconnects that failed and were logged: {failed}");
     assert!(failed <= sums.accepted / 1000, "too many disconnects failed");
-    assert_eq!(sums.accepted + sums.unclear, sums.disconnects + failed, "one for each connect that may be accepted");
-    assert!(figures.opened <= sums.accepted, "a stream that nobody accepted");
+    assert_eq!(
+        sums.accepted + sums.unclear,
+        sums.disconnects + failed,
+        "one for each connect that may have been accepted"
+    );
+    assert!(figures.opened <= sums.accepted, "a stream that was not accepted");
     println!("soak: all is well");
 }
 

@@ -1,20 +1,20 @@
-//! Decodes a stream piece by piece, as it comes: head, chunks, frames.
+//! Decodes a stream incrementally: head, chunks, frames.
 
 use crate::common::find;
 
-/// What one connection has received.
+/// The input of one connection.
 #[derive(Default)]
 pub(crate) struct Reader {
     raw: Vec<u8>,
     payload: Vec<u8>,
-    /// Of the head, once that is complete.
+    /// The status, once the head is complete.
     pub status: Option<u16>,
     /// The last chunk was seen.
     pub finished: bool,
 }
 
 impl Reader {
-    /// Takes what came. Panics on what no client could read.
+    /// Reads input. Panics on anything malformed.
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         self.raw.extend_from_slice(bytes);
         if self.status.is_none() {
@@ -37,7 +37,7 @@ impl Reader {
         if self.raw.len() < end + 2 {
             return false;
         }
-        assert!(!self.finished, "bytes behind the last chunk");
+        assert!(!self.finished, "bytes after the last chunk");
         assert_eq!(&self.raw[end..end + 2], b"\r\n", "a chunk ends with CRLF");
         self.payload.extend_from_slice(&self.raw[line + 2..end]);
         self.raw.drain(..end + 2);
@@ -45,7 +45,7 @@ impl Reader {
         true
     }
 
-    /// The next whole frame, its blank line included.
+    /// The next complete frame, including its blank line.
     pub(crate) fn frame(&mut self) -> Option<String> {
         let start = find(&self.payload, b"\n\n")?;
         let frame: Vec<u8> = self.payload.drain(..start + 2).collect();

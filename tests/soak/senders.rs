@@ -1,4 +1,4 @@
-//! The sending side: keep-alive connections with pipelined sends, and a record of what each answer is for.
+//! The sending side: keep-alive connections with pipelined sends, and a record of the visit of each.
 
 use crate::common::{find, send_request};
 use mio::net::TcpStream;
@@ -11,13 +11,13 @@ pub(crate) struct Sender {
     socket: TcpStream,
     out: Vec<u8>,
     input: Vec<u8>,
-    /// Visits whose sends are not answered yet, in order.
+    /// The visits of unanswered sends, in order.
     unanswered: VecDeque<u64>,
     /// Sends on this connection so far.
     count: usize,
 }
 
-/// What became of a send.
+/// The answer to a send.
 pub(crate) struct Answered {
     pub visit: u64,
     pub status: u16,
@@ -31,14 +31,14 @@ impl Sender {
         Self { socket, out: Vec::new(), input: Vec::new(), unanswered: VecDeque::new(), count: 0 }
     }
 
-    /// Puts a send on the way; [`Sender::flush`] does the rest.
+    /// Queues a send; [`Sender::flush`] writes it.
     pub(crate) fn push(&mut self, visit: u64, body: &str) {
         self.out.extend_from_slice(send_request(body).as_bytes());
         self.unanswered.push_back(visit);
         self.count += 1;
     }
 
-    /// Nothing is on its way, and it has served for a while: it may be replaced.
+    /// Whether nothing is in flight and it has made enough sends, so that it may be replaced.
     pub(crate) fn is_worn(&self, sends: usize) -> bool {
         self.unanswered.is_empty() && self.count >= sends
     }
@@ -47,19 +47,19 @@ impl Sender {
         self.unanswered.is_empty()
     }
 
-    /// Writes what the kernel takes.
+    /// Writes as much as the kernel accepts.
     pub(crate) fn flush(&mut self) {
         while !self.out.is_empty() {
             match self.socket.write(&self.out) {
                 Ok(count) => drop(self.out.drain(..count)),
-                // Not connected yet, or full: an event will say when.
+                // Not connected yet, or full: an event will follow.
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => return,
                 Err(error) => panic!("a sender's connection failed: {error}"),
             }
         }
     }
 
-    /// Reads the answers that have come.
+    /// Reads the available answers.
     pub(crate) fn read(&mut self) -> Vec<Answered> {
         let mut answers = Vec::new();
         let mut scratch = [0; 16 * 1024];

@@ -1,15 +1,15 @@
-//! Who comes to visit, what for, and what the crowd has counted of it.
+//! Visitors, their roles, and the crowd's counters.
 
 use crate::reader::Reader;
 use mio::net::TcpStream;
 use std::time::{Duration, Instant};
 
-/// What a visitor is up to.
+/// A visitor's behaviour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Reads everything, and leaves when it has got all that was sent.
+    /// Reads everything, and leaves once it has received all its events.
     Healthy,
-    /// Reads everything, and leaves whenever it likes.
+    /// Reads everything, and leaves at any time.
     Hasty,
     /// Leaves while the backend decides.
     Early,
@@ -19,15 +19,15 @@ pub(crate) enum Role {
     SlowHead,
 }
 
-/// How far it has come.
+/// A visitor's progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// No answer yet.
     Waiting,
     Open,
-    /// Nothing more is sent; it leaves when it has got everything.
+    /// No more sends; it leaves once it has received everything.
     Quiet,
-    /// It is to end now.
+    /// It must end now.
     Ending,
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct Visitor {
     pub role: Role,
     pub stage: Stage,
     pub since: Instant,
-    /// When it is time to go.
+    /// When it leaves.
     pub leaves_at: Instant,
     pub token: Option<String>,
     pub reader: Reader,
@@ -47,7 +47,7 @@ pub(crate) struct Visitor {
     pub received: u64,
 }
 
-/// What the crowd has counted.
+/// The crowd's counters.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Figures {
     pub visits: usize,
@@ -56,8 +56,8 @@ pub(crate) struct Figures {
     pub sends: usize,
     pub events: usize,
     pub heartbeats: usize,
-    /// Streams dropped because nobody read them.
+    /// Streams dropped because they were not read.
     pub dropped: usize,
-    /// The slowest event since this was last reset.
+    /// The highest latency since the last reset.
     pub slowest: Duration,
 }
