@@ -20,8 +20,7 @@ pub(super) struct Connection {
     pub token: Uuid,
     pub listener: Listener,
     pub peer: Peer,
-    /// The peer has ended its side: nothing more will be read.
-    pub read_closed: bool,
+    pub input: Input,
     /// Whether an answer has said how long the connection may be idle.
     pub keepalive_told: bool,
     /// What a client may still send behind its GET.
@@ -30,6 +29,14 @@ pub(super) struct Connection {
     pub deadline: Millis,
     /// Due time of this connection's live timer entry; any other entry is stale.
     pub scheduled: Millis,
+}
+
+/// Whether more of the peer's input is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Input {
+    Open,
+    /// The peer has ended its side.
+    Ended,
 }
 
 /// A state owns its data.
@@ -207,9 +214,11 @@ pub(super) struct Streaming {
     pub opened_at: u64,
 }
 
-pub(super) struct Closing {
-    /// Output is flushed and the sending side shut down; until then, the peer may still be reading.
-    pub shut: bool,
+pub(super) enum Closing {
+    /// The output is not written to its end.
+    Flushing,
+    /// It is, and the sending side is shut down: input is discarded until the peer ends its side.
+    Lingering,
 }
 
 /// Input that will still be discarded.
@@ -239,7 +248,7 @@ impl Connection {
             token,
             listener,
             peer,
-            read_closed: false,
+            input: Input::Open,
             keepalive_told: false,
             discard: DiscardBudget::default(),
             deadline: Millis::NEVER,
@@ -258,7 +267,7 @@ impl Connection {
 
     /// Whether further input is to be read now. `answers_max` is how many bytes of answers may be unsent.
     pub(super) fn wants_input(&self, answers_max: usize) -> bool {
-        !self.read_closed
+        self.input != Input::Ended
             && match self.state {
                 State::Reading(_) => self.out.len() < answers_max,
                 State::Answering(_) | State::Closed(_) => false,

@@ -1,6 +1,6 @@
 //! When something must happen to which connection.
 
-use super::connection::{Connection, State};
+use super::connection::{Closing, Connection, State};
 use super::settings::Settings;
 use crate::clock::Millis;
 use crate::hub::ConnId;
@@ -73,8 +73,8 @@ fn deadline_of(connection: &Connection, settings: &Settings) -> Millis {
         }),
         State::Connecting(connecting) => stalled.min(connecting.answer_by),
         State::Streaming(streaming) => stalled.min(streaming.heartbeat_at),
-        State::Closing(closing) if closing.shut => connection.out.progress_at().after(LINGER),
-        State::Answering(_) | State::Closing(_) => stalled,
+        State::Closing(Closing::Lingering) => connection.out.progress_at().after(LINGER),
+        State::Answering(_) | State::Closing(Closing::Flushing) => stalled,
         State::Closed(_) => Millis::NEVER,
     }
 }

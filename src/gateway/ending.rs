@@ -23,19 +23,28 @@ impl Shared {
         self.start_closing(connection);
     }
 
+    /// The client has gone: nobody is left to be told anything.
+    pub(super) fn lose_client(&mut self, connection: &mut Connection, ending: EndReason) {
+        self.retire_stream(connection, ending);
+        self.close(connection, CloseMode::Graceful);
+    }
+
     /// An end that the client must be able to tell from a clean one.
-    pub(super) fn cut_stream(&mut self, connection: &mut Connection, ending: EndReason, mode: CloseMode) {
+    pub(super) fn cut_stream(&mut self, now: Millis, connection: &mut Connection, ending: EndReason) {
         // An end that lies: the client cannot tell that events are missing.
         if planted::is("cut-stream-ends-as-if-complete") {
-            return self.end_stream(connection.out.progress_at(), connection, ending);
+            return self.end_stream(now, connection, ending);
         }
         self.retire_stream(connection, ending);
-        Self::close(connection, mode);
+        self.close(connection, CloseMode::Abort);
     }
 
     /// The stream, open or not, is over: its token names nothing any more, and its disconnect is queued.
     pub(super) fn retire_stream(&mut self, connection: &mut Connection, ending: EndReason) {
-        let closing = State::Closing(Closing { shut: false });
+        if !connection.is_stream() {
+            return;
+        }
+        let closing = State::Closing(Closing::Flushing);
         match std::mem::replace(&mut connection.state, closing) {
             State::Connecting(connecting) => {
                 self.stats.connect(ConnectResult::ClientLeft);

@@ -2,7 +2,7 @@
 
 use super::actions::CloseMode;
 use super::answers::{ConnectResult, Refusal};
-use super::connection::{Connection, State};
+use super::connection::{Closing, Connection, State};
 use super::deadlines;
 use super::shared::Shared;
 use crate::callback::Detail;
@@ -17,11 +17,11 @@ impl Shared {
         let is_stalled = deadlines::is_stalled(now, connection, &self.settings);
         match &mut connection.state {
             State::Connecting(_) | State::Streaming(_) if is_stalled => {
-                self.cut_stream(connection, EndReason::error(Detail::ClientTimeout), CloseMode::Abort);
+                self.cut_stream(now, connection, EndReason::error(Detail::ClientTimeout));
             }
-            State::Reading(_) | State::Answering(_) if is_stalled => Self::close(connection, CloseMode::Abort),
+            State::Reading(_) | State::Answering(_) if is_stalled => self.close(connection, CloseMode::Abort),
             State::Reading(reading) if reading.has_begun() => self.refuse(now, connection, Refusal::Timeout),
-            State::Reading(_) => Self::close(connection, CloseMode::Graceful),
+            State::Reading(_) => self.close(connection, CloseMode::Graceful),
             State::Connecting(connecting) => {
                 let call = connecting.call;
                 self.connect_timed_out(now, connection, call);
@@ -41,10 +41,8 @@ impl Shared {
                 }
                 self.beat(now, connection);
             }
-            State::Closing(closing) => {
-                let mode = if closing.shut { CloseMode::Graceful } else { CloseMode::Abort };
-                Self::close(connection, mode);
-            }
+            State::Closing(Closing::Lingering) => self.close(connection, CloseMode::Graceful),
+            State::Closing(Closing::Flushing) => self.close(connection, CloseMode::Abort),
             State::Answering(_) | State::Closed(_) => {}
         }
     }
@@ -53,7 +51,7 @@ impl Shared {
     pub(super) fn drain(&mut self, now: Millis, connection: &mut Connection) {
         match &connection.state {
             State::Reading(reading) if reading.has_begun() => self.refuse(now, connection, Refusal::ShuttingDown),
-            State::Reading(_) if connection.out.is_empty() => Self::close(connection, CloseMode::Graceful),
+            State::Reading(_) if connection.out.is_empty() => self.close(connection, CloseMode::Graceful),
             State::Reading(_) => self.start_closing(connection),
             State::Connecting(_) => {
                 self.stop_connecting(now, connection, EndReason::SHUTDOWN, ConnectResult::ShuttingDown);

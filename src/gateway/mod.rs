@@ -61,7 +61,7 @@ use crate::job::Completion;
 use crate::planted;
 use crate::table::Table;
 use answers::Answer;
-use connection::{Connection, State};
+use connection::{Closing, Connection, Input, State};
 use places::Places;
 use shared::Shared;
 use stats::Gauges;
@@ -158,21 +158,23 @@ impl Gateway {
     /// The peer will send nothing more.
     pub fn receive_eof(&mut self, now: Millis, id: ConnId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        connection.read_closed = true;
+        connection.input = Input::Ended;
         match &connection.state {
             // Bytes lost with a half-closed connection: a client that sends, ends its side and reads.
             State::Reading(_) if planted::is("end-of-input-drops-answers") => {
-                Shared::close(connection, CloseMode::Graceful);
+                self.shared.close(connection, CloseMode::Graceful);
             }
             State::Reading(_) if !connection.out.is_empty() => self.shared.start_closing(connection),
-            State::Closing(closing) if !closing.shut => {}
-            State::Reading(_) | State::Closing(_) => Shared::close(connection, CloseMode::Graceful),
+            State::Closing(Closing::Flushing) => {}
+            State::Reading(_) | State::Closing(Closing::Lingering) => {
+                self.shared.close(connection, CloseMode::Graceful);
+            }
             // The answer is still wanted.
             State::Answering(_) | State::Closed(_) => {}
             // A state that is missed.
             State::Connecting(_) if planted::is("client-that-leaves-meanwhile-is-missed") => {}
             State::Connecting(_) | State::Streaming(_) => {
-                self.shared.cut_stream(connection, EndReason::CLIENT_CLOSED, CloseMode::Graceful);
+                self.shared.lose_client(connection, EndReason::CLIENT_CLOSED);
             }
         }
         self.shared.settle(now, &mut self.connections, id);
@@ -186,7 +188,7 @@ impl Gateway {
             SocketError::WriteFailed => EndReason::error(Detail::WriteFailed),
             SocketError::TimedOut => EndReason::error(Detail::ClientTimeout),
         };
-        self.shared.cut_stream(connection, ending, CloseMode::Graceful);
+        self.shared.lose_client(connection, ending);
         self.shared.settle(now, &mut self.connections, id);
     }
 
@@ -200,18 +202,14 @@ impl Gateway {
         let Some(connection) = self.connections.get_mut(id) else { return };
         self.shared.outbox.wrote(now, &mut connection.out, count);
         if connection.out.is_empty()
-            && let State::Closing(closing) = &mut connection.state
+            && let State::Closing(Closing::Flushing) = connection.state
         {
-            if connection.read_closed {
-                Shared::close(connection, CloseMode::Graceful);
+            if connection.input == Input::Ended {
+                self.shared.close(connection, CloseMode::Graceful);
                 self.shared.remove_closed(&mut self.connections, id);
                 return;
             }
-            if !closing.shut {
-                closing.shut = true;
-                connection.out.touch(now);
-                self.shared.outbox.act(Action::ShutdownWrite(id));
-            }
+            self.shared.linger(now, connection);
         }
         self.shared.count_unsent(connection);
         self.shared.deadlines.schedule(now, connection, &self.shared.settings);

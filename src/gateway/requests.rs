@@ -1,8 +1,8 @@
 //! Requests: bytes of a connection to heads, bodies and answers.
 
-use super::actions::{Action, CloseMode, Ticket};
+use super::actions::{Action, Ticket};
 use super::answers::{Answer, Refusal, ResponseMode, SendResult};
-use super::connection::{Answering, Body, Connection, Progress, Purpose, Reading, Remaining, State, StreamMode};
+use super::connection::{Answering, Body, Connection, Input, Progress, Purpose, Reading, Remaining, State, StreamMode};
 use super::listing::{Heading, Listing};
 use super::routes::{self, Reply, Route};
 use super::shared::Shared;
@@ -28,10 +28,10 @@ impl Shared {
     /// Input for a connection that is reading requests.
     pub(super) fn read_input(&mut self, now: Millis, connections: &mut Table<Connection>, id: ConnId, bytes: &[u8]) {
         let connection = current(connections, id);
-        let State::Reading(reading) = &mut connection.state else { return self.keep_rest(connection, bytes) };
+        let State::Reading(reading) = &mut connection.state else { return self.keep_rest(now, connection, bytes) };
         if reading.inbox.is_empty() {
             let used = self.read_requests(now, connections, id, bytes);
-            return self.keep_rest(current(connections, id), &bytes[used..]);
+            return self.keep_rest(now, current(connections, id), &bytes[used..]);
         }
         let mut inbox = std::mem::take(&mut reading.inbox);
         let full = inbox.len() + bytes.len() >= self.settings.head_bytes_max;
@@ -47,12 +47,12 @@ impl Shared {
             | State::Connecting(_)
             | State::Streaming(_)
             | State::Closing(_)
-            | State::Closed(_) => self.keep_rest(connection, &inbox),
+            | State::Closed(_) => self.keep_rest(now, connection, &inbox),
         }
     }
 
     /// Keeps the input that no request has been made of, or discards it where none will be.
-    pub(super) fn keep_rest(&mut self, connection: &mut Connection, rest: &[u8]) {
+    fn keep_rest(&mut self, now: Millis, connection: &mut Connection, rest: &[u8]) {
         if rest.is_empty() {
             return;
         }
@@ -61,7 +61,7 @@ impl Shared {
             State::Answering(answering) if answering.mode.keep_alive => answering.rest.extend_from_slice(rest),
             State::Connecting(_) | State::Streaming(_) => {
                 if !connection.discard.take(rest.len()) {
-                    self.cut_stream(connection, EndReason::error(Detail::ExcessInput), CloseMode::Abort);
+                    self.cut_stream(now, connection, EndReason::error(Detail::ExcessInput));
                 }
             }
             // However much it is: time is what bounds it.
@@ -318,7 +318,7 @@ impl Shared {
         let State::Answering(answering) = &mut connection.state else { return };
         let Answering { mode, rest } =
             std::mem::replace(&mut **answering, Answering { mode: ResponseMode::LAST, rest: Vec::new() });
-        let keep_alive = mode.keep_alive && !connection.read_closed && !self.shutdown.is_draining();
+        let keep_alive = mode.keep_alive && connection.input == Input::Open && !self.shutdown.is_draining();
         self.answer(now, connection, answer, ResponseMode { keep_alive, ..mode });
         if keep_alive {
             connection.state = State::Reading(Reading::default());

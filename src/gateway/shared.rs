@@ -129,13 +129,20 @@ impl Shared {
     /// The last response is written: no further request is read. Most clients write a request to its end before they
     /// read, so what still comes is discarded however much it is; time is what bounds it.
     pub(super) fn start_closing(&mut self, connection: &mut Connection) {
-        connection.state = State::Closing(Closing { shut: false });
+        connection.state = State::Closing(Closing::Flushing);
         self.places[connection.listener as usize].start_closing(connection);
         self.outbox.queue(connection.id, &mut connection.out);
     }
 
+    /// Everything is written: the sending side is shut down, so that the peer sees the end.
+    pub(super) fn linger(&mut self, now: Millis, connection: &mut Connection) {
+        connection.state = State::Closing(Closing::Lingering);
+        connection.out.touch(now);
+        self.outbox.act(Action::ShutdownWrite(connection.id));
+    }
+
     /// The connection is over; its slot is freed once the input in hand is settled. A stream has been retired before.
-    pub(super) fn close(connection: &mut Connection, mode: CloseMode) {
+    pub(super) fn close(&mut self, connection: &mut Connection, mode: CloseMode) {
         debug_assert!(!connection.is_stream(), "a stream is closed without being retired");
         connection.state = State::Closed(mode);
     }

@@ -1,6 +1,5 @@
 //! Streams: asking the backend, opening, sending.
 
-use super::actions::CloseMode;
 use super::answers::{Answer, ConnectResult, ResponseMode, SendResult};
 use super::connection::{Closing, Connecting, Connection, DiscardBudget, State, StreamMode, Streaming};
 use super::settings::ConnectFailure;
@@ -288,9 +287,9 @@ impl Shared {
                 let pending_max =
                     pending_max - usize::from(pending_max > 0 && planted::is("backlog-may-not-reach-its-limit"));
                 if event.is_some() && connection.out.is_overdue(now, pending_max) {
-                    self.cut_stream(connection, EndReason::error(Detail::SlowConsumer), CloseMode::Abort);
+                    self.cut_stream(now, connection, EndReason::error(Detail::SlowConsumer));
                     let id = connection.id;
-                    self.remove_closed(connections, id);
+                    self.settle(now, connections, id);
                     return SendResult::Failed;
                 }
                 if let Some(event) = event {
@@ -358,7 +357,7 @@ impl Shared {
 
 /// Takes a connection out of its wait for the backend, whatever comes next.
 fn take_connecting(connection: &mut Connection) -> Option<Box<Connecting>> {
-    match std::mem::replace(&mut connection.state, State::Closing(Closing { shut: false })) {
+    match std::mem::replace(&mut connection.state, State::Closing(Closing::Flushing)) {
         State::Connecting(connecting) => Some(connecting),
         other @ (State::Reading(_)
         | State::Answering(_)
