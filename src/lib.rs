@@ -47,7 +47,7 @@
 //! | a field of an event | `send/mod.rs`, `sse/mod.rs` |
 //! | a counter or gauge | `gateway/stats.rs`, and where it is counted |
 //! | a variable | its row in `config/variables.rs`, its field in `gateway/settings.rs` (or `config/fields.rs`, if the core does not use it), and its use |
-//! | budgets of a turn of the loop | `reactor/mod.rs` (connections, bytes), `gateway/mod.rs` (timers, slices) |
+//! | budgets of a turn of the loop | `reactor/budgets.rs` (connections, bytes), `gateway/mod.rs` (timers, slices) |
 //! | one-time advice in the log | `gateway/hints.rs` |
 //!
 //! The table in `gateway/mod.rs` says what each of its files holds. What a client or a backend notices is also in

@@ -57,7 +57,7 @@ const FILES: [(&str, &[&str]); 12] = [
             "mod",
         ],
     ),
-    ("reactor", &["system", "gate", "link", "memory", "pause", "mod", "mio"]),
+    ("reactor", &["system", "budgets", "gate", "link", "memory", "pause", "mod", "mio"]),
     (
         "workers",
         &["resolver", "dial", "idle", "settings", "tcp", "tls", "no_tls", "transport", "failures", "client", "mod"],

@@ -7,6 +7,7 @@
 //! Readiness has memory. An edge is told once, so what it said is kept per socket until a call proves
 //! otherwise; whatever budget runs out puts the connection back in the queue of those that are ready.
 
+mod budgets;
 mod gate;
 mod link;
 mod memory;
@@ -19,6 +20,9 @@ pub use system::{Event, System};
 use crate::clock::Millis;
 use crate::gateway::{Action, CloseMode, ConnId, Finished, Gateway, Left, Listener, Peer, SocketError};
 use crate::planted;
+use budgets::{
+    SCRATCH_BYTES, TURN_ACCEPTS, TURN_BYTES, TURN_COMPLETIONS, TURN_EXPIRIES, TURN_FLUSHES, VICTIMS_TRIED,
+};
 use gate::{Gates, Room};
 use link::Links;
 use log::{debug, warn};
@@ -26,23 +30,6 @@ use memory::Release;
 use pause::Pause;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
-
-/// Read from and written to one connection per turn, so that one fast peer does not own the loop.
-const TURN_BYTES: usize = 64 * 1024;
-/// Where they are read to. Oversized so that malloc(3) maps it separately: pages that no read has touched, on a small
-/// gateway nearly all of them, stay unbacked.
-const SCRATCH_BYTES: usize = 128 * 1024;
-/// Clients accepted per listener and turn.
-const TURN_ACCEPTS: usize = 64;
-/// Connections that are to give way to one client and turn out to have sent a request, before it is turned away.
-const VICTIMS_TRIED: usize = 8;
-/// Connections with fresh output written to per turn, twice: what the last turn left over, and what this turn adds. Some
-/// milliseconds; what is left stays queued, so that a large fan-out does not stall the loop.
-const TURN_FLUSHES: usize = 512;
-/// Callbacks' outcomes taken per turn.
-const TURN_COMPLETIONS: usize = 256;
-/// Batches of timers fired per turn, so that a million heartbeats do not stall the loop.
-const TURN_EXPIRIES: usize = 64;
 
 /// The event loop.
 pub struct Reactor<N: System> {
