@@ -3,9 +3,7 @@
 use serde_json::Value;
 use ssegateway::callback::{CallId, Called, Outcome};
 use ssegateway::clock::Millis;
-use ssegateway::gateway::{
-    Action, CloseMode, ConnId, Finished, Gateway, Listener, Peer, ProcessFigures, Settings, SocketError,
-};
+use ssegateway::gateway::{Action, CloseMode, ConnId, Gateway, Listener, Peer, ProcessFigures, Settings, SocketError};
 use ssegateway::job::{Completion, Job};
 use ssegateway::secret::Secret;
 use std::time::Duration;
@@ -44,7 +42,11 @@ fn a_client_that_has_not_read_its_answer_yet_is_not_idle() {
     gateway.expire(at(6_900));
     assert_eq!(gateway.next_action(), None);
     gateway.expire(at(7_100));
-    assert_eq!(gateway.next_action(), Some(Action::Close(id, CloseMode::Graceful)));
+    assert_eq!(gateway.next_action(), Some(Action::ReadLast(id)));
+    gateway.end_reading(at(7_100), id);
+    assert_eq!(gateway.next_dirty(), Some(id));
+    gateway.wrote(at(7_100), id, 0);
+    assert_eq!(gateway.next_action(), Some(Action::ShutdownWrite(id)));
 }
 
 #[test]
@@ -269,66 +271,4 @@ fn a_page_scans_a_limited_number_of_slots_and_the_next_one_continues() {
         assert_eq!(listed, [first.to_string(), last.to_string()]);
         assert_eq!(pages.len(), expected, "{idle} idle connections");
     }
-}
-
-/// More than the budget of one turn.
-const CROWD: u128 = 3000;
-
-/// A gateway with a crowd of idle connections.
-fn crowded() -> Gateway {
-    let mut gateway = Gateway::new(Settings::default(), Millis::ZERO, 0);
-    for n in 0..CROWD {
-        let token = Uuid::from_u128(n);
-        gateway.accept(Millis::ZERO, Listener::Public, Peer::Remote, token).expect("a connection");
-    }
-    gateway
-}
-
-/// Connections closed after each call of `expire`, until nothing is due.
-fn closed_per_turn(gateway: &mut Gateway, now: Millis) -> Vec<usize> {
-    let mut turns = Vec::new();
-    loop {
-        let actions = std::iter::from_fn(|| gateway.next_action());
-        turns.push(actions.filter(|action| matches!(action, Action::Close(..))).count());
-        if gateway.next_deadline().is_none_or(|due| due > now) {
-            return turns;
-        }
-        gateway.expire(now);
-    }
-}
-
-#[test]
-fn a_crowd_that_times_out_at_once_does_not_take_one_long_turn() {
-    let mut gateway = crowded();
-    let late = Millis::from_millis(60_000);
-    let turns = closed_per_turn(&mut gateway, late);
-    assert!(turns.len() > 2 && turns.iter().all(|closed| *closed <= 1024), "{turns:?}");
-    assert_eq!(gateway.connection_count(), 0);
-}
-
-#[test]
-fn a_crowd_is_drained_over_several_turns() {
-    let mut gateway = crowded();
-    gateway.shut_down(Millis::ZERO);
-    let turns = closed_per_turn(&mut gateway, Millis::ZERO);
-    assert!(turns.len() > 2 && turns.iter().all(|closed| *closed <= 1024), "{turns:?}");
-    assert_eq!(gateway.connection_count(), 0);
-    assert_eq!(gateway.finished(), Some(Finished::Clean));
-}
-
-#[test]
-fn a_drain_leaves_time_to_read_an_answer() {
-    let mut gateway = Gateway::new(Settings::default(), Millis::ZERO, 0);
-    let id = gateway.accept(Millis::ZERO, Listener::Public, Peer::Remote, Uuid::nil()).expect("a connection");
-    gateway.receive(Millis::ZERO, id, b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
-    gateway.wrote(Millis::ZERO, id, 10);
-    gateway.shut_down(Millis::ZERO);
-    gateway.expire(Millis::ZERO);
-    assert_eq!(gateway.next_action(), Some(Action::StopAccepting));
-    assert_eq!(gateway.next_action(), None);
-
-    let rest = gateway.unsent(id).len();
-    assert!(rest > 0);
-    gateway.wrote(Millis::ZERO, id, rest);
-    assert_eq!(gateway.next_action(), Some(Action::ShutdownWrite(id)));
 }

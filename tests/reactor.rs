@@ -25,6 +25,7 @@ struct Kernel {
     sent: HashMap<usize, Vec<u8>>,
     /// The output to each client.
     got: HashMap<usize, Vec<u8>>,
+    shut: Vec<usize>,
     closed: Vec<usize>,
 }
 
@@ -80,7 +81,8 @@ impl System for Kernel {
         false
     }
 
-    fn shutdown_write(&mut self, _: &mut usize) -> io::Result<()> {
+    fn shutdown_write(&mut self, client: &mut usize) -> io::Result<()> {
+        self.shut.push(*client);
         Ok(())
     }
 
@@ -122,7 +124,8 @@ impl System for Kernel {
 #[test]
 fn timers_due_at_once_do_not_delay_a_client_until_the_last() {
     const IDLE: usize = 3_000;
-    const TIMERS_IN_A_TURN: usize = 1_024;
+    /// Each of them is read once more, then shut down like one that has something written.
+    const ENDED_IN_A_TURN: usize = 512;
     let settings = Settings { keepalive_timeout: Duration::from_secs(5), ..Settings::default() };
     let gateway = Gateway::new(settings, Millis::ZERO, 0);
     let mut reactor = Reactor::new(Kernel::default(), gateway, IDLE + 1, false);
@@ -133,15 +136,21 @@ fn timers_due_at_once_do_not_delay_a_client_until_the_last() {
     // A minute passes before another client connects.
     reactor.net().now = Duration::from_secs(60);
     reactor.net().knock(IDLE..IDLE + 1);
+    let mut ended = 0;
+    while reactor.net().shut.len() < IDLE {
+        reactor.turn().unwrap();
+        let now = reactor.net().shut.len();
+        // What the turn before has left over has a budget of its own.
+        assert!(now > ended && now <= ended + 2 * ENDED_IN_A_TURN, "{ended}, then {now}");
+        if ended > 0 {
+            assert_eq!(reactor.net().timeout, Some(Duration::ZERO), "there is more to do");
+        }
+        ended = now;
+    }
     reactor.turn().unwrap();
-    assert_eq!(reactor.net().closed.len(), TIMERS_IN_A_TURN);
     reactor.net().send(IDLE, b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
     reactor.turn().unwrap();
-    assert_eq!(reactor.net().timeout, Some(Duration::ZERO), "there is more to do");
     assert!(reactor.net().got[&IDLE].starts_with(b"HTTP/1.1 200 OK\r\n"));
-    assert_eq!(reactor.net().closed.len(), 2 * TIMERS_IN_A_TURN);
-    reactor.turn().unwrap();
-    assert_eq!((reactor.net().closed.len(), reactor.gateway().connection_count()), (IDLE, 1));
     reactor.turn().unwrap();
     assert_ne!(reactor.net().timeout, Some(Duration::ZERO), "there is nothing to do");
 }

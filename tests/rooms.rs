@@ -46,6 +46,7 @@ const FILES: [(&str, &[&str]); 12] = [
             "jitter",
             "deadlines",
             "places",
+            "lingering",
             "stats",
             "hints",
             "listing",

@@ -79,8 +79,12 @@ fn make_calls(gateway: &mut Gateway, now: Millis) {
                 let answer = Outcome::Answered { status: 200, passed: Vec::new(), body: Some(Vec::new()) };
                 gateway.complete(now, Completion::Called(Called { id: call.id, outcome: answer }));
             }
-            Action::Report(_) | Action::List | Action::ShutdownWrite(_) | Action::Close(..) | Action::StopAccepting => {
-            }
+            Action::Report(_)
+            | Action::List
+            | Action::ReadLast(_)
+            | Action::ShutdownWrite(_)
+            | Action::Close(..)
+            | Action::StopAccepting => {}
         }
     }
 }

@@ -12,11 +12,14 @@ pub enum Action {
     Report(Ticket),
     /// A page of the list of streams is under construction: go on with it by [`list`](super::Gateway::list).
     List,
+    /// Read the connection once more, whatever was told of it, and pass on what has come; then call
+    /// [`end_reading`](super::Gateway::end_reading).
+    ReadLast(ConnId),
     /// Everything is flushed: shut the sending side down, so that the peer sees the end.
     ShutdownWrite(ConnId),
     /// Close the socket; the id is stale already.
     Close(ConnId, CloseMode),
-    /// Close the listeners.
+    /// Accept the clients that have connected already, then close the listeners.
     StopAccepting,
 }
 

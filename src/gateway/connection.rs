@@ -35,6 +35,8 @@ pub(super) struct Connection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Input {
     Open,
+    /// Once more; then the connection ends, unless something has come.
+    Ending,
     /// The peer has ended its side.
     Ended,
 }
@@ -217,8 +219,9 @@ pub(super) struct Streaming {
 pub(super) enum Closing {
     /// The output is not written to its end.
     Flushing,
-    /// It is, and the sending side is shut down: input is discarded until the peer ends its side.
-    Lingering,
+    /// It is, and the sending side is shut down: input is discarded until the peer ends its side or falls silent, at most
+    /// until then.
+    Lingering { until: Millis },
 }
 
 /// Input that will still be discarded.

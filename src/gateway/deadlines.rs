@@ -1,6 +1,6 @@
 //! When something must happen to which connection.
 
-use super::connection::{Closing, Connection, State};
+use super::connection::{Closing, Connection, Input, State};
 use super::settings::Settings;
 use crate::clock::Millis;
 use crate::hub::ConnId;
@@ -9,8 +9,12 @@ use crate::table::Table;
 use crate::timer::Timer;
 use std::time::Duration;
 
-/// How long a peer may take to close after the last response.
-const LINGER: Duration = Duration::from_secs(1);
+/// How long a peer may be silent behind the last response before its connection is closed, and for how long its input is
+/// discarded at most: what nginx allows for (`lingering_timeout`, `lingering_time`).
+const LINGER_SILENCE: Duration = Duration::from_secs(5);
+const LINGER_MAX: Duration = Duration::from_secs(30);
+/// The same while draining: a moment, for what was on its way. The process must end.
+const LINGER_DRAINING: Duration = Duration::from_secs(1);
 
 /// A timer entry is never set further ahead, so that entries for deadlines that have moved do not pile up: one per
 /// connection in this time and per shortest timeout at the most.
@@ -61,10 +65,21 @@ fn stalls_at(connection: &Connection, settings: &Settings) -> Millis {
     if connection.out.is_empty() { Millis::NEVER } else { connection.out.progress_at().after(settings.client_timeout) }
 }
 
+/// Until when the input behind the last response is discarded at most.
+pub(super) fn linger_until(now: Millis, is_draining: bool) -> Millis {
+    now.after(if is_draining { LINGER_DRAINING } else { LINGER_MAX })
+}
+
+/// Whether something must happen to that connection now.
+pub(super) fn is_due(now: Millis, connection: &Connection, settings: &Settings) -> bool {
+    deadline_of(connection, settings) <= now
+}
+
 /// When something must happen to that connection.
 fn deadline_of(connection: &Connection, settings: &Settings) -> Millis {
     let stalled = stalls_at(connection, settings);
     match &connection.state {
+        State::Reading(_) if connection.input == Input::Ending => stalled,
         State::Reading(reading) => stalled.min(match reading.started {
             Some(started) => started.after(settings.request_timeout),
             // A client that still has an answer to read is not idle.
@@ -73,7 +88,7 @@ fn deadline_of(connection: &Connection, settings: &Settings) -> Millis {
         }),
         State::Connecting(connecting) => stalled.min(connecting.answer_by),
         State::Streaming(streaming) => stalled.min(streaming.heartbeat_at),
-        State::Closing(Closing::Lingering) => connection.out.progress_at().after(LINGER),
+        State::Closing(Closing::Lingering { until }) => connection.out.progress_at().after(LINGER_SILENCE).min(*until),
         State::Answering(_) | State::Closing(Closing::Flushing) => stalled,
         State::Closed(_) => Millis::NEVER,
     }

@@ -1,8 +1,8 @@
 //! What time does to a connection: its deadline comes, or the drain reaches it.
 
-use super::actions::CloseMode;
+use super::actions::{Action, CloseMode};
 use super::answers::{ConnectResult, Refusal};
-use super::connection::{Closing, Connection, State};
+use super::connection::{Closing, Connection, Input, State};
 use super::deadlines;
 use super::shared::Shared;
 use crate::callback::Detail;
@@ -21,7 +21,7 @@ impl Shared {
             }
             State::Reading(_) | State::Answering(_) if is_stalled => self.close(connection, CloseMode::Abort),
             State::Reading(reading) if reading.has_begun() => self.refuse(now, connection, Refusal::Timeout),
-            State::Reading(_) => self.close(connection, CloseMode::Graceful),
+            State::Reading(_) => self.read_last(connection),
             State::Connecting(connecting) => {
                 let call = connecting.call;
                 self.connect_timed_out(now, connection, call);
@@ -41,7 +41,7 @@ impl Shared {
                 }
                 self.beat(now, connection);
             }
-            State::Closing(Closing::Lingering) => self.close(connection, CloseMode::Graceful),
+            State::Closing(Closing::Lingering { .. }) => self.close(connection, CloseMode::Graceful),
             State::Closing(Closing::Flushing) => self.close(connection, CloseMode::Abort),
             State::Answering(_) | State::Closed(_) => {}
         }
@@ -49,16 +49,42 @@ impl Shared {
 
     /// The drain reaches a connection.
     pub(super) fn drain(&mut self, now: Millis, connection: &mut Connection) {
-        match &connection.state {
-            State::Reading(reading) if reading.has_begun() => self.refuse(now, connection, Refusal::ShuttingDown),
-            State::Reading(_) if connection.out.is_empty() => self.close(connection, CloseMode::Graceful),
-            State::Reading(_) => self.start_closing(connection),
+        match &mut connection.state {
+            State::Reading(_) => self.read_last(connection),
             State::Connecting(_) => {
                 self.stop_connecting(now, connection, EndReason::SHUTDOWN, ConnectResult::ShuttingDown);
             }
             State::Streaming(_) => self.drain_stream(now, connection),
+            State::Closing(Closing::Lingering { until }) => *until = deadlines::linger_until(now, true).min(*until),
             // What is owed is answered first.
-            State::Answering(_) | State::Closing(_) | State::Closed(_) => {}
+            State::Answering(_) | State::Closing(Closing::Flushing) | State::Closed(_) => {}
+        }
+    }
+
+    /// Has the connection read once more before it ends: a request that came just now is still answered.
+    fn read_last(&mut self, connection: &mut Connection) {
+        if connection.input == Input::Open {
+            connection.input = Input::Ending;
+            self.outbox.act(Action::ReadLast(connection.id));
+        }
+    }
+
+    /// The connection has been read once more.
+    pub(super) fn end_reading(&mut self, now: Millis, connection: &mut Connection) {
+        if connection.input != Input::Ending {
+            return;
+        }
+        connection.input = Input::Open;
+        let is_draining = self.shutdown.is_draining();
+        let State::Reading(reading) = &connection.state else { return };
+        let has_begun = reading.has_begun();
+        if !is_draining && !deadlines::is_due(now, connection, &self.settings) {
+            return;
+        }
+        if has_begun {
+            self.refuse(now, connection, if is_draining { Refusal::ShuttingDown } else { Refusal::Timeout });
+        } else {
+            self.start_closing(connection);
         }
     }
 }

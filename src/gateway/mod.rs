@@ -17,6 +17,7 @@
 //! | `connection` | one connection: state, request body, deadline |
 //! | `sweep`, `shutdown`, `jitter` | a walk in slices; the stages of a shutdown; jitter of `retry` |
 //! | `deadlines`, `places` | when something must happen to which connection; which one gives way to another |
+//! | `lingering` | connections whose sockets outlive their last response |
 //! | `stats`, `hints`, `listing` | counters and their text; one-time log hints; pages of the list of streams |
 //! | `shared` | what all connections have in common; answering, closing and settling one |
 //! | `ending` | the end of a stream, and its disconnect |
@@ -33,6 +34,7 @@ mod ending;
 mod expiry;
 mod hints;
 mod jitter;
+mod lingering;
 mod listing;
 mod output;
 mod places;
@@ -107,15 +109,18 @@ impl Gateway {
         }
     }
 
-    /// A client connected. `token` is a fresh random one, used if the connection becomes a stream.
-    /// `None`: no more connections are taken.
+    /// A client connected. `token` is a fresh random one, used if the connection becomes a stream. One that comes once the
+    /// drain has begun is answered what it has asked already. `None`: the time for that is up.
     pub fn accept(&mut self, now: Millis, listener: Listener, peer: Peer, token: Uuid) -> Option<ConnId> {
-        if self.shared.shutdown.is_draining() {
+        if self.shared.shutdown.has_given_up() {
             return None;
         }
         self.shared.stats.connections_accepted += 1;
         let id = self.connections.insert_with(|id| Connection::new(id, now, listener, peer, token));
         if let Some(connection) = self.connections.get_mut(id) {
+            if self.shared.shutdown.is_draining() {
+                self.shared.drain(now, connection);
+            }
             self.shared.deadlines.schedule(now, connection, &self.shared.settings);
         }
         let others = self.connections.len() - self.shared.hub.tokens.len();
@@ -138,7 +143,7 @@ impl Gateway {
             return;
         }
         self.shared.stats.connections_evicted += 1;
-        Shared::close(connection, CloseMode::Graceful);
+        self.shared.close(connection, CloseMode::Graceful);
         self.shared.remove_closed(&mut self.connections, id);
     }
 
@@ -155,6 +160,14 @@ impl Gateway {
         }
     }
 
+    /// The connection has been read once more, as [`Action::ReadLast`] says: it ends, unless something has come that keeps it.
+    pub fn end_reading(&mut self, now: Millis, id: ConnId) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            self.shared.end_reading(now, connection);
+            self.shared.settle(now, &mut self.connections, id);
+        }
+    }
+
     /// The peer will send nothing more.
     pub fn receive_eof(&mut self, now: Millis, id: ConnId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
@@ -166,7 +179,7 @@ impl Gateway {
             }
             State::Reading(_) if !connection.out.is_empty() => self.shared.start_closing(connection),
             State::Closing(Closing::Flushing) => {}
-            State::Reading(_) | State::Closing(Closing::Lingering) => {
+            State::Reading(_) | State::Closing(Closing::Lingering { .. }) => {
                 self.shared.close(connection, CloseMode::Graceful);
             }
             // The answer is still wanted.
@@ -213,6 +226,7 @@ impl Gateway {
         }
         self.shared.count_unsent(connection);
         self.shared.deadlines.schedule(now, connection, &self.shared.settings);
+        self.shared.bound_lingering(&mut self.connections);
         if self.shared.outbox.is_unsent_stale(self.connections.len()) {
             self.shared.sweep_unsent(&mut self.connections);
         }

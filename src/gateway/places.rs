@@ -4,7 +4,7 @@
 //! was last looked at. It may have spoken since then but cannot have fallen silent earlier, so one that comes out
 //! unchanged is the longest silent of all. Streams fall out of the heap where they are met.
 
-use super::connection::{Connection, State};
+use super::connection::{Closing, Connection, State};
 use crate::clock::Millis;
 use crate::hub::ConnId;
 use crate::planted;
@@ -25,7 +25,7 @@ const LOOKS_MAX: usize = 32;
 /// Why a connection may give way; those named first do so first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Claim {
-    /// No byte of a request has come, or none since the last answer.
+    /// No byte of a request has come, or none since the last answer, or behind the last one of all.
     Silent,
     /// A head that is not complete.
     Head,
@@ -57,7 +57,8 @@ impl Victim {
                 (claim, reading.started.unwrap_or(moved_at))
             }
             State::Reading(_) if connection.out.is_empty() => (Claim::Silent, moved_at),
-            State::Reading(_) | State::Closing(_) => (Claim::Slow, moved_at),
+            State::Closing(Closing::Lingering { .. }) => (Claim::Silent, moved_at),
+            State::Reading(_) | State::Closing(Closing::Flushing) => (Claim::Slow, moved_at),
             State::Answering(_) | State::Connecting(_) | State::Streaming(_) | State::Closed(_) => return None,
         };
         let claim = match now.since(since) {

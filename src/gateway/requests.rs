@@ -2,7 +2,9 @@
 
 use super::actions::{Action, Ticket};
 use super::answers::{Answer, Refusal, ResponseMode, SendResult};
-use super::connection::{Answering, Body, Connection, Input, Progress, Purpose, Reading, Remaining, State, StreamMode};
+use super::connection::{
+    Answering, Body, Closing, Connection, Input, Progress, Purpose, Reading, Remaining, State, StreamMode,
+};
 use super::listing::{Heading, Listing};
 use super::routes::{self, Reply, Route};
 use super::shared::Shared;
@@ -28,6 +30,9 @@ impl Shared {
     /// Input for a connection that is reading requests.
     pub(super) fn read_input(&mut self, now: Millis, connections: &mut Table<Connection>, id: ConnId, bytes: &[u8]) {
         let connection = current(connections, id);
+        if let State::Closing(Closing::Lingering { .. }) = connection.state {
+            return connection.out.touch(now);
+        }
         let State::Reading(reading) = &mut connection.state else { return self.keep_rest(now, connection, bytes) };
         if reading.inbox.is_empty() {
             let used = self.read_requests(now, connections, id, bytes);
@@ -80,7 +85,7 @@ impl Shared {
                 Some(body) => match body.read(rest, self.settings.body_bytes_max) {
                     Progress::More(used) => Some(used),
                     Progress::Done(used) => {
-                        self.finish_body_of_request(now, connections, id);
+                        self.finish_body_of_request(now, connections, id, &rest[used..]);
                         Some(used)
                     }
                     Progress::TooLong(used) => {
@@ -160,6 +165,7 @@ impl Shared {
         let too_long = self.is_too_long(head.framing);
         let remaining = match head.framing {
             Framing::Empty => {
+                let mode = self.mode_before(mode, rest);
                 self.finish_request(now, connections, id, purpose, &[], mode);
                 return Some(head.bytes);
             }
@@ -183,8 +189,9 @@ impl Shared {
         }
         if let Framing::Length(length) = head.framing
             && let Ok(length) = usize::try_from(length)
-            && let Some(body) = rest.get(..length)
+            && let Some((body, rest)) = rest.split_at_checked(length)
         {
+            let mode = self.mode_before(mode, rest);
             self.finish_request(now, connections, id, purpose, body, mode);
             return Some(head.bytes + length);
         }
@@ -194,12 +201,21 @@ impl Shared {
         Some(head.bytes)
     }
 
-    /// The body in hand is complete.
-    fn finish_body_of_request(&mut self, now: Millis, connections: &mut Table<Connection>, id: ConnId) {
+    /// How to answer a request with so much input behind it: from the first signal on, the last one that has come is the
+    /// last of its connection (RFC 9112 section 9.6).
+    fn mode_before(&self, mode: ResponseMode, rest: &[u8]) -> ResponseMode {
+        // An answer that promises what will not be kept.
+        let leaving = self.shutdown.has_begun() && !planted::is("answers-keep-a-promise-to-the-last");
+        ResponseMode { keep_alive: mode.keep_alive && !(leaving && rest.is_empty()), ..mode }
+    }
+
+    /// The body in hand is complete; `rest` is what has come behind it.
+    fn finish_body_of_request(&mut self, now: Millis, connections: &mut Table<Connection>, id: ConnId, rest: &[u8]) {
         if let State::Reading(reading) = &mut current(connections, id).state
             && let Some(body) = reading.body.take()
         {
             let Body { purpose, mode, bytes, .. } = *body;
+            let mode = self.mode_before(mode, rest);
             self.finish_request(now, connections, id, purpose, &bytes, mode);
         }
     }
@@ -215,7 +231,7 @@ impl Shared {
         match &mut reading.body {
             Some(body) if body.purpose.is_refused() => {
                 body.mode.keep_alive = false;
-                self.finish_body_of_request(now, connections, id);
+                self.finish_body_of_request(now, connections, id, &[]);
             }
             Some(_) | None => self.refuse(now, connection, Refusal::BodyTooLarge),
         }

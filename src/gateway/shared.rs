@@ -3,9 +3,10 @@
 use super::actions::{Action, CloseMode, Ticket};
 use super::answers::{Answer, Refusal, ResponseMode, SendResult};
 use super::connection::{Answering, Closing, Connection, State};
-use super::deadlines::Deadlines;
+use super::deadlines::{self, Deadlines};
 use super::hints::Hints;
 use super::jitter::Jitter;
+use super::lingering::Lingering;
 use super::listing::Listing;
 use super::output::Outbox;
 use super::places::Places;
@@ -25,6 +26,10 @@ use std::time::Duration;
 /// lookups and scheduling are not exact.
 const CALLBACK_GRACE: Duration = Duration::from_secs(1);
 
+/// Connections that linger at once: as many senders as a large backend has, all ended by one idle timer. Each costs a
+/// slot and a socket.
+const LINGERING_MAX: usize = 1024;
+
 /// Everything in the gateway but its connections.
 pub(super) struct Shared {
     pub settings: Settings,
@@ -34,6 +39,8 @@ pub(super) struct Shared {
     /// By listener.
     pub places: [Places; 2],
     pub shutdown: Shutdown,
+    /// Connections whose input is discarded behind their last response.
+    lingering: Lingering,
     pub stats: Stats,
     pub hints: Hints,
     pub jitter: Jitter,
@@ -57,6 +64,7 @@ impl Shared {
             deadlines: Deadlines::new(now),
             places: Default::default(),
             shutdown: Shutdown::default(),
+            lingering: Lingering::new(LINGERING_MAX),
             stats: Stats::default(),
             hints: Hints::default(),
             jitter: Jitter::new(seed),
@@ -136,14 +144,19 @@ impl Shared {
 
     /// Everything is written: the sending side is shut down, so that the peer sees the end.
     pub(super) fn linger(&mut self, now: Millis, connection: &mut Connection) {
-        connection.state = State::Closing(Closing::Lingering);
+        let until = deadlines::linger_until(now, self.shutdown.is_draining());
+        connection.state = State::Closing(Closing::Lingering { until });
         connection.out.touch(now);
+        self.lingering.push(connection.id);
         self.outbox.act(Action::ShutdownWrite(connection.id));
     }
 
     /// The connection is over; its slot is freed once the input in hand is settled. A stream has been retired before.
     pub(super) fn close(&mut self, connection: &mut Connection, mode: CloseMode) {
         debug_assert!(!connection.is_stream(), "a stream is closed without being retired");
+        if let State::Closing(Closing::Lingering { .. }) = connection.state {
+            self.lingering.left();
+        }
         connection.state = State::Closed(mode);
     }
 
@@ -158,7 +171,19 @@ impl Shared {
             }
             self.deadlines.schedule(now, connection, &self.settings);
         }
+        self.bound_lingering(connections);
         self.start_calls(now, connections);
+    }
+
+    /// Closes the connections that have lingered longest, if too many do. Not while draining: nobody needs their places.
+    pub(super) fn bound_lingering(&mut self, connections: &mut Table<Connection>) {
+        while !self.shutdown.is_draining()
+            && let Some(id) = self.lingering.excess(connections)
+            && let Some(connection) = connections.get_mut(id)
+        {
+            self.close(connection, CloseMode::Graceful);
+            self.remove_closed(connections, id);
+        }
     }
 
     /// Frees the slot of a connection that is over.
@@ -210,6 +235,7 @@ impl Shared {
         self.hub.shrink();
         self.outbox.shrink();
         self.places.iter_mut().for_each(Places::shrink);
+        self.lingering.shrink();
         self.scratch = String::new();
         self.send_scratch = send::Scratch::default();
     }

@@ -93,6 +93,10 @@ impl Shutdown {
         }
     }
 
+    pub(super) fn has_given_up(&self) -> bool {
+        *self == Self::GivenUp
+    }
+
     /// Whether it is over; `is_idle`: there are no connections and no callbacks.
     pub(super) fn finished(&self, is_idle: bool) -> Option<Finished> {
         match self {

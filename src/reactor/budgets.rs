@@ -9,6 +9,8 @@ pub(super) const SCRATCH_BYTES: usize = 128 * 1024;
 pub(super) const TURN_ACCEPTS: usize = 64;
 /// Connections that are to give way to one client and turn out to have sent a request, before it is turned away.
 pub(super) const VICTIMS_TRIED: usize = 8;
+/// Clients accepted per listener before it closes: as many as the kernel may have let in.
+pub(super) const BACKLOG_ACCEPTS: usize = 4096;
 /// Connections with fresh output written to per turn, twice: what the last turn left over, and what this turn adds. Some
 /// milliseconds; what is left stays queued, so that a large fan-out does not stall the loop.
 pub(super) const TURN_FLUSHES: usize = 512;

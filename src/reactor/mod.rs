@@ -21,7 +21,8 @@ use crate::clock::Millis;
 use crate::gateway::{Action, CloseMode, ConnId, Finished, Gateway, Left, Listener, Peer, SocketError};
 use crate::planted;
 use budgets::{
-    SCRATCH_BYTES, TURN_ACCEPTS, TURN_BYTES, TURN_COMPLETIONS, TURN_EXPIRIES, TURN_FLUSHES, VICTIMS_TRIED,
+    BACKLOG_ACCEPTS, SCRATCH_BYTES, TURN_ACCEPTS, TURN_BYTES, TURN_COMPLETIONS, TURN_EXPIRIES, TURN_FLUSHES,
+    VICTIMS_TRIED,
 };
 use gate::{Gates, Room};
 use link::Links;
@@ -42,6 +43,8 @@ pub struct Reactor<N: System> {
     /// The last poll may have left events behind.
     events_waiting: bool,
     pause: Pause,
+    /// The listeners are to be closed.
+    is_last_call: bool,
     /// What is left of [`TURN_FLUSHES`]; 0: some output and actions may be left over for the next turn.
     flushes_left: usize,
     events: Vec<Event>,
@@ -65,6 +68,7 @@ impl<N: System> Reactor<N> {
             completions_waiting: false,
             events_waiting: false,
             pause: Pause::default(),
+            is_last_call: false,
             flushes_left: TURN_FLUSHES,
             events: Vec::new(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
@@ -154,8 +158,7 @@ impl<N: System> Reactor<N> {
         } else {
             self.carry_out();
         }
-        self.accept(Listener::Internal);
-        self.accept(Listener::Public);
+        self.accept_all();
         self.release_memory();
         self.clock = self.net.now();
         self.pause.watch(woken_at, self.clock);
@@ -165,18 +168,18 @@ impl<N: System> Reactor<N> {
 
     /// Whether deadlines wait for what has happened in a pause, for checks.
     pub fn holds_deadlines(&self) -> bool {
-        self.pause.hold_until().is_some()
+        self.pause.wake_at(false).is_some()
     }
 
     /// Whether what the kernel and the workers have to tell is taken in. A call that is in flight may have been answered
     /// while its worker stood still.
     fn is_quiet(&self) -> bool {
-        !self.is_behind() && self.gateway.call_count() == 0
+        !self.events_waiting && !self.is_behind() && self.gateway.call_count() == 0
     }
 
-    /// Whether there is something to take in or to carry out without waiting.
+    /// Whether there is something to do without waiting.
     fn is_behind(&self) -> bool {
-        self.events_waiting || self.completions_waiting || self.links.ready_count() > 0 || self.flushes_left == 0
+        self.completions_waiting || self.links.ready_count() > 0 || self.flushes_left == 0
     }
 
     fn expire(&mut self) {
@@ -192,15 +195,11 @@ impl<N: System> Reactor<N> {
     }
 
     fn poll_timeout(&mut self) -> Option<Duration> {
-        if self.links.ready_count() > 0 || self.completions_waiting || self.flushes_left == 0 {
+        if self.is_behind() {
             return Some(Duration::ZERO);
         }
         self.now = Millis::ZERO.after(self.clock);
-        let deadline = match self.pause.hold_until() {
-            Some(_) if self.events_waiting => Some(Millis::ZERO),
-            Some(until) => Some(until),
-            None => self.gateway.next_deadline(),
-        };
+        let deadline = self.pause.wake_at(self.events_waiting).or_else(|| self.gateway.next_deadline());
         let until = [deadline, self.memory.release_at(), self.gates.open_at(self.now)].into_iter().flatten().min();
         until.map(|until| Duration::from_millis(until.since(self.now)))
     }
@@ -214,21 +213,12 @@ impl<N: System> Reactor<N> {
                 link.writable |= writable;
                 link.read_closed |= read_closed;
                 self.links.enqueue(id);
-                false
             }
-            Event::Accept(listener) => {
-                self.gates.of(listener).clients_wait();
-                false
-            }
-            Event::Completions => {
-                self.completions_waiting = true;
-                false
-            }
-            Event::Signal => {
-                self.gateway.shut_down(self.now);
-                true
-            }
+            Event::Accept(listener) => self.gates.of(listener).clients_wait(),
+            Event::Completions => self.completions_waiting = true,
+            Event::Signal => self.gateway.shut_down(self.now),
         }
+        event == Event::Signal
     }
 
     fn take_completions(&mut self) {
@@ -253,7 +243,7 @@ impl<N: System> Reactor<N> {
         }
     }
 
-    /// A connection's turn: writes what waits, then reads.
+    /// A connection's turn: writes, then reads.
     fn serve(&mut self, id: ConnId) {
         let Some(link) = self.links.get_mut(id) else { return };
         link.queued = false;
@@ -261,14 +251,17 @@ impl<N: System> Reactor<N> {
             self.flush(id);
             self.carry_out();
         }
-        self.read(id);
+        if self.read(id) {
+            self.links.enqueue(id);
+        }
         self.carry_out();
     }
 
-    fn read(&mut self, id: ConnId) {
-        let Some(link) = self.links.get_mut(id) else { return };
+    /// Reads what there is. `true`: the call was interrupted, and another one may find something.
+    fn read(&mut self, id: ConnId) -> bool {
+        let Some(link) = self.links.get_mut(id) else { return false };
         if !link.readable || !self.gateway.wants_input(id) {
-            return;
+            return false;
         }
         match self.net.read(&mut link.socket, &mut self.scratch[..TURN_BYTES]) {
             Ok(0) => {
@@ -293,16 +286,26 @@ impl<N: System> Reactor<N> {
             Err(error) if error.kind() == ErrorKind::WouldBlock => link.readable = false,
             // A lost wake-up: nothing else will say that there is input.
             Err(error) if error.kind() == ErrorKind::Interrupted && planted::is("interrupted-read-is-forgotten") => {}
-            Err(error) if error.kind() == ErrorKind::Interrupted => self.links.enqueue(id),
+            Err(error) if error.kind() == ErrorKind::Interrupted => return true,
             Err(error) => {
                 debug!(error = error.to_string(); "read failed");
                 self.gateway.fail(self.now, id, link::read_fault(&error));
             }
         }
+        false
     }
 
-    /// Carries out what the gateway has decided, as far as the turn's budget goes: writes fresh output, then does its
-    /// actions.
+    /// Reads a connection that is about to end, whatever events have said.
+    fn read_last(&mut self, id: ConnId) {
+        if let Some(link) = self.links.get_mut(id) {
+            // Input lost to a close: the event for it has not been told yet.
+            link.readable |= !planted::is("last-look-trusts-the-events");
+        }
+        while self.read(id) {}
+        self.gateway.end_reading(self.now, id);
+    }
+
+    /// Carries out what the gateway has decided, within the turn's budget: writes fresh output, then does its actions.
     fn carry_out(&mut self) {
         while self.flushes_left > 0 {
             if let Some(id) = self.gateway.next_dirty() {
@@ -345,10 +348,8 @@ impl<N: System> Reactor<N> {
                 // There is a descriptor again.
                 self.gates.resume();
             }
-            Action::StopAccepting => {
-                self.gates = Gates::default();
-                self.net.stop_accepting();
-            }
+            Action::ReadLast(id) => self.read_last(id),
+            Action::StopAccepting => self.is_last_call = true,
         }
     }
 
@@ -398,12 +399,32 @@ impl<N: System> Reactor<N> {
         }
     }
 
-    fn accept(&mut self, listener: Listener) {
+    /// Accepts clients. With a listener the kernel resets those who have connected, and drops what they have sent; so all of
+    /// them are accepted before it is closed.
+    fn accept_all(&mut self) {
+        // Whoever comes next may get the slot of one who is still to be closed.
+        let is_last_call = self.is_last_call && self.flushes_left > 0;
+        for listener in [Listener::Internal, Listener::Public] {
+            if is_last_call && !planted::is("drain-leaves-the-backlog") {
+                self.gates.of(listener).clients_wait();
+                self.accept(listener, BACKLOG_ACCEPTS);
+            } else {
+                self.accept(listener, TURN_ACCEPTS);
+            }
+        }
+        if is_last_call {
+            (self.is_last_call, self.gates) = (false, Gates::default());
+            self.net.stop_accepting();
+            self.carry_out();
+        }
+    }
+
+    fn accept(&mut self, listener: Listener, clients_max: usize) {
         let now = self.now;
         if !self.gates.of(listener).enter(now) {
             return;
         }
-        for _ in 0..TURN_ACCEPTS {
+        for _ in 0..clients_max {
             // What is left of the turn goes first: slots must not be taken again before their sockets are closed.
             if self.flushes_left == 0 {
                 return;
@@ -454,7 +475,7 @@ impl<N: System> Reactor<N> {
                 && !planted::is("victim-is-not-read-once-more")
             {
                 link.readable = true;
-                self.read(victim.connection());
+                while self.read(victim.connection()) {}
                 self.carry_out();
             }
             if self.flushes_left == 0 {

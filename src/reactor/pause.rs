@@ -30,9 +30,9 @@ impl Pause {
         }
     }
 
-    /// Until when deadlines are held at most; `None`: they are not.
-    pub(super) fn hold_until(&self) -> Option<Millis> {
-        self.hold_until
+    /// Until when deadlines are held at most, or now if there are events to be taken in; `None`: they are not held.
+    pub(super) fn wake_at(&self, events_waiting: bool) -> Option<Millis> {
+        self.hold_until.map(|until| if events_waiting { Millis::ZERO } else { until })
     }
 
     /// Whether deadlines may be judged now. `is_quiet`: nothing is left to take in.
@@ -55,7 +55,7 @@ mod tests {
         pause.watch(ms(1_000), ms(1_249));
         assert!(pause.may_judge(at(1_249), false));
         pause.watch(ms(1_000), ms(9_000));
-        assert_eq!(pause.hold_until(), Some(at(10_000)));
+        assert_eq!(pause.wake_at(false), Some(at(10_000)));
         pause.watch(ms(9_000), ms(9_999));
         assert!(!pause.may_judge(at(9_999), false));
         assert!(pause.may_judge(at(10_000), false));

@@ -38,9 +38,21 @@ impl Client {
         Self::connect_to(([127, 0, 0, 1], port).into())
     }
 
+    /// `None`: nobody listens there, or no longer.
+    pub(crate) fn try_connect(port: u16) -> Option<Self> {
+        match TcpStream::connect(("127.0.0.1", port)) {
+            Ok(socket) => Some(Self::over(socket)),
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset) => None,
+            Err(error) => panic!("no connection: {error}"),
+        }
+    }
+
     /// To an address other than the loopback's.
     pub(crate) fn connect_to(address: SocketAddr) -> Self {
-        let socket = TcpStream::connect(address).expect("the gateway accepts");
+        Self::over(TcpStream::connect(address).expect("the gateway accepts"))
+    }
+
+    fn over(socket: TcpStream) -> Self {
         socket.set_nodelay(true).expect("TCP_NODELAY");
         socket.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
         socket.set_write_timeout(Some(PATIENCE)).expect("a write timeout");
@@ -161,6 +173,21 @@ impl Client {
             response.body = self.read_exact(length);
         }
         response
+    }
+
+    /// Reads one response; `None` if the connection ends before its head is there.
+    pub(crate) fn try_response(&mut self) -> Option<Response> {
+        while find(&self.buffer, b"\r\n\r\n").is_none() {
+            if self.fill() == 0 {
+                return None;
+            }
+        }
+        Some(self.response())
+    }
+
+    /// Whether the connection has ended with a reset, as far as was read.
+    pub(crate) fn was_reset(&self) -> bool {
+        self.reset
     }
 
     /// Sends a request and reads its response.

@@ -12,6 +12,7 @@ mod clock;
 mod descriptors;
 mod few_workers;
 mod healthy;
+mod last_answers;
 mod log_pipe;
 mod mutations;
 mod readers;

@@ -127,6 +127,10 @@ impl Oracle {
             CallKind::Disconnect { .. } => Lane::Disconnects,
         };
         self.flying[lane as usize] += 1;
+        if self.flying[lane as usize] > self.lane_limit(self.settings.callback_concurrency) {
+            // A drain may have begun.
+            self.timers_run();
+        }
         let limit = self.settings.callback_concurrency;
         assert!(self.flying.iter().sum::<usize>() <= limit, "too many callbacks at once");
         assert!(self.flying[lane as usize] <= self.lane_limit(limit), "one kind of callback takes all workers");

@@ -82,8 +82,16 @@ pub(crate) struct Exchange {
     pub refusal_owed: Option<u16>,
     /// No more requests are read.
     pub closing: bool,
-    /// The request timed out.
-    pub late: bool,
+    /// It is read once more in this turn before it ends; what is begun and unfinished then gets this status.
+    pub last_look: Option<u16>,
+    /// When it was read last, whatever that found.
+    pub looked_at: Option<u64>,
+    /// It had more to be written than leaves room for further requests, when it was to be read once more.
+    pub look_waived: bool,
+    /// The send whose answer is to be the last one, by its place among the requests.
+    pub concludes: Option<usize>,
+    /// When bytes were read last.
+    pub heard_at: u64,
     /// The last answer was written.
     pub concluded: bool,
     pub shut_at: Option<u64>,
@@ -123,6 +131,24 @@ impl Exchange {
         self.arrived += 1;
         self.started_at = None;
         Some(request.what.clone())
+    }
+
+    /// Whether nothing has been read behind the request that arrived last.
+    pub(crate) fn arrived_last(&self) -> bool {
+        self.read == self.requests[self.arrived - 1].end
+    }
+
+    /// The answer to the request that arrived last is to be the last one.
+    pub(crate) fn conclude(&mut self) {
+        self.closing = true;
+        self.concludes = Some(self.arrived - 1);
+    }
+
+    /// It is about to end, but for what one more read may find.
+    pub(crate) fn end_reading(&mut self, status: u16) {
+        self.refuse_rest(status);
+        self.last_look = Some(status);
+        self.look_waived = self.backlog > 0;
     }
 
     /// Sets the kind of the request that arrived last, once it is known.

@@ -7,8 +7,11 @@ use ssegateway::timer::TICK_MS;
 
 /// The most that one write offers.
 pub(crate) const OFFER_MAX: usize = 64 * 1024;
-/// A connection that was shut down is closed after this time, whatever its peer does.
-pub(crate) const LINGER: u64 = 1000;
+/// A connection that was shut down is closed when its peer has been silent for so long, or after so much time in all; and
+/// while draining, behind a moment.
+const LINGER_SILENCE: u64 = 5_000;
+const LINGER_MAX: u64 = 30_000;
+const LINGER_DRAINING: u64 = 1_000;
 /// How long a client counts as reading after it has accepted bytes.
 pub(crate) const READS_FOR: u64 = 1000;
 /// How many times the usual limit a client that reads may have unsent.
@@ -68,6 +71,14 @@ impl Oracle {
         it.backlog > 0 && due(it.progress_at + millis(self.settings.client_timeout), self.now)
     }
 
+    /// When the connection is closed that was shut down, if its client says nothing more.
+    pub(crate) fn lingers_until(&self, n: usize) -> Option<u64> {
+        let it = &self.exchanges[n];
+        let shut_at = it.shut_at?;
+        let until = (it.heard_at.max(shut_at) + LINGER_SILENCE).min(shut_at + LINGER_MAX);
+        Some(self.drained_at.map_or(until, |at| until.min(at.max(shut_at) + LINGER_DRAINING)))
+    }
+
     /// Memory is released, which is slow and only worth it after many streams have ended.
     pub(crate) fn memory_released(&mut self) {
         let streams = self.streams();
@@ -85,8 +96,8 @@ impl Oracle {
     /// At the end of a turn no limit on time or memory is exceeded.
     pub(super) fn check_limits(&self, n: usize) {
         let (it, now) = (&self.exchanges[n], self.now);
-        let lingers = it.shut_at.is_some_and(|at| due(at + LINGER, now));
-        assert!(!lingers, "client {n}: not closed a second after it was shut down");
+        let lingers = self.lingers_until(n).is_some_and(|until| due(until, now));
+        assert!(!lingers, "client {n}: not closed in time after its last answer");
         assert!(!self.is_stalled(n), "client {n}: a stalled reader was not dropped");
         assert!(it.backlog <= self.backlog_max(), "client {n}: {} bytes queued", it.backlog);
         if it.wild {

@@ -117,8 +117,10 @@ impl Oracle {
                 continue;
             }
             if it.is_reading() && it.started_at.is_some_and(|at| due(at + millis(self.settings.request_timeout), now)) {
-                it.refuse_rest(408);
-                it.late = true;
+                match it.is_within_request() {
+                    true => it.refuse_rest(408),
+                    false => it.end_reading(408),
+                }
             }
             let wrote = it.written_at == Some(now);
             let Some(stream) = &mut it.stream else { continue };
@@ -181,7 +183,7 @@ impl Oracle {
                 continue;
             }
             if it.is_reading() {
-                it.refuse_rest(503);
+                it.end_reading(503);
             }
             let Some(stream) = &mut it.stream else { continue };
             if it.failed && it.written_at == Some(now) {
@@ -195,8 +197,16 @@ impl Oracle {
         }
     }
 
+    /// Whoever was to be read once more has been.
+    fn end_looks(&mut self) {
+        for n in &self.open {
+            self.exchanges[*n].last_look = None;
+        }
+    }
+
     /// A turn ends that has deferred deadlines after a jump of the clock.
     pub(crate) fn turn_ends_early(&mut self, state: &State) {
+        self.end_looks();
         assert!(!self.may_judge(), "deadlines held without a pause, or for too long after one");
         self.note_call_limit(state);
         assert_eq!(state.connections, self.open.len(), "connections and sockets differ");
@@ -211,6 +221,7 @@ impl Oracle {
     /// A turn ends: no work may be left, and the gateway's counts must match the oracle's.
     pub(crate) fn turn_ends(&mut self, state: &State) {
         self.timers_run();
+        self.end_looks();
         (self.held_since, self.news) = (None, false);
         self.streams_peak = self.streams_peak.max(self.streams());
         while self.exchanges.get(self.settled).is_some_and(Exchange::is_settled) {

@@ -26,7 +26,7 @@ impl Oracle {
         let it = &self.exchanges[n];
         let over = it.stream.as_ref().is_some_and(|stream| stream.phase == Phase::Over);
         // What would have been closed in any case.
-        let done = it.ended || it.failed || over || it.shut_at.is_some() || it.late;
+        let done = it.ended || it.failed || over || it.shut_at.is_some() || it.closing;
         if !done && !it.wild {
             self.check_victim(n, peers);
             let it = &self.exchanges[n];

@@ -2,7 +2,7 @@
 //! checked.
 
 use super::exchange::{Exchange, What};
-use super::limits::{ANSWERS_MAX, LINGER, OFFER_MAX, READS_FOR};
+use super::limits::{ANSWERS_MAX, OFFER_MAX, READS_FOR, due};
 use super::responses::{Answer, Part};
 use super::streams::{HEARTBEAT, Phase, Stream};
 use super::{Oracle, millis, unix_seconds};
@@ -23,6 +23,9 @@ impl Oracle {
         it.started_at = Some(self.now);
         it.progress_at = self.now;
         self.open.push(n);
+        if self.is_draining() {
+            self.exchanges[n].end_reading(503);
+        }
     }
 
     /// The gateway read from a connection.
@@ -30,9 +33,16 @@ impl Oracle {
         self.input += 1;
         let it = &mut self.exchanges[n];
         assert!(!it.ended && !it.failed, "read again after the end");
+        let last_look = it.last_look;
+        if result != Err(ErrorKind::Interrupted) {
+            it.looked_at = Some(self.now);
+        }
         let count = match result {
             Ok(0) => {
                 it.ended = true;
+                if last_look.is_some() {
+                    it.refusal_owed = None;
+                }
                 if let Some(stream) = &mut it.stream {
                     stream.end(Reason::ClientClosed, None);
                 }
@@ -48,6 +58,10 @@ impl Oracle {
             Err(_) => return self.failed(n, SocketError::Reset),
         };
         it.read += count;
+        it.heard_at = self.now;
+        if last_look.is_some() {
+            (it.closing, it.refusal_owed) = (false, None);
+        }
         while let it = &mut self.exchanges[n]
             && !it.wild
             && it.is_reading()
@@ -61,6 +75,12 @@ impl Oracle {
         let it = &mut self.exchanges[n];
         if it.is_reading() && it.is_within_request() {
             it.started_at.get_or_insert(self.now);
+        }
+        if let Some(status) = last_look.filter(|_| it.is_reading() && !it.wild) {
+            let late = it.started_at.is_some_and(|at| due(at + millis(self.settings.request_timeout), self.now));
+            if status == 503 || late {
+                it.refuse_rest(status);
+            }
         }
         it.wild |= it.is_reading() && it.followed_to.is_some_and(|followed| it.read > followed);
         if it.is_flooded()
@@ -89,12 +109,24 @@ impl Oracle {
         let open = self.open_streams();
         let (leaving, configured) = (self.is_leaving(), self.settings.callback_configured);
         let it = &mut self.exchanges[n];
+        // From the first signal on, the answer to the last request that has come is the last one.
+        let last = leaving && it.arrived_last();
         match what {
             What::Stream { chunked, declared: _, quoted } => self.arrive_stream(n, chunked, quoted),
-            What::Send(send) => self.arrive_send(send),
-            What::Fixed { close, .. } => it.closing = close,
+            What::Send(send) => {
+                if last {
+                    it.conclude();
+                }
+                self.arrive_send(send);
+            }
+            What::Fixed { status, body, head_only, close } => {
+                let close = close || last;
+                it.closing = close;
+                it.decide(What::Fixed { status, body, head_only, close });
+            }
             What::Broken { .. } => it.closing = true,
             What::Ready { close } => {
+                let close = close || last;
                 let (status, body) = match (configured, leaving) {
                     (true, false) => (200, READY),
                     (true, true) => (503, NOT_READY),
@@ -247,6 +279,7 @@ impl Oracle {
         let status = answer.status;
         let body = std::str::from_utf8(&answer.body).expect("text");
         let what = it.next_answered().cloned();
+        let concludes = it.concludes == Some(it.answered);
         it.answered += 1;
         it.concluded = answer.close;
         let Some(what) = what else {
@@ -258,7 +291,7 @@ impl Oracle {
             };
             assert!(timely, "an answer without a request, or too early: {status} {body}");
             assert!(answer.close, "an error in the input does not end the connection");
-            it.closing = true;
+            (it.closing, it.last_look) = (true, None);
             it.started_at = None;
             return;
         };
@@ -293,7 +326,10 @@ impl Oracle {
             What::Broken { status: due } => {
                 assert_eq!((status, answer.close), (due, true), "wrong answer to a malformed request")
             }
-            What::Send(number) => self.sent(number, status, body),
+            What::Send(number) => {
+                assert_eq!(answer.close, concludes, "another end of a connection: {body}");
+                self.sent(number, status, body);
+            }
         }
     }
 
@@ -319,6 +355,11 @@ impl Oracle {
 
     /// The gateway shuts its side down.
     pub(crate) fn shut(&mut self, n: usize) {
+        let it = &self.exchanges[n];
+        if !(it.closing || it.wild || it.stream.as_ref().is_some_and(|stream| stream.phase == Phase::Over)) {
+            self.timers_run();
+        }
+        let look_since = self.drained_at.unwrap_or(self.now);
         let it = &mut self.exchanges[n];
         assert!(it.responses.is_between(), "shut down within a response");
         assert!(it.shut_at.is_none(), "shut down twice");
@@ -327,8 +368,15 @@ impl Oracle {
             if let Some(stream) = &it.stream {
                 let whole = !stream.headed || !stream.chunked || stream.complete;
                 assert!(stream.expected.is_empty() && whole, "cut short");
+            } else if !it.concluded {
+                let idle =
+                    it.started_at.is_none() && self.now >= it.progress_at + millis(self.settings.keepalive_timeout);
+                assert!(idle || it.closing, "shut down for no reason");
+                let looked = it.look_waived || it.looked_at.is_some_and(|at| at >= look_since);
+                assert!(looked, "shut down without a last look at its input");
             }
         }
+        (it.closing, it.last_look) = (true, None);
         it.shut_at = Some(self.now);
         it.progress_at = self.now;
     }
@@ -341,7 +389,7 @@ impl Oracle {
             self.timers_run();
         }
         self.open.retain(|open| *open != n);
-        let (stalled, now, draining) = (self.is_stalled(n), self.now, self.is_draining());
+        let (stalled, now, lingers_until) = (self.is_stalled(n), self.now, self.lingers_until(n));
         let it = &mut self.exchanges[n];
         it.closed = true;
         if it.wild {
@@ -350,18 +398,16 @@ impl Oracle {
         let flooded = it.is_flooded();
         let cut = it.stream.as_ref().is_some_and(|stream| stream.was_cut());
         assert!(!it.owes() || it.failed || stalled || flooded || cut, "closed with output unsent");
-        let lingered = it.shut_at.is_some_and(|at| now >= at + LINGER) || (it.shut_at.is_some() && it.ended);
-        if it.ended || it.failed || stalled || draining || lingered || it.late {
+        if it.ended || it.failed || stalled || lingers_until.is_some_and(|until| now >= until) {
             return;
         }
         if let Some(stream) = &it.stream {
             let cut = matches!(stream.cause, Some((Reason::Error, _)));
             assert!(stream.phase == Phase::Over, "a stream closed for no reason: {how:?}");
-            assert!(cut || flooded || it.shut_at.is_some(), "closed too early");
+            assert!(cut || flooded, "closed too early");
             return;
         }
-        let idle = it.started_at.is_none() && now >= it.progress_at + millis(self.settings.keepalive_timeout);
-        assert!(idle, "closed for no reason: {how:?}");
+        panic!("closed for no reason: {how:?}");
     }
 }
 

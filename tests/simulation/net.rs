@@ -15,7 +15,10 @@ use uuid::Uuid;
 /// Allowed consecutive turns without waiting and without work.
 const IDLE_TURNS_MAX: u32 = 50;
 
-/// How long accepting pauses after accept(2) has failed for lack of descriptors.
+/// Connections that may be set aside for the other listener.
+const RESERVE_MAX: usize = 16;
+
+/// How long nobody is accepted after accept(2) has failed for want of descriptors.
 const ACCEPT_PAUSE: u64 = 100;
 
 /// How long nobody is accepted while nobody can give way.
@@ -199,15 +202,18 @@ impl System for World {
     }
 
     fn accept(&mut self, listener: Listener) -> io::Result<(Handle, Peer)> {
-        if !self.oracle.holds_deadlines() {
+        // It is the turn's end. Without a knock only a drain that has begun explains it.
+        let heard = self.knocks[index(listener)].heard;
+        if !self.oracle.is_draining() && (!heard || !self.oracle.holds_deadlines()) {
             self.oracle.timers_run();
         }
+        let draining = self.oracle.is_draining();
         if self.strikes(Fault::Interrupted) {
             self.worked = true;
             return Err(interrupted());
         }
         let Knock { heard, exhausted_at } = &mut self.knocks[index(listener)];
-        assert!(*heard, "an accept without an edge");
+        assert!(*heard || draining, "an accept although nobody has knocked");
         assert!(exhausted_at.is_none_or(|at| at + ACCEPT_PAUSE <= self.clock), "an accept during the pause");
         if self.kernel.backlog(listener) == 0 {
             *heard = false;
@@ -332,6 +338,14 @@ impl System for World {
             self.oracle.timers_run();
         }
         assert!(self.oracle.is_draining(), "listeners closed before the drain");
+        for listener in [Listener::Public, Listener::Internal] {
+            let exhausted_at = self.knocks[index(listener)].exhausted_at;
+            let pause = exhausted_at.is_some_and(|at| at + ACCEPT_PAUSE >= self.clock);
+            let left = self.kernel.backlog(listener) > 0
+                && self.kernel.open.len() + RESERVE_MAX < self.connections_max
+                && !pause;
+            assert!(!left, "listeners closed on clients that could be accepted");
+        }
         self.kernel.stop_listening();
     }
 

@@ -1,0 +1,84 @@
+//! Connections whose sockets outlive their last response, bounded in number: the oldest gives way.
+
+use crate::hub::ConnId;
+use crate::table::Table;
+use std::collections::VecDeque;
+
+/// Connections of one kind, in the order they came.
+pub(super) struct Lingering {
+    /// Some have gone since.
+    queue: VecDeque<ConnId>,
+    live: usize,
+    max: usize,
+}
+
+impl Lingering {
+    /// At most `max` at once.
+    pub(super) fn new(max: usize) -> Self {
+        Self { queue: VecDeque::new(), live: 0, max }
+    }
+
+    /// Adds a connection.
+    pub(super) fn push(&mut self, id: ConnId) {
+        self.live += 1;
+        self.queue.push_back(id);
+    }
+
+    /// One of them has gone.
+    pub(super) fn left(&mut self) {
+        self.live -= 1;
+    }
+
+    /// The connection that is to give way, if there are too many: the oldest. `connections` are all that live.
+    pub(super) fn excess<T>(&mut self, connections: &Table<T>) -> Option<ConnId> {
+        let is_live = |id: &ConnId| connections.get(*id).is_some();
+        if self.live > self.max {
+            while let Some(id) = self.queue.pop_front() {
+                if is_live(&id) {
+                    return Some(id);
+                }
+            }
+        }
+        // Those that have gone pile up behind one that stays.
+        if self.queue.len() > 2 * self.live + 64 {
+            self.queue.retain(is_live);
+        }
+        None
+    }
+
+    /// Gives up memory that is not in use.
+    pub(super) fn shrink(&mut self) {
+        self.queue.shrink_to_fit();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_gives_way_and_those_that_left_do_not_pile_up() {
+        let mut table = Table::default();
+        let mut lingering = Lingering::new(2);
+        let ids: Vec<ConnId> = (0..3).map(|n| table.insert(n)).collect();
+        for id in &ids[..2] {
+            lingering.push(*id);
+            assert_eq!(lingering.excess(&table), None);
+        }
+        lingering.push(ids[2]);
+        assert_eq!(lingering.excess(&table), Some(ids[0]));
+        table.remove(ids[0]);
+        lingering.left();
+        assert_eq!((lingering.excess(&table), lingering.live), (None, 2));
+        table.remove(ids[2]);
+        lingering.left();
+        for n in 0..10_000 {
+            let id = table.insert(n);
+            lingering.push(id);
+            assert_eq!(lingering.excess(&table), None);
+            table.remove(id);
+            lingering.left();
+            assert!(lingering.queue.len() < 100);
+        }
+    }
+}
