@@ -1,4 +1,4 @@
-//! What an application would do: decide who may connect, remember the tokens, send.
+//! The application's part: accept or reject clients, store the tokens, send.
 
 use crate::http::{Request, Response};
 use serde_json::{Value, json};
@@ -7,19 +7,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// The plot's events: frequent enough to see the latency breathe.
+/// The interval of the plot's events: short enough to show variations of the latency.
 const PULSE: Duration = Duration::from_millis(100);
 /// Pulses between two plain events.
 const TICK_PULSES: u64 = 20;
 /// Pulses between two `weather` events.
 const WEATHER_PULSES: u64 = 70;
-/// How long a page waits before it reconnects; browsers differ in their own default.
+/// Delay before a page reconnects; the defaults of browsers differ.
 const RETRY_MS: u32 = 1500;
-/// Callbacks that a newly connected page gets to see.
+/// Recent callbacks shown to a newly connected page.
 const HISTORY: usize = 30;
 
 pub(crate) struct Backend {
-    /// Where sends go.
+    /// The URL for sends.
     send_url: String,
     agent: ureq::Agent,
     state: Mutex<State>,
@@ -31,7 +31,7 @@ struct State {
     streams: BTreeMap<String, String>,
     /// The latest callbacks, oldest first.
     history: VecDeque<Value>,
-    /// The last event id given out.
+    /// The last event id used.
     last_id: u64,
 }
 
@@ -41,7 +41,7 @@ impl Backend {
             .http_status_as_error(false)
             .proxy(None)
             .max_redirects(0)
-            // Shorter than the gateway keeps an idle connection.
+            // Shorter than the gateway's idle timeout.
             .max_idle_age(Duration::from_secs(30))
             .build()
             .into();
@@ -77,12 +77,12 @@ impl Backend {
         }
     }
 
-    /// The endpoints that are no page: the gateway's callback, and what the page's buttons ask for.
+    /// The endpoints other than the page: the gateway's callback, and the page's buttons.
     pub(crate) fn answer(&self, request: &Request) -> Response {
         if request.method != "POST" {
             return Response::json(404, &json!({ "error": "There is nothing here." }));
         }
-        // Another site's page can post here, but not as JSON without a preflight, which nobody answers.
+        // A page of another site can post here, but not JSON without a preflight, which is never answered.
         if !request.json {
             return Response::json(415, &json!({ "error": "Send JSON." }));
         }
@@ -130,7 +130,7 @@ impl Backend {
         }
     }
 
-    /// Keeps a callback for later pages and shows it to those that are open.
+    /// Stores a callback for later pages and shows it on open ones.
     fn note(&self, action: &str, token: &str, page: &str, facts: &[String]) {
         let short: String = token.chars().take(8).chain("\u{2026}".chars()).collect();
         let entry = json!({ "at": now_ms(), "action": action, "token": short, "page": page, "facts": facts });
@@ -170,7 +170,7 @@ impl Backend {
         }
     }
 
-    /// `POST /internal/send`. Gives back what went wrong, if anything did.
+    /// `POST /internal/send`. Errors: the reason.
     fn send(&self, token: &str, mut message: Value) -> Option<String> {
         message["token"] = token.into();
         let answer = self.agent.post(&self.send_url).content_type("application/json").send(message.to_string());
@@ -179,7 +179,7 @@ impl Backend {
             Err(error) => return Some(format!("The gateway cannot be reached: {error}")),
         };
         let status = answer.status().as_u16();
-        // Read to its end, or the connection could not be used again.
+        // Read to its end, so that the connection can be reused.
         let text = answer.body_mut().read_to_string().unwrap_or_default();
         (status != 200).then(|| format!("The gateway answered {status}: {text}"))
     }

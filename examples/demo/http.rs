@@ -1,5 +1,5 @@
-//! An HTTP/1.1 server of the smallest useful kind: a thread per connection, bodies by `Content-Length` only.
-//! Enough for a browser and a gateway on the same machine, and for nothing else.
+//! A minimal HTTP/1.1 server: a thread per connection, bodies by `Content-Length` only. Enough for a browser and a
+//! gateway on the same machine, and for nothing else.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -11,13 +11,13 @@ use std::time::Duration;
 const HEAD_BYTES_MAX: u64 = 32 * 1024;
 /// A callback or the text of an event.
 const BODY_BYTES_MAX: usize = 256 * 1024;
-/// A kept connection with nothing on it is closed after this.
+/// Idle timeout of a kept-alive connection.
 const IDLE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Request {
     pub method: String,
     pub path: String,
-    /// Of a POST only what another web page cannot forge without asking first counts as ours.
+    /// Whether a POST is from our own page: another page cannot send it without a preflight.
     pub json: bool,
     pub body: Vec<u8>,
 }
@@ -40,7 +40,7 @@ pub(crate) fn serve(listener: TcpListener, answer: impl Fn(Request) -> Response 
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let answer = Arc::clone(&answer);
-            // A peer that breaks off or sends nonsense costs its own connection only.
+            // A peer that disconnects or sends garbage affects only its own connection.
             thread::spawn(move || drop(converse(stream, &*answer)));
         }
     });
@@ -63,7 +63,7 @@ fn converse(stream: TcpStream, answer: &dyn Fn(Request) -> Response) -> io::Resu
     Ok(())
 }
 
-/// The next request, or `None` when the peer is done.
+/// The next request, or `None` at the end of the connection.
 fn read_request(reader: &mut BufReader<TcpStream>) -> io::Result<Option<Request>> {
     let malformed = |what: &'static str| io::Error::new(io::ErrorKind::InvalidData, what);
     let mut head = reader.by_ref().take(HEAD_BYTES_MAX);

@@ -1,4 +1,4 @@
-//! `make demo`: the gateway, a small backend and a web page that shows what passes between them.
+//! `make demo`: the gateway, a small backend and a web page that shows the traffic between them.
 //!
 //! The gateway is the real one, on the main thread, started as `ssegateway` starts it. The backend speaks plain HTTP
 //! with it over loopback; `backend.rs` is the part that an application would write.
@@ -55,18 +55,18 @@ fn run() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The port a reader expects if it is free, else any.
+/// The documented port if it is free, else any.
 fn listen(port: u16) -> io::Result<TcpListener> {
     let backlog = 128;
     sys::listen((Ipv4Addr::LOCALHOST, port).into(), backlog)
         .or_else(|_| sys::listen((Ipv4Addr::LOCALHOST, 0).into(), backlog))
 }
 
-/// What the environment would say, had the gateway been started by hand. Of the real one only the log level counts.
+/// The environment of a gateway started by hand. Only the log level comes from the real environment.
 fn config(gateway_port: u16, page_port: u16) -> Result<Config, String> {
     let lookup = |name: &str| match name {
         "CALLBACK_URL" => Some(format!("http://127.0.0.1:{page_port}/callback").into()),
-        // The page comes from another port than the stream, which makes it another origin.
+        // The page is served on another port than the stream, so its origin differs.
         "CORS_ORIGINS" => Some(format!("http://127.0.0.1:{page_port},http://localhost:{page_port}").into()),
         "PORT" => Some(gateway_port.to_string().into()),
         "LOG_LEVEL" => std::env::var_os(name).or_else(|| Some("warn".into())),

@@ -1,4 +1,4 @@
-"""What a Python backend needs to work with SSEGateway: reading callbacks, sending to streams.
+"""SSEGateway for Python backends: reading callbacks, sending to streams.
 
     gateway = Gateway()                                       # where and how: from the environment
     call = gateway.callback(request.body, request.headers)    # in the route that CALLBACK_URL names
@@ -21,40 +21,40 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 __all__ = ["Callback", "Connection", "Gateway", "GatewayError"]
 
 
-# A stream had ended, or ends now since its client is too slow. Another 404 comes from the wrong port or path.
+# The stream has ended, or ends now because its client is too slow. Any other 404 means a wrong port or path.
 ENDED = {(404, b'{"error":"Token not found"}'), (500, b'{"error":"Write failed: connection closed"}')}
 
 
 class GatewayError(Exception):
-    """The gateway cannot be reached, or refuses a request and says why."""
+    """The gateway is unreachable, or refuses a request; the message has the reason."""
 
 
 class Headers(Protocol):
-    """Headers as every framework has them: found by name, in whichever case."""
+    """Headers as in every framework: a look-up by name that ignores case."""
 
     def get(self, name: str, /) -> str | None: ...
 
 
 @dataclass(frozen=True)
 class Callback:
-    """What the gateway asks (`connect`) or tells (`disconnect`)."""
+    """A callback of the gateway: a question (`connect`) or a notification (`disconnect`)."""
 
     action: Literal["connect", "disconnect"]
     token: str
     url: str  # path and query, as the client sent them
-    headers: dict[str, str]  # the client's, their names in lower case
+    headers: dict[str, str]  # the client's, with names in lower case
     reason: str | None = None  # of a disconnect: client_closed, server_closed or error
     detail: str | None = None  # more about it, such as slow_consumer
     instance: str | None = None  # of the gateway: once it differs, all streams of the one before are gone
 
     @property
     def path(self) -> str:
-        """Not decoded, nor tidied up."""
+        """Neither decoded nor normalised."""
         return self.url.partition("?")[0]
 
     @property
     def query(self) -> dict[str, str]:
-        """Of a repeated name the last value."""
+        """The last value of each name."""
         return dict(parse_qsl(self.url.partition("?")[2], keep_blank_values=True))
 
     @property
@@ -74,7 +74,7 @@ class Connection:
 
 
 class BaseGateway:
-    """What is said to the gateway and what its answers mean; `Gateway` and `AsyncGateway` carry it there and back."""
+    """The requests to the gateway and the meaning of its answers; `Gateway` and `AsyncGateway` do the I/O."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class BaseGateway:
         callback_token: str | None = None,
         timeout: float = 5,
     ) -> None:
-        """What is not given comes from GATEWAY_URL, INTERNAL_TOKEN and CALLBACK_TOKEN in the environment."""
+        """Arguments that are not given come from GATEWAY_URL, INTERNAL_TOKEN and CALLBACK_TOKEN in the environment."""
         self.url = (url or os.environ.get("GATEWAY_URL") or "http://127.0.0.1:3000").rstrip("/")
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.query:
@@ -96,7 +96,7 @@ class BaseGateway:
             self._headers["Authorization"] = f"Bearer {internal_token}"
 
     def callback(self, body: bytes | str, headers: Headers) -> Callback:
-        """Reads a callback. PermissionError if it does not carry CALLBACK_TOKEN, ValueError if it is none."""
+        """Reads a callback. PermissionError if it does not carry CALLBACK_TOKEN, ValueError if it is not a callback."""
         given = headers.get("Authorization") or ""
         if self._callback_token and not compare_digest(given.encode(), f"Bearer {self._callback_token}".encode()):
             raise PermissionError("a callback without the right CALLBACK_TOKEN")
@@ -138,10 +138,10 @@ class BaseGateway:
 
 
 class Gateway(BaseGateway):
-    """One object serves all threads, and keeps its connections open between calls."""
+    """One object serves all threads and keeps its connections open between calls."""
 
     _idle: list[HTTPConnection]
-    _pid = 0  # of the process that opened them: after a fork its child must not use them, too
+    _pid = 0  # of the process that opened them: after a fork the child must not share them
 
     def send(
         self,
@@ -158,7 +158,7 @@ class Gateway(BaseGateway):
         return self._is_open(*self._call("POST", "/internal/send", message))
 
     def connections(self, limit: int = 1000) -> Iterator[Connection]:
-        """All open streams, asked for in pages of `limit`."""
+        """All open streams, requested in pages of `limit`."""
         after = None
         while True:
             page, after = self._page(*self._call("GET", self._connections_path(limit, after)))
@@ -167,7 +167,7 @@ class Gateway(BaseGateway):
                 return
 
     def close(self) -> None:
-        """Closes what is kept open; a later call opens it again."""
+        """Closes all kept-alive connections; a later call opens new ones."""
         while not (taken := self._take())[1]:
             taken[0].close()
 
@@ -180,7 +180,7 @@ class Gateway(BaseGateway):
                 result = answer.status, answer.read()
             except (OSError, HTTPException) as error:
                 connection.close()
-                # The gateway closes connections that have been idle for long: once more on another one.
+                # The gateway closes idle connections: retry once on another one.
                 if is_fresh or not isinstance(error, ConnectionError):
                     raise GatewayError(f"no answer from the gateway at {self.url}: {error!r}") from error
             else:

@@ -13,7 +13,7 @@ __all__ = ["AsyncGateway"]
 
 
 class AsyncGateway(BaseGateway):
-    """One object serves all tasks of an event loop, and keeps its connections open between calls."""
+    """One object serves all tasks of an event loop and keeps its connections open between calls."""
 
     async def send(
         self,
@@ -30,7 +30,7 @@ class AsyncGateway(BaseGateway):
         return self._is_open(*await self._call("POST", "/internal/send", message))
 
     async def connections(self, limit: int = 1000) -> AsyncIterator[Connection]:
-        """All open streams, asked for in pages of `limit`."""
+        """All open streams, requested in pages of `limit`."""
         after = None
         while True:
             page, after = self._page(*await self._call("GET", self._connections_path(limit, after)))
@@ -44,7 +44,7 @@ class AsyncGateway(BaseGateway):
 
     @cached_property
     def _client(self) -> httpx.AsyncClient:
-        # The environment's proxies are for the world outside.
+        # Proxies in the environment are for external hosts.
         return httpx.AsyncClient(base_url=self.url, headers=self._headers, timeout=self.timeout, trust_env=False)
 
     async def _call(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:

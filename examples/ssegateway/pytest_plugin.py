@@ -25,7 +25,7 @@ import pytest
 
 from . import Callback, Gateway
 
-# To a callback: a dict accepts, as {"event": {"name": ..., "data": ...}} or {}; a number is a status that rejects.
+# The answer to a callback: a dict accepts, such as {"event": {"name": ..., "data": ...}} or {}; a status rejects.
 Answer = Union[dict[str, Any], int]
 
 
@@ -46,7 +46,7 @@ class Stream:
         self.status, self.headers = self._response.status, self._response.headers
 
     def line(self) -> str | None:
-        """The next line as it is; None once the gateway has ended the stream."""
+        """The next line, unchanged; None once the gateway has ended the stream."""
         line = self._response.readline()
         return line.decode().removesuffix("\n") if line else None
 
@@ -85,7 +85,7 @@ class LiveGateway:
 
     def __init__(self, environment: Mapping[str, str] = {}) -> None:
         self._binary = _find_binary()
-        # Bound, so that nobody else is given the port; not listening, so that SO_REUSEADDR lets the gateway do that.
+        # Bound, so that the port is reserved; not listening, so that SO_REUSEADDR lets the gateway listen on it.
         self._port = socket.socket()
         self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._port.bind(("127.0.0.1", 0))
@@ -135,7 +135,7 @@ class LiveGateway:
             connection.close()
 
     def stop(self) -> int:
-        """Drains it and gives back its exit status; its disconnect callbacks have then been made."""
+        """Drains it and returns its exit status; by then its disconnect callbacks have been made."""
         self.process.terminate()
         try:
             return self.process.wait(15)
@@ -144,12 +144,12 @@ class LiveGateway:
             return self.process.wait()
 
     def restart(self) -> None:
-        """A new process, with none of the streams, on the same port."""
+        """A new process without streams, on the same port."""
         self.stop()
         self.start()
 
     def close(self) -> None:
-        """Ends all of it, and prints the gateway's log, which pytest shows where a test has failed."""
+        """Ends everything, and prints the gateway's log, which pytest shows if a test has failed."""
         if self._log.closed:
             return
         for stream in self._streams:
@@ -166,12 +166,12 @@ class LiveGateway:
         return os.pread(self._log.fileno(), os.fstat(self._log.fileno()).st_size, 0).decode(errors="replace")
 
     def open(self, path: str, headers: Mapping[str, str] = {}, timeout: float = 5) -> Stream:
-        """Connects as a client does; the stream, or what came instead: see its `status`."""
+        """Connects a client; returns the stream, or the rejection: see its `status`."""
         self._streams.append(Stream(self.url, path, headers, timeout))
         return self._streams[-1]
 
     def wait_for(self, wanted: Callable[[Callback], bool], timeout: float = 5) -> Callback:
-        """The first callback like that; waits until there is one."""
+        """The first callback that meets the condition; waits until there is one."""
         with self._called:
             found = self._called.wait_for(lambda: next(filter(wanted, self.callbacks), None), timeout)
             assert found, f"no such callback within {timeout} s, but {self.callbacks}"
@@ -191,15 +191,15 @@ class LiveGateway:
 
 
 def _find_binary() -> str:
-    # A virtual environment need not be activated to have its programs used.
+    # The programs of a virtual environment can be used without activating it.
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
     binary = shutil.which(os.environ.get("SSEGATEWAY", "ssegateway"), path=path)
-    assert binary, "no ssegateway on the PATH: install it, or name the binary in the variable SSEGATEWAY"
+    assert binary, "no ssegateway on the PATH: install it, or set the variable SSEGATEWAY to the binary"
     return binary
 
 
 def _ask(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
-    """Passes a callback on to an application. One that is not there is a bad gateway, as behind any proxy."""
+    """Passes a callback on to an application. An unreachable one means 502, as behind any proxy."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.netloc, timeout=30)
     try:
@@ -239,7 +239,7 @@ def _backend(gateway: LiveGateway) -> ThreadingHTTPServer:
 
 @pytest.fixture
 def ssegateway_environment() -> dict[str, str]:
-    """Further variables for the gateway; override it in a test module or in conftest.py."""
+    """Additional variables for the gateway; override this in a test module or in conftest.py."""
     return {}
 
 

@@ -1,10 +1,10 @@
-//! Chunked bodies, judged by a decoder that reads by lines, and by themselves cut into pieces.
+//! Chunked bodies, compared with a line-based decoder, and with themselves split into pieces.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use ssegateway::http::body::{BadChunk, Chunked};
 
-/// Less than the limit of a trailer section, which the second decoder does not know.
+/// Less than the limit of a trailer section, which the second decoder does not have.
 const INPUT_MAX: usize = 8000;
 
 fuzz_target!(|input: &[u8]| {
@@ -12,7 +12,7 @@ fuzz_target!(|input: &[u8]| {
         return;
     }
     let whole = decode(&[input]);
-    assert_eq!(whole, reference(input), "the second decoder stands on the right");
+    assert_eq!(whole, reference(input), "right: the second decoder");
     let bytes: Vec<&[u8]> = input.chunks(1).collect();
     assert_eq!(whole, decode(&bytes), "byte by byte");
     for cut in (0..input.len()).step_by(input.len() / 128 + 1) {
@@ -23,7 +23,7 @@ fuzz_target!(|input: &[u8]| {
 #[derive(Debug, PartialEq)]
 struct Decoded {
     body: Vec<u8>,
-    /// How much of the input belonged to the body, once it is complete.
+    /// The length of the body in the input, once it is complete.
     used: Option<usize>,
 }
 
@@ -33,7 +33,7 @@ fn decode(pieces: &[&[u8]]) -> Result<Decoded, BadChunk> {
     let mut total = 0;
     for piece in pieces {
         let used = decoder.decode(piece, |data| {
-            assert!(!data.is_empty(), "no data is no news");
+            assert!(!data.is_empty(), "empty data is reported");
             body.extend_from_slice(data);
         })?;
         assert!(used == piece.len() || decoder.is_done(), "stopped at {used} of {}", piece.len());
@@ -42,7 +42,7 @@ fn decode(pieces: &[&[u8]]) -> Result<Decoded, BadChunk> {
     Ok(Decoded { body, used: decoder.is_done().then_some(total) })
 }
 
-/// A line and what follows it; without its end, if the input ends first.
+/// A line and the rest after it; an incomplete line if the input ends first.
 enum Line<'b> {
     Whole(&'b [u8], &'b [u8]),
     Part(&'b [u8]),
@@ -54,7 +54,7 @@ fn line(input: &[u8]) -> Result<Line<'_>, BadChunk> {
     match input.get(end + 1) {
         Some(b'\n') => Ok(Line::Whole(&input[..end], &input[end + 2..])),
         Some(_) => Err(BadChunk),
-        // Whatever the CR ends must be complete.
+        // The part before the CR must be complete.
         None => Ok(Line::Whole(&input[..end], &[])),
     }
 }

@@ -1,4 +1,4 @@
-//! Bodies of 2xx answers against a second reading of docs/protocol.md, section 3, point 5.
+//! Bodies of 2xx answers, compared with a second parser written from docs/protocol.md, section 3, point 5.
 #![no_main]
 
 #[path = "shared/json.rs"]
@@ -37,7 +37,7 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// Event and close, and how many things were wrong.
+/// Event and close, and the number of errors.
 fn read(fields: &Fields) -> (Option<Event<'static>>, bool, usize) {
     let mut flaws = 0;
     let close = match fields.get("close") {
@@ -82,7 +82,7 @@ fn read_event(event: &Fields, flaws: &mut usize) -> Option<Event<'static>> {
             None
         }
     };
-    // A line break in either would forge fields: the whole event goes.
+    // A line break in either would inject fields: the whole event is dropped.
     if [&name, &id].into_iter().flatten().any(|line| !is_line(line)) {
         *flaws += 1;
         return None;

@@ -1,9 +1,9 @@
-//! The pure gateway under any sequence of what can happen to it, driven as the event loop drives it, and judged by the
-//! oracle that judges the simulation.
+//! The pure gateway under any sequence of inputs, driven like by the event loop, and checked by the simulation's
+//! oracle.
 //!
-//! After every operation the gateway's own invariants are asserted. What clients receive, and which callbacks are made,
-//! is judged as it happens; at the end everything must come to rest and be released. With `ALOUD` in the environment it
-//! prints what crosses the sockets.
+//! The gateway's own invariants are asserted after every operation. Output and callbacks are checked as they happen; at
+//! the end all work must finish and all resources be released. With `ALOUD` in the environment it prints the traffic of
+//! the sockets.
 #![no_main]
 
 #[path = "gateway/input.rs"]
@@ -17,7 +17,7 @@ use arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use world::World;
 
-/// More would only make the run longer, not stranger.
+/// More would make runs longer without new behaviour.
 const OPERATIONS_MAX: usize = 300;
 
 fuzz_target!(|bytes: &[u8]| run(&mut Unstructured::new(bytes)).expect("any bytes are a script"));

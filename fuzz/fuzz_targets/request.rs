@@ -1,5 +1,5 @@
-//! Request heads, judged by a second reader written from RFC 9112 and docs/protocol.md, section 8, and by
-//! themselves: how the bytes were cut must make no difference.
+//! Request heads, compared with a second parser written from RFC 9112 and docs/protocol.md, section 8, and with
+//! themselves: splitting the bytes must make no difference.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -11,7 +11,7 @@ fuzz_target!(|input: &[u8]| {
     let mut room = storage();
     let whole = parse(&mut room, input, BYTES_MAX);
     match reference(input) {
-        Reference::Incomplete => assert!(!matches!(whole, Ok(Some(_))), "took a head that has no end: {whole:?}"),
+        Reference::Incomplete => assert!(!matches!(whole, Ok(Some(_))), "accepted an incomplete head: {whole:?}"),
         Reference::Refused(why) => assert!(whole.is_err(), "{why}, but: {whole:?}"),
         Reference::Taken(expected) => match &whole {
             Ok(Some(head)) => agree(head, &expected),
@@ -34,7 +34,7 @@ fuzz_target!(|input: &[u8]| {
     limits(input, &whole);
 });
 
-/// Where to cut: everywhere if that is cheap.
+/// Where to split: everywhere if that is cheap.
 fn cuts(length: usize) -> impl Iterator<Item = usize> {
     (0..length).step_by(length / 256 + 1)
 }
@@ -50,7 +50,7 @@ fn limits(input: &[u8], whole: &Result<Option<Head<'_, '_>>, HeadError>) {
             let mut room = storage();
             assert!(parse(&mut room, &input[..head.bytes - 1], head.bytes - 1).is_err());
         }
-        // A few empty lines are no head yet.
+        // A few empty lines are not yet a head.
         Ok(None) if input.len() > 18 => assert!(parse(&mut room, input, input.len()).is_err()),
         Ok(None) | Err(_) => {}
     }
@@ -77,7 +77,7 @@ struct Expected<'b> {
     bytes: usize,
 }
 
-/// Reads by lines, which is only possible once all of them are there.
+/// Parses by lines, which requires a complete head.
 fn reference(input: &[u8]) -> Reference<'_> {
     let mut start = 0;
     while input[start..].starts_with(b"\r\n") {
@@ -253,7 +253,7 @@ fn split<'b>(mut bytes: &'b [u8], separator: &[u8]) -> Vec<&'b [u8]> {
     parts
 }
 
-/// OWS of RFC 9110 section 5.6.3: blanks and tabs.
+/// OWS of RFC 9110 section 5.6.3: spaces and tabs.
 fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
         value = rest;

@@ -1,4 +1,5 @@
-//! Bodies of `POST /internal/send` against a second reading of the table in docs/protocol.md, section 4.
+//! Bodies of `POST /internal/send`, compared with a second parser written from the table in docs/protocol.md, section
+//! 4.
 #![no_main]
 
 #[path = "shared/json.rs"]

@@ -1,7 +1,7 @@
-//! Frames: what a browser reads is what was written, however the stream is cut.
+//! Frames: a browser reads back what was written, wherever the stream is split.
 //!
-//! The input is text: events apart by 0x1E, fields of an event (data, name, id, retry) by 0x1F; an event
-//! without a byte stands for a heartbeat.
+//! The input is text: events separated by 0x1E, fields of an event (data, name, id, retry) by 0x1F; an empty event is a
+//! heartbeat.
 #![no_main]
 
 #[path = "../../tests/common/decode.rs"]
@@ -57,12 +57,12 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// A name or an id: whoever writes an event has refused these bytes.
+/// A name or an id, without the bytes that the gateway refuses in them.
 fn one_line(text: &str) -> String {
     text.replace(['\r', '\n', '\0'], "")
 }
 
-/// docs/protocol.md, section 5: the fields there are, in their order, and no CR.
+/// docs/protocol.md, section 5: the fields present, in order, and no CR.
 fn check_form(frame: &[u8]) {
     let lines = frame.strip_suffix(b"\n\n").expect("a blank line ends the frame");
     let ranks: Vec<usize> = lines

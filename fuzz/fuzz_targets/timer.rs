@@ -1,4 +1,4 @@
-//! The timer wheel against a plain list.
+//! The timer wheel, compared with a plain list.
 #![no_main]
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -9,25 +9,25 @@ use ssegateway::timer::{TICK_MS, Timer};
 
 #[derive(Debug)]
 enum Operation {
-    /// Due so many milliseconds ahead.
+    /// Due that many milliseconds from now.
     Insert {
         ahead: u64,
     },
-    /// Due so many milliseconds ago.
+    /// Due that many milliseconds ago.
     InsertLate {
         ago: u64,
     },
     InsertNever,
-    /// Time passes, and everything due is taken out.
+    /// Time passes, and every due entry is popped.
     Advance {
         by: u64,
     },
-    /// Time passes, and only some of what is due is taken out.
+    /// Time passes, and only some of the due entries are popped.
     AdvanceAndTake {
         by: u64,
         at_most: u8,
     },
-    /// Sleeps until the wheel wants to be looked at.
+    /// Sleeps until the wheel's next due time.
     Sleep,
     /// Drops entries by the low bit of their slot.
     Shrink {
@@ -37,7 +37,7 @@ enum Operation {
 
 impl<'a> Arbitrary<'a> for Operation {
     fn arbitrary(input: &mut Unstructured<'a>) -> arbitrary::Result<Operation> {
-        // Times of any magnitude, small ones not the rarest.
+        // Times of any magnitude, with small ones common.
         let mut time = |bits: u32| -> arbitrary::Result<u64> {
             let shift = u32::from(input.arbitrary::<u8>()?) % bits;
             Ok((1_u64 << shift) - 1 + u64::from(input.arbitrary::<u8>()?))
@@ -58,7 +58,7 @@ impl<'a> Arbitrary<'a> for Operation {
 struct Entry {
     key: Key,
     due: Millis,
-    /// When it was put in; it cannot fire sooner.
+    /// When it was inserted; it cannot fire earlier.
     since: u64,
 }
 
@@ -93,7 +93,7 @@ fuzz_target!(|operations: Vec<Operation>| {
         }
         twin.check();
     }
-    // Everything comes out in the end, but for what is never due.
+    // Every entry is popped in the end, except those that are never due.
     twin.now += 1 << 23;
     twin.take_all();
     assert!(twin.list.iter().all(|entry| entry.due == Millis::NEVER));
@@ -128,13 +128,13 @@ impl Twin {
             assert!(latest > self.now, "more than a tick late");
         }
         if let Some(next) = self.wheel.next_due() {
-            assert!(next.as_millis() > self.now, "asks to be looked at again and again");
+            assert!(next.as_millis() > self.now, "next_due does not advance");
         }
     }
 
     fn sleep(&mut self) {
         if let Some(next) = self.wheel.next_due() {
-            // The wheel asks too early once a lap for what is far away, and never twice for one lap.
+            // For a distant entry the wheel's next due time is too early once per lap, and never twice in one lap.
             if next.as_millis() < self.now + (1 << 23) {
                 self.now = self.now.max(next.as_millis());
                 self.take_all();

@@ -1,15 +1,15 @@
-"""What the deployment tests share: namespaces of their own, a backend on port 8000, and a client."""
+"""Shared by the deployment tests: namespaces of their own, a backend on port 8000, and a client."""
 import http.client, http.server, json, os, pathlib, queue, subprocess, sys, threading, time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-PATIENCE = 30  # seconds for what must happen
+PATIENCE = 30  # seconds to wait for a condition
 TOKEN = {"Authorization": "Bearer s3cret"}  # INTERNAL_TOKEN
 
 callbacks = queue.Queue()
 
 
 def isolate(*namespaces):
-    """Goes on in new namespaces: nothing of the machine is changed, and every port is free."""
+    """Continues in new namespaces: the machine is not changed, and every port is free."""
     if os.geteuid() != 0:
         sys.exit(f"{sys.argv[0]}: needs root, for namespaces")
     if sys.argv[-1] != "--isolated":
@@ -31,7 +31,7 @@ class Backend(http.server.BaseHTTPRequestHandler):
 
 
 def start_backend():
-    """Accepts every stream; what it is told is in `callbacks`."""
+    """Accepts every stream; `callbacks` has its callbacks."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 8000), Backend)
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
@@ -73,7 +73,7 @@ class Stream:
         assert self.answer.readline() == b"data: hello\n"
 
     def assert_ended(self):
-        """The gateway has ended: the stream was closed in order, and the backend was told in time."""
+        """The gateway has exited: the stream was closed cleanly, and the backend was notified in time."""
         assert self.answer.read() == b"\n"  # IncompleteRead, if the last chunk is missing
         disconnect = callbacks.get_nowait()
         assert (disconnect["reason"], disconnect["detail"]) == ("server_closed", "shutdown"), disconnect

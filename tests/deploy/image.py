@@ -1,4 +1,4 @@
-"""The image, built by the last stage of the Dockerfile, which asks for no other image, and run as an engine runs it.
+"""The image, built by the last stage of the Dockerfile, which needs no other image, and run like by a container engine.
 
     image.py DIRECTORY-OF-THE-STATIC-BINARY
 """
@@ -9,7 +9,7 @@ BYTES_MAX = 4_000_000
 
 
 class Podman:
-    """With a store of its own, and without what an unprivileged machine cannot do: control groups, bridges, timers."""
+    """With a store of its own, and without features that need privileges: control groups, bridges, timers."""
 
     def __init__(self, work):
         self.command = ["podman", "--root", f"{work}/store", "--runroot", f"{work}/run", "--tmpdir", f"{work}/tmp",

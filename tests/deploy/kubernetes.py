@@ -1,4 +1,4 @@
-"""Validates the Kubernetes manifest against the schemas of several releases; fields they do not know are refused."""
+"""Validates the Kubernetes manifest against the schemas of several releases; unknown fields are refused."""
 import pathlib, sys
 import kubernetes_validate, yaml
 
@@ -18,7 +18,7 @@ def errors(text, release):
 
 
 text = MANIFEST.read_text()
-# What must not pass: a field that does not exist, one at the wrong place, a value of the wrong type.
+# Errors that must be found: an unknown field, one at the wrong place, a value of the wrong type.
 wrong = [
     ("      terminationGracePeriodSeconds", "      terminationGraceSeconds"),
     ("          readinessProbe:", "          readynessProbe:"),
@@ -32,4 +32,4 @@ for release in RELEASES:
     for good, bad in wrong:
         assert text.count(good) == 1, good
         assert errors(text.replace(good, bad), release), f"kubernetes {release} takes {bad!r}"
-    print(f"kubernetes: the manifest fits the schemas of {release}, and {len(wrong)} mistakes in it are found")
+    print(f"kubernetes: the manifest matches the schemas of {release}, and {len(wrong)} mistakes in it are found")

@@ -1,6 +1,6 @@
-"""A lively day of a gateway, for what watches it: visitors that come and go, some too slow, and a backend with moods.
+"""Realistic load for tests of the monitoring: visitors that come and go, some too slow, and a flaky backend.
 
-load.py SECONDS: how long the day is, from few visitors to many. It goes on until it is ended.
+load.py SECONDS: the time in which visitors increase from few to many. It then continues until it is killed.
 """
 import asyncio, contextlib, json, random, socket, sys, time
 
@@ -9,7 +9,7 @@ SLOW_VISITORS = 4
 
 
 async def request(reader, writer, method, path, body, headers):
-    """One request on a kept connection."""
+    """One request on a kept-alive connection."""
     fields = {"Host": "gateway", "Content-Length": len(body), **headers}
     head = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     writer.write(head.encode() + b"\r\n" + body)
@@ -28,8 +28,8 @@ class Day:
     def visitors(self):
         return int(60 + 240 * self.phase() ** 2)
 
-    def moody(self):
-        """Whether the backend rejects and stalls more than it usually does."""
+    def is_flaky(self):
+        """Whether the backend currently rejects and stalls more than usual."""
         return 0.55 < self.phase() < 0.7
 
     async def callback(self, reader, writer):
@@ -45,9 +45,9 @@ class Day:
                     self.slow.discard(call["token"])
                 elif url == "/slow":
                     self.slow.add(call["token"])
-                elif url == "/stalls" or self.moody() and chance < 0.1:
+                elif url == "/stalls" or self.is_flaky() and chance < 0.1:
                     await asyncio.sleep(1.5)  # beyond CALLBACK_TIMEOUT_SECONDS
-                elif chance < (0.3 if self.moody() else 0.03):
+                elif chance < (0.3 if self.is_flaky() else 0.03):
                     status = 403
                 else:
                     self.tokens.add(call["token"])
@@ -83,7 +83,7 @@ class Day:
             await self.visit(b"/slow", random.uniform(5, 25), reads=False)
 
     async def unlucky(self):
-        """Asks for what the backend is slow to decide."""
+        """Connects to paths that the backend decides slowly."""
         while True:
             await self.visit(b"/stalls", 3, reads=True)
             await asyncio.sleep(random.expovariate(1 / 5))
@@ -106,7 +106,7 @@ class Day:
             await asyncio.sleep(random.expovariate(50 + 50 * self.phase()))
 
     async def strangers(self):
-        """What a port on the internet gets to see."""
+        """Background noise of a port on the internet."""
         while True:
             port, text = random.choice([
                 (3000, b"GET /internal/send HTTP/1.1\r\nHost: a\r\n\r\n"),

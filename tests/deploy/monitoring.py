@@ -1,4 +1,4 @@
-"""Dashboard, alerts and scrape configuration against a Prometheus that watches a gateway on a lively day.
+"""Dashboard, alerts and scrape configuration, tested with a Prometheus that scrapes a gateway under load.
 
     monitoring.py BINARY [SECONDS PAGE]
 
@@ -82,7 +82,7 @@ def every_query_finds_data():
 
 def every_metric_is_shown():
     shown = " ".join(query for _, _, query in targets())
-    # Prometheus' own marks of a scrape are none of the gateway's.
+    # Prometheus's own samples of a scrape are not the gateway's.
     names = {name for name in ask("label/__name__/values", **{"match[]": '{job="ssegateway"}'})
              if name.startswith(("ssegateway_", "process_"))}
     background = {"ssegateway_build_info", "process_start_time_seconds", "process_threads",
@@ -98,7 +98,7 @@ def rules_are_loaded():
 
 
 def plot(page, seconds):
-    """Every panel's series, and what the page needs to draw them."""
+    """Every panel's series, and the page's settings for drawing them."""
     end = time.time()
     for panel, target, query in targets():
         data = ask("query_range", query=query, start=end - seconds, end=end, step=max(1, seconds // 300))

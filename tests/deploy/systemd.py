@@ -4,7 +4,7 @@ from harness import ROOT, Stream, eventually, get, isolate, metrics, start_backe
 
 BOOT = ROOT / "tests/deploy/boot-systemd"
 UNIT = ROOT / "examples/deploy/ssegateway.service"
-EXPOSURE_MAX = 1.5  # as `systemd-analyze security` counts; 10 is the worst
+EXPOSURE_MAX = 1.5  # on the scale of `systemd-analyze security`; 10 is the worst
 
 
 class Systemd:
@@ -20,7 +20,7 @@ class Systemd:
         return self.pid
 
     def run(self, *command):
-        """Runs a command where systemd runs."""
+        """Runs a command in systemd's namespaces."""
         inside = ["nsenter", "--target", self.pid, "--all", *command]
         return subprocess.run(inside, capture_output=True, text=True, env={"PATH": "/usr/sbin:/usr/bin", "LC_ALL": "C"})
 
@@ -64,9 +64,9 @@ def starts(systemd):
     status = systemd.ok("cat", f"/proc/{systemd.show('MainPID')}/status")
     fields = dict(line.split(":\t") for line in status.splitlines())
     uid = int(fields["Uid"].split()[0])
-    assert 61184 <= uid <= 65519, uid  # where systemd takes dynamic users from
+    assert 61184 <= uid <= 65519, uid  # systemd's range for dynamic users
     assert [fields[name] for name in ("CapBnd", "NoNewPrivs", "Seccomp")] == ["0" * 16, "1", "2"], status
-    # What the unit leaves of /proc is enough.
+    # The part of /proc visible in the unit is enough.
     assert "\nprocess_resident_memory_bytes " in metrics() and "\nprocess_open_fds " in metrics()
     passed(f"active once it listens, as user {uid}, without capabilities, behind a system call filter")
 
@@ -92,7 +92,7 @@ def comes_back(systemd):
 def gives_up(systemd):
     systemd.ok("sh", "-c", "echo PORT=http >>/etc/ssegateway.env")
     assert systemd.run("systemctl", "start", "ssegateway").returncode != 0
-    # One that was to be started again would be "activating".
+    # A unit about to be restarted would be "activating".
     assert (systemd.show("ActiveState"), systemd.show("ExecMainStatus")) == ("failed", "2"), systemd.log()
     assert "PORT" in systemd.log()
     passed("with a bad configuration, exit status 2, it is not tried again")

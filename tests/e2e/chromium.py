@@ -9,7 +9,7 @@ from selenium.webdriver.chrome.service import Service
 OPTIONS = """
     --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --window-size=1200,1100 --no-first-run
     --disable-background-networking --disable-component-update --disable-sync --disable-quic --ignore-certificate-errors
-"""  # as root, in a container, without a network, and with certificates that the tests have made
+"""  # as root, in a container, without a network, and with certificates made by the tests
 
 
 def start(profile):
@@ -35,7 +35,7 @@ class Page:
         return self._browser.execute_script(script, *arguments)
 
     def wait_until(self, condition):
-        """Waits until this expression of JavaScript is true there."""
+        """Waits until this JavaScript expression is true in the tab."""
         script = f"return Boolean({condition})"
         wait_until(lambda: self.run(script), lambda: f"never true in the page: {condition}\n{self.log()}")
 
@@ -44,7 +44,7 @@ class Page:
         self._browser.save_screenshot(str(file))
 
     def connect(self, url, *names, **options):
-        """Opens an EventSource that listens for these names, and for events without one."""
+        """Opens an EventSource that listens for these names, and for unnamed events."""
         return Source(self, self.run("return connect(...arguments)", url, names, options))
 
     def seen(self):
@@ -65,7 +65,7 @@ class Page:
 
 
 class Source:
-    """An EventSource of a page, and what it has seen: ["open"], ["error", "CONNECTING"], ["greeting", "Hello", "7"]."""
+    """An EventSource of a page, and its record: ["open"], ["error", "CONNECTING"], ["greeting", "Hello", "7"]."""
 
     def __init__(self, page, number):
         self._page = page
@@ -75,7 +75,7 @@ class Source:
         return [entry for number, *entry in self._page.seen() if number == self._number]
 
     def wait_for(self, *entries):
-        """Waits until it has seen just these."""
+        """Waits until its record is exactly this."""
         wanted = list(entries)
         wait_until(lambda: self.seen()[: len(wanted)] == wanted, lambda: f"wanted {wanted}, but\n{self._page.log()}")
         assert self.seen() == wanted

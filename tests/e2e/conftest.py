@@ -25,7 +25,7 @@ def site(installed):
 
 @pytest.fixture
 def ssegateway_environment():
-    return {"CORS_ORIGINS": "*"}  # the pages come from the site, which is another origin
+    return {"CORS_ORIGINS": "*"}  # the pages are served by the site, which is another origin
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +37,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def open_page(browser):
-    """Opens a tab with the given page; it is closed when the test ends, and what it saw shown if the test failed."""
+    """Opens a tab with the given page; it is closed when the test ends, and its log shown if the test failed."""
     pages = []
 
     def open_page(url):

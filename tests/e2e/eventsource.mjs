@@ -1,4 +1,4 @@
-// Opens an EventSource and prints what it sees, one JSON array a line:
+// Opens an EventSource and prints its events, one JSON array per line:
 //   node --input-type=module - URL NAME... < eventsource.mjs    in the directory where eventsource is installed
 import { EventSource } from "eventsource";
 

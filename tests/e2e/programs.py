@@ -1,4 +1,4 @@
-"""Programs that the tests start: their output awaited, their end by pid."""
+"""Programs started by the tests: waiting for their output, ending them by pid."""
 
 import contextlib
 import os
@@ -9,11 +9,11 @@ import subprocess
 import tempfile
 import time
 
-PATIENCE = 15  # seconds, for what takes a fraction of one unless it never comes
+PATIENCE = 15  # seconds to wait for a condition that normally takes a fraction of one
 
 
 def wait_until(condition, explain):
-    """The first true value of `condition`; fails with what `explain` says if none comes."""
+    """The first true value of `condition`; fails with the text of `explain` if there is none in time."""
     deadline = time.monotonic() + PATIENCE
     while not (value := condition()):
         assert time.monotonic() < deadline, explain()
@@ -22,8 +22,8 @@ def wait_until(condition, explain):
 
 
 def reserve_port():
-    """A socket that keeps a port for a program to come: bound, so that nobody else is given it, but not listening, so
-    that SO_REUSEADDR lets the program listen there."""
+    """A socket that reserves a port for a program: bound, so that no other program gets the port, but not listening,
+    so that SO_REUSEADDR lets the program listen there."""
     reserved = socket.socket()
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     reserved.bind(("127.0.0.1", 0))
@@ -36,7 +36,7 @@ def listens(port):
 
 
 class Program:
-    """A process whose output, stdout and stderr alike, goes to a file."""
+    """A process whose stdout and stderr go to a file."""
 
     def __init__(self, *command, stdin=subprocess.DEVNULL, cwd=None, env={}):
         self.name = pathlib.Path(command[0]).name
@@ -49,7 +49,7 @@ class Program:
         return os.pread(self._output.fileno(), os.fstat(self._output.fileno()).st_size, 0).decode(errors="replace")
 
     def read_until(self, text):
-        """Waits for output that ends with `text`, from where the last call left off, and returns it."""
+        """Waits for output that ends with `text`, starting after the last call's match, and returns it."""
 
         def found():
             output = self.output()
@@ -81,4 +81,4 @@ class Program:
     def __exit__(self, *_):
         if not self.has_ended():
             self.end()
-        print(f"--- output of {self.name}\n{self.output()}---")  # pytest shows it where a test has failed
+        print(f"--- output of {self.name}\n{self.output()}---")  # pytest shows it if a test has failed

@@ -1,5 +1,5 @@
-"""nginx, HAProxy and Caddy with the files of examples/proxies, in which only ports and the paths of certificates are
-changed, and what a test changes by name."""
+"""nginx, HAProxy and Caddy with the files of examples/proxies. Only ports, the paths of certificates and the explicit
+changes of a test differ."""
 
 import pathlib
 import subprocess
@@ -9,7 +9,7 @@ from programs import Program, listens, reserve_port, wait_until
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = {"nginx": "nginx.conf", "haproxy": "haproxy.cfg", "caddy": "Caddyfile"}
 
-# What surrounds the file of examples/proxies where the distribution installs it.
+# The main configuration that includes the file of examples/proxies, as in the distribution.
 NGINX = """
 daemon off; error_log stderr; pid {directory}/pid;
 events {{ worker_connections 4096; }}
@@ -42,7 +42,7 @@ def make_certificate(directory):
 
 
 def replace(text, changes):
-    """Each change must find what it changes, or the test would not test it."""
+    """Each change must match, or the test would not test it."""
     for old, new in changes.items():
         assert text.count(old) == 1, f"{old!r} stands there {text.count(old)} times"
         text = text.replace(old, new)

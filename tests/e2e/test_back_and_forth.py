@@ -1,4 +1,4 @@
-"""Chromium keeps a page that the user has left, stream and all. The README shows how a page ends its stream itself."""
+"""Chromium keeps a page that the user has left, with its stream. The README shows how a page ends its stream itself."""
 
 
 def test_a_page_that_does_has_a_new_one_when_the_user_is_back(ssegateway, start_proxy, open_page):

@@ -1,4 +1,4 @@
-"""examples/backend.py is down at the moment when a page in Chromium comes back."""
+"""examples/backend.py is down at the moment when a page in Chromium reconnects."""
 
 import pathlib
 import sys
@@ -52,7 +52,7 @@ def come_back_to_no_backend(ssegateway, page, start_backend):
 @pytest.mark.parametrize("connect_failure", ["retry"])
 def test_with_connect_failure_retry_the_page_survives_it(ssegateway, page, start_backend):
     come_back_to_no_backend(ssegateway, page, start_backend)
-    page.wait_until(f"{count('open')} >= 3")  # with a stream each time that tells it to come again
+    page.wait_until(f"{count('open')} >= 3")  # each time with a stream that only tells it to reconnect
     assert page.run(f"return {count('welcome')}") == 1
     start_backend()
     page.wait_until(f"{count('welcome')} === 2")

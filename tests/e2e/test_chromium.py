@@ -1,4 +1,4 @@
-"""A page in Chromium with EventSource: what it sees, and how its leaving is seen."""
+"""A page in Chromium with EventSource: its events, and the disconnect when it leaves."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A stream ends, and Chromium comes back."""
+"""A stream ends, and Chromium reconnects."""
 
 
 def connected(ssegateway, url, last_id=None):
@@ -24,18 +24,18 @@ def test_with_the_id_that_it_saw_last(ssegateway, page):
     )  # fmt: skip
 
 
-def test_after_the_delay_that_it_was_told(ssegateway, page):
-    """Of two streams that end together the one that was told `retry` is back before the other, for which Chromium
-    takes its own three seconds."""
-    untold, told = page.connect(f"{ssegateway.url}/untold"), page.connect(f"{ssegateway.url}/told")
-    for source in (untold, told):
+def test_after_the_delay_that_it_was_given(ssegateway, page):
+    """Of two streams that end together, the one with a short `retry` reconnects before the other, for which Chromium
+    uses its default of three seconds."""
+    by_default, with_retry = page.connect(f"{ssegateway.url}/by_default"), page.connect(f"{ssegateway.url}/with_retry")
+    for source in (by_default, with_retry):
         source.wait_for(["open"])
-    ssegateway.send(connected(ssegateway, "/untold"), "Hello", close=True)
-    ssegateway.send(connected(ssegateway, "/told"), "Hello", retry=10, close=True)
+    ssegateway.send(connected(ssegateway, "/by_default"), "Hello", close=True)
+    ssegateway.send(connected(ssegateway, "/with_retry"), "Hello", retry=10, close=True)
 
     back = [["open"], ["message", "Hello", ""], ["error", "CONNECTING"], ["open"]]
-    untold.wait_for(*back)
-    told.wait_for(*back)
+    by_default.wait_for(*back)
+    with_retry.wait_for(*back)
     assert [number for number, what, *_ in page.seen() if what == "open"] == [0, 1, 1, 0]
 
 

@@ -1,4 +1,4 @@
-"""A page of another origin, in Chromium: only those on the list may listen."""
+"""A page of another origin, in Chromium: only listed origins may read a stream."""
 
 import json
 

@@ -30,7 +30,7 @@ def text(selector):
 
 
 def lists(where, *words):
-    """That an entry of one of the page's two lists holds all these words."""
+    """An expression: whether an entry of the given list on the page contains all these words."""
     holds = " && ".join(f"entry.textContent.includes({word!r})" for word in words)
     return f"[...document.querySelectorAll('#{where} li')].some(entry => {holds})"
 

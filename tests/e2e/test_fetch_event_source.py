@@ -1,4 +1,4 @@
-"""The npm package @microsoft/fetch-event-source, in Chromium: for those who need a header of their own."""
+"""The npm package @microsoft/fetch-event-source, in Chromium: for pages that need a custom header."""
 
 import pytest
 

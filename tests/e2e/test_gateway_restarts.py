@@ -1,4 +1,4 @@
-"""The gateway is down behind a proxy at the moment when a page in Chromium comes back.
+"""The gateway is down behind a proxy at the moment when a page in Chromium reconnects.
 
 The proxy answers in its place. An error would be the end of the page's EventSource, so the files of examples/proxies
 have the proxy answer as the gateway does with CONNECT_FAILURE=retry.
@@ -14,8 +14,8 @@ LINES = {
 
 
 @pytest.fixture
-def come_back_to_no_gateway(ssegateway, open_page, start_proxy):
-    def come_back_to_no_gateway(name, changes={}):
+def reconnect_without_gateway(ssegateway, open_page, start_proxy):
+    def reconnect_without_gateway(name, changes={}):
         page = open_page(f"{start_proxy(name, changes).url}/page.html")
         source = page.connect("/events/news")
         token = ssegateway.wait_for(lambda call: call.url == "/events/news").token
@@ -24,12 +24,12 @@ def come_back_to_no_gateway(ssegateway, open_page, start_proxy):
         ssegateway.stop()
         return page, source
 
-    return come_back_to_no_gateway
+    return reconnect_without_gateway
 
 
 @pytest.mark.parametrize("name", LINES)
-def test_the_page_survives_it(ssegateway, come_back_to_no_gateway, name):
-    page, _source = come_back_to_no_gateway(name)
+def test_the_page_survives_it(ssegateway, reconnect_without_gateway, name):
+    page, _source = reconnect_without_gateway(name)
     page.wait_until("seen.filter(([, what]) => what === 'open').length >= 3")
     ssegateway.start()
     token = ssegateway.wait_for(lambda call: call.headers.get("last-event-id") == "7").token
@@ -38,6 +38,6 @@ def test_the_page_survives_it(ssegateway, come_back_to_no_gateway, name):
 
 
 @pytest.mark.parametrize("name, line", LINES.items())
-def test_without_its_line_the_page_gives_up(come_back_to_no_gateway, name, line):
-    _page, source = come_back_to_no_gateway(name, {line: f"# {line}"})
+def test_without_its_line_the_page_gives_up(reconnect_without_gateway, name, line):
+    _page, source = reconnect_without_gateway(name, {line: f"# {line}"})
     source.wait_for(["open"], ["message", "before", "7"], ["error", "CONNECTING"], ["error", "CLOSED"])

@@ -1,4 +1,4 @@
-"""Chromium opens six connections to a host at most. HTTP/2 at the edge needs only one of them, for every stream."""
+"""Chromium opens at most six connections per host. With HTTP/2 at the proxy one of them carries all streams."""
 
 import pytest
 from programs import wait_until

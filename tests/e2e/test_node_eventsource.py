@@ -10,7 +10,7 @@ SCRIPT = pathlib.Path(__file__).parent / "eventsource.mjs"
 
 @pytest.fixture
 def connect(ssegateway, start, installed):
-    """Starts a client of a path; gives a function that waits for what it sees next."""
+    """Starts a client of a path; returns a function that waits for its next event."""
 
     def connect(path, *names):
         url = ssegateway.url + path

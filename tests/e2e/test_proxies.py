@@ -1,4 +1,4 @@
-"""A client on HTTP/2 and TLS, a proxy with the file of examples/proxies, and the gateway behind it."""
+"""A client on HTTP/2 and TLS, a proxy with its file of examples/proxies, and the gateway behind it."""
 
 import json
 
@@ -12,7 +12,7 @@ def name(request):
 
 @pytest.fixture
 def curl(start):
-    """Starts a curl that asks a proxy for a path."""
+    """Starts a curl that requests a path from a proxy."""
 
     def curl(proxy, path, *arguments):
         return start("curl", "-sN", "--http2", "--cacert", proxy.certificate, *arguments, proxy.url + path)
@@ -21,7 +21,7 @@ def curl(start):
 
 
 def exchange(ssegateway, client, url):
-    """The client gets one event, so the stream is open all the way; its token."""
+    """Waits until the client gets an event, so the stream is open end to end; returns its token."""
     token = ssegateway.wait_for(lambda call: call.url == url).token
     assert ssegateway.send(token, "Hello")
     client.read_until("data: Hello\n\n")

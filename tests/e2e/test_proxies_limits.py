@@ -1,4 +1,4 @@
-"""The limits of examples/proxies: one address floods, and clients at other addresses do not notice."""
+"""The limits of examples/proxies: one address floods, and clients at other addresses are unaffected."""
 
 import re
 import threading
@@ -40,7 +40,7 @@ def connect_many(curl):
 
 @pytest.fixture
 def flood(ssegateway, connect_many):
-    """Lets one address connect to a path for which the backend takes longer than the test."""
+    """Floods from one address to a path for which the backend takes longer than the test."""
     ended = threading.Event()
 
     def answer(call):

@@ -1,4 +1,4 @@
-"""What some lines of examples/proxies are there for: the symptoms without them, which the README describes.
+"""The purpose of some lines of examples/proxies: the symptoms without them, which the README describes.
 
 Most of these tests wait a little for what must not come. A slow machine cannot make them fail.
 """
@@ -12,7 +12,7 @@ A_LITTLE = 0.5  # seconds
 
 @pytest.fixture
 def connect(ssegateway, start_proxy, open_page):
-    """Lets a page open a stream through a proxy with a changed file; gives the stream and its token."""
+    """Lets a page open a stream through a proxy with a changed file; returns the stream and its token."""
 
     def connect(name, changes):
         page = open_page(f"{start_proxy(name, changes).url}/page.html")

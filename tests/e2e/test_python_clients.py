@@ -25,7 +25,7 @@ def with_sseclient_py(url, headers):
 
 @pytest.fixture(params=[with_httpx_sse, with_sseclient_py])
 def connect(request, ssegateway):
-    """Connects to a path; gives the events, one by one, as name, data and id."""
+    """Connects to a path; yields the events as name, data and id."""
 
     @contextlib.contextmanager
     def connect(path, headers={}):

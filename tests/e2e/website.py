@@ -1,4 +1,4 @@
-"""The web site of the tests: the pages in pages/, and the packages that npm has installed."""
+"""The web site of the tests: the pages in pages/, and the packages installed by npm."""
 
 import http.server
 import mimetypes
@@ -18,7 +18,7 @@ class Site:
             def do_GET(self):
                 root = packages if self.path.startswith("/node_modules/") else PAGES
                 file = root / self.path.partition("?")[0].lstrip("/")
-                # Packages made for bundlers leave the ending of their own modules to the bundler.
+                # Packages for bundlers omit the file extension of their own modules.
                 file = file if file.suffix else file.with_suffix(".js")
                 found = file.is_file()
                 body = file.read_bytes() if found else b"no such page"
@@ -29,7 +29,7 @@ class Site:
                 self.wfile.write(body)
 
             def do_POST(self):
-                """Behind the proxies this is the application: it has no such path."""
+                """Behind the proxies this is the application, which does not have such a path."""
                 self.rfile.read(int(self.headers["Content-Length"]))
                 self.send_error(404)
 

@@ -28,12 +28,12 @@ SERVERS = {
 }
 PATIENCE_SECONDS = 20
 TOKENS = {"CALLBACK_TOKEN": "from-the-gateway", "INTERNAL_TOKEN": "from-the-application"}
-# Django compares this cookie with this header; how it looks is all that matters otherwise.
+# Django compares this cookie with this header; otherwise only its form matters.
 CSRF_TOKEN = "csrf" * 8
 
 
 def eventually(what: str, condition: Callable[[], Any]) -> None:
-    """For what an application can only be asked about."""
+    """For state that only the application can report."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         assert time.monotonic() < deadline, f"never: {what}"
@@ -64,7 +64,7 @@ class App:
         self.start()
 
     def start(self) -> None:
-        # It inherits a socket that listens already: no port to guess, and nothing to wait for.
+        # It inherits a listening socket: no port to guess, and nothing to wait for.
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -101,7 +101,7 @@ class App:
 
 
 class User:
-    """Somebody's browser, signed in: the application and the gateway get the same cookies."""
+    """A signed-in browser: the application and the gateway get the same cookies."""
 
     def __init__(self, app: App, name: str) -> None:
         self.app = app

@@ -1,4 +1,4 @@
-"""What the example applications do, seen from outside: as a browser does, and through their own routes."""
+"""The example applications, tested from outside: like a browser, and through their own routes."""
 
 import json
 import socket
@@ -29,7 +29,7 @@ def app(
 ) -> Iterator[App]:
     app = App(SERVERS[request.param], listener, ssegateway, tmp_path)
     yield app
-    ssegateway.close()  # first, since it tells the application of the streams that end
+    ssegateway.close()  # first, since it notifies the application of the streams that end
     app.stop()
     print(f"--- log of the application\n{app.log()}---")
 
@@ -53,14 +53,14 @@ def test_nobody_but_the_gateway_calls_back(app: App) -> None:
 def test_a_message_reaches_all_streams_of_its_addressee_and_no_other(app: App) -> None:
     ann, bob = app.user("ann"), app.user("bob")
     streams_of_ann, stream_of_bob = [ann.open(), ann.open()], bob.open()
-    # Asked often enough to come to each worker.
+    # Often enough to reach each worker.
     assert [app.online() for _ in range(10)] == [["ann", "bob"]] * 10
 
     bob.say(to="ann", text="hello\nthere")
     for stream in streams_of_ann:
         assert stream.event() == ("message", "bob: hello\nthere", "")
     ann.say(to="bob", text="oh, hello")
-    assert stream_of_bob.event() == ("message", "ann: oh, hello", "")  # and not what was said to ann
+    assert stream_of_bob.event() == ("message", "ann: oh, hello", "")  # and not the message to ann
 
 
 def test_who_leaves_is_forgotten(app: App) -> None:
@@ -94,7 +94,7 @@ def test_a_drained_gateway_leaves_nobody_online(app: App) -> None:
 def test_streams_of_a_gateway_that_crashed_are_forgotten(app: App) -> None:
     ann, bob = app.user("ann"), app.user("bob")
     _lost = ann.open()
-    app.gateway.process.kill()  # it says goodbye to nobody
+    app.gateway.process.kill()  # without a drain
     app.gateway.restart()
     _stream = bob.open()
     assert app.online() == ["bob"]

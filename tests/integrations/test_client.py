@@ -1,4 +1,4 @@
-"""The client against the real gateway: what it says, what it makes of the answers, how it treats its connections."""
+"""The client with the real gateway: its requests, its handling of answers, its connections."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ Connect = Callable[..., Gateway]
 
 
 class BlockingAsyncGateway:
-    """An AsyncGateway used as if it were a Gateway, for what has to hold for both."""
+    """An AsyncGateway with the interface of a Gateway, for tests of both."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._loop = asyncio.new_event_loop()
@@ -41,7 +41,7 @@ class BlockingAsyncGateway:
 
 @pytest.fixture
 def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
-    """Makes clients, of whichever kind."""
+    """Creates clients of either kind."""
     kind = getattr(request, "param", Gateway)
     with ExitStack() as stack:
         yield lambda *args, **kwargs: stack.enter_context(closing(kind(*args, **kwargs)))
@@ -110,7 +110,7 @@ def test_no_gateway_is_an_error_and_not_the_end_of_a_stream(ssegateway: LiveGate
 @both
 def test_the_wrong_port_is_an_error_and_not_the_end_of_a_stream(connect: Connect) -> None:
     with socket.socket() as port:
-        # Bound, so that nobody else is given the port; not listening, so that SO_REUSEADDR lets the gateway do that.
+        # Bound, so that the port is reserved; not listening, so that SO_REUSEADDR lets the gateway listen on it.
         port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         port.bind(("127.0.0.1", 0))
         with closing(LiveGateway({"INTERNAL_PORT": str(port.getsockname()[1])})) as gateway:

@@ -1,4 +1,4 @@
-"""The pytest fixture, as a project that uses it sees it."""
+"""The pytest fixture, used as in another project."""
 
 import socket
 import threading
@@ -42,7 +42,7 @@ def test_a_gateway_that_does_not_start_says_why() -> None:
 
 def test_many_at_once_do_not_fight_for_ports() -> None:
     gateways = [LiveGateway() for _ in range(20)]
-    # Ports that others get meanwhile are none of theirs, not even while they restart.
+    # Other programs do not get their ports meanwhile, even during a restart.
     gateways[0].stop()
     others = [socket.create_server(("127.0.0.1", 0)) for _ in range(200)]
     gateways[0].start()

@@ -1,4 +1,4 @@
-"""What the README shows as a part of a file stands in that file, which other tests run."""
+"""Excerpts in the README match their files, which other tests run."""
 
 import re
 from pathlib import Path

@@ -47,7 +47,7 @@ http {{
             proxy_set_header Connection "";
             proxy_set_header Host $host;
             proxy_buffering off;
-            # A request that is repeated would look like a smuggled one.
+            # A retried request would look like a smuggled one.
             proxy_next_upstream off;
         }}
     }}
@@ -105,7 +105,7 @@ def unescape(match):
 
 
 class Backend(http.server.BaseHTTPRequestHandler):
-    """Accepts every stream and closes it at once; remembers the targets of the connects."""
+    """Accepts every stream and closes it at once; records the targets of the connects."""
 
     protocol_version = "HTTP/1.1"
     connects = []
@@ -134,7 +134,7 @@ def await_port(port):
 
 
 def exchange(port, data, idle):
-    """What comes back until the peer closes or says nothing for `idle` seconds."""
+    """Reads until the peer closes or is silent for `idle` seconds."""
     received = b""
     with socket.create_connection(("127.0.0.1", port)) as client:
         try:
@@ -150,7 +150,7 @@ def exchange(port, data, idle):
 
 
 def path_of(target):
-    """Front ends may turn an absolute target into its path."""
+    """Front ends may reduce an absolute target to its path."""
     return re.sub(r"^https?://[^/?]*", "", target, flags=re.IGNORECASE)
 
 
@@ -173,7 +173,7 @@ def run(name, kind, options, gateway, directory):
         await_port(front)
         Backend.connects.clear()
         for number, (case, _, data) in enumerate(cases):
-            # Of the same length, so that the lengths in the corpus stay right.
+            # Of the same length, so that the lengths in the corpus stay correct.
             mine = data.replace(b"/smuggled", b"/s%07d" % number)
             answer = exchange(front, mine, 0.15)
             statuses[answer[9:12].decode() if answer.startswith(b"HTTP/") else "no head"] += 1

@@ -20,12 +20,12 @@ import time
 
 KIB = 1024
 MIB = 1024 * KIB
-# What fits into MAX_HEADER_BYTES, of the bytes that take most room in JSON.
+# As many as fit into MAX_HEADER_BYTES of the bytes that expand most in JSON.
 LARGE_GET = b"GET /x HTTP/1.1\r\nHost: h\r\nX: " + b'"' * 16_200 + b"\r\n\r\n"
 
 
 class Backend(http.server.ThreadingHTTPServer):
-    """Answers connects and disconnects, or keeps them waiting; queues the tokens of connects."""
+    """Answers connects and disconnects, or holds them; queues the tokens of connects."""
 
     request_queue_size = 1024
     daemon_threads = True
@@ -74,7 +74,7 @@ class Gateway:
                 break
             except OSError:
                 time.sleep(0.02)
-        # The first of everything, callbacks included, is not a peer's doing.
+        # Warm-up: the first cost of everything, callbacks included, is not a peer's.
         self.probe()
         self.base = self.settled()
 
@@ -96,7 +96,7 @@ class Gateway:
         return next(int(line.split()[1]) * KIB for line in status.splitlines() if line.startswith("VmRSS:"))
 
     def settled(self):
-        """The resident set once it has stopped changing."""
+        """The resident set once it is stable."""
         last = None
         while last != (last := self.rss()):
             time.sleep(0.5)
@@ -110,7 +110,7 @@ class Gateway:
             return int(client.recv(4096)[9:12])
 
 
-# The event that grows most: each of its line breaks is two bytes of JSON and seven of a frame.
+# The event that expands most: each of its line breaks is two bytes of JSON and seven of a frame.
 def line_breaks(count):
     return b"\\n" * count
 
@@ -192,7 +192,7 @@ def held_events(gateway, backend):
     peers = [gateway.connect(b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n") for _ in range(20)]
     for _ in peers:
         token = backend.tokens.get(timeout=20)
-        # As much as may be there, and then the largest there is.
+        # As much as the limit allows, and then one event of the largest size.
         assert gateway.send(token, b"x" * (MIB - 100)) == 200
         assert gateway.send(token, line_breaks(MOST_LINE_BREAKS)) == 200
     return peers
@@ -203,7 +203,7 @@ def unread_streams(gateway, backend):
         peer = gateway.connect(b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n", receive_buffer=4096)
         return peer, backend.tokens.get(timeout=20)
 
-    # How many events the kernel and MAX_PENDING_BYTES take together.
+    # Events that the kernel and MAX_PENDING_BYTES hold together.
     event = b"x" * 60_000
     _, token = fresh()
     count = 0
@@ -245,7 +245,7 @@ STATES = [
 
 def main():
     binary = sys.argv[1] if len(sys.argv) > 1 else "target/release/ssegateway"
-    print("| State | Peers | Each | Left when they had gone, in all |\n|---|---|---|---|")
+    print("| State | Peers | Each | Left after they have gone, in total |\n|---|---|---|---|")
     for name, enter, variables, hold in STATES:
         backend = Backend(hold)
         gateway = Gateway(binary, backend, **variables)

@@ -1,4 +1,4 @@
-//! What may happen, read from the fuzzer's bytes.
+//! Operations, decoded from the fuzzer's bytes.
 
 use crate::oracle::callbacks::{FLAWED_KINDS, Reply};
 use crate::oracle::requests::{self, Asked, REFUSED_KINDS, Serves};
@@ -7,7 +7,7 @@ use arbitrary::{Result, Unstructured};
 use ssegateway::gateway::{ConnectFailure, Cors, Settings};
 use std::time::Duration;
 
-/// Small limits, so that they are met.
+/// Small limits, so that they are reached.
 pub fn settings(input: &mut Unstructured<'_>) -> Result<Settings> {
     let [sizes, times, manner, pending]: [u8; 4] = input.arbitrary()?;
     let bit = |byte: u8, at: u8| byte >> at & 1 == 1;
@@ -24,7 +24,7 @@ pub fn settings(input: &mut Unstructured<'_>) -> Result<Settings> {
         streams_max: if bit(sizes, 2) { 64 } else { 2 },
         head_bytes_max: if bit(sizes, 3) { 16 * 1024 } else { 400 },
         body_bytes_max: if bit(sizes, 4) { 4096 } else { 512 },
-        // Any of many numbers: a backlog of just so many bytes must turn up.
+        // From a wide range, so that a backlog of exactly that size occurs.
         pending_bytes_max: if bit(sizes, 5) { 100_000 } else { 45 + usize::from(pending) },
         keepalive_timeout: seconds(bit(times, 2), 75, 4),
         shutdown_delay: seconds(bit(times, 3), 0, 3),
@@ -48,7 +48,7 @@ pub enum Request {
 }
 
 impl Request {
-    /// `events`: how many there have been, which makes every event another.
+    /// `events`: the number so far, which makes every event unique.
     pub fn read(input: &mut Unstructured<'_>, events: &mut u32) -> Result<Request> {
         Ok(match input.int_in_range(0..=15_u8)? {
             0..=5 => Request::Stream { old: !input.ratio(3, 4)?, field: 2, declared: 0 },
@@ -64,7 +64,7 @@ impl Request {
         })
     }
 
-    /// As client `n` writes it; `None`: a send, which the world writes.
+    /// The request of client `n`; `None`: a send, which the world writes.
     pub fn write(&self, n: usize, serves: Serves) -> Option<Asked> {
         Some(match *self {
             Request::Stream { old, field, declared } => {
@@ -81,7 +81,7 @@ impl Request {
 pub struct Send {
     pub client: u8,
     pub event: Option<Event>,
-    /// It is refused whatever its token.
+    /// A send that is refused whatever its token.
     pub invalid: Option<usize>,
     pub close: bool,
     pub form: Form,

@@ -1,4 +1,4 @@
-//! Everything around the gateway: sockets, backend and clock, moved by the script, and told to the oracle.
+//! The world around the gateway: sockets, backend and clock, driven by the script and reported to the oracle.
 
 use crate::input::{self, Request, Send};
 use crate::oracle::callbacks::{Lane, Reply, token_of};
@@ -18,9 +18,9 @@ use std::io::ErrorKind;
 struct Client {
     id: ConnId,
     serves: Serves,
-    /// Written by the client, not yet arrived.
+    /// Written by the client, not yet delivered.
     outbox: Vec<u8>,
-    /// Fits into the client's socket; `None`: any number.
+    /// Free bytes in the client's socket; `None`: unlimited.
     room: Option<usize>,
 }
 
@@ -36,11 +36,11 @@ pub struct World {
     oracle: Oracle,
     now: u64,
     clients: Vec<Client>,
-    /// The open connections' places among the clients.
+    /// The client of each open connection.
     places: HashMap<ConnId, usize>,
     calls: Vec<Call>,
     answered: Vec<CallId>,
-    /// The backend's connection, to which nobody else is ever pointed.
+    /// The backend's connection, which no operation selects as a client.
     sender: Option<usize>,
     events: u32,
     stopped_accepting: bool,
@@ -71,7 +71,7 @@ impl World {
         self.gateway.finished().is_some()
     }
 
-    /// What the fuzzer's next bytes say. Clients are meant by how lately they came.
+    /// Runs the operation in the fuzzer's next bytes. Clients are selected by how recently they connected.
     pub fn perform(&mut self, input: &mut Unstructured<'_>) -> Result<()> {
         match input.int_in_range(0..=32_u8)? {
             0..=3 => drop(self.accept(input.ratio(1, 4)?)),
@@ -147,7 +147,7 @@ impl World {
         Ok(())
     }
 
-    /// What must hold after every operation.
+    /// The checks after every operation.
     fn check(&mut self) -> State {
         let state = State::of(&self.gateway);
         self.oracle.note_streams(self.gateway.stream_count());
@@ -156,7 +156,7 @@ impl World {
         for (client, exchange) in self.clients.iter().zip(&self.oracle.exchanges) {
             assert_eq!(self.places.contains_key(&client.id), !exchange.closed);
             let unsent = self.gateway.unsent(client.id).len();
-            assert_eq!(unsent, if exchange.closed { 0 } else { exchange.backlog }, "bytes that no write was tried for");
+            assert_eq!(unsent, if exchange.closed { 0 } else { exchange.backlog }, "bytes without an attempted write");
             assert!(!exchange.failed || exchange.closed, "a failed socket stays open");
             assert!(!exchange.closed || !self.gateway.wants_input(client.id));
         }
@@ -185,14 +185,14 @@ impl World {
         Some(at)
     }
 
-    /// The request as client `at` writes it.
+    /// The request in the form that client `at` writes.
     fn write(&mut self, at: usize, request: &Request) -> Option<Asked> {
         let serves = self.clients[at].serves;
         let Request::Send(send) = request else { return request.write(at, serves) };
         let target = self.pick(send.client)?;
         let from = &self.oracle.exchanges[at];
         if from.wild || from.followed_to.is_some() {
-            // Whether it comes to this send, and what is left of it, is not followed.
+            // Whether this send is reached, and in which form, is not tracked.
             self.oracle.exchanges[target].wild = true;
         }
         Some(self.write_send(send, target, serves))
@@ -223,7 +223,7 @@ impl World {
         self.send_garbage(client, &asked.bytes);
     }
 
-    /// A client writes something that is no request.
+    /// A client writes bytes that are not a request.
     fn send_garbage(&mut self, client: u8, bytes: &[u8]) {
         let Some(at) = self.pick(client) else { return };
         self.oracle.exchanges[at].send_garbage(bytes.len());
@@ -255,7 +255,7 @@ impl World {
         }
     }
 
-    /// So many bytes fit into the client's socket until further notice; `None`: any number.
+    /// Sets the free bytes in the client's socket; `None`: unlimited.
     fn make_room(&mut self, client: u8, room: Option<usize>) {
         let Some(at) = self.pick(client) else { return };
         self.clients[at].room = room;
@@ -296,13 +296,13 @@ impl World {
         self.settle();
     }
 
-    /// A callback that was answered already is answered again.
+    /// Repeats the outcome of an answered callback.
     fn answer_again(&mut self, call: u8, reply: Reply) {
         if let Some(id) = self.answered.iter().rev().nth(usize::from(call)) {
             let completion = Completion::Called(Called { id: *id, outcome: reply.outcome });
             self.gateway.complete(Millis::from_millis(self.now), completion);
             let idle = self.gateway.next_action().is_none() && self.gateway.next_dirty().is_none();
-            assert!(idle, "a stale answer reached somebody");
+            assert!(idle, "a stale answer had an effect");
         }
     }
 
@@ -312,7 +312,7 @@ impl World {
         self.settle();
     }
 
-    /// The loop sleeps and wakes as often as the gateway asks for it.
+    /// The loop sleeps and wakes as often as the gateway requires.
     fn sleep(&mut self, millis: u64) {
         let until = self.now + millis;
         let mut turns = 0;
@@ -326,7 +326,7 @@ impl World {
         self.expire(until);
     }
 
-    /// A turn of the loop, in which the timers have nothing to do unless the time is another.
+    /// A turn of the loop, in which timers only fire if the time has changed.
     fn turn(&mut self, signalled: bool) {
         self.oracle.turn_begins(self.now, signalled);
         self.oracle.timers_run();
@@ -349,10 +349,10 @@ impl World {
             self.settle();
         }
         let next = self.gateway.next_deadline();
-        assert!(next.is_none_or(|next| next > now), "nothing is left to do, but the gateway does not sleep");
+        assert!(next.is_none_or(|next| next > now), "no work is left, but the gateway does not sleep");
     }
 
-    /// As the event loop does after each input: writes first, then actions.
+    /// Like the event loop after each input: writes first, then actions.
     fn settle(&mut self) {
         loop {
             if let Some(id) = self.gateway.next_dirty() {
@@ -408,7 +408,7 @@ impl World {
             Action::List => self.gateway.list(Millis::from_millis(self.now), |_| 0),
             Action::ReadLast(id) => self.read_last(id),
             Action::ShutdownWrite(id) => {
-                assert!(self.gateway.unsent(id).is_empty(), "the end before the last bytes");
+                assert!(self.gateway.unsent(id).is_empty(), "closed before the last bytes");
                 if let Some(at) = self.places.get(&id) {
                     self.oracle.shut(*at);
                 }
@@ -425,7 +425,7 @@ impl World {
         }
     }
 
-    /// As the event loop does, whatever there is.
+    /// Reads any remaining input, like the event loop.
     fn read_last(&mut self, id: ConnId) {
         let now = Millis::from_millis(self.now);
         if let Some(at) = self.places.get(&id).copied().filter(|_| self.gateway.wants_input(id)) {
@@ -441,7 +441,7 @@ impl World {
         self.gateway.end_reading(now, id);
     }
 
-    /// Nothing strange happens any more: everything must be delivered, told and released.
+    /// Without further faults, everything must be delivered, reported and released.
     pub fn come_to_rest(&mut self, shut_down: bool) {
         if self.gateway.finished() == Some(Finished::TimedOut) {
             return;
@@ -480,7 +480,7 @@ impl World {
                 break state;
             }
             let next = self.gateway.next_deadline().expect("something must still happen").as_millis();
-            assert!(next < started + 60_000, "this takes for ever");
+            assert!(next < started + 60_000, "no end after a minute");
             self.expire(next);
         };
         assert_eq!(state.finished, must_finish.then_some(Finished::Clean));

@@ -1,5 +1,5 @@
-//! A second reading of what backends send, by way of `serde_json::Value`, which shares no code with the
-//! reading in place but the grammar.
+//! A second parser of the backend's JSON, by `serde_json::Value`, which shares only the grammar with the in-place
+//! parser.
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -7,13 +7,13 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
-/// What a body is to the second reader.
+/// A body as the second parser sees it.
 pub enum Body {
-    /// An object it can hold.
+    /// An object that it can represent.
     Object(Fields),
-    /// JSON of another type, or no JSON.
+    /// JSON of another type, or not JSON.
     Refused,
-    /// JSON it cannot hold: a lone surrogate, a number beyond an f64, deep nesting.
+    /// JSON that it cannot represent: a lone surrogate, a number beyond an f64, deep nesting.
     Beyond,
 }
 
@@ -50,7 +50,7 @@ impl Fields {
         (self.get(name)?.is_number() && !text.contains(['.', 'e', 'E'])).then_some(text)
     }
 
-    /// The integer in that field, exactly; `Err` if it is no integer in 0..=2147483647.
+    /// The integer in that field, exactly; `Err` if it is not an integer in 0..=2147483647.
     pub fn integer(&self, name: &str) -> Option<Result<u32, ()>> {
         self.texts.get(name).map(|text| integer(text.get()).ok_or(()))
     }
@@ -61,14 +61,14 @@ pub fn read(text: &str) -> Body {
     if let Some(fields) = Fields::read(text) {
         return Body::Object(fields);
     }
-    // It takes no note of values, so it stumbles over nothing but the grammar.
+    // It ignores values, so it fails only on the grammar.
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let valid = IgnoredAny::deserialize(&mut deserializer).is_ok() && deserializer.end().is_ok();
     let object = text.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{');
     if valid && object { Body::Beyond } else { Body::Refused }
 }
 
-/// A string that stands in one line.
+/// A string without line breaks.
 pub fn is_line(text: &str) -> bool {
     !text.contains(['\r', '\n', '\0'])
 }
