@@ -1,19 +1,33 @@
-"""The same for asyncio, on httpx: `await gateway.send(token, "Hello")`."""
+"""The same for asyncio: `await gateway.send(token, "Hello")`."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from functools import cached_property
 
-import httpx
-
-from . import BaseGateway, Connection, GatewayError
+from ._base import BaseGateway, Connection
+from ._http import Answer, BadAnswer, LostConnection
+from ._pipeline import Pipeline
 
 __all__ = ["AsyncGateway"]
 
 
 class AsyncGateway(BaseGateway):
-    """One object serves all tasks of an event loop and keeps its connections open between calls."""
+    """One object serves all tasks of an event loop. They share one connection, so sends arrive in the order of the calls."""
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        internal_token: str | None = None,
+        callback_token: str | None = None,
+        timeout: float = 5,
+    ) -> None:
+        """Arguments that are not given come from GATEWAY_URL, INTERNAL_TOKEN and CALLBACK_TOKEN in the environment.
+
+        `timeout`: the maximum duration of a call, in seconds.
+        """
+        super().__init__(url, internal_token=internal_token, callback_token=callback_token, timeout=timeout)
+        self._pipeline = Pipeline(self._address, timeout)
 
     async def send(
         self,
@@ -26,30 +40,25 @@ class AsyncGateway(BaseGateway):
         close: bool = False,
     ) -> bool:
         """Sends an event, closes the stream, or both. False: the stream has ended, so forget its token."""
-        message = self._message(token, close, name=name, data=data, id=id, retry=retry)
-        return self._is_open(*await self._call("POST", "/internal/send", message))
+        request, is_repeatable = self._send(token, data, name, id, retry, close)
+        return self._is_open(await self._call(request, is_repeatable))
 
     async def connections(self, limit: int = 1000) -> AsyncIterator[Connection]:
         """All open streams, requested in pages of `limit`."""
         after = None
         while True:
-            page, after = self._page(*await self._call("GET", self._connections_path(limit, after)))
+            page, after = self._page(await self._call(self._get_connections(limit, after)))
             for connection in page:
                 yield connection
             if not after:
                 return
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        """Closes the connection; a later call opens a new one."""
+        await self._pipeline.close()
 
-    @cached_property
-    def _client(self) -> httpx.AsyncClient:
-        # Proxies in the environment are for external hosts.
-        return httpx.AsyncClient(base_url=self.url, headers=self._headers, timeout=self.timeout, trust_env=False)
-
-    async def _call(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    async def _call(self, request: bytes, is_repeatable: bool = True) -> Answer:
         try:
-            answer = await self._client.request(method, path, content=body)
-        except httpx.TransportError as error:
-            raise GatewayError(f"no answer from the gateway at {self.url}: {error!r}") from error
-        return answer.status_code, answer.content
+            return await self._pipeline.call(request, is_repeatable=is_repeatable)
+        except (OSError, BadAnswer, LostConnection) as error:
+            raise self._no_answer(error) from error

@@ -1,53 +1,18 @@
 """The client with the real gateway: its requests, its handling of answers, its connections."""
 
-import asyncio
 import os
 import select
 import socket
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
-from typing import Any
+from contextlib import closing
 
 import pytest
-from ssegateway import Callback, Connection, Gateway, GatewayError
+from clients import Connect, both
+from ssegateway import Callback, Gateway, GatewayError
 from ssegateway.aio import AsyncGateway
 from ssegateway.pytest_plugin import LiveGateway, Stream
 
 PATIENCE_SECONDS = 20
-Connect = Callable[..., Gateway]
-
-
-class BlockingAsyncGateway:
-    """An AsyncGateway with the interface of a Gateway, for tests of both."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._gateway = AsyncGateway(*args, **kwargs)
-
-    def send(self, *args: Any, **kwargs: Any) -> bool:
-        return self._loop.run_until_complete(self._gateway.send(*args, **kwargs))
-
-    def connections(self, **kwargs: Any) -> Iterator[Connection]:
-        async def collect() -> list[Connection]:
-            return [connection async for connection in self._gateway.connections(**kwargs)]
-
-        return iter(self._loop.run_until_complete(collect()))
-
-    def close(self) -> None:
-        self._loop.run_until_complete(self._gateway.aclose())
-        self._loop.close()
-
-
-@pytest.fixture
-def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
-    """Creates clients of either kind."""
-    kind = getattr(request, "param", Gateway)
-    with ExitStack() as stack:
-        yield lambda *args, **kwargs: stack.enter_context(closing(kind(*args, **kwargs)))
-
-
-both = pytest.mark.parametrize("connect", [Gateway, BlockingAsyncGateway], indirect=True)
 
 
 def open_stream(gateway: LiveGateway, path: str = "/") -> tuple[Stream, str]:
@@ -164,8 +129,8 @@ def test_an_idle_connection_that_was_closed_is_replaced(ssegateway: LiveGateway,
     stream, token = open_stream(ssegateway)
     client = connect(ssegateway.url)
     assert client.send(token, "one")
-    (idle,) = client._idle
-    assert idle.sock and select.select([idle.sock], [], [], PATIENCE_SECONDS)[0], "closed by the gateway"
+    (idle,) = client._pool.idle
+    assert select.select([idle.sock], [], [], PATIENCE_SECONDS)[0], "closed by the gateway"
     assert client.send(token, "two")
     assert [stream.event(), stream.event()] == [("message", "one", ""), ("message", "two", "")]
 
@@ -184,20 +149,20 @@ def test_a_connection_serves_many_sends_and_all_threads(ssegateway: LiveGateway,
     for thread in range(4):  # each one's in order
         mine = [event.data for event in received if event and event.data.startswith(f"{thread} ")]
         assert mine == [f"{thread} {number}" for number in range(100)]
-    assert len(client._idle) <= 4
+    assert len(client._pool.idle) <= 4
 
 
 def test_a_child_process_gets_connections_of_its_own(ssegateway: LiveGateway, connect: Connect) -> None:
     stream, token = open_stream(ssegateway)
     client = connect(ssegateway.url)
     assert client.send(token, "first")
-    (parents,) = client._idle
+    (parents,) = client._pool.idle
     if (child := os.fork()) == 0:
-        os._exit(0 if client.send(token, "child") and parents not in client._idle else 1)
+        os._exit(0 if client.send(token, "child") and parents not in client._pool.idle else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert client.send(token, "parent")
     assert [event.data for _ in range(3) if (event := stream.event())] == ["first", "child", "parent"]
-    assert client._idle == [parents]
+    assert client._pool.idle == [parents]
 
 
 def test_a_callback_is_read(ssegateway: LiveGateway) -> None:

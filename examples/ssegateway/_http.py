@@ -1,0 +1,165 @@
+"""HTTP/1.1 for a client of the gateway: an incremental parser of answers, without I/O, and helpers for sockets."""
+
+from __future__ import annotations
+
+import re
+import select
+import socket
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from asyncio.trsock import TransportSocket
+    from ssl import SSLContext
+
+__all__ = ["Address", "Answer", "Answers", "BadAnswer", "LostConnection", "connect", "is_ended"]
+
+IS_LINUX = sys.platform == "linux"
+TCP_ESTABLISHED = 1  # tcp(7), in the first byte of TCP_INFO
+HEAD_BYTES_MAX = 64 * 1024
+STATUS_LINE = re.compile(rb"HTTP/1\.([01]) (\d{3})(?: |\r|$)")
+FIELD = re.compile(rb"\r\n([^\s:]+):[ \t]*([^\r\n]*)")
+KEEP_ALIVE_TIMEOUT = re.compile(rb"timeout=(\d+)")
+
+
+class BadAnswer(Exception):
+    """Not HTTP/1.1."""
+
+
+class LostConnection(Exception):
+    """The connection ended before the request was answered."""
+
+    def __init__(self, cause: object, *, is_unprocessed: bool) -> None:
+        super().__init__(cause)
+        self.is_unprocessed = is_unprocessed  # the gateway cannot have received the whole request
+
+
+class Answer(NamedTuple):
+    status: int
+    body: bytes
+
+
+class Address:
+    """The address of a gateway, and its value of `Host`."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.query:
+            raise ValueError(f"GATEWAY_URL must be like http://127.0.0.1:3000, not {url!r}")
+        self.host, self.netloc = parts.hostname, parts.netloc.rpartition("@")[2]
+        self.port = parts.port or (443 if parts.scheme == "https" else 80)
+        self.tls = _tls() if parts.scheme == "https" else None
+
+
+def _tls() -> SSLContext:
+    import ssl  # slow to import and rarely needed
+
+    return ssl.create_default_context()
+
+
+def is_ended(sock: socket.socket | TransportSocket) -> bool:
+    """Whether the peer has closed this idle connection."""
+    if IS_LINUX:  # cheaper than select(), and does not release the GIL
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != TCP_ESTABLISHED
+    return bool(select.select([sock.fileno()], [], [], 0)[0])
+
+
+class Answers:
+    """The answers on one connection, in order."""
+
+    def __init__(self) -> None:
+        self.closes = False  # the last answer is the last on its connection
+        self.keep_alive_seconds = float("inf")  # how long the gateway keeps an idle connection
+        self._buffer = b""
+        # The last head and its meaning: on a kept connection most heads are identical.
+        self._head = b""
+        self._status = 0
+        self._length: int | None = 0
+        self._is_chunked = False
+
+    @property
+    def is_empty(self) -> bool:
+        """No bytes beyond the answers that `next` has returned."""
+        return not self._buffer
+
+    def feed(self, data: bytes) -> None:
+        self._buffer = self._buffer + data if self._buffer else data
+
+    def next(self) -> Answer | None:
+        """The next complete answer."""
+        while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
+            head, start = self._buffer[:end], end + 4
+            if head != self._head:
+                self._read_head(head)
+            if 100 <= self._status < 200:
+                self._buffer = self._buffer[start:]
+                continue
+            if self._is_chunked:
+                return self._next_chunked(start)
+            if self._length is None or len(self._buffer) < start + self._length:
+                return None
+            body = self._buffer[start : start + self._length]
+            self._buffer = self._buffer[start + self._length :]
+            return Answer(self._status, body)
+        if len(self._buffer) > HEAD_BYTES_MAX:
+            raise BadAnswer("the head of the answer is too long")
+        return None
+
+    def end(self) -> Answer | None:
+        """The answer that the end of the connection completes, if any."""
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0 or self._is_chunked or self._length is not None:
+            return None
+        body, self._buffer = self._buffer[end + 4 :], b""
+        return Answer(self._status, body)
+
+    def _read_head(self, head: bytes) -> None:
+        line = STATUS_LINE.match(head)
+        if not line:
+            raise BadAnswer(f"no answer of HTTP/1.1: {head[:100]!r}")
+        fields = {name.lower(): value for name, value in FIELD.findall(head)}
+        self._head, self._status = head, int(line[2])
+        self._is_chunked = fields.get(b"transfer-encoding", b"").lower().endswith(b"chunked")
+        length = fields.get(b"content-length")
+        if length is not None and not length.isdigit():
+            raise BadAnswer(f"no length: {length!r}")
+        has_body = self._status not in (204, 304)
+        self._length = (None if length is None else int(length)) if has_body else 0
+        connection = fields.get(b"connection", b"").lower()
+        self.closes = b"close" in connection or (line[1] == b"0" and b"keep-alive" not in connection)
+        self.closes = self.closes or (self._length is None and not self._is_chunked)
+        if seconds := KEEP_ALIVE_TIMEOUT.search(fields.get(b"keep-alive", b"")):
+            self.keep_alive_seconds = float(seconds[1])
+
+    def _next_chunked(self, start: int) -> Answer | None:
+        chunks: list[bytes] = []
+        while (end := self._buffer.find(b"\r\n", start)) >= 0:
+            size_text = self._buffer[start:end].partition(b";")[0].strip()
+            try:
+                size = int(size_text, 16)
+            except ValueError:
+                raise BadAnswer(f"no size of a chunk: {size_text!r}") from None
+            start = end + 2
+            if size == 0:
+                trailer_end = end if self._buffer.startswith(b"\r\n", start) else self._buffer.find(b"\r\n\r\n", start)
+                if trailer_end < 0 or len(self._buffer) < trailer_end + 4:
+                    return None
+                self._buffer = self._buffer[trailer_end + 4 :]
+                return Answer(self._status, b"".join(chunks))
+            if len(self._buffer) < start + size + 2:
+                return None
+            chunks.append(self._buffer[start : start + size])
+            start += size + 2
+        return None
+
+
+def connect(address: Address, timeout: float) -> socket.socket:
+    """Connects, without Nagle's delay."""
+    sock = socket.create_connection((address.host, address.port), timeout)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return address.tls.wrap_socket(sock, server_hostname=address.host) if address.tls else sock
+    except BaseException:
+        sock.close()
+        raise

@@ -1,0 +1,151 @@
+"""Connections for threads: each carries one request at a time and is kept for the next."""
+
+from __future__ import annotations
+
+import _socket
+import os
+import socket
+import struct
+from time import monotonic
+
+from ._http import IS_LINUX, Address, Answer, Answers, LostConnection, connect, is_ended
+
+__all__ = ["Pool"]
+
+# Nearly all answers are smaller; the rest of a larger one is read in larger pieces.
+FIRST_BYTES, MORE_BYTES = 4 * 1024, 256 * 1024
+
+
+class Connection:
+    """One connection to the gateway."""
+
+    def __init__(self, address: Address, timeout: float) -> None:
+        self._used_at = monotonic()
+        self.sock = connect(address, timeout)
+        self.is_reusable = True
+        self._answers = Answers()
+        # The kernel's timeouts save a poll() before each call. They do not apply to gevent's sockets, and TLS may read
+        # and write several times in a call.
+        self._has_kernel_timeouts = IS_LINUX and not address.tls and isinstance(self.sock, _socket.socket)
+        if self._has_kernel_timeouts:
+            self.sock.settimeout(None)
+        self._timeout = 0.0
+
+    def is_good(self) -> bool:
+        """Whether the gateway has not closed it and will not do so before the next request arrives."""
+        keep_alive = self._answers.keep_alive_seconds
+        now = monotonic()
+        if now >= self._used_at + keep_alive - min(1, keep_alive / 2):
+            return False
+        self._used_at = now
+        return not is_ended(self.sock)
+
+    def exchange(self, request: bytes, timeout: float) -> Answer:
+        """The answer to a request; `timeout` in seconds."""
+        if timeout != self._timeout:
+            self._set_timeout(timeout)
+        deadline = self._used_at + timeout
+        try:
+            return self._exchange(request, deadline)
+        except BlockingIOError:
+            raise TimeoutError("timed out") from None
+
+    def _exchange(self, request: bytes, deadline: float) -> Answer:
+        try:
+            self.sock.sendall(request)
+        except ConnectionError as error:
+            # The gateway may have answered before it had the whole request, with a 413 for example.
+            return self._early_answer(error)
+        size = FIRST_BYTES
+        while True:
+            try:
+                data = self.sock.recv(size)
+            except ConnectionError as error:
+                raise LostConnection(error, is_unprocessed=False) from error
+            if not data:
+                if answer := self._answers.end():
+                    self.is_reusable = False
+                    return answer
+                raise LostConnection("closed without an answer", is_unprocessed=False)
+            self._answers.feed(data)
+            if answer := self._answers.next():
+                self._used_at = monotonic()
+                self.is_reusable = not self._answers.closes and self._answers.is_empty
+                return answer
+            if (left := deadline - monotonic()) <= 0:
+                raise TimeoutError("timed out")
+            self._set_timeout(left)
+            size = MORE_BYTES
+
+    def _early_answer(self, error: ConnectionError) -> Answer:
+        self.is_reusable = False
+        try:
+            while data := self.sock.recv(FIRST_BYTES):
+                self._answers.feed(data)
+                if answer := self._answers.next():
+                    return answer
+        except OSError:
+            pass
+        raise LostConnection(error, is_unprocessed=True) from error
+
+    def _set_timeout(self, seconds: float) -> None:
+        self._timeout = seconds = max(seconds, 0.001)
+        if self._has_kernel_timeouts:
+            whole, part = divmod(int(seconds * 1_000_000), 1_000_000)
+            timeval = struct.pack("@ll", whole, part)
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+        else:
+            self.sock.settimeout(seconds)
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+class Pool:
+    """The idle connections, as many as there have been concurrent calls."""
+
+    def __init__(self, address: Address, timeout: float) -> None:
+        self.idle: list[Connection] = []
+        self._address = address
+        self._timeout = timeout
+        self._pid = os.getpid()  # after a fork the child must not share them
+
+    def call(self, request: bytes, *, is_repeatable: bool) -> Answer:
+        """The answer to a request. Raises LostConnection, OSError or BadAnswer."""
+        while True:
+            kept = self._take()
+            connection = kept or Connection(self._address, self._timeout)
+            try:
+                answer = connection.exchange(request, self._timeout)
+            except LostConnection as error:
+                connection.close()
+                # The gateway may have closed the kept connection just before the request arrived.
+                if kept and (is_repeatable or error.is_unprocessed):
+                    continue
+                raise
+            except BaseException:
+                connection.close()
+                raise
+            if connection.is_reusable:
+                self.idle.append(connection)
+            else:
+                connection.close()
+            return answer
+
+    def close(self) -> None:
+        while connection := self._take():
+            connection.close()
+
+    def _take(self) -> Connection | None:
+        if self._pid != os.getpid():
+            self.idle, self._pid = [], os.getpid()
+        while True:
+            try:
+                connection = self.idle.pop()
+            except IndexError:
+                return None
+            if connection.is_good():
+                return connection
+            connection.close()
+
