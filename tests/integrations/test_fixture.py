@@ -32,7 +32,7 @@ def test_a_binary_that_is_not_there_is_said(pytester: pytest.Pytester, monkeypat
     monkeypatch.setenv("SSEGATEWAY", "/nowhere/ssegateway")
     pytester.makepyfile("def test_it(ssegateway): pass")
     result = pytester.runpytest_subprocess("-p", "ssegateway.pytest_plugin")
-    result.stdout.fnmatch_lines(["*no ssegateway on the PATH: install it, or name the binary in the variable SSEGATEWAY"])
+    result.stdout.fnmatch_lines(["*no ssegateway on the PATH: install it, or set the variable SSEGATEWAY to the binary"])
 
 
 def test_a_gateway_that_does_not_start_says_why() -> None:
