@@ -1,32 +1,30 @@
 //! Output buffers, and the pool they come from.
 //!
-//! An idle stream owns no buffer. One is taken from the pool when there is something to write and
-//! goes back as soon as the kernel has taken it all, which is nearly always at once: a handful of
-//! warm buffers serves any number of streams.
+//! An idle stream owns no buffer. One is taken from the pool when there is output and returned as soon as the kernel
+//! has accepted it all, which is nearly always at once: a handful of warm buffers serves any number of streams.
 
 use crate::clock::Millis;
 use crate::planted;
 
-/// What all pooled buffers together may keep allocated. A batch of sends touches a few hundred
-/// streams, each with a frame or two; more than this is better returned to the allocator.
+/// The most that all pooled buffers together keep allocated. A batch of sends touches a few hundred streams, each with
+/// a frame or two; more than this is better returned to the allocator.
 const POOL_BYTES_MAX: usize = 1 << 20;
 
-/// A larger buffer held a backlog; keeping it would pin that memory for ever.
+/// A larger buffer held a backlog; keeping it would pin that memory permanently.
 const POOLED_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
-/// Sent bytes at the front are moved away only when they are at least this many and half of all.
+/// Sent bytes at the front are removed only when they are at least this many and half of all.
 const COMPACT_BYTES_MIN: usize = 16 * 1024;
 
-/// What a connection borrows from the pool while it has output.
+/// The buffer that a connection borrows from the pool while it has output.
 pub struct Content {
-    /// What stands here already must not be touched, but for bytes that the caller appended itself since the
-    /// last [`Buffer::consume`].
+    /// Append only; bytes appended since the last [`Buffer::consume`] may still be edited.
     pub bytes: Vec<u8>,
-    /// Where in `bytes` the caller has left something unfinished. It must not be sent before it is finished.
+    /// Where an unfinished part begins in `bytes`. It must be finished before it is sent.
     pub unfinished: Option<usize>,
-    /// Whether the kernel has refused some of `bytes`, or of what stood here before them.
+    /// Whether the kernel has refused some of `bytes`, or of earlier ones.
     pub was_refused: bool,
-    /// Until then the peer counts as one that reads.
+    /// Until then the peer counts as reading.
     pub reads_until: Millis,
     /// How many of `bytes` have been sent.
     start: usize,
@@ -39,10 +37,10 @@ impl Content {
     }
 }
 
-/// Spare buffers; the one given back last is handed out first, as its memory is warm.
+/// Spare buffers; the one returned last is used first, as its memory is warm.
 #[derive(Default)]
 pub struct Pool {
-    // Boxed, so that an idle connection keeps the room of a pointer only.
+    // Boxed, so that an idle connection holds only a pointer.
     #[allow(clippy::vec_box, reason = "the boxes are what is handed out")]
     spare: Vec<Box<Content>>,
     bytes: usize,
@@ -63,7 +61,7 @@ impl Pool {
         let capacity = content.bytes.capacity();
         if capacity > 0 && capacity <= POOLED_BUFFER_BYTES_MAX && self.bytes + capacity <= POOL_BYTES_MAX {
             content.bytes.clear();
-            // A stream that was cut leaves its marks; the next owner must not inherit them.
+            // A cut stream leaves its state here, which the next owner must not inherit.
             content.unfinished = None;
             content.was_refused = false;
             content.reads_until = Millis::ZERO;
@@ -78,18 +76,18 @@ impl Pool {
         self.bytes
     }
 
-    /// Gives up the spare buffers.
+    /// Frees the spare buffers.
     pub fn shrink(&mut self) {
         *self = Self::default();
     }
 }
 
-/// Bytes on their way to one peer.
+/// Output to one peer.
 #[derive(Default)]
 pub struct Buffer(Option<Box<Content>>);
 
 impl Buffer {
-    /// What has not been sent yet.
+    /// The unsent bytes.
     pub fn unsent(&self) -> &[u8] {
         self.0.as_ref().map_or(&[], |content| &content.bytes[content.start..])
     }
@@ -114,29 +112,29 @@ impl Buffer {
         &mut self.content(pool).bytes
     }
 
-    /// What there is, taken from the pool if there was nothing.
+    /// The content, from the pool if there was none.
     pub fn content(&mut self, pool: &mut Pool) -> &mut Content {
         self.0.get_or_insert_with(|| pool.take())
     }
 
-    /// What there is, if there is something.
+    /// The content, if there is any.
     pub fn present(&self) -> Option<&Content> {
         self.0.as_deref()
     }
 
-    /// The same, to be changed.
+    /// The same, mutable.
     pub fn present_mut(&mut self) -> Option<&mut Content> {
         self.0.as_deref_mut()
     }
 
-    /// What there is to finish, and where in it that begins; from now on it counts as finished.
+    /// The bytes with an unfinished part, and where it begins; it then counts as finished.
     pub fn finish(&mut self) -> Option<(&mut Vec<u8>, usize)> {
         let content = self.0.as_mut()?;
         let start = content.unfinished.take()?;
         Some((&mut content.bytes, start))
     }
 
-    /// Forgets the first `count` unsent bytes: they were sent.
+    /// Removes the first `count` unsent bytes, which were sent.
     pub fn consume(&mut self, count: usize, pool: &mut Pool) {
         debug_assert!(count <= self.len());
         let Some(content) = &mut self.0 else { return };
@@ -145,14 +143,14 @@ impl Buffer {
             self.clear(pool);
         } else if content.start >= COMPACT_BYTES_MIN && content.start * 2 >= content.bytes.len() {
             content.bytes.drain(..content.start);
-            // Bytes lost in the middle of a large backlog, far from any edge that a small test reaches.
+            // Bytes lost in the middle of a large backlog, which a small test does not reach.
             if !planted::is("compacted-buffer-skips-again") {
                 content.start = 0;
             }
         }
     }
 
-    /// Forgets everything.
+    /// Drops the content.
     pub fn clear(&mut self, pool: &mut Pool) {
         if let Some(content) = self.0.take() {
             pool.give(content);

@@ -97,7 +97,7 @@ pub fn problems(problems: &[Problem]) -> String {
     problems.iter().fold(String::new(), |text, problem| text + &format!("{problem}\n"))
 }
 
-/// One line per value that was not taken as configured, `MAX_STREAMS` included.
+/// One line per value that was replaced or lowered, `MAX_STREAMS` included.
 pub fn warnings(config: &Config, warnings: &[Warning], limits: &Limits) -> Vec<String> {
     let mut lines: Vec<String> = warnings.iter().map(Warning::to_string).collect();
     if let Some(wanted) = config.streams_wanted

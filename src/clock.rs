@@ -1,7 +1,7 @@
-//! Time as the protocol sees it: milliseconds of a monotonic clock, always passed in.
+//! Time for the protocol: milliseconds of a monotonic clock, always passed in.
 //!
-//! Nothing below the reactor reads a clock. The reactor reads it once per turn and hands the value
-//! down, so a test or a simulation decides what time it is.
+//! The core never reads a clock. The reactor reads it once per turn and passes the value in, so a test or a simulation
+//! controls the time.
 
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -13,7 +13,7 @@ pub struct Millis(u64);
 impl Millis {
     /// The start of the clock.
     pub const ZERO: Self = Self(0);
-    /// Later than anything that will happen; a deadline that never comes.
+    /// Later than any event; a deadline that is never due.
     pub const NEVER: Self = Self(u64::MAX);
 
     /// The point `millis` milliseconds after the start of the clock.

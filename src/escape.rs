@@ -1,4 +1,4 @@
-//! Foreign text in our log lines: one log record must stay one line, and a terminal must stay calm.
+//! Foreign text in our log lines: a log record must stay one line and must not control a terminal.
 
 use std::fmt::{self, Display, Formatter, Write};
 

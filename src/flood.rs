@@ -1,28 +1,28 @@
-//! Log lines that come in floods: the first of a kind at once, then at most one a second with the number of those left
-//! out, and one when it is over.
+//! Rate limiting of log lines: the first of a kind at once, then at most one a second with the number of those left
+//! out, and one after recovery.
 
 use crate::clock::Millis;
 
-/// Least time between two lines of a kind.
+/// Minimum time between two lines of a kind.
 const INTERVAL_MS: u64 = 1000;
 
 /// The failures of one kind. Time is passed in.
 #[derive(Debug, Default)]
 pub struct Flood {
-    /// The last line of a failure.
+    /// When a failure last got a line.
     logged: Option<Millis>,
-    /// Failures since then, which got no line.
+    /// Failures since then, without a line.
     left_out: u64,
     /// Failures since the last end, and the time of the first of them.
     current: Option<(u64, Millis)>,
-    /// The last line of an end.
+    /// When a recovery last got a line.
     ended: Option<Millis>,
 }
 
 /// A flood from its first failure to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Over {
-    /// How many failures it had.
+    /// The number of failures.
     pub failures: u64,
     /// From the first failure to the success that ended it.
     pub millis: u64,
@@ -41,7 +41,7 @@ impl Flood {
         None
     }
 
-    /// `Some` if the last failures have been left out for so long that they get a line of their own: their number.
+    /// `Some` if failures have been left out for so long that they get a line of their own: their number.
     pub fn overdue(&mut self, now: Millis) -> Option<u64> {
         if self.left_out == 0 || self.logged.is_some_and(|logged| now.since(logged) < INTERVAL_MS) {
             return None;
@@ -50,8 +50,7 @@ impl Flood {
         Some(std::mem::take(&mut self.left_out))
     }
 
-    /// Takes note of a success. `Some` if it ends a flood and gets a line. Where successes and failures alternate, they
-    /// are one flood.
+    /// Records a success. `Some` if it ends a flood and gets a line. Alternating successes and failures are one flood.
     pub fn succeeded(&mut self, now: Millis) -> Option<Over> {
         let (failures, since) = self.current?;
         if self.ended.is_some_and(|ended| now.since(ended) < INTERVAL_MS) {

@@ -7,13 +7,13 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// For all attempts together.
+/// Timeout of all attempts together.
 const TIME_MAX: Duration = Duration::from_secs(3);
 /// More than a status line.
 const ANSWER_BYTES_MAX: usize = 256;
 
-/// Queries `/readyz` or `/healthz`, on the internal port where there is one: a crowd on the public port does not keep
-/// it from an answer there. Errors: one line saying what is wrong.
+/// Queries `/readyz` or `/healthz`, on the internal port if there is one, where a crowd on the public port cannot delay
+/// the answer. Errors: one line with the reason.
 pub fn run(config: &Config, ready: bool) -> Result<(), String> {
     let target = if ready { "/readyz" } else { "/healthz" };
     let deadline = Instant::now() + TIME_MAX;
@@ -79,7 +79,7 @@ mod tests {
         Config::from_env(lookup).unwrap().0
     }
 
-    /// The result of a check against a server with this answer, and the request line that it got.
+    /// The result of a check against a server with this answer, and the request line received.
     fn checked(answer: &'static str, ready: bool) -> (Result<(), String>, String) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();

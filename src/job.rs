@@ -1,4 +1,4 @@
-//! What the core has done by others, because it blocks, and what came of it.
+//! Blocking work that the core delegates, and its results.
 
 use crate::callback::{Call, Called};
 

@@ -1,9 +1,8 @@
 //! SSEGateway holds Server-Sent Events streams for an HTTP backend.
 //!
-//! A client GETs any path; the gateway asks the backend by an HTTP callback whether to accept; it then
-//! owns the stream, sends heartbeats, delivers what the backend POSTs to `/internal/send`, and tells
-//! the backend when the client has gone. `docs/protocol.md` says what happens on the wire, exactly. This
-//! page is the map of the code.
+//! A client GETs any path; the gateway asks the backend by an HTTP callback whether to accept; it then owns the stream,
+//! sends heartbeats, delivers the events that the backend POSTs to `/internal/send`, and notifies the backend when the
+//! stream has ended. `docs/protocol.md` specifies the wire protocol exactly. This page is the map of the code.
 //!
 //! # The layers
 //!
@@ -13,14 +12,14 @@
 //!
 //! | Module | Holds | Knows nothing of |
 //! |---|---|---|
-//! | [`clock`], `planted`, [`table`], [`escape`], [`flood`], [`secret`], [`timer`], [`buffer`], [`metrics`] | milliseconds; bugs for the simulation to find; generational slab; text made fit for a log; log lines thinned out; text that is never shown; timer wheel; output buffers and their pool; histograms and the text format of Prometheus | everything else |
+//! | [`clock`], `planted`, [`table`], [`escape`], [`flood`], [`secret`], [`timer`], [`buffer`], [`metrics`] | milliseconds; bugs for the simulation to find; generational slab; escaped text for the log; rate-limited log lines; secrets; timer wheel; output buffers and their pool; histograms and the text format of Prometheus | everything else |
 //! | [`http`] | request heads, request bodies, responses: borrowed bytes in, appended bytes out | sockets, streams |
 //! | [`sse`] | the bytes of an event, a heartbeat, a `retry:` | HTTP, JSON |
-//! | `json` | JSON of backends, read in place: a fast path by hand, the rest by serde_json | commands, callbacks |
+//! | `json` | JSON from backends, read in place: a hand-written fast path, the rest by serde_json | commands, callbacks |
 //! | [`send`] | the JSON of `/internal/send`, one error per row of the contract | connections |
-//! | [`callback`] | the client's request as callbacks carry it; callbacks and their outcomes | threads, ureq |
+//! | [`callback`] | the client's request in callbacks; callbacks and their outcomes | threads, ureq |
 //! | [`job`] | work that the core hands to other threads, and its results | which threads |
-//! | `hub` | which connection a token names, which callbacks wait, how many are made at once: connection ids in, connection ids out | HTTP, sockets |
+//! | `hub` | which connection a token names, which callbacks are queued, how many are in flight: connection ids in, connection ids out | HTTP, sockets |
 //! | [`gateway`] | connections and the protocol: HTTP on one side, `hub` on the other. Inputs in, bytes and actions out | I/O, clocks, randomness |
 //! | [`sys`] | system calls that std and mio do not offer; the only `unsafe` code | the gateway |
 //! | [`limits`], [`logger`], [`config`], [`process`], [`notify`] | descriptors; the log; the environment; the process's own figures; the service manager | sockets of clients |
@@ -69,22 +68,21 @@
 //!
 //! # Where the time goes
 //!
-//! `docs/performance.md` has the figures and the commands that give them. In short: an event that is sent request by
-//! request costs one read, two writes and an eighth of an epoll_wait, and nine tenths of its CPU are the kernel's;
-//! with 16 pipelined, each costs one write and a sixteenth of the read, the answers' write and the epoll_wait. What is ours is mostly the head of the send
-//! and then its JSON; finding the stream, framing and the answer are small beside them. Nothing per event
-//! allocates, locks, reads a clock or formats a log line, and what is counted for the metrics is added to plain
-//! integers. A connect costs ten times an event: its callback wakes two threads and goes through an HTTP client.
+//! `docs/performance.md` has the figures and the commands behind them. In short: an event sent request by request costs
+//! one read, two writes and an eighth of an epoll_wait, and nine tenths of its CPU time is the kernel's; with 16
+//! pipelined, each costs one write and a sixteenth of the read, the answers' write and the epoll_wait. The gateway's
+//! own share is mostly parsing the head of the send, then its JSON; finding the stream, framing and the answer cost
+//! little in comparison. No event allocates, locks, reads a clock or formats a log line, and metrics are counted in
+//! plain integers. A connect costs ten times an event: its callback wakes two threads and goes through an HTTP client.
 //!
 //! # Why the seams are where they are
 //!
-//! The core is pure so that every handler runs to its end and a fuzzer can call it. The loop stands on a
-//! seam of its own because readiness has memory: edge-triggered servers break by losing a wake-up, which
-//! happens in the loop and not in the protocol. So the simulation (`tests/simulation.rs`) replaces the
-//! system calls, and both run inside it.
+//! The core is pure so that every handler runs to its end and a fuzzer can call it. The loop has a seam of its own
+//! because readiness is stateful: edge-triggered servers fail by losing a wake-up, which happens in the loop and not in
+//! the protocol. So the simulation (`tests/simulation.rs`) replaces the system calls, and both run inside it.
 //!
 //! The queues of waiting callbacks live in the core (`hub`) and not in the worker pool, so that
-//! their order and their limits are simulated too; the pool runs what it is handed.
+//! their order and their limits are simulated too; the pool only runs the calls it is given.
 //!
 //! What all connections share (`gateway/shared.rs`) is separate from the table of connections: a handler is handed one
 //! connection and reaches no other; only requests, which may name another stream, get the table. A connection keeps its slot

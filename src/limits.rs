@@ -5,20 +5,20 @@
 /// listeners, a name lookup; doubled as a margin for what libraries open.
 const FIXED_RESERVE: usize = 24;
 
-/// Minimum and maximum of connections reserved for sends and probes.
+/// Minimum and maximum number of connections reserved for sends and probes.
 const SENDS_RESERVE_MIN: usize = 4;
 const SENDS_RESERVE_MAX: usize = 256;
 
-/// Connections reserved for the internal listener, where there is one, so that sends get through when the public port
-/// is crowded. At most half of all.
+/// Connections reserved for the internal listener, if there is one, so that sends get through when the public port is
+/// crowded. At most half of all.
 const INTERNAL_RESERVE_MAX: usize = 16;
 
-/// How many of `connections_max` are reserved for the internal listener, where there is one.
+/// How many of `connections_max` are reserved for the internal listener, if there is one.
 pub fn internal_reserve(connections_max: usize) -> usize {
     INTERNAL_RESERVE_MAX.min(connections_max / 2)
 }
 
-/// The lowest descriptor limit that leaves a place for a stream beside the reserves, whatever `CALLBACK_CONCURRENCY` is;
+/// The lowest descriptor limit that leaves room for a stream besides the reserves, whatever `CALLBACK_CONCURRENCY` is;
 /// with and without an internal listener.
 const DESCRIPTORS_MIN_INTERNAL: usize = 48;
 const DESCRIPTORS_MIN: usize = 40;
@@ -26,19 +26,18 @@ const DESCRIPTORS_MIN: usize = 40;
 /// The settings that raise the limit, for messages.
 pub const RAISE: &str = "ulimit -n, LimitNOFILE, --ulimit nofile";
 
-/// What the process may hold at once.
+/// The limits derived from the descriptor limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Callback threads, each of which holds at most one descriptor, in use or kept alive.
     pub threads_max: usize,
     /// Accepted connections of any kind.
     pub connections_max: usize,
-    /// Streams, those still connecting included; always less than `connections_max`.
+    /// Streams, including connecting ones; always less than `connections_max`.
     pub streams_max: usize,
 }
 
-/// Connections of all kinds where so many streams are wanted and no more: with the same reserves that a limit of
-/// descriptors leaves.
+/// Connections of all kinds for that many streams, with the same reserves as under a descriptor limit.
 fn connections_for(streams_max: usize, has_internal: bool) -> usize {
     let reserve = streams_max.div_ceil(7).clamp(SENDS_RESERVE_MIN, SENDS_RESERVE_MAX);
     let public_max = streams_max + reserve;
@@ -64,7 +63,7 @@ impl Limits {
         }
         let threads_max = callback_concurrency.min(descriptors / 4);
         let connections_max = descriptors - FIXED_RESERVE - threads_max;
-        // The public port also needs connections to refuse further clients on.
+        // The public port also needs connections for refusing further clients.
         let public_max = connections_max - if has_internal { internal_reserve(connections_max) } else { 0 };
         let reserve = (public_max / 8).clamp(SENDS_RESERVE_MIN, SENDS_RESERVE_MAX);
         let streams_room = public_max - reserve;

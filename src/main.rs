@@ -1,4 +1,4 @@
-//! The program: from the command line to an exit status.
+//! The program: command line to exit status.
 
 #![forbid(unsafe_code)]
 

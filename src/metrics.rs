@@ -1,8 +1,8 @@
-//! What is counted, and how it is shown: the text format of Prometheus
-//! (<https://prometheus.io/docs/instrumenting/exposition_formats/>, version 0.0.4).
+//! Metrics in the text format of Prometheus (<https://prometheus.io/docs/instrumenting/exposition_formats/>, version
+//! 0.0.4).
 //!
-//! Counting is an addition to a plain integer of the loop's own; text is made only when somebody asks.
-//! What is counted stands where it happens, in [`crate::gateway`].
+//! Counting is an addition to a plain integer owned by the loop; text is rendered only on a scrape. The counters
+//! themselves are in [`crate::gateway`].
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -13,14 +13,14 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Durations in `N` buckets, the last of which is open.
 #[derive(Clone, Debug)]
 pub struct Histogram<const N: usize> {
-    /// Upper bounds of the closed buckets, inclusive, in microseconds and rising; the last is not looked at.
+    /// Upper bounds of the closed buckets, inclusive, in microseconds and rising; the last is not used.
     bounds: &'static [u64; N],
     counts: [u64; N],
     sum: Duration,
 }
 
 impl<const N: usize> Histogram<N> {
-    /// An empty one. The last of `bounds` stands for infinity.
+    /// An empty one. The last of `bounds` means infinity.
     pub const fn new(bounds: &'static [u64; N]) -> Self {
         Self { bounds, counts: [0; N], sum: Duration::ZERO }
     }
@@ -34,8 +34,7 @@ impl<const N: usize> Histogram<N> {
     }
 }
 
-/// The text, family by family. Rarely made, so what it is made with stands in the program once and not at every
-/// place that calls it.
+/// The text, family by family. It is rarely rendered, so its functions are not inlined.
 #[derive(Debug, Default)]
 pub struct Exposition(String);
 
@@ -72,7 +71,7 @@ impl Exposition {
         self.push(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
     }
 
-    /// One sample of the open family. Label values are ours: nothing in them needs an escape.
+    /// One sample of the open family. Label values are our own and need no escapes.
     #[inline(never)]
     pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
         self.0.push_str(name);

@@ -1,7 +1,7 @@
-//! Bugs that the simulation must find (`make planted`), each beside the code that it breaks. A build with `--cfg planted`
-//! has the one that `PLANTED` names in the environment; in all others nothing of them is left.
+//! Bugs that the simulation must find (`make planted`), each next to the code that it breaks. A build with
+//! `--cfg planted` has the one that `PLANTED` names in the environment; all other builds contain none.
 
-/// Whether that bug is there.
+/// Whether that bug is active.
 #[cfg(planted)]
 pub(crate) fn is(bug: &str) -> bool {
     use std::sync::LazyLock;
@@ -9,7 +9,7 @@ pub(crate) fn is(bug: &str) -> bool {
     PLANTED.as_deref() == Some(bug)
 }
 
-/// Whether that bug is there: never.
+/// Whether that bug is active: never.
 #[cfg(not(planted))]
 pub(crate) const fn is(_bug: &str) -> bool {
     false

@@ -23,8 +23,8 @@ pub fn figures(started_at: SystemTime) -> ProcessFigures {
     }
 }
 
-/// User and system time: the twelfth and thirteenth field after the name, which is in parentheses and can itself contain
-/// blanks and parentheses.
+/// User and system time: the twelfth and thirteenth field after the name, which is in parentheses and can itself
+/// contain spaces and parentheses.
 fn cpu(stat: &str) -> Option<Duration> {
     let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace().skip(11);
     let ticks: u64 = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
@@ -35,7 +35,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-/// The number that follows `name` at the start of a line.
+/// The number after `name` at the start of a line.
 #[inline(never)]
 fn field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
@@ -45,7 +45,7 @@ fn field(text: &str, name: &str) -> Option<u64> {
 fn descriptors() -> Option<u64> {
     const DIRECTORY: &str = "/proc/self/fd";
     match fs::metadata(DIRECTORY).ok()?.size() {
-        // Not counting the one that reads the directory.
+        // Without the one that reads the directory.
         0 => Some(fs::read_dir(DIRECTORY).ok()?.count().saturating_sub(1) as u64),
         size => Some(size),
     }

@@ -7,7 +7,7 @@ use std::fmt::{self, Debug, Formatter};
 pub struct Secret(String);
 
 impl Secret {
-    /// Of any text, the empty one included: what a secret must be is its reader's matter.
+    /// From any text, even an empty one: the caller validates it.
     pub fn new(text: String) -> Self {
         Self(text)
     }

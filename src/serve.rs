@@ -1,4 +1,4 @@
-//! From a configuration to a running gateway. Whatever can fail at the start fails here, with one line.
+//! Configuration to running gateway. All errors at startup are reported here, in one line.
 
 use crate::clock::Millis;
 use crate::config::{CallbackUrl, Config};
@@ -27,7 +27,7 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Opens them. Errors: one line naming the address and what is wrong with it.
+    /// Opens them. Errors: one line with the address and the reason.
     pub fn open(config: &Config) -> Result<Self, String> {
         let public = listen(config.public_socket(), "PORT")?;
         let internal = config.internal_socket().map(|socket| listen(socket, "INTERNAL_PORT")).transpose()?;
@@ -66,7 +66,7 @@ fn lacks_ipv6(error: &io::Error) -> bool {
 /// The warning of a gateway without a backend.
 pub const CALLBACK_UNSET: &str = "CALLBACK_URL is not set: every stream gets 503";
 
-/// Logs what has started, and warns of a missing backend.
+/// Logs the configuration at startup, and warns of a missing backend.
 fn log_start(config: &Config, limits: &Limits, listeners: &Listeners) {
     let address =
         |listener: &TcpListener| listener.local_addr().map_or("none".to_owned(), |address| address.to_string());

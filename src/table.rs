@@ -1,13 +1,12 @@
-//! A generational slab: values in slots, named by keys that can go stale but never lie.
+//! A generational slab: values in slots, with keys that can go stale but never refer to another value.
 //!
-//! Slots are reused at once, so an event, timer entry or callback outcome that was meant for the
-//! last owner of a slot would reach the next one. Every key therefore carries the generation of its
-//! slot, and a lookup with an old generation finds nothing.
+//! Slots are reused at once, so an event, timer entry or callback outcome for the previous owner of a slot could reach
+//! the next one. Every key therefore contains the generation of its slot, and a lookup with an old generation fails.
 
 use crate::planted;
 use std::ops::Range;
 
-/// Names one value that was inserted into a [`Table`]; stale once that value is removed.
+/// The key of a value in a [`Table`]; stale once that value is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     slot: u32,
@@ -15,23 +14,23 @@ pub struct Key {
 }
 
 impl Key {
-    /// Puts a key together again from what [`Key::slot`] and [`Key::generation`] gave.
+    /// Rebuilds a key from its [`Key::slot`] and [`Key::generation`].
     pub const fn from_parts(slot: u32, generation: u32) -> Self {
         Self { slot, generation }
     }
 
-    /// The slot's index; small and dense, fit to index a table kept beside this one.
+    /// The slot's index; small and dense, so that it can index a parallel table.
     pub const fn slot(self) -> u32 {
         self.slot
     }
 
-    /// How often the slot had been vacated when the value moved in.
+    /// How often the slot had been vacated when the value was inserted.
     pub const fn generation(self) -> u32 {
         self.generation
     }
 }
 
-/// Ends the list of free slots; a table never grows to so many.
+/// Ends the list of free slots; a table never grows to that many.
 const NO_SLOT: u32 = u32::MAX;
 
 enum Content<T> {
@@ -39,26 +38,26 @@ enum Content<T> {
     Full(T),
 }
 
-/// Aligned to cache lines: an event for an idle stream waits for memory more than for anything else, and a slot
-/// that starts in the middle of a line touches one more than it must.
+/// Aligned to cache lines: an event for an idle stream mostly waits for memory, and a slot that starts in the middle of
+/// a line touches one more than necessary.
 #[repr(align(64))]
 struct Slot<T> {
     generation: u32,
     content: Content<T>,
 }
 
-/// Slots that stand in one piece of memory. A table grows by such pieces: no value ever moves, and no insertion takes as
-/// long as the table is large.
+/// Slots in one contiguous piece of memory. A table grows by such pieces: no value ever moves, and the cost of an
+/// insertion does not depend on the table's size.
 const CHUNK_SLOTS: usize = 1024;
 
 /// Values of one type, each in a slot of its own.
 pub struct Table<T> {
-    /// All but the last are full of slots; none is empty.
+    /// All except the last have the full number of slots; none is empty.
     chunks: Vec<Vec<Slot<T>>>,
     /// The head of the list of free slots: the one vacated last, as it is the likeliest to be cached.
     free: u32,
     len: usize,
-    /// The generation that new slots start with: above that of any slot that was given up.
+    /// The generation of new slots: above that of any slot that was released.
     generation: u32,
 }
 
@@ -69,7 +68,7 @@ impl<T> Default for Table<T> {
 }
 
 impl<T> Table<T> {
-    /// How many values there are.
+    /// The number of values.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -79,12 +78,12 @@ impl<T> Table<T> {
         self.len == 0
     }
 
-    /// Moves `value` in and names it.
+    /// Inserts `value` and returns its key.
     pub fn insert(&mut self, value: T) -> Key {
         self.insert_with(|_| value)
     }
 
-    /// The same for a value that is to know its name.
+    /// The same for a value that contains its own key.
     pub fn insert_with(&mut self, value: impl FnOnce(Key) -> T) -> Key {
         self.len += 1;
         let vacated = self.free;
@@ -119,12 +118,12 @@ impl<T> Table<T> {
         self.chunks.get_mut(index / CHUNK_SLOTS)?.get_mut(index % CHUNK_SLOTS)
     }
 
-    /// Gives up the free slots at the end and the memory they take; keys stay as they are.
+    /// Releases the free slots at the end and their memory; keys stay valid.
     pub fn shrink(&mut self) {
         while let Some(chunk) = self.chunks.last_mut() {
             while let Some(Slot { generation, content: Content::Free { .. } }) = chunk.last() {
-                // A slot that comes back must not answer to a key that it gave out before.
-                // The same, in memory that was given back: only a crowd that leaves and comes again shows it.
+                // A slot that is created again must not match a key from before. The same, in released memory: only a
+                // crowd that leaves and returns shows it.
                 if !planted::is("shrunk-table-repeats-its-keys") {
                     self.generation = self.generation.max(generation.wrapping_add(1));
                 }
@@ -146,7 +145,7 @@ impl<T> Table<T> {
         }
     }
 
-    /// Moves the value out; `None` if `key` is stale.
+    /// Removes the value; `None` if `key` is stale.
     pub fn remove(&mut self, key: Key) -> Option<T> {
         let next = self.free;
         let slot = self.slot_mut(key.slot)?;
@@ -156,7 +155,7 @@ impl<T> Table<T> {
         let Content::Full(value) = std::mem::replace(&mut slot.content, Content::Free { next }) else {
             return None;
         };
-        // A key that lies: it works until a slot is reused while somebody still holds the old key.
+        // A wrong key: it works until a slot is reused while an old key is still in use.
         if !planted::is("slot-keeps-its-generation") {
             slot.generation = slot.generation.wrapping_add(1);
         }
@@ -202,7 +201,7 @@ impl<T> Table<T> {
         self.iter_slots(0..self.slots())
     }
 
-    /// The values in those slots with their keys, in order; slots that do not exist are passed over.
+    /// The values in those slots with their keys, in order; slots that do not exist are skipped.
     pub fn iter_slots(&self, slots: Range<usize>) -> impl Iterator<Item = (Key, &T)> {
         let end = slots.end.min(self.slots());
         (slots.start..end).filter_map(|index| match self.slot(index as u32) {
@@ -213,7 +212,7 @@ impl<T> Table<T> {
         })
     }
 
-    /// How many slots there are, free ones included.
+    /// The number of slots, free ones included.
     pub fn slots(&self) -> usize {
         match self.chunks.split_last() {
             Some((last, full)) => full.len() * CHUNK_SLOTS + last.len(),

@@ -1,15 +1,15 @@
-//! A hashed timer wheel (Varghese and Lauck, scheme 6): when to look at which connection again.
+//! A hashed timer wheel (Varghese and Lauck, scheme 6): when to check which connection.
 //!
-//! The wheel is an index, not the truth. It cannot cancel: whoever takes an entry out compares it
-//! with the deadline kept beside the connection and ignores it if it is stale. That makes insertion
-//! and expiry O(1), and an entry 24 bytes in one shared vector: nothing is allocated in steady state.
+//! The wheel is only an index. It cannot cancel: the caller compares a popped entry with the deadline stored in the
+//! connection and ignores it if it is stale. That makes insertion and expiry O(1), and an entry 24 bytes in one shared
+//! vector: nothing is allocated in steady state.
 
 use crate::clock::Millis;
 use crate::planted;
 use crate::table::Key;
 
-/// Width of a slot: how late, in milliseconds, an entry may fire. Finer than any timeout that a
-/// person sets, coarse enough that thousands of heartbeats share a wake-up.
+/// Width of a slot: how late, in milliseconds, an entry may fire. Finer than any configured timeout, coarse enough that
+/// thousands of heartbeats share a wake-up.
 pub const TICK_MS: u64 = 16;
 
 /// One turn is 2048 * 16 ms = 32.8 s, so that default heartbeats and timeouts need no second lap.
@@ -26,16 +26,16 @@ struct Node {
     next: u32,
 }
 
-/// The wheel. An entry fires never before it is due and at most [`TICK_MS`] after.
+/// The wheel. An entry never fires before it is due, and at most [`TICK_MS`] after.
 pub struct Timer {
     /// The first node of each slot's list.
     heads: Box<[u32; SLOTS as usize]>,
-    /// One bit a slot: whether its list has nodes. Finds the next one without walking the slots.
+    /// One bit per slot: whether its list has nodes. Finds the next one without scanning the slots.
     occupied: [u64; WORDS],
     nodes: Vec<Node>,
     free: u32,
     len: usize,
-    /// The first tick that has not been emptied yet.
+    /// The first tick that is not yet emptied.
     hand: u64,
 }
 
@@ -52,7 +52,7 @@ impl Timer {
         }
     }
 
-    /// How many entries there are, stale ones included.
+    /// The number of entries, stale ones included.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -62,8 +62,7 @@ impl Timer {
         self.len == 0
     }
 
-    /// Adds an entry. One that is due already fires at the next [`Timer::pop`] that reaches the
-    /// current tick.
+    /// Adds an entry. One that is already due fires at the next [`Timer::pop`] that reaches the current tick.
     pub fn insert(&mut self, due: Millis, key: Key) {
         let node = Node { due, key, next: NONE };
         let index = if let Some(free) = self.nodes.get_mut(self.free as usize) {
@@ -79,8 +78,8 @@ impl Timer {
         self.link(index);
     }
 
-    /// Takes out one entry that is due at `now`, with the time it was due; `None` if there is none.
-    /// The order among entries that are due is fixed, but it is not that of their times.
+    /// Removes one entry that is due at `now` and returns it with its due time; `None` if there is none. The order of
+    /// due entries is deterministic, but not by time.
     pub fn pop(&mut self, now: Millis) -> Option<(Key, Millis)> {
         let now_tick = now.as_millis() / TICK_MS;
         loop {
@@ -88,7 +87,7 @@ impl Timer {
                 Some(tick) if tick <= now_tick => tick,
                 _ => {
                     self.hand = self.hand.max(now_tick + 1);
-                    // A missed state: what is inserted for the ticks between fires a lap later.
+                    // A missed update: entries inserted for the ticks between would fire a lap later.
                     if planted::is("timer-skips-ticks") {
                         self.hand += 2;
                     }
@@ -104,7 +103,7 @@ impl Timer {
                 self.occupied[slot / 64] &= !(1 << (slot % 64));
             }
             if node.due > now {
-                // It lay more than a turn ahead: one more lap.
+                // It was more than a lap ahead: one more lap.
                 self.hand = tick + u64::from(node.next == NONE);
                 self.link(index);
                 continue;
@@ -122,7 +121,7 @@ impl Timer {
         self.next_tick().map(|tick| Millis::from_millis(tick.saturating_mul(TICK_MS)))
     }
 
-    /// Drops the entries that are not to be kept, and the memory that the others do not need.
+    /// Drops the entries for which `keep` is false, and frees unused memory.
     pub fn shrink(&mut self, keep: impl Fn(Key, Millis) -> bool) {
         let mut entries = Vec::new();
         for head in self.heads.iter_mut() {
@@ -161,7 +160,7 @@ impl Timer {
             let index = (word + step) % WORDS;
             let mask = match step {
                 0 => u64::MAX << bit,
-                // Back at the first word: what lies below the hand.
+                // Back at the first word: the slots before the hand.
                 WORDS => !(u64::MAX << bit),
                 _ => u64::MAX,
             };

@@ -1,23 +1,23 @@
-//! The body of a backend's 2xx answer, read field by field: what is malformed is ignored and reported, and hides nothing
-//! that is good (docs/protocol.md, section 3).
+//! The body of a backend's 2xx answer, read field by field: a malformed field is ignored and reported, and does not
+//! hide a valid one (docs/protocol.md, section 3).
 
 use crate::json::{self, Value};
 use crate::send::{self, EVENT_FIELDS, SendError, present};
 use crate::sse::Event;
 
-/// What a 2xx answer's body asks for. Read leniently: the connect stands whatever the body says.
+/// The commands in a 2xx answer's body. Read leniently: the connect is accepted whatever the body contains.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer<'a> {
     /// The stream's first event.
     pub event: Option<Event<'a>>,
-    /// Whether the stream ends behind it.
+    /// Whether the stream ends after it.
     pub close: bool,
-    /// The rules that were broken by what was ignored; empty in the normal case.
+    /// The rules broken by ignored fields; empty in the normal case.
     pub ignored: Vec<SendError>,
 }
 
-/// Reads the body of a 2xx answer. Empty or blank means `{}`; `null` in a field means that it is absent, because many a
-/// backend serializes its optional fields so. `lossy` is room for a body that is not UTF-8.
+/// Reads the body of a 2xx answer. Empty or blank means `{}`; `null` means that a field is absent, since many backends
+/// serialize optional fields that way. `lossy` is a buffer for a body that is not UTF-8.
 pub fn read_answer<'a>(body: &'a [u8], lossy: &'a mut String) -> Answer<'a> {
     let text = json::text(body, lossy);
     let mut answer = Answer::default();
@@ -63,7 +63,7 @@ mod tests {
         Event { data: data.into(), ..Event::default() }
     }
 
-    /// Reads `body`, checks what was ignored, and returns the rest.
+    /// Reads `body`, checks the ignored fields, and returns the rest.
     fn read<'a>(body: &'a str, ignored: &[SendError]) -> (Option<Event<'a>>, bool) {
         let answer = read_bytes(body.as_bytes());
         assert_eq!(answer.ignored, ignored, "{body}");

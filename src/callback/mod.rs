@@ -1,5 +1,5 @@
-//! Callbacks to the backend as values: what is asked, what came of it, and how an answer's body is
-//! read. Knows neither threads nor ureq.
+//! Callbacks to the backend as values: the call, its outcome, and the parser of an answer's body. Knows neither threads
+//! nor ureq.
 
 mod answer;
 mod request;
@@ -10,10 +10,10 @@ pub use request::{Request, RequestParts};
 use crate::table::Key;
 use uuid::Uuid;
 
-/// Why a stream ended, as the backend is told (docs/protocol.md, section 6).
+/// Why a stream ended, as reported to the backend (docs/protocol.md, section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// The client has gone.
+    /// The client has left.
     ClientClosed,
     /// The gateway or the backend ended the stream.
     ServerClosed,
@@ -21,7 +21,7 @@ pub enum Reason {
     Error,
 }
 
-/// The finer cause, for people; travels in the `SSEGateway-Detail` request header only.
+/// The finer cause, for people; sent only in the `SSEGateway-Detail` request header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
     /// More unsent bytes than `MAX_PENDING_BYTES`: `slow_consumer`.
@@ -40,15 +40,15 @@ pub enum Detail {
     ConnectBroken,
 }
 
-/// Names one callback that is in flight.
+/// Identifies one callback in flight.
 pub type CallId = Key;
 
-/// What a callback tells the backend.
+/// The kind of a callback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallKind {
-    /// May this client have a stream?
+    /// Asks whether this client may have a stream.
     Connect,
-    /// The stream is over.
+    /// Reports that the stream has ended.
     Disconnect {
         /// Why it ended.
         reason: Reason,
@@ -57,17 +57,17 @@ pub enum CallKind {
     },
 }
 
-/// One callback to be made: an HTTP POST of [`Call::write_body`] to the configured URL. The body is written
-/// where the request is, so that what waits is no more than the stream keeps anyway.
+/// One callback to be made: an HTTP POST of [`Call::write_body`] to the configured URL. The body is only written when
+/// the request is, so that a queued call takes no more memory than the stream's own request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
     /// Returned with its [`Outcome`].
     pub id: CallId,
-    /// What it says.
+    /// Connect or disconnect.
     pub kind: CallKind,
-    /// The stream that it is about.
+    /// Its stream.
     pub token: Uuid,
-    /// What its client asked for.
+    /// The client's request.
     pub request: Request,
 }
 
@@ -97,7 +97,7 @@ impl Call {
     }
 }
 
-/// What came of a callback.
+/// The outcome of a callback.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// A final (non-1xx) response head arrived in time.
@@ -110,7 +110,7 @@ pub enum Outcome {
         /// The body of a 2xx; `None` if it was late, cut short or too long. Not read for a rejection.
         body: Option<Vec<u8>>,
     },
-    /// Refused, reset, no such name, or garbage.
+    /// Refused, reset, unresolvable name, or garbage.
     Unavailable {
         /// Whether some of the request may have reached the backend, which may have accepted it.
         written: bool,
@@ -122,7 +122,7 @@ pub enum Outcome {
     },
 }
 
-/// A response header of the backend that a rejected client gets to see.
+/// A response header of the backend that is passed on to a rejected client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PassedHeader {
     /// `Retry-After`.
@@ -134,9 +134,9 @@ pub enum PassedHeader {
 /// A finished callback.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Called {
-    /// That of the [`Call`].
+    /// The id of the [`Call`].
     pub id: CallId,
-    /// How it went.
+    /// Its outcome.
     pub outcome: Outcome,
 }
 

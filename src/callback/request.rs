@@ -1,11 +1,11 @@
-//! The client's request as JSON: encoded once per stream and quoted in both callbacks.
+//! The client's request as JSON: encoded once per stream and included in both callbacks.
 
 use crate::json;
 use httparse::Header;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// Headers that make no sense as a list; of repeated ones the first counts (docs/protocol.md, section 3).
+/// Headers that cannot be a list; the first of repeated ones counts (docs/protocol.md, section 3).
 const FIRST_WINS: [&str; 18] = [
     "age",
     "authorization",
@@ -27,26 +27,25 @@ const FIRST_WINS: [&str; 18] = [
     "user-agent",
 ];
 
-/// What of a client's request the backend gets to see.
+/// The parts of a client's request that the backend receives.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestParts<'a> {
     /// The request target, as sent.
     pub url: &'a str,
-    /// In the order received, names in any case, values raw with surrounding blanks removed.
+    /// In the order received, names in any case, values raw and trimmed.
     pub headers: &'a [Header<'a>],
 }
 
-/// A client's request as callbacks carry it, `{"url":"...","headers":{...}}` (docs/protocol.md, section 3): encoded
-/// once per stream, cheap to clone. Every stream keeps one, so it is its JSON and nothing else. The default is empty
-/// and stands for no request.
+/// A client's request in callbacks, `{"url":"...","headers":{...}}` (docs/protocol.md, section 3): encoded once per
+/// stream, cheap to clone. Every stream keeps one, so it is only the JSON. The default is empty and means no request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request(Arc<str>);
 
-/// Stands first, so that the URL is found without a look at the headers.
+/// Comes first, so that the URL is found without parsing the headers.
 const BEFORE_URL: &str = "{\"url\":\"";
 
 impl Request {
-    /// `scratch` is where the JSON grows, so that what is kept is one allocation of the right size.
+    /// The JSON is built in `scratch`, so that the result is one allocation of the right size.
     pub fn encode(scratch: &mut String, parts: &RequestParts<'_>) -> Self {
         let RequestParts { url, headers } = *parts;
         let out = scratch;
@@ -59,7 +58,7 @@ impl Request {
         Self(Arc::from(out.as_str()))
     }
 
-    /// The object, as it stands in a callback's body.
+    /// The object in a callback's body.
     pub fn json(&self) -> &str {
         &self.0
     }
@@ -109,7 +108,7 @@ fn push_headers(out: &mut String, headers: &[Header<'_>]) {
     }
 }
 
-/// Whether no name appears twice; `false` also where that takes more than the few fields of a usual request.
+/// Whether no name appears twice; also `false` if there are more than the few fields of a usual request.
 fn are_distinct(headers: &[Header<'_>]) -> bool {
     const FEW: usize = 32;
     let mut keys = [0; FEW];
@@ -120,7 +119,7 @@ fn are_distinct(headers: &[Header<'_>]) -> bool {
     })
 }
 
-/// Appends the first field of a name, but for the quote that ends its value.
+/// Appends the first field of a name, without the quote that ends its value.
 fn push_first(out: &mut String, headers: &[Header<'_>], index: usize) {
     out.push_str(if index == 0 { "\"" } else { "\",\"" });
     let start = out.len();
@@ -130,8 +129,8 @@ fn push_first(out: &mut String, headers: &[Header<'_>], index: usize) {
     push_value(out, headers[index].name, headers[index].value);
 }
 
-/// The indexes of all headers, each with that of the first header of the same name: names in the order in which they
-/// appeared, and repeats behind their first. Sorted, so that a client cannot make many names expensive.
+/// The indexes of all headers, each with that of the first header of the same name: names in order of appearance, and
+/// repeats after their first. Found by sorting, so that a client cannot make many names expensive.
 fn group_by_name(headers: &[Header<'_>]) -> Vec<(usize, usize)> {
     let mut order: Vec<(u64, usize)> =
         headers.iter().enumerate().map(|(index, header)| (sort_key(header.name), index)).collect();
@@ -154,7 +153,7 @@ fn group_by_name(headers: &[Header<'_>]) -> Vec<(usize, usize)> {
     groups
 }
 
-/// Equal for names that differ in case alone, and different for almost all others: the last eight bytes.
+/// Equal for names that differ only in case, and different for almost all others: the last eight bytes.
 fn sort_key(name: &str) -> u64 {
     let name = name.as_bytes();
     let tail = match name.last_chunk() {
@@ -168,7 +167,7 @@ fn lowercase(name: &str) -> impl Iterator<Item = u8> {
     name.bytes().map(|byte| byte.to_ascii_lowercase())
 }
 
-/// Joins the value of a repeated header to what came before it, unless the first one wins.
+/// Appends the value of a repeated header to the previous ones, unless the first one wins.
 fn push_repeat(out: &mut String, &Header { name, value }: &Header<'_>) {
     if FIRST_WINS.iter().any(|first_wins| name.eq_ignore_ascii_case(first_wins)) {
         return;
@@ -177,8 +176,8 @@ fn push_repeat(out: &mut String, &Header { name, value }: &Header<'_>) {
     push_value(out, name, value);
 }
 
-/// A header value is bytes; each stands for the Latin-1 character of its number, as browsers and Node.js read it (Fetch,
-/// "isomorphic decode"). But browsers send the id of an event back in UTF-8 (WHATWG HTML, section 9.2.3).
+/// A header value is bytes, decoded as Latin-1 like in browsers and Node.js (Fetch, "isomorphic decode"). But browsers
+/// send the id of an event back in UTF-8 (WHATWG HTML, section 9.2.3).
 fn push_value(out: &mut String, name: &str, value: &[u8]) {
     match std::str::from_utf8(value) {
         Ok(text) if text.is_ascii() || name.eq_ignore_ascii_case("last-event-id") => push_text(out, text),
@@ -191,13 +190,13 @@ fn push_text(out: &mut String, text: &str) {
     if is_plain(text.as_bytes()) {
         return out.push_str(text);
     }
-    // A string is JSON, and stands between two quotes there.
+    // A string is serialized with its two quotes.
     let quoted = serde_json::to_string(text).unwrap_or_default();
     out.push_str(quoted.strip_prefix('"').and_then(|quoted| quoted.strip_suffix('"')).unwrap_or_default());
 }
 
-/// Whether the text stands in JSON as it is. Looks at all of it, which the compiler does 16 bytes at a
-/// time; stopping early would be slower.
+/// Whether the text needs no escapes in JSON. Scans all of it, which the compiler vectorises to 16 bytes at a time; an
+/// early exit would be slower.
 fn is_plain(text: &[u8]) -> bool {
     text.iter().fold(true, |plain, byte| plain & (*byte >= b' ') & (*byte <= b'~') & (*byte != b'"') & (*byte != b'\\'))
 }
@@ -216,7 +215,7 @@ mod tests {
         request(url, headers).json().to_owned()
     }
 
-    /// Just the inside of `headers`.
+    /// Only the inside of `headers`.
     fn encode_headers(headers: &[(&str, &[u8])]) -> String {
         let text = encode("/", headers);
         let inside = text.strip_prefix("{\"url\":\"/\",\"headers\":{").and_then(|rest| rest.strip_suffix("}}"));
@@ -322,7 +321,7 @@ mod tests {
 
     #[test]
     fn names_alike_at_their_ends_are_told_apart() {
-        // Names of the same sort key, long, short and with a bit apart.
+        // Names with the same sort key, long, short and differing in one bit.
         let names = ["ab-12345678", "cd-12345678", "12345678", "AB-12345678", "a^", "a~", "A^", "ba", "b", "a"];
         let headers: Vec<(&str, &[u8])> = names.iter().map(|name| (*name, b"v".as_slice())).collect();
         assert_eq!(

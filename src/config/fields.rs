@@ -1,4 +1,4 @@
-//! The checked configuration, and how a value that is not allowed is reported.
+//! The checked configuration, and the format of an error.
 
 use super::url::CallbackUrl;
 use crate::escape::Escaped;
@@ -15,9 +15,9 @@ pub struct Config {
     pub callback_url: Option<CallbackUrl>,
     /// `CALLBACK_TOKEN`, or the content of `CALLBACK_TOKEN_FILE`.
     pub callback_token: Option<Secret>,
-    /// The file that `callback_token` was read from, if it was.
+    /// The file that `callback_token` was read from, if any.
     pub callback_token_file: Option<String>,
-    /// The file that [`Settings::internal_token`] was read from, if it was.
+    /// The file that [`Settings::internal_token`] was read from, if any.
     pub internal_token_file: Option<String>,
     /// Port of the public listener, not 0.
     pub port: u16,
@@ -27,13 +27,13 @@ pub struct Config {
     pub internal_port: Option<u16>,
     /// Of the internal listener, if it is not `listen_address`.
     pub internal_address: Option<IpAddr>,
-    /// `MAX_STREAMS`; what is possible is in [`Settings::streams_max`] after [`Config::fit`].
+    /// `MAX_STREAMS`; the possible number is in [`Settings::streams_max`] after [`Config::fit`].
     pub streams_wanted: Option<usize>,
     /// `LOG_LEVEL`.
     pub log_level: LevelFilter,
     /// `LOG_FORMAT`.
     pub log_format: LogFormat,
-    /// What the core has to know.
+    /// The core's settings.
     pub gateway: Settings,
 }
 
@@ -63,7 +63,7 @@ impl Config {
     }
 }
 
-/// `NAME="value": what is allowed`.
+/// `NAME="value": allowed values`.
 pub(super) fn line(name: &str, value: &str, allowed: &str) -> String {
     format!("{name}=\"{}\": {allowed}", Escaped(value))
 }

@@ -1,8 +1,8 @@
 //! Environment to [`Config`] (docs/protocol.md, section 2). The environment is passed in; only files that hold secrets
 //! are read here.
 //!
-//! Everything is checked here, once, and all problems are reported together; other modules take plain values and need
-//! not look at them again.
+//! Everything is checked here once, and all problems are reported together; other modules take plain values and do not
+//! check them again.
 
 mod fields;
 mod url;
@@ -20,7 +20,7 @@ use std::ffi::OsString;
 use std::fmt::{self, Display, Formatter};
 use std::net::SocketAddr;
 
-/// A value that cannot be used; the gateway does not start. One line.
+/// An invalid value; the gateway does not start. One line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem(String);
 
@@ -41,8 +41,8 @@ impl Display for Warning {
 }
 
 impl Config {
-    /// Reads all variables through `lookup` (`std::env::var_os`, or a test's own). An empty value counts as unset, but
-    /// for secrets. Errors: every problem there is, one per bad variable.
+    /// Reads all variables through `lookup` (`std::env::var_os`, or a test's own). An empty value counts as unset,
+    /// except for secrets. Errors: every problem, one per bad variable.
     pub fn from_env(lookup: impl Fn(&str) -> Option<OsString>) -> Result<(Self, Vec<Warning>), Vec<Problem>> {
         let mut config = Self::default();
         let (mut problems, mut warnings) = (Vec::new(), Vec::new());
@@ -73,7 +73,7 @@ impl Config {
             };
             problems.push(Problem(line(name, value, "must not be set together with user:pass@ in CALLBACK_URL")));
         }
-        // A bad address has left its default in place, which must not be blamed.
+        // A bad address has left its default in place, which must not be reported.
         if let Some(internal_port) = self.internal_port
             && problems.is_empty()
             && internal_port == self.port
@@ -84,8 +84,8 @@ impl Config {
         }
     }
 
-    /// Lowers the settings to what is possible with so many descriptors (the soft limit after it was raised). Errors: one
-    /// line, for too few.
+    /// Lowers the settings to what is possible with that many descriptors (the soft limit after it was raised). Errors:
+    /// one line, for too few.
     pub fn fit(&mut self, descriptors: u64) -> Result<Limits, String> {
         let gateway = &mut self.gateway;
         let limits = Limits::from_descriptors(
@@ -109,7 +109,7 @@ impl Config {
         self.internal_port.map(|port| SocketAddr::new(self.internal_address(), port))
     }
 
-    /// The value of the callbacks' `Authorization` header, if they carry one.
+    /// The value of the callbacks' `Authorization` header, if they have one.
     pub fn callback_authorization(&self) -> Option<Secret> {
         let bearer = self.callback_token.as_ref().map(|token| Secret::new(format!("Bearer {}", token.expose())));
         bearer.or_else(|| self.callback_url.as_ref().and_then(|url| url.authorization.clone()))

@@ -1,4 +1,4 @@
-//! The backend's URL, checked once at the start, so that callbacks can fail only because of the network.
+//! The backend's URL, checked once at startup, so that callbacks can fail only because of the network.
 
 use super::values;
 use crate::secret::Secret;
@@ -18,7 +18,7 @@ pub struct CallbackUrl {
 }
 
 impl CallbackUrl {
-    /// Reads the value of `CALLBACK_URL`; an error is a phrase that says what is allowed.
+    /// Reads the value of `CALLBACK_URL`; an error is a phrase with the allowed values.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         const SHAPE: &str = "must be an absolute http or https URL, like http://127.0.0.1:8000/callback";
         if let Some(wrong) = text.bytes().find(|byte| !byte.is_ascii_graphic()) {
@@ -52,7 +52,7 @@ impl CallbackUrl {
         Ok(Self { url, user, authorization })
     }
 
-    /// The URL without its query and user, either of which may be secret.
+    /// The URL without its query and user, as either may be secret.
     pub fn bare(&self) -> &str {
         self.url.split('?').next().unwrap_or_default()
     }
@@ -66,7 +66,7 @@ impl CallbackUrl {
     }
 }
 
-/// A `CALLBACK_URL` that may be malformed, for an error line: whatever could be user info is masked.
+/// A `CALLBACK_URL` that may be malformed, for an error line: any part that could be user info is masked.
 pub(super) fn mask(text: &str) -> String {
     let Some((before, after)) = text.rsplit_once('@') else { return text.to_owned() };
     let is_scheme = |scheme: &str| ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
@@ -85,7 +85,7 @@ fn basic(userinfo: &str) -> Result<(String, Secret), &'static str> {
     }
     plain.push(b':');
     plain.extend(percent_decode(password)?);
-    // A user without a password is likely to be a key.
+    // A user without a password is probably a key.
     let shown = if password.is_empty() { "***" } else { user };
     Ok((shown.to_owned(), Secret::new(format!("Basic {}", BASE64.encode(plain)))))
 }

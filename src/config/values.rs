@@ -1,4 +1,4 @@
-//! Text to value. Errors: a phrase that says what is allowed.
+//! Text to value. Errors: a phrase with the allowed values.
 
 use crate::gateway::Cors;
 use crate::http::grammar::decimal;
@@ -10,12 +10,12 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 use std::time::Duration;
 
-/// A year. Longer is a typing error, and sums of such times cannot overflow.
+/// A year. More is a typing error, and sums of such times cannot overflow.
 const SECONDS_MAX: u64 = 31_536_000;
-/// More than any header may hold, so that a path like /dev/zero comes to an end.
+/// More than any header may hold, so that reading a path like /dev/zero ends.
 const TOKEN_FILE_BYTES_MAX: u64 = 64 * 1024;
 
-// Most variables are numbers. What reads and shows them is not inlined, or each would hold its copy of it.
+// Most variables are numbers. The functions that read and show them are not inlined, or each would have its own copy.
 
 /// Plain decimal digits within the limits, both included.
 pub(super) fn integer<T: TryFrom<u64>>(text: &str, min: u64, max: u64) -> Result<T, String> {
@@ -43,7 +43,7 @@ pub(super) fn seconds(text: &str, min: u64) -> Result<Duration, String> {
     integer(text, min, SECONDS_MAX).map(Duration::from_secs)
 }
 
-/// The value of that name among a few.
+/// The value with that name among a few.
 pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T); 2]) -> Result<T, String> {
     let chosen = choices.iter().find(|(name, _)| *name == text);
     chosen.map(|(_, value)| *value).ok_or_else(|| format!("must be {} or {}", choices[0].0, choices[1].0))
@@ -72,7 +72,7 @@ pub(super) fn log_level(text: &str) -> Result<LevelFilter, &'static str> {
 /// A token that fits into `Authorization: Bearer`.
 pub(super) fn token(text: &str) -> Result<Secret, &'static str> {
     if text.is_empty() {
-        // An unset variable in a compose file would otherwise leave the door open without a word.
+        // An unset variable in a compose file would otherwise silently disable the protection.
         Err("must not be empty; to do without it, leave the variable unset")
     } else if text.contains(['\r', '\n']) {
         Err("must not contain a line break")
@@ -122,7 +122,7 @@ fn origin(text: &str) -> Option<String> {
     }
     let (host, port) = host_port(address).ok()?;
     Some(match port {
-        // A browser leaves the default port out, so it must not stand in the list either.
+        // A browser omits the default port, so the list must too.
         Some(80) if scheme == "http" => format!("http://{host}"),
         Some(443) if scheme == "https" => format!("https://{host}"),
         Some(port) => format!("{scheme}://{host}:{port}"),
@@ -146,7 +146,7 @@ pub(super) fn host_port(text: &str) -> Result<(&str, Option<u16>), &'static str>
         return Err(HOST);
     }
     match rest.strip_prefix(':') {
-        // The HTTP client would silently use the default port in place of a bad one.
+        // The HTTP client would silently replace a bad port by the default.
         Some(digits) => Ok((host, Some(port(digits).map_err(|_| "must have a port from 1 to 65535")?))),
         None if rest.is_empty() => Ok((host, None)),
         None => Err(HOST),

@@ -13,7 +13,7 @@ use crate::secret::Secret;
 use std::ffi::OsString;
 use std::fmt::Display;
 
-/// 1 GiB: more in one buffer is a typing error, and fits every `usize`.
+/// 1 GiB: more in one buffer is a typing error. It fits every `usize`.
 const BYTES_MAX: u64 = 1 << 30;
 /// Some 11 days; with the jitter it fits the 31 bits of the `retry` field.
 const RECONNECT_DELAY_MAX: u64 = 1_000_000_000;
@@ -110,7 +110,7 @@ const fn row(name: &'static str, default: DefaultValue, help: &'static str, read
     Variable { name, default, help, read, show, bad_value: BadValue::Refused, empty_is_unset: true }
 }
 
-/// Puts a value into its field, if it could be read.
+/// Stores a value in its field, if it could be read.
 fn set<T>(field: &mut T, value: Result<T, impl Into<String>>) -> Result<(), String> {
     *field = value.map_err(Into::into)?;
     Ok(())

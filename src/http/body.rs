@@ -7,23 +7,23 @@ use super::grammar::is_token_byte;
 
 /// Hexadecimal digits of a chunk size; more would overflow 64 bits.
 const SIZE_DIGITS_MAX: u32 = 16;
-/// Extension bytes of one chunk. Nobody sends any; unbounded ones would be a free way to keep a
-/// parser busy.
+/// Extension bytes of one chunk. They are not used in practice; unbounded ones would be a cheap way to keep a parser
+/// busy.
 const EXTENSION_BYTES_MAX: u32 = 256;
 /// Bytes of the trailer section.
 const TRAILER_BYTES_MAX: u32 = 8 * 1024;
 
-/// The framing is broken; where the next request starts cannot be known.
+/// The framing is broken; the start of the next request is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadChunk;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// In the size, after so many digits.
+    /// In the size, after that many digits.
     Size {
         digits: u32,
     },
-    /// After blanks that followed the size: an extension must follow.
+    /// After spaces that follow the size: an extension must come next.
     Blank {
         bytes: u32,
     },
@@ -34,7 +34,7 @@ enum Place {
     Data,
     DataCr,
     DataLf,
-    /// At the start of a trailer line, after so many bytes of trailers.
+    /// At the start of a trailer line, after that many bytes of trailers.
     TrailerStart {
         bytes: u32,
     },
@@ -71,13 +71,13 @@ impl Chunked {
         self.place == Place::Done
     }
 
-    /// Data bytes that are still to come in the chunk at hand.
+    /// Data bytes still missing from the current chunk.
     pub fn announced(&self) -> u64 {
         if self.place == Place::Data { self.left } else { 0 }
     }
 
-    /// Decodes from the start of `input`, handing data to `sink` piece by piece, and returns how
-    /// many bytes it took: all of them, unless the body ended before.
+    /// Decodes from the start of `input`, passing data to `sink` piece by piece, and returns the number of bytes
+    /// consumed: all of them, unless the body ended earlier.
     pub fn decode(&mut self, input: &[u8], mut sink: impl FnMut(&[u8])) -> Result<usize, BadChunk> {
         let mut at = 0;
         while at < input.len() && self.place != Place::Done {

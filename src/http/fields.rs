@@ -1,13 +1,13 @@
-//! The header fields that every request is looked at for, and the rules among them: where its body ends, what
-//! it expects, whether another request follows (RFC 9110 sections 7.2 and 10.1.1; RFC 9112 sections 6 and 9.3).
+//! The header fields that matter in every request, and their rules: the framing of the body, the expectation, whether
+//! another request may follow (RFC 9110 sections 7.2 and 10.1.1; RFC 9112 sections 6 and 9.3).
 
 use super::grammar::{decimal, is_token_byte, list};
 use super::host::is_host;
 
-/// A version of HTTP that is spoken.
+/// A supported version of HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
-    /// HTTP/1.0: no chunks, no interim responses, one request a connection.
+    /// HTTP/1.0: no chunks, no interim responses, one request per connection.
     Http10,
     /// HTTP/1.1.
     Http11,
@@ -24,7 +24,7 @@ pub enum Framing {
     Chunked,
 }
 
-/// What the `Expect` field asks for (RFC 9110 section 10.1.1).
+/// The expectation in the `Expect` field (RFC 9110 section 10.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expect {
     /// Nothing: no field, or an empty one.
@@ -35,10 +35,10 @@ pub enum Expect {
     Unknown,
 }
 
-/// Why a head is refused. Nothing after such a head can be trusted, so the connection ends.
+/// Why a head is refused. The bytes after such a head cannot be trusted, so the connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeadError {
-    /// 400, with what is wrong in a few words.
+    /// 400, with a short reason.
     Malformed(&'static str),
     /// 431: more bytes or more fields than allowed.
     TooLarge,
@@ -48,7 +48,7 @@ pub enum HeadError {
     TransferCoding,
 }
 
-/// The fields that every request is looked at for, found in one pass.
+/// The fields that matter in every request, found in one pass.
 pub(super) struct Fields<'b> {
     pub(super) framing: Framing,
     pub(super) expect: Expect,
@@ -73,7 +73,7 @@ impl<'b> Fields<'b> {
         };
         for header in headers {
             let (name, value) = (header.name, header.value);
-            // By length first: most fields are none of these.
+            // By length first: most fields are not among these.
             match name.len() {
                 4 if name.eq_ignore_ascii_case("host") => {
                     hosts += 1;

@@ -1,6 +1,6 @@
-//! The small grammar that header fields share: tokens, lists, decimal numbers (RFC 9110 section 5.6).
+//! The grammar shared by header fields: tokens, lists, decimal numbers (RFC 9110 section 5.6).
 
-/// The members of a comma-separated list, without blanks.
+/// The members of a comma-separated list, trimmed.
 pub(crate) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
 }

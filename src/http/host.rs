@@ -1,9 +1,9 @@
-//! Hosts, as they stand in a `Host` field or an absolute target.
+//! Hosts in a `Host` field or an absolute target.
 
 use core::net::Ipv6Addr;
 
 /// Whether `text` is a host and, if it names one, a port (RFC 9110 section 7.2; RFC 3986 sections 3.2.2 and 3.2.3). The
-/// host may be empty. A comma is left out of what a name may have: it is more likely to be two hosts.
+/// host may be empty. A comma is not allowed in a name: it is more likely to separate two hosts.
 pub(super) fn is_host(text: &[u8]) -> bool {
     if let Some(literal) = text.strip_prefix(b"[") {
         let end = memchr::memchr(b']', literal);
@@ -24,7 +24,7 @@ fn is_port(text: &[u8]) -> bool {
     text.is_empty() || text.strip_prefix(b":").is_some_and(|digits| digits.iter().all(u8::is_ascii_digit))
 }
 
-/// What stands between brackets: an IPv6 address, or one of a version to come.
+/// The text between brackets: an IPv6 address, or one of a future version.
 fn is_address(text: &[u8]) -> bool {
     let future = |rest: &[u8]| {
         let version = rest.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
@@ -37,9 +37,9 @@ fn is_address(text: &[u8]) -> bool {
     }
 }
 
-/// Bytes of a host's name that stand for themselves.
+/// Bytes allowed unescaped in a host's name.
 fn is_name_byte(byte: u8) -> bool {
-    // Every request has a Host, so each byte of it costs one look.
+    // Every request has a Host, so each byte must cost only one table look-up.
     const TABLE: [bool; 256] = {
         let mut table = [false; 256];
         let marks = b"-._~!$&'()*+;=";

@@ -1,7 +1,7 @@
 //! Request heads: bytes to a [`Head`], or to the reason for refusing them.
 //!
-//! httparse finds the tokens; the rules that keep two readers of one message from disagreeing
-//! (RFC 9112 sections 2.2, 3.2 and 5) stand here, and in [`super::fields`] those among fields.
+//! httparse finds the tokens. The rules that make a message unambiguous (RFC 9112 sections 2.2, 3.2 and 5) are here,
+//! and those about fields in [`super::fields`].
 
 use std::mem::MaybeUninit;
 
@@ -16,10 +16,10 @@ pub const HEADERS_MAX: usize = 256;
 /// (RFC 9112 section 2.2).
 const LEADING_CRLF_MAX: usize = 8;
 
-/// Room for the header fields of one head, borrowed from the input.
+/// Storage for the header fields of one head, which borrow from the input.
 pub type Storage<'b> = [MaybeUninit<httparse::Header<'b>>; HEADERS_MAX];
 
-/// Uninitialised room, at no cost.
+/// Uninitialised storage, at no cost.
 pub fn storage<'b>() -> Storage<'b> {
     [const { MaybeUninit::uninit() }; HEADERS_MAX]
 }
@@ -33,11 +33,11 @@ pub struct Head<'h, 'b> {
     pub target: &'b str,
     /// HTTP/1.0 or 1.1.
     pub version: Version,
-    /// Field names as sent; values without surrounding blanks.
+    /// Field names as sent; values trimmed.
     pub headers: &'h [httparse::Header<'b>],
     /// How the body that follows is delimited.
     pub framing: Framing,
-    /// What the client waits for before it sends the body.
+    /// The client's expectation before it sends the body.
     pub expect: Expect,
     /// Whether another request may follow on the connection.
     pub keep_alive: bool,
@@ -47,7 +47,7 @@ pub struct Head<'h, 'b> {
     pub content_type: Option<&'b [u8]>,
     /// Whether any `Content-Encoding` names a coding other than `identity`.
     pub is_coded: bool,
-    /// Bytes of input that the head took, leading empty lines included.
+    /// The head's length in the input, leading empty lines included.
     pub bytes: usize,
 }
 
@@ -70,7 +70,7 @@ impl Head<'_, '_> {
         memchr::memchr(b'?', whole.as_bytes()).map_or(whole, |query| &whole[..query])
     }
 
-    /// The first field of that name (lower-case), its value without surrounding blanks.
+    /// The first field of that name (lower-case), its value trimmed.
     pub fn header(&self, name: &str) -> Option<&[u8]> {
         self.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
     }
@@ -143,10 +143,10 @@ fn leading_crlf(bytes: &[u8]) -> Result<usize, HeadError> {
     }
 }
 
-/// httparse takes a bare LF for a line end; a front proxy may not (RFC 9112 section 2.2).
+/// httparse accepts a bare LF as a line end; a front proxy may not (RFC 9112 section 2.2).
 fn reject_bare_line_ends(head: &[u8]) -> Result<(), HeadError> {
     let Some((first, rest)) = head.split_first() else { return Ok(()) };
-    // Without a way out in the middle this becomes a few vector instructions.
+    // Without an early exit this compiles to a few vector instructions.
     let bare = rest
         .iter()
         .zip(head)
@@ -154,14 +154,14 @@ fn reject_bare_line_ends(head: &[u8]) -> Result<(), HeadError> {
     if bare { Err(HeadError::Malformed("bare LF")) } else { Ok(()) }
 }
 
-/// Tells another version of HTTP from something that is not HTTP.
+/// Distinguishes another version of HTTP from bytes that are not HTTP.
 fn unsupported_version<'h, 'b>(rest: &[u8], full: bool) -> Result<Option<Head<'h, 'b>>, HeadError> {
     let Some(end) = memchr::memchr(b'\n', rest) else {
         return if full { Err(HeadError::TooLarge) } else { Ok(None) };
     };
     let line = rest[..end].strip_suffix(b"\r").ok_or(HeadError::Malformed("bare LF"))?;
     let version = line.splitn(3, |byte| *byte == b' ').nth(2).unwrap_or_default();
-    // The HTTP/2 preface (RFC 9113 section 3.4) can be answered with nothing that its sender reads.
+    // The sender of an HTTP/2 preface (RFC 9113 section 3.4) understands no HTTP/1.1 answer, not even a 505.
     if line.starts_with(b"PRI ") {
         return Err(HeadError::Malformed("HTTP/2 without an upgrade"));
     }
@@ -190,7 +190,7 @@ fn check_request_line(method: &str, target: &str) -> Result<(), HeadError> {
         || (target == "*" && method == "OPTIONS")
         || method == "CONNECT"
         || absolute_form(target).is_some_and(|rest| {
-            // Whether an authority ends at a `#`, a backslash or an `@` is what readers disagree about.
+            // Parsers disagree on whether an authority ends at a `#`, a backslash or an `@`.
             let authority = &rest[..rest.find(['/', '?']).unwrap_or(rest.len())];
             !authority.is_empty() && !authority.starts_with(':') && is_host(authority.as_bytes())
         });

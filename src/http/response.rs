@@ -1,9 +1,9 @@
-//! Responses: plain values in, bytes appended. Nothing here can fail.
+//! Responses: plain values in, bytes appended. Infallible.
 
 use std::io::Write;
 use std::time::{Duration, SystemTime};
 
-/// The value of a `Date` field, rendered once a second rather than once a response.
+/// The value of a `Date` field, rendered once per second instead of once per response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Date {
     unix_seconds: u64,
@@ -28,7 +28,7 @@ impl Date {
     }
 }
 
-/// What `Access-Control-*` and `Vary` say (WHATWG Fetch, section 3.2).
+/// The `Access-Control-*` and `Vary` fields (WHATWG Fetch, section 3.2).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum CorsHeaders {
     /// CORS is not configured.
@@ -36,7 +36,7 @@ pub enum CorsHeaders {
     Off,
     /// Any origin may read, without credentials.
     Any,
-    /// The answer depends on the origin, and this one gets nothing.
+    /// The answer depends on the origin, and this one gets no permission.
     Denied,
     /// This origin may read, with credentials.
     Origin(Box<str>),
@@ -56,7 +56,7 @@ impl CorsHeaders {
     }
 }
 
-/// The media type of all answers but the metrics.
+/// The media type of all answers except the metrics.
 pub const JSON: &str = "application/json";
 
 /// A complete response.
@@ -70,11 +70,11 @@ pub struct Response<'a> {
     pub body: &'a [u8],
     /// Further fields, in this order.
     pub fields: &'a [(&'a str, &'a [u8])],
-    /// What lets a page of another origin read it.
+    /// The CORS fields.
     pub cors: &'a CorsHeaders,
     /// Whether this is the last response on its connection.
     pub close: bool,
-    /// For how long the connection may be idle behind it, if it says so.
+    /// The idle timeout of the connection after it, if announced.
     pub keepalive: Option<Duration>,
     /// The answer to a HEAD request: the fields of the body, without the body.
     pub head_only: bool,
@@ -124,7 +124,7 @@ pub fn write_stream_head(out: &mut Vec<u8>, date: &Date, chunked: bool, cors: &C
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends the interim response that asks for the body.
+/// Appends the interim response that requests the body.
 pub fn write_continue(out: &mut Vec<u8>) {
     out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
 }

@@ -1,17 +1,17 @@
-//! What can be said of a head that could not be read to its end: one that is too long, say, or malformed further down.
+//! The readable part of a head that could not be parsed to its end, because it is too long or malformed, for example.
 
-/// The lines of a head that could not be read, as far as they are complete.
+/// The complete lines of a head that could not be parsed.
 fn lines(input: &[u8]) -> impl Iterator<Item = &[u8]> {
     let complete = memchr::memrchr(b'\n', input).map_or(0, |end| end + 1);
     input[..complete].split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end).skip_while(|line| line.is_empty())
 }
 
-/// The target in the first line of a head that could not be read.
+/// The target in the first line of a head that could not be parsed.
 pub(crate) fn target(input: &[u8]) -> Option<&[u8]> {
     lines(input).next()?.split(|byte| *byte == b' ').nth(1)
 }
 
-/// The first `Origin` of a head that could not be read: of one that is too long, say.
+/// The first `Origin` of a head that could not be parsed.
 pub(crate) fn origin(input: &[u8]) -> Option<&[u8]> {
     let mut fields = lines(input).skip(1).take_while(|line| !line.is_empty());
     fields.find_map(|line| {

@@ -1,9 +1,9 @@
-//! JSON as backends send it, read in place: the fields of an object as slices of its text, and each value parsed on
-//! demand as the type the caller expects.
+//! JSON from backends, read in place: the fields of an object as slices of its text, and each value parsed on demand as
+//! the type the caller expects.
 //!
-//! serde_json decides what is JSON (but for the fast path, [`Scanner`]); the rest is done on text it has accepted. Typed
-//! deserialization would refuse too much: duplicate fields, lone surrogates, and numbers too large for an `f64` in
-//! fields that nobody reads. Nesting of any depth costs no stack, because values nobody reads are skipped by a loop.
+//! serde_json decides what is JSON (except in the fast path, [`Scanner`]); the rest works on text that it has accepted.
+//! Typed deserialization would refuse too much: duplicate fields, lone surrogates, and numbers too large for an `f64`
+//! in unused fields. Nesting of any depth costs no stack, because unused values are skipped by a loop.
 
 mod scan;
 mod unescape;
@@ -13,8 +13,8 @@ pub(crate) use scan::Scanner;
 pub(crate) use unescape::unescaped;
 pub(crate) use value::{Fields, Value, object};
 
-/// The body as text, in `lossy` with U+FFFD for invalid UTF-8 if there is some. A byte order mark is skipped, as RFC 8259
-/// section 8.1 allows: .NET and PowerShell write one.
+/// The body as text; invalid UTF-8 becomes U+FFFD in `lossy`. A byte order mark is skipped, as RFC 8259 section 8.1
+/// allows: .NET and PowerShell write one.
 pub(crate) fn text<'a>(body: &'a [u8], lossy: &'a mut String) -> &'a str {
     let body = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body);
     match std::str::from_utf8(body) {

@@ -1,17 +1,17 @@
-//! The inside of a JSON string to the text it stands for. JSON within JSON has a backslash every few bytes, so text is
-//! looked through and copied a word at a time.
+//! Decodes the inside of a JSON string. JSON within JSON has a backslash every few bytes, so text is scanned and copied
+//! a word at a time.
 
 use memchr::memchr;
 use std::borrow::Cow;
 
-/// Bytes that are looked at together.
+/// Bytes processed together.
 const WORD: usize = size_of::<u64>();
 /// A one in each byte of a word.
 const ONES: u64 = u64::MAX / 0xFF;
 /// The high bit of each byte of a word.
 const HIGH_BITS: u64 = ONES << 7;
 
-/// The text that the inside of a JSON string stands for, borrowed if it has no escapes; lone surrogates become U+FFFD.
+/// The decoded inside of a JSON string, borrowed if it has no escapes; lone surrogates become U+FFFD.
 pub(crate) fn unescaped(raw: &str) -> Cow<'_, str> {
     if memchr(b'\\', raw.as_bytes()).is_none() {
         return Cow::Borrowed(raw);
@@ -21,25 +21,25 @@ pub(crate) fn unescaped(raw: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Makes `out` the text that a JSON string stands for whose inside `text` begins with, and returns where `text` goes on:
-/// with the closing quote, or with what no string may hold.
+/// Decodes into `out` the inside of a JSON string at the start of `text`, and returns the position of its end in
+/// `text`: the closing quote, or a byte not allowed in a string.
 pub(super) fn unescape(text: &[u8], out: &mut String) -> usize {
     let mut room = std::mem::take(out).into_bytes();
-    // An escape is at least as long as what it stands for; a word is copied whole.
+    // An escape is at least as long as its character; a word is copied whole.
     room.resize(text.len() + WORD, 0);
     let (read, written) = copy(text, &mut room);
     room.truncate(written);
-    // What was text still is.
+    // The bytes were UTF-8 and still are.
     *out = String::from_utf8(room).unwrap_or_default();
     read
 }
 
-/// Copies the inside of a string and resolves its escapes; returns how much it read and wrote.
+/// Copies the inside of a string and resolves its escapes; returns the number of bytes read and written.
 fn copy(text: &[u8], out: &mut [u8]) -> (usize, usize) {
     let (mut at, mut length) = (0, 0);
     loop {
         while let (Some(word), Some(room)) = (text[at..].first_chunk(), out[length..].first_chunk_mut()) {
-            // What it has too much is overwritten.
+            // Surplus bytes are overwritten.
             *room = *word;
             let count = plain_bytes_of_word(*word);
             at += count;
@@ -60,7 +60,7 @@ fn copy(text: &[u8], out: &mut [u8]) -> (usize, usize) {
                 length += character.encode_utf8(&mut out[length..]).len();
             }
             [] | [b'"' | ..b' ', ..] => return (at, length),
-            // Less than a word is left.
+            // Less than a word remains.
             [byte, ..] => {
                 out[length] = byte;
                 at += 1;
@@ -70,7 +70,7 @@ fn copy(text: &[u8], out: &mut [u8]) -> (usize, usize) {
     }
 }
 
-/// How many bytes of `text` stand before the first quote, backslash or control character.
+/// The number of bytes before the first quote, backslash or control character in `text`.
 pub(super) fn plain_bytes(text: &[u8]) -> usize {
     let mut at = 0;
     while let Some(word) = text[at..].first_chunk() {
@@ -90,15 +90,15 @@ fn plain_bytes_of_word(word: [u8; WORD]) -> usize {
     (marks & HIGH_BITS).trailing_zeros() as usize / 8
 }
 
-/// Marks the bytes of `word` that are `byte` by their high bits. The lowest mark is right, others may be too many
+/// Marks the bytes of `word` that equal `byte` by their high bits. The lowest mark is exact, higher ones may be false
 /// (Mycroft, 1987).
 fn equal_bytes(word: u64, byte: u8) -> u64 {
     let zero_where_equal = word ^ (ONES * u64::from(byte));
     zero_where_equal.wrapping_sub(ONES) & !zero_where_equal
 }
 
-/// The character of the escape whose backslash `escape` follows, and how much of `escape` belongs to it; `None` if there
-/// is no such escape.
+/// The character of the escape that `escape` starts with (after its backslash), and the escape's length; `None` if it
+/// is invalid.
 fn escaped_character(escape: &[u8]) -> Option<(char, usize)> {
     Some(match escape.first()? {
         b'n' => ('\n', 1),
@@ -111,14 +111,14 @@ fn escaped_character(escape: &[u8]) -> Option<(char, usize)> {
     })
 }
 
-/// The character of an escape that starts with `u`, and how much of `escape` it takes. A pair of surrogates is one
-/// character; a surrogate alone is U+FFFD.
+/// The character of an escape that starts with `u`, and its length. A pair of surrogates is one character; a lone
+/// surrogate is U+FFFD.
 fn escaped_unit(escape: &[u8]) -> Option<(char, usize)> {
     let unit = hex_unit(escape, 1)?;
     if let Some(character) = char::from_u32(unit) {
         return Some((character, 5));
     }
-    // A low surrogate counts only behind a high one.
+    // A low surrogate counts only after a high one.
     let low = if unit < 0xDC00 && escape.get(5..7) == Some(b"\\u") { hex_unit(escape, 7) } else { None };
     if let Some(low @ 0xDC00..=0xDFFF) = low {
         let code = 0x1_0000 + ((unit - 0xD800) << 10) + (low - 0xDC00);

@@ -1,4 +1,4 @@
-//! The full parser, and values as the type that their reader expects.
+//! The full parser, and values parsed as the type that the caller expects.
 
 use super::unescape::unescaped;
 use serde::de::{Deserializer as _, MapAccess, Visitor};
@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
 
-/// The values of fields that were asked for by name, in that order; of duplicates the last.
+/// The values of the requested fields, in that order; the last of duplicates.
 pub(crate) type Fields<'a, const N: usize> = [Option<Value<'a>>; N];
 
 /// Reads `text` as one JSON object and returns the fields `names`. `None` if `text` is not JSON or not an object.
@@ -20,9 +20,9 @@ pub(crate) fn object<'a, const N: usize>(text: &'a str, names: &[&str; N]) -> Op
 /// One JSON value, known to be valid.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Value<'a> {
-    /// What stands between the quotes if `escaped`, the text itself otherwise.
+    /// The text between the quotes if `escaped`, otherwise the text itself.
     String { raw: &'a str, escaped: bool },
-    /// The text of any other value, without blanks around it.
+    /// The text of any other value, trimmed.
     Other(&'a str),
 }
 
@@ -67,7 +67,7 @@ impl<'a> Value<'a> {
     /// `3e3`, `-0`). Exact: nothing is rounded. `None` for any other number or type.
     pub(crate) fn as_u31(self) -> Option<u32> {
         let Value::Other(text) = self else { return None };
-        // The usual spelling. Plus signs and other oddities cannot appear in text that is JSON.
+        // The usual form. Plus signs and the like cannot appear in valid JSON.
         if let Ok(number) = text.parse::<u32>() {
             return in_u31(number.into());
         }
@@ -89,7 +89,7 @@ impl<'a> Value<'a> {
             return None;
         }
         // The value is now the digits, which are not all zero, times ten to the power of `scale`. An exponent
-        // beyond i64 makes it huge or tiny: the body that could balance it with digits does not fit in memory.
+        // beyond i64 makes it huge or tiny: a body with enough digits to balance it does not fit in memory.
         let mut scale = exponent.parse::<i64>().ok()?.checked_sub(i64::try_from(fraction.len()).ok()?)?;
         let mut excess_zeros = 0;
         if scale < 0 {
@@ -103,7 +103,7 @@ impl<'a> Value<'a> {
             number = number * 10 + u64::from(digit - b'0');
             in_u31(number)?;
         }
-        // Ends within ten steps: the number is not zero, so it soon leaves the range.
+        // Ends within ten steps, since the number is not zero and soon leaves the range.
         for _ in 0..scale {
             number *= 10;
             in_u31(number)?;
@@ -138,7 +138,7 @@ impl<'de, const N: usize> Visitor<'de> for FieldsVisitor<'_, N> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut fields = [None; N];
-        // Keys are taken raw too: serde_json lets control characters pass in keys that are read as bytes.
+        // Keys are read as raw values too: serde_json accepts control characters in keys that are read as bytes.
         while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
             let Some(key) = Value::from_text(key.get()).as_string() else { continue };
             if let Some(index) = self.names.iter().position(|name| *name == key) {

@@ -19,13 +19,13 @@ use time::OffsetDateTime;
 pub enum LogFormat {
     /// A line of text.
     Text,
-    /// A JSON object a line.
+    /// A JSON object per line.
     Json,
 }
 
-/// Bytes of one string in JSON, its quotes not counted. An object is never cut, and has room for three of these.
+/// Bytes of one string in JSON, without its quotes. An object is never cut, and has room for three of these.
 const STRING_BYTES_MAX: usize = 1024;
-/// Bytes of an object but for its brace and line end.
+/// Bytes of an object without its closing brace and line end.
 const OBJECT_BYTES_MAX: usize = CHUNK_BYTES - 8;
 
 /// Capacity of a text line, in bytes; few are longer.
@@ -44,7 +44,7 @@ pub(super) fn line(format: LogFormat, record: &Record<'_>, now: OffsetDateTime) 
 /// The value of a field.
 enum Field<'a> {
     Text(&'a str),
-    /// A number or a boolean, which looks the same in both formats.
+    /// A number or a boolean, formatted the same in both.
     Plain(Arguments<'a>),
 }
 
@@ -100,7 +100,7 @@ fn text(record: &Record<'_>, now: OffsetDateTime) -> String {
     line
 }
 
-/// Appends the text of a field, in quotes if it is empty or contains a blank or a quote.
+/// Appends the text of a field, in quotes if it is empty or contains a space or a quote.
 fn push_value(line: &mut String, text: &str) {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\') {
         return line.push_str(text);

@@ -7,27 +7,27 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Bytes of queued lines. 20,000 streams that close in one turn of the loop log 3 MB; a reader that is behind by more than
-/// twice that is stuck, and its lines would only grow stale.
+/// Bytes of queued lines. 20,000 streams that close in one turn of the loop log 3 MB; a reader that is behind by more
+/// than twice that is stuck, and its lines would be stale.
 const QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// Bytes of one write, and so of one line: a pipe takes as many at once or none (PIPE_BUF, pipe(7)), so a process that
-/// is killed leaves no half line there.
+/// Bytes of one write, and so of one line: a pipe accepts this many at once or none (PIPE_BUF, pipe(7)), so a killed
+/// process leaves no partial line there.
 pub(super) const CHUNK_BYTES: usize = libc::PIPE_BUF;
 
-/// Bytes of memory that are kept when a burst is over.
+/// Bytes of memory kept after a burst.
 const KEPT_BYTES_MAX: usize = 16 * 1024;
 
-/// How long lines gather before the writer takes the first: a thousand streams that open at once then cost a few
+/// How long lines are collected before the writer takes the first: a thousand streams that open at once then cost a few
 /// wake-ups, not a thousand.
 const GATHERING_TIME: Duration = Duration::from_millis(2);
 
-/// A bounded queue of lines with one reader, the writer. To push costs no system call, unless the writer sleeps.
+/// A bounded queue of lines with one reader, the writer. A push costs no system call, unless the writer sleeps.
 #[derive(Debug)]
 pub(super) struct Queue {
     lines: Mutex<Lines>,
     filled: Condvar,
-    /// There are lines that have not been written. Changed under the lock; read without it where a lock could deadlock.
+    /// Whether some lines are unwritten. Changed under the lock; read without it where a lock could deadlock.
     unwritten: AtomicBool,
 }
 
@@ -35,12 +35,12 @@ pub(super) struct Queue {
 struct Lines {
     /// Whole lines, each with its end.
     bytes: VecDeque<u8>,
-    /// Unreported lines that were lost before those in `bytes`, by writes that failed.
+    /// Unreported lines lost before those in `bytes`, by failed writes.
     lost_before: u64,
-    /// Unreported lines that found no room behind those in `bytes`. Until the writer gets there, no more are taken: the
-    /// report stands where the lines are missing.
+    /// Unreported lines that did not fit after those in `bytes`. Until the writer gets there, no more are accepted, so
+    /// that the report appears where the lines are missing.
     lost_behind: u64,
-    /// Nobody reads the log any more.
+    /// The log has no reader any more.
     is_closed: bool,
 }
 
@@ -54,8 +54,8 @@ impl Queue {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends a line, its end included, of at most [`CHUNK_BYTES`], or counts it as lost. Never blocks for long, and
-    /// survives a lack of memory.
+    /// Appends a line with its end, of at most [`CHUNK_BYTES`], or counts it as lost. Never blocks for long, and
+    /// survives a failed allocation.
     pub(super) fn push(&self, line: &str) {
         debug_assert!(line.ends_with('\n') && line.len() <= CHUNK_BYTES);
         let mut lines = self.lock();
@@ -74,8 +74,8 @@ impl Queue {
         }
     }
 
-    /// Waits for lines, and moves up to [`CHUNK_BYTES`] of them to `chunk`, which is empty. Returns how many lines are
-    /// lost if the chunk is. Whoever takes once more has written the chunk.
+    /// Waits for lines, and moves up to [`CHUNK_BYTES`] of them to `chunk`, which is empty. Returns the number of lines
+    /// lost if the chunk is. The next call implies that the chunk was written.
     pub(super) fn take(&self, chunk: &mut Vec<u8>) -> u64 {
         loop {
             let mut lines = self.lock();
@@ -88,12 +88,12 @@ impl Queue {
         }
     }
 
-    /// Counts lines that were taken and could not be written.
+    /// Counts lines that were taken but could not be written.
     pub(super) fn lose(&self, count: u64) {
         self.lock().lost_before += count;
     }
 
-    /// Discards all lines, also those to come.
+    /// Discards all lines, including future ones.
     pub(super) fn close(&self) {
         let mut lines = self.lock();
         lines.is_closed = true;
@@ -101,7 +101,7 @@ impl Queue {
         self.unwritten.store(false, Ordering::Release);
     }
 
-    /// Set while there are lines that have not been written.
+    /// Set while some lines are unwritten.
     pub(super) fn unwritten(&self) -> &AtomicBool {
         &self.unwritten
     }
@@ -152,7 +152,7 @@ pub(super) fn count_lines(bytes: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
-    /// Takes until nothing is left; no chunk is too long or ends within a line.
+    /// Takes all chunks; asserts that none is too long or ends within a line.
     fn take_all(queue: &Queue) -> (String, u64) {
         let (mut text, mut count, mut chunk) = (String::new(), 0, Vec::new());
         while !queue.lock().is_empty() {

@@ -1,11 +1,11 @@
-//! From the queue to stderr, in a thread that may block.
+//! Writes the queue to stderr, in a thread that may block.
 
 use super::queue::{CHUNK_BYTES, Queue, count_lines};
 use crate::sys;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 
-/// Writes the lines of `queue` to `output` until nobody reads them there any more.
+/// Writes the lines of `queue` to `output` until its reader has gone.
 pub(super) fn run(queue: &Queue, mut output: impl Write + AsFd) {
     let mut chunk = Vec::with_capacity(CHUNK_BYTES);
     loop {
@@ -15,20 +15,20 @@ pub(super) fn run(queue: &Queue, mut output: impl Write + AsFd) {
         match write(&mut output, &mut rest) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::BrokenPipe => return queue.close(),
-            // A full disk may have room again.
+            // A full disk may have space again.
             Err(_) => queue.lose(if rest.len() == chunk.len() { lines } else { count_lines(rest) }),
         }
     }
 }
 
-/// Writes all of `rest`; what an error leaves unwritten stays in it.
+/// Writes all of `rest`; after an error the unwritten part is left in it.
 fn write(output: &mut (impl Write + AsFd), rest: &mut &[u8]) -> io::Result<()> {
     while !rest.is_empty() {
         match output.write(rest) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
             Ok(count) => *rest = &rest[count..],
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // Another process that has the same stderr may have made it nonblocking.
+            // Another process with the same stderr may have made it nonblocking.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 sys::wait_writable(output.as_fd(), None)?;
             }
@@ -78,7 +78,7 @@ mod tests {
         let mut file = plain_file();
         let queue = Queue::new();
         let mut all = String::new();
-        // All before the writer gets to run, and each of more than twice the usual length.
+        // All before the writer runs, and each of more than twice the usual length.
         for number in 0..20_000 {
             let line = format!("{number:0>399}\n");
             queue.push(&line);
@@ -99,7 +99,7 @@ mod tests {
         const LINES: u64 = 200_000;
         let (queue, writer, reader) = start_on_pipe();
         let line = format!("{}\n", "x".repeat(99));
-        // Far more than the pipe and the queue hold: this returns only because lines are dropped.
+        // Far more than the pipe and the queue can hold: this returns only because lines are dropped.
         for _ in 0..LINES {
             queue.push(&line);
         }
@@ -146,7 +146,7 @@ mod tests {
         assert!(got == text.as_bytes());
     }
 
-    /// A disk that is full until it is not.
+    /// A disk that is full at first.
     struct Disk {
         full: File,
         pipe: OwnedFd,

@@ -1,9 +1,9 @@
-//! The JSON of `POST /internal/send`: bytes to a [`SendCommand`], or to the row of the contract they break. Events are
-//! read here for the answers to callbacks, too.
+//! The JSON of `POST /internal/send`: bytes to a [`SendCommand`], or to the row of the contract that they violate.
+//! Events in answers to callbacks are read here too.
 //!
 //! A send is parsed for every event the gateway carries, so the body is read in place, in one pass for a usual one
-//! (`json::Scanner`). What that declines, serde_json parses in full. Both only find the values; what is right, and
-//! what an error is called, is decided once.
+//! (`json::Scanner`). Anything else is parsed in full by serde_json. Both only find the values; validation and errors
+//! are shared.
 
 #[cfg(test)]
 mod tests;
@@ -12,14 +12,14 @@ use crate::json::{self, Fields, Scanner, Value};
 use crate::sse::Event;
 use std::borrow::Cow;
 
-/// What a backend asked for.
+/// A backend's command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SendCommand<'a> {
-    /// Not empty; otherwise as given (it may name no stream at all).
+    /// Not empty; otherwise as given (it may be unknown).
     pub token: Cow<'a, str>,
-    /// To be delivered; none: a probe, or a bare close.
+    /// To be delivered; `None`: a probe, or just a close.
     pub event: Option<Event<'a>>,
-    /// Whether the stream ends behind the event.
+    /// Whether the stream ends after the event.
     pub close: bool,
 }
 
@@ -28,17 +28,17 @@ pub struct SendCommand<'a> {
 pub enum SendError {
     /// The body is not a JSON object.
     InvalidJson,
-    /// No token, or not a text of at least one byte.
+    /// No token, or not a string of at least one byte.
     Token,
     /// `event` is not an object.
     Event,
-    /// `event.data` is missing or no text.
+    /// `event.data` is missing or not a string.
     Data,
-    /// `event.name` is no text.
+    /// `event.name` is not a string.
     Name,
     /// `event.name` has a line break.
     NameLineBreak,
-    /// `event.id` is neither a text nor an integer.
+    /// `event.id` is neither a string nor an integer.
     Id,
     /// `event.id` has a line break or a NUL.
     IdLineBreak,
@@ -68,25 +68,25 @@ impl SendError {
         }
     }
 
-    /// Whether the value would forge lines of a frame.
+    /// Whether the value would inject lines into a frame.
     pub(crate) fn is_line_break(self) -> bool {
         matches!(self, Self::NameLineBreak | Self::IdLineBreak)
     }
 
-    /// The rule that was broken, for the log.
+    /// The broken rule, for the log.
     pub fn rule(self) -> &'static str {
         self.message().trim_start_matches("Invalid request: ")
     }
 }
 
-/// Room for the strings of a body that cannot be borrowed from it. Kept from send to send, it saves allocations.
+/// Buffers for strings that cannot be borrowed from the body. Reused between sends, it saves allocations.
 #[derive(Debug, Default)]
 pub struct Scratch {
     lossy: String,
     unescaped: String,
 }
 
-/// Scratch memory that is kept: enough for a usual event, and little enough to keep for good.
+/// Scratch memory that is kept: enough for a usual event, and small enough to keep permanently.
 const SCRATCH_BYTES_MAX: usize = 64 * 1024;
 
 /// Parses the body of a send. If several rules are broken, reports the first in the order of [`SendError`].
@@ -98,11 +98,11 @@ pub fn parse<'a>(body: &'a [u8], scratch: &'a mut Scratch) -> Result<SendCommand
     scan(text, &mut scratch.unescaped).or_else(|| find(text)).ok_or(SendError::InvalidJson)?.read()
 }
 
-/// The values of a send, not judged yet.
+/// The values of a send, before validation.
 #[derive(Default)]
 struct SendValues<'a> {
     token: Option<Value<'a>>,
-    /// `Some(None)`: present, and no object.
+    /// `Some(None)`: present, but not an object.
     event: Option<Option<EventValues<'a>>>,
     close: Option<Value<'a>>,
 }
@@ -143,8 +143,8 @@ pub(crate) const EVENT_FIELDS: [&str; 4] = ["data", "name", "id", "retry"];
 /// The values of [`EVENT_FIELDS`].
 pub(crate) type EventValues<'a> = Fields<'a, { EVENT_FIELDS.len() }>;
 
-/// Reads an event; `None` instead of its values: it is no object. `judge` is given each rule that an optional field
-/// breaks: an error refuses the event, otherwise the field is dropped.
+/// Reads an event; `None` instead of its values: it is not an object. `judge` is called with each rule that an optional
+/// field breaks: an error refuses the event, otherwise the field is dropped.
 pub(crate) fn read_event<'a>(
     values: Option<EventValues<'a>>,
     mut judge: impl FnMut(SendError) -> Result<(), SendError>,
@@ -160,12 +160,12 @@ pub(crate) fn read_event<'a>(
     Ok(Event { name, id, retry, data })
 }
 
-/// `null` means that a field is absent, as many a backend serializes optional ones.
+/// `null` means that a field is absent, since many backends serialize optional fields that way.
 pub(crate) fn present(value: Option<Value<'_>>) -> Option<Value<'_>> {
     value.filter(|value| !value.is_null())
 }
 
-/// An id: a string, or an integer, as keys of databases are.
+/// An id: a string, or an integer such as a database key.
 fn as_id(value: Value<'_>) -> Option<Cow<'_, str>> {
     value.as_string().or_else(|| value.as_digits().map(Cow::Borrowed))
 }
@@ -184,7 +184,7 @@ fn read_field<'a, T>(
     Ok(field)
 }
 
-/// NUL counts as a line break: browsers ignore an id that holds one.
+/// NUL counts as a line break: browsers ignore an id that contains one.
 fn is_line_break(byte: u8) -> bool {
     matches!(byte, b'\r' | b'\n' | 0)
 }

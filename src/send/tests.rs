@@ -1,4 +1,4 @@
-//! The rows of the contract, and the fast path against the full parser.
+//! The rows of the contract, and the fast path compared with the full parser.
 
 use super::*;
 use serde::de::IgnoredAny;
@@ -12,7 +12,7 @@ fn parse_in_full(body: &str) -> Result<SendCommand<'_>, SendError> {
     find(body).ok_or(SendError::InvalidJson)?.read()
 }
 
-/// Compares both readers; `true` if the fast path took the body.
+/// Compares both parsers; `true` if the fast path handled the body.
 fn is_fast(body: &str) -> bool {
     let mut scratch = String::new();
     let Some(values) = scan(body, &mut scratch) else { return false };
@@ -27,7 +27,7 @@ fn error(body: &str) -> SendError {
     }
 }
 
-/// The error that `event` causes in an otherwise good body.
+/// The error that `event` causes in an otherwise valid body.
 fn event_error(event: &str) -> SendError {
     error(&format!("{{\"token\":\"t\",\"event\":{event}}}"))
 }
@@ -94,7 +94,7 @@ fn what_is_no_json_object_is_invalid_json() {
         "{\"token\":\"t\",\"x\":NaN}",
         "{'token':'t'}",
         "token=t",
-        // The last counts, yet what it replaces must be JSON too.
+        // The last one counts, but those before it must be valid JSON too.
         "{\"token\":x,\"token\":\"t\"}",
     ] {
         assert_eq!(error(body), SendError::InvalidJson, "{body:?}");
@@ -202,7 +202,7 @@ fn close_must_be_a_boolean() {
 
 #[test]
 fn of_several_errors_the_first_row_is_reported() {
-    // Each step corrects the error just reported; all later ones are present from the start.
+    // Each step corrects the error just reported; all later errors are present from the start.
     let steps = [
         ("", "null", SendError::InvalidJson),
         ("{", "null", SendError::Token),
@@ -231,7 +231,7 @@ fn later_duplicates_win_good_or_bad() {
     assert_eq!(command.event.unwrap().name.as_deref(), Some("n"));
     assert_eq!(error(&format!(r#"{{"token":"t","event":{good},"event":null}}"#)), SendError::Event);
     assert_eq!(error(r#"{"token":"t","close":true,"close":null}"#), SendError::Close);
-    // The later event replaces the earlier one whole; nothing is merged.
+    // The later event replaces the earlier one completely, without merging.
     let merged = r#"{"token":"t","event":{"name":"n","id":"1","data":"a"},"event":{"data":"b"}}"#;
     assert_eq!(event(merged), Event { data: "b".into(), ..Event::default() });
     assert_eq!(event(r#"{"token":"t","event":{"data":1,"data":"b","name":"\n","name":"n"}}"#).data, "b");
@@ -378,7 +378,7 @@ fn the_fast_path_agrees_with_the_full_parser_or_declines() {
     }
 }
 
-/// Of every length, so that escapes stand at every place in a word, and some of them bad.
+/// Of every length, so that escapes, some of them invalid, occur at every position in a word.
 #[test]
 fn both_readers_agree_on_data_of_any_length() {
     let good = ["a", "\\\"", "\\\\", "\\/", "\\n", "\\u00e9", "\\ud83d\\ude00", "\u{20ac}", "        "];
@@ -410,7 +410,7 @@ fn a_bad_escape_is_found_wherever_in_a_word_it_stands() {
     }
 }
 
-/// Bodies with bytes replaced, removed, doubled and spliced at random, the same ones every time.
+/// Bodies with bytes replaced, removed, repeated and spliced at random, the same ones in every run.
 #[test]
 fn both_readers_agree_on_mutilated_bodies() {
     let fulls = [

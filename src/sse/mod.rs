@@ -1,10 +1,10 @@
-//! Events to Server-Sent Events frames (WHATWG HTML, section 9.2). Knows nothing of HTTP or JSON.
+//! Events to Server-Sent Events frames (WHATWG HTML, section 9.2). Independent of HTTP and JSON.
 
 use memchr::{memchr2, memchr3};
 use std::borrow::Cow;
 use std::io::Write;
 
-/// One event, as a backend gave it. Whoever builds one has checked that `name` and `id` hold no CR, LF or NUL.
+/// One event from a backend. The caller has checked that `name` and `id` contain no CR, LF or NUL.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Event<'a> {
     /// The event's type; `None` or empty: the client sees an unnamed `message`.
@@ -47,8 +47,8 @@ impl Event<'_> {
     }
 }
 
-/// Appends the fields of data but for the end of the last one. Each line break opens a field of its own, one at the end
-/// an empty one: the decoder joins lines with line feeds and drops only its own last one.
+/// Appends the fields of data without the end of the last one. Each line break starts another field, and one at the end
+/// an empty field: the decoder joins lines with line feeds and drops only the last line feed.
 fn write_data(out: &mut Vec<u8>, mut rest: &[u8]) {
     out.extend_from_slice(b"data: ");
     while let Some(at) = memchr2(b'\r', b'\n', rest) {

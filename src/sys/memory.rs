@@ -1,4 +1,4 @@
-//! Memory that glibc would keep: a heap per thread, free chunks, the stacks of threads that have ended.
+//! Memory that glibc would keep: a heap per thread, free chunks, the stacks of ended threads.
 
 use libc::c_void;
 use std::hint::black_box;
@@ -14,7 +14,8 @@ pub fn limit_heap_arenas() {
     };
 }
 
-/// Returns free heap pages to the system, which takes milliseconds on a large heap. For the quiet after a mass disconnect.
+/// Returns free heap pages to the system, which takes milliseconds on a large heap. For the idle time after a mass
+/// disconnect.
 pub fn release_heap() {
     empty_chunk_cache();
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -25,10 +26,10 @@ pub fn release_heap() {
 }
 
 /// glibc caches a few free chunks of each small size per thread, and each of them pins its page; after a crowd they are
-/// scattered all over the heap. This takes them out of the cache and grows each into the free memory behind it, to a size
-/// that is not cached.
+/// scattered all over the heap. This takes them out of the cache and grows each into the free memory after it, to a
+/// size that is not cached.
 fn empty_chunk_cache() {
-    /// glibc's defaults: seven chunks a size, sizes up to 1032 bytes in steps of 16.
+    /// glibc's defaults: seven chunks per size, sizes up to 1032 bytes in steps of 16.
     const CHUNKS_A_SIZE: usize = 7;
     const SIZE_MAX: usize = 1032;
     let mut chunks: Vec<Vec<u8>> = Vec::with_capacity(SIZE_MAX / 16 * CHUNKS_A_SIZE);

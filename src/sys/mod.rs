@@ -1,5 +1,5 @@
-//! The system calls that std and mio do not offer, behind safe functions. The only module with `unsafe`. Linux is the
-//! target; what only glibc has is left out elsewhere.
+//! The system calls that std and mio do not offer, behind safe functions. The only module with `unsafe`. For Linux;
+//! parts specific to glibc are left out elsewhere.
 
 #![allow(unsafe_code)]
 
@@ -51,10 +51,10 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
     Ok(limit.rlim_cur.into())
 }
 
-/// Bytes from the kernel's generator, fit for secrets; at most 256, which are never cut short. Made by the system call
-/// itself: a library that looks up `getrandom` at run time finds nothing in a static binary and opens `/dev/urandom`,
-/// which an empty root does not have.
-/// Errors: a kernel before Linux 3.17, or a filter that forbids the call.
+/// Bytes from the kernel's generator, fit for secrets; at most 256, which are never cut short. Calls the kernel
+/// directly: a library that looks up `getrandom` at run time does not find it in a static binary and opens
+/// `/dev/urandom`, which an empty root does not have. Errors: a kernel before Linux 3.17, or a filter that forbids the
+/// call.
 pub fn random_bytes<const COUNT: usize>() -> io::Result<[u8; COUNT]> {
     const { assert!(COUNT <= 256) };
     let mut bytes = [0; COUNT];
@@ -65,7 +65,7 @@ pub fn random_bytes<const COUNT: usize>() -> io::Result<[u8; COUNT]> {
             return Ok(bytes);
         }
         let error = io::Error::last_os_error();
-        // Interrupted only while the generator is not seeded yet, early in the boot.
+        // Interrupted only until the generator is seeded, early in the boot.
         if read >= 0 || error.kind() != io::ErrorKind::Interrupted {
             return Err(error);
         }

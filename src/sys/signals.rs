@@ -1,5 +1,5 @@
-//! The signals that end the process (SIGTERM, SIGINT, SIGHUP and SIGQUIT, which ask for it, and SIGABRT), and those that
-//! must not.
+//! The signals that end the process (SIGTERM, SIGINT, SIGHUP and SIGQUIT, which request it, and SIGABRT), and those
+//! that must not.
 
 use super::errno::check;
 use libc::{c_int, c_void};
@@ -9,24 +9,24 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The signals that ask the process to end.
+/// The signals that request the end of the process.
 const ENDING: [c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
 
-/// Signals that mean nothing to the gateway, and whose default action would end it without a drain.
+/// Signals without a meaning for the gateway, whose default action would end it without a drain.
 const IGNORED: [c_int; 5] = [libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM, libc::SIGPIPE, libc::SIGXFSZ];
 
-/// The signals that ask for the end as a descriptor: readable when one is pending.
+/// The signals that request the end, as a descriptor: readable when one is pending.
 #[derive(Debug)]
 pub struct Signals(OwnedFd);
 
 impl Signals {
-    /// Blocks these signals in this thread and all threads that it starts later, and opens the descriptor, nonblocking and
-    /// close-on-exec; ignores those that mean nothing. Call before any thread starts.
+    /// Blocks these signals in this thread and all threads that it starts later, and opens the descriptor, nonblocking
+    /// and close-on-exec; ignores those without a meaning. Call before any thread starts.
     pub fn block() -> io::Result<Self> {
         for signal in IGNORED {
             set_action(signal, libc::SIG_IGN)?;
         }
-        // Under nohup(1) a terminal that goes away is to change nothing.
+        // Under nohup(1) the end of the terminal must have no effect.
         let hangup_is_ignored = action_of(libc::SIGHUP)? == libc::SIG_IGN;
         let ending = ENDING.into_iter().filter(|signal| *signal != libc::SIGHUP || !hangup_is_ignored);
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
@@ -46,7 +46,7 @@ impl Signals {
         }
         // SAFETY: the set is initialised; -1 asks for a new descriptor.
         let fd = check(unsafe { libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) })?;
-        // SAFETY: the descriptor is new and nobody else's.
+        // SAFETY: the descriptor is new and has no other owner.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
@@ -54,7 +54,7 @@ impl Signals {
     pub fn take(&self) -> bool {
         let mut info = MaybeUninit::<libc::signalfd_siginfo>::uninit();
         let size = size_of::<libc::signalfd_siginfo>();
-        // SAFETY: the buffer has the given size; its content is not looked at.
+        // SAFETY: the buffer has the given size; its content is not read.
         let read = unsafe { libc::read(self.0.as_raw_fd(), info.as_mut_ptr().cast::<c_void>(), size) };
         usize::try_from(read).is_ok_and(|read| read == size)
     }
@@ -100,7 +100,7 @@ const ABORT_DELAY_MS: u32 = 1_000;
 pub fn delay_abort(busy: &'static AtomicBool) -> io::Result<()> {
     static BUSY: OnceLock<&AtomicBool> = OnceLock::new();
 
-    /// Calls nothing but what signal-safety(7) allows.
+    /// Calls only functions that signal-safety(7) allows.
     extern "C" fn wait(signal: c_int) {
         let is_busy = || BUSY.get().is_some_and(|busy| busy.load(Ordering::Acquire));
         let mut left = ABORT_DELAY_MS;
@@ -109,7 +109,7 @@ pub fn delay_abort(busy: &'static AtomicBool) -> io::Result<()> {
             // SAFETY: without descriptors the pointer is not used; the call sleeps for a millisecond.
             unsafe { libc::poll(std::ptr::null_mut(), 0, 1) };
         }
-        // SAFETY: takes a plain integer. The action is the default one again; it comes when this handler returns.
+        // SAFETY: takes a plain integer. The action is the default one again; it takes effect when this handler returns.
         unsafe { libc::raise(signal) };
     }
 
@@ -133,7 +133,7 @@ mod tests {
         let signals = Signals::block().unwrap();
         assert!(!signals.take());
         for signal in [libc::SIGTERM, libc::SIGQUIT] {
-            // SAFETY: takes a plain integer; the signal is blocked in this thread, which it is for.
+            // SAFETY: takes a plain integer; the signal is blocked in this thread, which receives it.
             unsafe { libc::raise(signal) };
             assert!(signals.take());
             assert!(!signals.take());

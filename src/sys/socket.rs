@@ -1,4 +1,4 @@
-//! What a socket needs from the listener to the close, and std and mio lack.
+//! Socket options and calls that std and mio lack.
 
 use super::errno::check;
 use libc::{MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, c_int};
@@ -10,8 +10,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 /// Binds and listens: address reusable at once, `[::]` also for IPv4 whatever the system's default, close-on-exec,
-/// nonblocking. `backlog` is not the 128 of std and mio, because clients beyond it wait a second until they repeat their
-/// SYN; the kernel caps it at `net.core.somaxconn`.
+/// nonblocking. `backlog` is not the 128 of std and mio, because clients beyond it wait a second for the retransmission
+/// of their SYN; the kernel caps it at `net.core.somaxconn`.
 pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), None)?;
     socket.set_reuse_address(true)?;
@@ -23,20 +23,21 @@ pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Half of what the kernel may hold for one peer (it doubles this, socket(7)), in bytes of memory. A quarter of a
-/// megabyte in flight is 20 Mbit/s to a peer that is 100 ms away; by default it would be up to 4 MB.
+/// Half of the memory that the kernel may use for one peer (it doubles this, socket(7)), in bytes. A quarter of a
+/// megabyte in flight is 20 Mbit/s to a peer 100 ms away; the default would be up to 4 MB.
 const SEND_BUFFER_BYTES: usize = 128 * 1024;
 
-/// Bytes not sent yet at which the kernel takes no more: behind a peer that reads nothing they wait here, where they are
-/// counted, and not there. A write that finds fewer is taken in one piece, so a peer that keeps up notices nothing.
+/// Unsent bytes at which the kernel accepts no more: output for a peer that does not read is then queued in this
+/// process, where it is counted. With fewer bytes a write is accepted in one piece, so a peer that keeps up is not
+/// affected.
 const UNSENT_IN_KERNEL_BYTES: u32 = 16 * 1024;
 
-/// Prepares a listener for streams; accepted sockets inherit all options on Linux.
-/// `TCP_NODELAY`: a frame that waits for the acknowledgement of the previous one can be 40 ms late.
-/// `TCP_USER_TIMEOUT`: a connection fails once data has been unacknowledged for `timeout`, at most 24 days.
-/// `SO_SNDBUF`, `TCP_NOTSENT_LOWAT`: the kernel holds little for a peer that does not read.
+/// Prepares a listener for streams; accepted sockets inherit all options on Linux. `TCP_NODELAY`: otherwise a frame
+/// that waits for the acknowledgement of the previous one can be 40 ms late. `TCP_USER_TIMEOUT`: a connection fails
+/// once data has been unacknowledged for `timeout`, at most 24 days. `SO_SNDBUF`, `TCP_NOTSENT_LOWAT`: the kernel holds
+/// little for a peer that does not read.
 pub fn set_stream_options(listener: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
-    /// The kernel keeps milliseconds in an `int`.
+    /// The kernel stores milliseconds in an `int`.
     const TIMEOUT_MAX: Duration = Duration::from_millis(i32::MAX as u64);
     let listener = SockRef::from(&listener);
     listener.set_tcp_nodelay(true)?;
@@ -45,7 +46,7 @@ pub fn set_stream_options(listener: BorrowedFd<'_>, timeout: Duration) -> io::Re
     listener.set_tcp_notsent_lowat(UNSENT_IN_KERNEL_BYTES)
 }
 
-/// Bytes that were written and that the peer has not acknowledged (`SIOCOUTQ`, tcp(7)); 0 where that cannot be had.
+/// Bytes written that the peer has not acknowledged (`SIOCOUTQ`, tcp(7)); 0 if unavailable.
 pub fn unacknowledged(socket: BorrowedFd<'_>) -> usize {
     let mut bytes: c_int = 0;
     // SAFETY: the request writes one int, to a live one.
@@ -55,8 +56,8 @@ pub fn unacknowledged(socket: BorrowedFd<'_>) -> usize {
     }
 }
 
-/// Whether the peer's receive window is closed: its kernel holds all that its program has not read, and has no room for
-/// more. While the window is open, unsent bytes wait for the network and not for the peer.
+/// Whether the peer's receive window is closed: its program does not read, and its kernel's buffer is full. While the
+/// window is open, unsent bytes wait for the network and not for the peer.
 pub fn is_window_closed(socket: BorrowedFd<'_>) -> bool {
     let mut bytes: c_int = 0;
     // SAFETY: the request writes one int, to a live one.
@@ -67,7 +68,8 @@ pub fn is_window_closed(socket: BorrowedFd<'_>) -> bool {
     unsent > 0 && window < in_flight + segment
 }
 
-/// The peer's receive window and the size of a full segment, in bytes; a kernel before Linux 5.4 tells no window.
+/// The peer's receive window and the size of a full segment, in bytes; a kernel before Linux 5.4 does not report the
+/// window.
 fn window(socket: BorrowedFd<'_>) -> Option<(usize, usize)> {
     // As much of `struct tcp_info` (linux/tcp.h) as a kernel may fill, in words.
     const WORDS: usize = 80;
@@ -89,8 +91,8 @@ fn window(socket: BorrowedFd<'_>) -> Option<(usize, usize)> {
     is_told.then_some((info[WINDOW_WORD] as usize, info[SEGMENT_WORD] as usize))
 }
 
-/// Waits until a write to a descriptor of any kind can go ahead or fail, or until `timeout` has passed (`None`: for ever).
-/// `false`: it would still block, or a signal came.
+/// Waits until a write to a descriptor of any kind can go ahead or fail, or until `timeout` has passed (`None`: no
+/// limit). `false`: it would still block, or a signal arrived.
 pub fn wait_writable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
     wait_any_writable(&[fd], timeout)
 }
@@ -101,7 +103,7 @@ pub fn wait_any_writable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> i
     let mut entries: Vec<libc::pollfd> = fds.iter().map(entry).collect();
     // A process has fewer descriptors than fit this type.
     let count = entries.len() as libc::nfds_t;
-    // Rounded up, or the last millisecond would be spent spinning.
+    // Rounded up, so that the last millisecond is not spent spinning.
     let millis = timeout.map_or(-1, |time| c_int::try_from(time.as_micros().div_ceil(1000)).unwrap_or(c_int::MAX));
     // SAFETY: pointer and count describe the live entries.
     match check(unsafe { libc::poll(entries.as_mut_ptr(), count, millis) }) {
@@ -111,12 +113,12 @@ pub fn wait_any_writable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> i
     }
 }
 
-/// Sends what a socket takes without blocking.
+/// Sends as much as a socket accepts without blocking.
 pub fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     SockRef::from(&socket).send_with_flags(bytes, MSG_DONTWAIT | MSG_NOSIGNAL)
 }
 
-/// Whether a socket is open with nothing to read. Consumes nothing and never blocks.
+/// Whether a socket is open without input. Consumes nothing and never blocks.
 pub fn is_quiet(socket: BorrowedFd<'_>) -> bool {
     let peeked = SockRef::from(&socket).recv_with_flags(&mut [MaybeUninit::uninit()], MSG_PEEK | MSG_DONTWAIT);
     peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)

@@ -1,4 +1,4 @@
-//! The standard descriptors, in a process that was started without them.
+//! The standard descriptors in a process that was started without them.
 
 /// Runs [`open_closed`] before `main`. The standard library opens `/dev/null` in place of a closed standard descriptor
 /// and aborts where there is none, as in an empty root; that is before `main`, too.
@@ -8,8 +8,9 @@
 #[used]
 static BEFORE_MAIN: extern "C" fn() = open_closed;
 
-/// Opens what is closed of descriptors 0, 1 and 2, so that no socket gets their numbers. Without `/dev/null` a pipe
-/// takes its place: reads find its end, and writes fail with EBADF, which the standard library counts as written.
+/// Opens those of the descriptors 0, 1 and 2 that are closed, so that no socket gets their numbers. Without `/dev/null`
+/// a pipe is used instead: reads find its end, and writes fail with EBADF, which the standard library counts as
+/// written.
 extern "C" fn open_closed() {
     for descriptor in 0..=2 {
         // SAFETY: takes plain integers.
@@ -22,7 +23,7 @@ extern "C" fn open_closed() {
         }
         let mut ends = [-1; 2];
         // SAFETY: the pointer is to two integers. The end for reading gets the lowest free descriptor, this one; the
-        // other end was opened just now and belongs to nobody.
+        // other end was opened just now and has no owner.
         unsafe {
             if libc::pipe(ends.as_mut_ptr()) == 0 {
                 libc::close(ends[1]);
