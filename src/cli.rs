@@ -155,10 +155,10 @@ mod tests {
             assert!(help().contains(&format!("  {} ", variable.name)), "{}", variable.name);
             assert!(shown.contains(&format!("{}=", variable.name)), "{}", variable.name);
         }
-        assert!(shown.contains("MAX_STREAMS=763\n") && shown.contains("PORT=3000\n"), "{shown}");
+        assert!(shown.contains("MAX_STREAMS=749\n") && shown.contains("PORT=3000\n"), "{shown}");
         let lines = warnings(&config, &found, &limits);
         let raise = "ulimit -n, LimitNOFILE, --ulimit nofile";
-        let line = format!("MAX_STREAMS=\"5000\": more than the descriptor limit ({raise}) allows; using 763");
+        let line = format!("MAX_STREAMS=\"5000\": more than the descriptor limit ({raise}) allows; using 749");
         assert_eq!(lines, [line]);
     }
 }

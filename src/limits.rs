@@ -23,6 +23,9 @@ pub fn internal_reserve(connections_max: usize) -> usize {
 const DESCRIPTORS_MIN_INTERNAL: usize = 48;
 const DESCRIPTORS_MIN: usize = 40;
 
+/// More would be a crowd that the backend does not answer anyway.
+const LATE_MAX: usize = 64;
+
 /// The settings that raise the limit, for messages.
 pub const RAISE: &str = "ulimit -n, LimitNOFILE, --ulimit nofile";
 
@@ -31,6 +34,8 @@ pub const RAISE: &str = "ulimit -n, LimitNOFILE, --ulimit nofile";
 pub struct Limits {
     /// Callback threads, each of which holds at most one descriptor, in use or kept alive.
     pub threads_max: usize,
+    /// Callbacks that have timed out and may still be answered; each holds a thread and a descriptor.
+    pub late_max: usize,
     /// Accepted connections of any kind.
     pub connections_max: usize,
     /// Streams, including connecting ones; always less than `connections_max`.
@@ -62,7 +67,8 @@ impl Limits {
             ));
         }
         let threads_max = callback_concurrency.min(descriptors / 4);
-        let connections_max = descriptors - FIXED_RESERVE - threads_max;
+        let late_max = threads_max.min(descriptors / 64).min(LATE_MAX);
+        let connections_max = descriptors - FIXED_RESERVE - threads_max - late_max;
         // The public port also needs connections for refusing further clients.
         let public_max = connections_max - if has_internal { internal_reserve(connections_max) } else { 0 };
         let reserve = (public_max / 8).clamp(SENDS_RESERVE_MIN, SENDS_RESERVE_MAX);
@@ -73,7 +79,7 @@ impl Limits {
             None => connections_max,
         };
         debug_assert!(streams_max >= 1 && streams_max + SENDS_RESERVE_MIN <= connections_max);
-        Ok(Self { threads_max, connections_max, streams_max })
+        Ok(Self { threads_max, late_max, connections_max, streams_max })
     }
 
     /// Whether an explicit `MAX_STREAMS` was honoured in full.
@@ -92,17 +98,17 @@ mod tests {
 
     #[test]
     fn a_usual_limit() {
-        let alone = Limits { threads_max: 128, connections_max: 19_848, streams_max: 19_592 };
+        let alone = Limits { threads_max: 128, late_max: 64, connections_max: 19_784, streams_max: 19_528 };
         assert_eq!(limits(20_000, 128, None, false), alone);
-        let with_internal = Limits { threads_max: 128, connections_max: 19_848, streams_max: 19_576 };
+        let with_internal = Limits { threads_max: 128, late_max: 64, connections_max: 19_784, streams_max: 19_512 };
         assert_eq!(limits(20_000, 128, None, true), with_internal);
     }
 
     #[test]
     fn a_small_limit_leaves_a_quarter_to_callbacks() {
-        let alone = Limits { threads_max: 16, connections_max: 24, streams_max: 20 };
+        let alone = Limits { threads_max: 16, late_max: 1, connections_max: 23, streams_max: 19 };
         assert_eq!(limits(64, 128, None, false), alone);
-        let with_internal = Limits { threads_max: 16, connections_max: 24, streams_max: 8 };
+        let with_internal = Limits { threads_max: 16, late_max: 1, connections_max: 23, streams_max: 8 };
         assert_eq!(limits(64, 128, None, true), with_internal);
     }
 
@@ -116,7 +122,7 @@ mod tests {
         assert!(kept.fits(Some(10)));
         assert!(kept.fits(None));
         let clamped = limits(1024, 128, Some(5_000), false);
-        assert_eq!((clamped.streams_max, clamped.connections_max), (872 - 109, 872));
+        assert_eq!((clamped.streams_max, clamped.connections_max), (856 - 107, 856));
         assert!(!clamped.fits(Some(5_000)));
     }
 
@@ -142,7 +148,7 @@ mod tests {
                     let reserved = if has_internal { internal_reserve(limits.connections_max) } else { 0 };
                     let public_max = limits.connections_max - reserved;
                     assert!(limits.streams_max >= 1 && limits.streams_max + SENDS_RESERVE_MIN <= public_max);
-                    let used = limits.threads_max + limits.connections_max + FIXED_RESERVE;
+                    let used = limits.threads_max + limits.late_max + limits.connections_max + FIXED_RESERVE;
                     assert!(used as u64 <= descriptors, "{descriptors}: {limits:?}");
                 }
             }

@@ -105,7 +105,7 @@ pub fn run(mut config: Config, limits: &Limits, listeners: Listeners, signals: S
     if let Some(url) = &config.callback_url {
         let (sender, completions) = mpsc::channel();
         let wakeup = system.wakeup();
-        let workers = Workers::start(worker_settings(&config, url), sender, Arc::new(move || wakeup.wake()))
+        let workers = Workers::start(worker_settings(&config, limits, url), sender, Arc::new(move || wakeup.wake()))
             .map_err(|error| format!("cannot prepare callbacks to {}: {error}", url.masked()))?;
         system.set_workers(workers, completions);
     }
@@ -132,7 +132,7 @@ pub fn run(mut config: Config, limits: &Limits, listeners: Listeners, signals: S
     Ok(finished)
 }
 
-fn worker_settings(config: &Config, url: &CallbackUrl) -> WorkerSettings {
+fn worker_settings(config: &Config, limits: &Limits, url: &CallbackUrl) -> WorkerSettings {
     WorkerSettings {
         url: url.url.clone(),
         extra_roots: Vec::new(),
@@ -140,6 +140,7 @@ fn worker_settings(config: &Config, url: &CallbackUrl) -> WorkerSettings {
         instance: config.gateway.instance.clone(),
         timeout: config.gateway.callback_timeout,
         threads_max: config.gateway.callback_concurrency,
+        late_max: limits.late_max,
     }
 }
 

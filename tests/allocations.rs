@@ -78,7 +78,7 @@ fn answer(gateway: &mut Gateway, mut calls: Vec<Action>) {
     while !calls.is_empty() {
         for action in calls {
             if let Action::Start(Job::Call(call)) = action {
-                let outcome = Outcome::Answered { status: 200, passed: Vec::new(), body: None };
+                let outcome = Outcome::Answered { status: 200, passed: Vec::new(), body: None, in_doubt: false };
                 gateway.complete(Millis::ZERO, Completion::Called(Called { id: call.id, outcome }));
             }
         }

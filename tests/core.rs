@@ -94,7 +94,10 @@ fn open_stream(gateway: &mut Gateway, token: Uuid) -> ConnId {
 }
 
 fn accepted(id: CallId) -> Completion {
-    Completion::Called(Called { id, outcome: Outcome::Answered { status: 200, passed: Vec::new(), body: None } })
+    Completion::Called(Called {
+        id,
+        outcome: Outcome::Answered { status: 200, passed: Vec::new(), body: None, in_doubt: false },
+    })
 }
 
 #[test]

@@ -209,21 +209,82 @@ fn an_early_leaver_with_a_buffered_close_gets_one() {
     assert_eq!(disconnects(&backend, &token).len(), 1);
 }
 
-#[test]
-fn a_connect_that_timed_out_may_have_been_accepted() {
-    let backend = Backend::connecting(Answer::silence());
-    let mut gateway = Gateway::for_backend(&backend).set("CALLBACK_TIMEOUT_SECONDS", 1).start();
+/// Two clients whose connects time out; their tokens.
+fn time_out(gateway: &Gateway, backend: &Backend) -> [String; 2] {
     let mut stays = Client::open(gateway.port, get("/stays"));
     let leaves = Client::open(gateway.port, get("/leaves"));
     let tokens = ["/stays", "/leaves"].map(|url| backend.connect(url).token().to_owned());
     drop(leaves);
     assert_eq!(stays.response().status, 504);
-    for token in &tokens {
-        let call = backend.disconnect(token);
-        assert_eq!((call.reason(), call.detail()), ("error", Some("connect_timeout")));
+    gateway.log_line(&["WARN", "connect callback failed"]);
+    tokens
+}
+
+/// A backend that answers the connects above so when the gate opens, and everything else at once.
+fn late(answer: Answer) -> (Backend, Gate, Gateway) {
+    let gate = Gate::new();
+    let answer = answer.after(&gate);
+    let backend = Backend::new(move |call| {
+        let is_late = call.action() == "connect" && ["/stays", "/leaves"].contains(&call.url());
+        if is_late { answer.clone() } else { Answer::ok() }
+    });
+    let gateway = Gateway::for_backend(&backend).set("CALLBACK_TIMEOUT_SECONDS", 1).start();
+    (backend, gate, gateway)
+}
+
+#[test]
+fn after_a_timeout_it_waits_for_the_late_answer() {
+    for answer in [Answer::ok(), Answer::raw("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n"), Answer::close()] {
+        let (backend, gate, mut gateway) = late(answer);
+        let tokens = time_out(&gateway, &backend);
+        barrier(&gateway, &backend);
+        assert_eq!(tokens.iter().map(|token| disconnects(&backend, token).len()).sum::<usize>(), 0);
+        gate.open();
+        for token in &tokens {
+            let call = backend.disconnect(token);
+            assert_eq!((call.reason(), call.detail()), ("error", Some("connect_timeout")));
+        }
+        gateway.drain();
+        assert_eq!(backend.count("disconnect"), 3, "with the barrier's");
     }
+}
+
+#[test]
+fn a_late_rejection_gets_none() {
+    let (backend, gate, mut gateway) = late(Answer::status(403));
+    time_out(&gateway, &backend);
+    gate.open();
     gateway.drain();
-    assert_eq!(backend.count("disconnect"), 2);
+    assert_eq!(backend.count("disconnect"), 0);
+}
+
+#[test]
+fn a_drain_waits_for_late_answers_no_longer_than_half_its_time() {
+    let backend = Backend::connecting(Answer::silence());
+    let builder = Gateway::for_backend(&backend).set("CALLBACK_TIMEOUT_SECONDS", 1);
+    let mut gateway = builder.set("SHUTDOWN_TIMEOUT_SECONDS", 2).start();
+    let tokens = time_out(&gateway, &backend);
+    gateway.drain();
+    assert!(tokens.iter().all(|token| disconnects(&backend, token).len() == 1));
+}
+
+#[test]
+fn a_connect_whose_retry_is_rejected_may_have_been_accepted_before() {
+    // The first connect leaves a kept connection. The second one is stored, and its answer lost; its retry finds it stored.
+    let backend = Backend::new(|call| match (call.action(), call.url(), call.ordinal) {
+        ("connect", "/x", 1) => Answer::close(),
+        ("connect", "/x", _) => Answer::status(409),
+        _ => Answer::ok(),
+    });
+    let mut gateway = Gateway::start(&backend);
+    let (stream, _) = gateway.open_with(&backend, "/first");
+    assert_json(&gateway.get("/x"), 409, r#"{"error":"Backend returned 409"}"#);
+    let token = backend.connect("/x").token().to_owned();
+    let call = backend.disconnect(&token);
+    assert_eq!((call.reason(), call.detail()), ("error", Some("connect_broken")));
+    drop(stream);
+    gateway.drain();
+    assert_eq!(disconnects(&backend, &token).len(), 1);
 }
 
 #[test]

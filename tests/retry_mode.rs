@@ -44,12 +44,16 @@ fn an_unreachable_backend_means_a_retry() {
 
 #[test]
 fn a_broken_or_slow_backend_means_a_retry() {
-    for answer in [Answer::close(), Answer::raw("garbage\r\n\r\n").then(Step::Close), Answer::silence()] {
+    let broken = [Answer::close(), Answer::raw("garbage\r\n\r\n").then(Step::Close)].map(|answer| (answer, true));
+    // The disconnect of the last one waits for a late answer.
+    for (answer, disconnects) in broken.into_iter().chain([(Answer::silence(), false)]) {
         let backend = Backend::connecting(answer);
         let gateway = retrying(Gateway::for_backend(&backend).set("CALLBACK_TIMEOUT_SECONDS", 1));
         assert_retries(&gateway, DEFAULT);
         let token = backend.connect("/x").token().to_owned();
-        assert_eq!(backend.disconnect(&token).reason(), "error", "it may have been accepted");
+        if disconnects {
+            assert_eq!(backend.disconnect(&token).reason(), "error", "it may have been accepted");
+        }
     }
 }
 

@@ -137,6 +137,7 @@ fn calls(url: String, extra_roots: &[&CertificateDer<'_>], count: u32) -> Vec<Ou
         timeout: Duration::from_secs(1),
         extra_roots: extra_roots.iter().map(|root| root.to_vec()).collect(),
         threads_max: 1,
+        late_max: 0,
     };
     let workers = Workers::start(settings, sender, Arc::new(|| {})).expect("valid settings");
     (0..count)
@@ -151,7 +152,7 @@ fn calls(url: String, extra_roots: &[&CertificateDer<'_>], count: u32) -> Vec<Ou
 }
 
 fn accepted() -> Outcome {
-    Outcome::Answered { status: 200, passed: Vec::new(), body: Some(b"{\"close\":true}".to_vec()) }
+    Outcome::Answered { status: 200, passed: Vec::new(), body: Some(b"{\"close\":true}".to_vec()), in_doubt: false }
 }
 
 #[test]

@@ -76,7 +76,8 @@ fn make_calls(gateway: &mut Gateway, now: Millis) {
     while let Some(action) = gateway.next_action() {
         match action {
             Action::Start(Job::Call(call)) => {
-                let answer = Outcome::Answered { status: 200, passed: Vec::new(), body: Some(Vec::new()) };
+                let answer =
+                    Outcome::Answered { status: 200, passed: Vec::new(), body: Some(Vec::new()), in_doubt: false };
                 gateway.complete(now, Completion::Called(Called { id: call.id, outcome: answer }));
             }
             Action::Report(_)

@@ -8,6 +8,7 @@ pub use answer::{Answer, read_answer};
 pub use request::{Request, RequestParts};
 
 use crate::table::Key;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// Why a stream ended, as reported to the backend (docs/protocol.md, section 6).
@@ -97,6 +98,9 @@ impl Call {
     }
 }
 
+/// How long a connect that has timed out may still be answered, which decides whether its stream has to be ended.
+pub const LATE_TIME_MAX: Duration = Duration::from_secs(60);
+
 /// The outcome of a callback.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -109,12 +113,18 @@ pub enum Outcome {
         passed: Vec<(PassedHeader, Vec<u8>)>,
         /// The body of a 2xx; `None` if it was late, cut short or too long. Not read for a rejection.
         body: Option<Vec<u8>>,
+        /// An attempt before this one was written to a kept connection, which then closed unanswered: the backend may
+        /// have accepted that.
+        in_doubt: bool,
     },
     /// Refused, reset, unresolvable name, or garbage.
     Unavailable {
         /// Whether some of the request may have reached the backend, which may have accepted it.
         written: bool,
     },
+    /// No head of an answer to a connect within the timeout. The worker goes on reading, without counting as in flight:
+    /// exactly one more outcome follows, within [`LATE_TIME_MAX`].
+    Overdue,
     /// No head within the timeout.
     TimedOut {
         /// As in [`Outcome::Unavailable`].

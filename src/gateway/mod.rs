@@ -253,6 +253,7 @@ impl Gateway {
     /// `true` if there may be more, for [`Gateway::expire_more`].
     pub fn expire(&mut self, now: Millis) -> bool {
         self.advance_shutdown(now);
+        self.shared.give_up_late_connects(now);
         if !self.shared.listings.is_empty() {
             self.shared.outbox.act(Action::List);
         }
@@ -292,7 +293,10 @@ impl Gateway {
     /// When to call [`Gateway::expire`] at the latest; `None`: not before something else happens.
     pub fn next_deadline(&self) -> Option<Millis> {
         let listing = (!self.shared.listings.is_empty()).then_some(Millis::ZERO);
-        [listing, self.shared.shutdown.next_deadline(), self.shared.deadlines.next_due()].into_iter().flatten().min()
+        let shared = &self.shared;
+        let deadlines =
+            [listing, shared.shutdown.next_deadline(), shared.hub.calls.next_deadline(), shared.deadlines.next_due()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// The next thing to do.
@@ -409,7 +413,8 @@ impl Gateway {
     fn advance_shutdown(&mut self, now: Millis) {
         let shared = &mut self.shared;
         if shared.shutdown.advance(now, shared.settings.shutdown_timeout) {
-            shared.hub.calls.drain();
+            // A late answer decides whether its stream has to be ended. Half of the time is left for the disconnects.
+            shared.hub.calls.drain(now.after(shared.settings.shutdown_timeout / 2));
             shared.outbox.act(Action::StopAccepting);
         }
         let Some(sweep) = shared.shutdown.sweep() else { return };

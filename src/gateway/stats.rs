@@ -157,7 +157,7 @@ impl Stats {
             (Lane::Connects, Outcome::Answered { .. }) => return,
             (Lane::Disconnects, Outcome::Answered { .. }) => CallFailure::Status,
             (_, Outcome::Unavailable { .. }) => CallFailure::Unavailable,
-            (_, Outcome::TimedOut { .. }) => CallFailure::Timeout,
+            (_, Outcome::Overdue | Outcome::TimedOut { .. }) => CallFailure::Timeout,
         };
         self.call_failures[lane as usize][failure as usize] += 1;
     }

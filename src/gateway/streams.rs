@@ -70,11 +70,38 @@ impl Shared {
 
     /// The outcome of a callback.
     pub(super) fn called(&mut self, now: Millis, connections: &mut Table<Connection>, call: CallId, outcome: Outcome) {
+        if outcome == Outcome::Overdue {
+            return self.connect_overdue(now, connections, call);
+        }
         let Some((pending, took)) = self.hub.calls.finish(now, call, &outcome) else { return };
-        self.stats.call_ended(pending.lane(), &outcome, took);
+        match took {
+            Some(took) => self.stats.call_ended(pending.lane(), &outcome, took),
+            None => debug!(outcome:?; "late answer to a connect"),
+        }
         match pending {
             Pending::Connect(connect) => self.connect_answered(now, connections, connect, outcome),
             Pending::Disconnect(disconnect) => disconnect_answered(&disconnect, &outcome),
+        }
+    }
+
+    /// A connect has timed out; whether its stream has to be ended is decided by its late answer.
+    fn connect_overdue(&mut self, now: Millis, connections: &mut Table<Connection>, call: CallId) {
+        let ending = EndReason::error(Detail::ConnectTimeout);
+        let Some((owner, took)) = self.hub.calls.overdue(now, call, ending) else { return };
+        self.stats.call_ended(Lane::Connects, &Outcome::Overdue, took);
+        if let Some(connection) = owner.and_then(|id| connections.get_mut(id))
+            && let Some(connecting) = self.give_up_connecting(connection)
+        {
+            self.fail_connect(now, connection, &connecting.mode, ConnectResult::Timeout);
+        }
+    }
+
+    /// Ends the streams of late connects that are no longer waited for.
+    pub(super) fn give_up_late_connects(&mut self, now: Millis) {
+        while let Some(PendingConnect { token, request, owner }) = self.hub.calls.give_up_late(now) {
+            if let Err(ending) = owner {
+                self.queue_disconnect(token, request, ending);
+            }
         }
     }
 
@@ -89,7 +116,7 @@ impl Shared {
         let waiting = owner.ok().and_then(|id| connections.get_mut(id));
         debug_assert_eq!(owner.is_ok(), waiting.is_some(), "a client that leaves gives up its call");
         let (failure, detail, written) = match outcome {
-            Outcome::Answered { status: 200..=299, passed: _, body } => {
+            Outcome::Answered { status: 200..=299, passed: _, body, in_doubt: _ } => {
                 match (waiting, owner) {
                     (Some(connection), _) => self.open(now, connection, request, body.as_deref()),
                     // A callback that is missing: only a client that leaves during its connect shows it.
@@ -99,7 +126,7 @@ impl Shared {
                 }
                 return;
             }
-            Outcome::Answered { status, passed, body: _ } => {
+            Outcome::Answered { status, passed, body: _, in_doubt } => {
                 match self.hints.rejection(status, &self.stats) {
                     Some(hint) => warn!(token = token.to_string(), status, hint; "connect rejected"),
                     None => debug!(token = token.to_string(), status; "connect rejected"),
@@ -107,10 +134,22 @@ impl Shared {
                 if let Some(connection) = waiting {
                     self.reject(now, connection, status, &passed);
                 }
+                // A ghost: the second attempt fails on what the first one has stored.
+                if in_doubt && !planted::is("rejected-retry-leaves-a-ghost") {
+                    self.queue_disconnect(token, request, EndReason::error(Detail::ConnectBroken));
+                }
                 return;
             }
             Outcome::Unavailable { written } => (ConnectResult::Unavailable, Detail::ConnectBroken, written),
-            Outcome::TimedOut { written } => (ConnectResult::Timeout, Detail::ConnectTimeout, written),
+            Outcome::Overdue | Outcome::TimedOut { written: true } => {
+                (ConnectResult::Timeout, Detail::ConnectTimeout, true)
+            }
+            Outcome::TimedOut { written: false } => (ConnectResult::Timeout, Detail::ConnectTimeout, false),
+        };
+        // What came first counts.
+        let detail = match owner {
+            Err(EndReason { detail: Some(Detail::ConnectTimeout), .. }) => Detail::ConnectTimeout,
+            Ok(_) | Err(_) => detail,
         };
         if let Some(connection) = waiting
             && let Some(connecting) = self.give_up_connecting(connection)
@@ -374,17 +413,17 @@ fn take_connecting(connection: &mut Connection) -> Option<Box<Connecting>> {
 fn disconnect_answered(disconnect: &PendingDisconnect, outcome: &Outcome) {
     let token = disconnect.token;
     match outcome {
-        Outcome::Answered { status: 200..=299, passed: _, body } => {
+        Outcome::Answered { status: 200..=299, passed: _, body, in_doubt: _ } => {
             let mut lossy = String::new();
             let answer = callback::read_answer(body.as_deref().unwrap_or_default(), &mut lossy);
             if answer.event.is_some() || answer.close {
                 warn!(token = token.to_string(); "disconnect answer ignored: it has an event or a close, but the stream has ended");
             }
         }
-        Outcome::Answered { status, passed: _, body: _ } => {
+        Outcome::Answered { status, passed: _, body: _, in_doubt: _ } => {
             warn!(token = token.to_string(), status; "disconnect callback failed");
         }
         // The worker that made the call has logged why.
-        Outcome::Unavailable { .. } | Outcome::TimedOut { .. } => {}
+        Outcome::Unavailable { .. } | Outcome::Overdue | Outcome::TimedOut { .. } => {}
     }
 }

@@ -59,9 +59,19 @@ impl Pending {
     }
 }
 
+/// How far a call has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// It waits for a worker.
+    Waiting,
+    /// A worker was handed it then.
+    InFlight(Millis),
+    /// It has timed out, and may still be answered.
+    Late,
+}
+
 struct Entry {
-    /// When a worker was handed the call; `None` while it waits for one.
-    started_at: Option<Millis>,
+    progress: Progress,
     pending: Pending,
 }
 
@@ -101,6 +111,10 @@ pub(crate) struct Calls {
     /// No connects start any more.
     draining: bool,
     started_last: Lane,
+    /// Connects that have timed out and may still be answered.
+    late: Vec<CallId>,
+    /// Once the drain has begun: when these are no longer waited for.
+    late_until: Millis,
 }
 
 /// Withdrawn ids that a lane may hold before they are swept out.
@@ -115,6 +129,8 @@ impl Calls {
             pace: Pace::new(limit, timeout),
             draining: false,
             started_last: Lane::Disconnects,
+            late: Vec::new(),
+            late_until: Millis::NEVER,
         }
     }
 
@@ -146,7 +162,7 @@ impl Calls {
 
     /// Whether a worker has been handed that call.
     pub(crate) fn is_started(&self, id: CallId) -> bool {
-        self.table.get(id).is_some_and(|entry| entry.started_at.is_some())
+        self.table.get(id).is_some_and(|entry| entry.progress != Progress::Waiting)
     }
 
     pub(crate) fn counts(&self, lane: Lane) -> LaneCounts {
@@ -155,14 +171,34 @@ impl Calls {
     }
 
     /// From now on no connect starts, as all clients are about to be turned away, and disconnects may have all workers.
-    pub(crate) fn drain(&mut self) {
+    /// Late answers are waited for until `late_until`.
+    pub(crate) fn drain(&mut self, late_until: Millis) {
         self.draining = true;
+        self.late_until = late_until;
+    }
+
+    /// When something is due, whatever else happens.
+    pub(crate) fn next_deadline(&self) -> Option<Millis> {
+        (self.draining && !self.late.is_empty()).then_some(self.late_until)
+    }
+
+    /// Takes out a connect whose late answer is no longer waited for.
+    pub(crate) fn give_up_late(&mut self, now: Millis) -> Option<PendingConnect> {
+        // An order that only a slow backend shows.
+        if now < self.late_until && !planted::is("late-answers-are-not-waited-for") {
+            return None;
+        }
+        let id = self.late.pop()?;
+        match self.table.remove(id)?.pending {
+            Pending::Connect(connect) => Some(connect),
+            Pending::Disconnect(_) => None,
+        }
     }
 
     /// Queues a callback; it starts by [`Calls::start_next`].
     pub(crate) fn queue(&mut self, pending: Pending) -> CallId {
         let lane = pending.lane();
-        let id = self.table.insert(Entry { started_at: None, pending });
+        let id = self.table.insert(Entry { progress: Progress::Waiting, pending });
         self.lanes[lane as usize].waiting.push_back(id);
         id
     }
@@ -172,7 +208,7 @@ impl Calls {
     pub(crate) fn abandon(&mut self, id: CallId, ending: EndReason) {
         let Some(entry) = self.table.get_mut(id) else { return };
         // A callback too many: the backend is asked about a client that has left.
-        if entry.started_at.is_some() || planted::is("withdrawn-connect-is-made") {
+        if entry.progress != Progress::Waiting || planted::is("withdrawn-connect-is-made") {
             match &mut entry.pending {
                 Pending::Connect(connect) => {
                     connect.owner = Err(ending);
@@ -208,7 +244,7 @@ impl Calls {
         self.started_last = lane;
         self.pace.started(now, self.in_flight());
         let entry = self.table.get_mut(id)?;
-        entry.started_at = Some(now);
+        entry.progress = Progress::InFlight(now);
         let (kind, token, request, owner) = match &entry.pending {
             Pending::Connect(PendingConnect { token, request, owner }) => {
                 (CallKind::Connect, token, request, owner.ok())
@@ -220,13 +256,35 @@ impl Calls {
         Some((Call { id, kind, token: *token, request: request.clone() }, owner))
     }
 
-    /// Takes out the call that has been answered, with the time that took; `None` if the id is stale.
-    pub(crate) fn finish(&mut self, now: Millis, id: CallId, outcome: &Outcome) -> Option<(Pending, Duration)> {
-        let started_at = self.table.get(id)?.started_at?;
+    /// A connect has timed out, and its worker reads on: it is no longer in flight. `ending` becomes the reason for its
+    /// disconnect. The client, if it still waits, and the time that took; `None` if the id is stale.
+    pub(crate) fn overdue(&mut self, now: Millis, id: CallId, ending: EndReason) -> Option<(Option<ConnId>, Duration)> {
+        let entry = self.table.get_mut(id)?;
+        let (Progress::InFlight(started_at), Pending::Connect(connect)) = (entry.progress, &mut entry.pending) else {
+            return None;
+        };
+        entry.progress = Progress::Late;
+        self.late.push(id);
+        let owner = std::mem::replace(&mut connect.owner, Err(ending)).ok();
+        self.lanes[Lane::Connects as usize].in_flight -= 1;
+        self.pace.ended(now, started_at, Ending::TimedOut);
+        Some((owner, Duration::from_millis(now.since(started_at))))
+    }
+
+    /// Takes out the call that has been answered, with the time that took, unless it is late; `None` if the id is stale.
+    pub(crate) fn finish(&mut self, now: Millis, id: CallId, outcome: &Outcome) -> Option<(Pending, Option<Duration>)> {
+        let started_at = match self.table.get(id)?.progress {
+            Progress::Waiting => return None,
+            Progress::Late => {
+                self.late.retain(|late| *late != id);
+                return Some((self.table.remove(id)?.pending, None));
+            }
+            Progress::InFlight(started_at) => started_at,
+        };
         let pending = self.table.remove(id)?.pending;
         self.lanes[pending.lane() as usize].in_flight -= 1;
         self.pace.ended(now, started_at, ending_of(outcome));
-        Some((pending, Duration::from_millis(now.since(started_at))))
+        Some((pending, Some(Duration::from_millis(now.since(started_at)))))
     }
 
     /// A few places (of 128, two) are kept from each lane, so that a flood in one leaves the others moving at once.
@@ -261,7 +319,7 @@ fn ending_of(outcome: &Outcome) -> Ending {
         Outcome::Answered { status: 500.., .. } => Ending::Erred,
         Outcome::Answered { .. } => Ending::Answered,
         Outcome::Unavailable { .. } => Ending::Unavailable,
-        Outcome::TimedOut { .. } => Ending::TimedOut,
+        Outcome::Overdue | Outcome::TimedOut { .. } => Ending::TimedOut,
     }
 }
 
@@ -301,7 +359,7 @@ mod tests {
     }
 
     fn answered(status: u16) -> Outcome {
-        Outcome::Answered { status, passed: Vec::new(), body: None }
+        Outcome::Answered { status, passed: Vec::new(), body: None, in_doubt: false }
     }
 
     /// With a backend that has been seen to take `limit` calls at once.

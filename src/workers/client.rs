@@ -2,6 +2,7 @@
 
 use super::failures::{Failures, is_disconnect};
 use super::idle::Idle;
+use super::late::{LateAnswer, LateAnswers};
 use super::resolver::Resolver;
 use super::settings::{Tuning, WorkerSettings};
 use super::tcp::HEAD_BYTES_MAX;
@@ -35,13 +36,14 @@ pub(super) struct Client {
     instance: HeaderValue,
     timeout: Duration,
     idle: Arc<Idle>,
+    late: LateAnswers,
 }
 
 impl Client {
     /// Errors: a URL or header value that HTTP does not allow, `https` in a build without TLS (which the configuration has
     /// refused before), and an extra root that is no certificate.
     pub(super) fn new(settings: &WorkerSettings, tuning: &Tuning) -> io::Result<Self> {
-        let WorkerSettings { url, authorization, instance, timeout, extra_roots, threads_max: _ } = settings;
+        let WorkerSettings { url, authorization, instance, timeout, extra_roots, threads_max: _, late_max } = settings;
         let uri: Uri = url.parse().map_err(io::Error::other)?;
         let host = uri.host().ok_or_else(|| io::Error::other("the URL has no host"))?;
         let is_https = uri.scheme_str() == Some("https");
@@ -78,34 +80,45 @@ impl Client {
             .transpose()?;
         let instance = HeaderValue::from_str(instance).map_err(io::Error::other)?;
         let failures = Failures::new(url, host);
-        Ok(Self { agent, uri, failures, authorization, instance, timeout: *timeout, idle })
+        let late = LateAnswers::new(*late_max, tuning.late_time_max);
+        Ok(Self { agent, uri, failures, authorization, instance, timeout: *timeout, idle, late })
     }
 
     /// Makes `call`. The outcome may be known before the end of the answer; then there is a rest, to be read once the
     /// outcome has been passed on.
     pub(super) fn run(&self, call: &Call) -> (Outcome, Option<Rest>) {
         let start = Instant::now();
-        Attempt::begin(false);
+        let keep_failed = call.kind == CallKind::Connect && self.late.is_possible();
+        Attempt::begin(false, keep_failed);
         let first = self.send(call, None);
         let attempt = Attempt::current();
         let (result, written_before) = match first {
             first if attempt.reused && was_closed(&first, attempt) => {
+                // A 408 says that the request was not read.
+                let in_doubt = attempt.written && attempt.first_status != Some(*b"408");
                 drop(first);
                 self.idle.close_all();
-                Attempt::begin(true);
+                Attempt::begin(true, keep_failed);
                 let left = self.timeout.saturating_sub(start.elapsed());
-                (self.send(call, Some(left)), attempt.written)
+                (self.send(call, Some(left)), in_doubt)
             }
             first => (first, false),
         };
+        let failed_connection = Attempt::end();
         match result {
             Ok(response) => {
                 self.failures.answered(call.kind);
-                answered(response)
+                answered(response, written_before)
             }
             Err(error) => {
                 let written = written_before || Attempt::current().written;
-                (self.failures.failed(call, &error, written), None)
+                let outcome = self.failures.failed(call, &error, written);
+                let is_late = outcome == Outcome::TimedOut { written: true };
+                let connection = failed_connection.filter(|_| is_late && Attempt::current().written);
+                match connection.and_then(|connection| self.late.admit(connection, written_before)) {
+                    Some(late) => (Outcome::Overdue, Some(Rest::Late(late))),
+                    None => (outcome, None),
+                }
             }
         }
     }
@@ -144,26 +157,38 @@ impl Client {
     }
 }
 
-/// The unread body of an answer whose outcome is known.
-pub(super) struct Rest(Body);
+/// What is left to read once the outcome is known.
+pub(super) enum Rest {
+    /// The body of an answer.
+    Body(Body),
+    /// The answer, after [`Outcome::Overdue`].
+    Late(LateAnswer),
+}
 
 impl Rest {
-    /// Reads it, so that the connection can serve another call.
-    pub(super) fn read(self) {
-        Attempt::read_until(Instant::now() + DRAIN_TIME_MAX);
-        let _ = read_body(self.0, DRAIN_BYTES_MAX);
+    /// Reads it. The outcome that follows the first one, if one does.
+    pub(super) fn read(self) -> Option<Outcome> {
+        match self {
+            Self::Body(body) => {
+                // So that the connection can serve another call.
+                Attempt::read_until(Instant::now() + DRAIN_TIME_MAX);
+                let _ = read_body(body, DRAIN_BYTES_MAX);
+                None
+            }
+            Self::Late(late) => Some(late.read()),
+        }
     }
 }
 
-fn answered(response: Response<Body>) -> (Outcome, Option<Rest>) {
+fn answered(response: Response<Body>, in_doubt: bool) -> (Outcome, Option<Rest>) {
     let status = response.status();
     if status.is_success() {
         let body = read_body(response.into_body(), BODY_BYTES_MAX);
-        return (Outcome::Answered { status: status.as_u16(), passed: Vec::new(), body }, None);
+        return (Outcome::Answered { status: status.as_u16(), passed: Vec::new(), body, in_doubt }, None);
     }
     let passed = passed_headers(response.headers());
-    let outcome = Outcome::Answered { status: status.as_u16(), passed, body: None };
-    (outcome, Some(Rest(response.into_body())))
+    let outcome = Outcome::Answered { status: status.as_u16(), passed, body: None, in_doubt };
+    (outcome, Some(Rest::Body(response.into_body())))
 }
 
 /// The whole body, if it comes in time and is no longer than `bytes_max`.

@@ -7,6 +7,7 @@ mod client;
 mod dial;
 mod failures;
 mod idle;
+mod late;
 mod resolver;
 mod settings;
 mod tcp;
@@ -88,15 +89,15 @@ impl Workers {
             client,
             completions,
             wake,
-            threads_max: settings.threads_max.max(1),
+            threads_max: settings.threads_max.max(1) + settings.late_max,
             stack_bytes: tuning.stack_bytes,
             idle_timeouts: tuning.idle_timeouts,
             state: Mutex::default(),
         })))
     }
 
-    /// Submits a call; never blocks. Exactly one [`Completion`] follows on the channel given at the start, then a wake. If
-    /// not even one thread can be started, the completion follows at once, as unavailable.
+    /// Submits a call; never blocks. Exactly one [`Completion`] follows on the channel given at the start, then a wake (two
+    /// after [`Outcome::Overdue`]). If not even one thread can be started, the completion follows at once, as unavailable.
     pub fn submit(&self, call: Call) {
         let mut state = self.0.lock();
         if let Some(worker) = state.idle.pop() {
@@ -155,7 +156,9 @@ impl Shared {
             let (outcome, rest) = self.client.run(&call);
             if let Some(rest) = rest {
                 self.complete(&call, outcome);
-                rest.read();
+                if let Some(outcome) = rest.read() {
+                    self.complete(&call, outcome);
+                }
                 next = self.next(&worker);
             } else {
                 // In this order a call made because of this completion finds this thread idle.

@@ -2,6 +2,7 @@
 
 use super::idle::CONNECTION_AGE_MAX;
 use super::resolver::{Lookup, LookupIntervals, system_lookup};
+use crate::callback::LATE_TIME_MAX;
 use std::time::Duration;
 
 /// Settings of all callbacks. No `Debug`, since it holds a secret.
@@ -18,6 +19,8 @@ pub struct WorkerSettings {
     pub extra_roots: Vec<Vec<u8>>,
     /// Most callbacks in flight, at least 1.
     pub threads_max: usize,
+    /// Most connects that have timed out and may still be answered, beside those in flight.
+    pub late_max: usize,
 }
 
 /// How long an idle thread lives.
@@ -41,6 +44,8 @@ pub(super) struct Tuning {
     pub lookup: Lookup,
     pub lookup_intervals: LookupIntervals,
     pub connection_age_max: Duration,
+    /// Usually [`LATE_TIME_MAX`].
+    pub late_time_max: Duration,
     pub stack_bytes: usize,
     pub idle_timeouts: IdleTimeouts,
 }
@@ -51,6 +56,7 @@ impl Default for Tuning {
             lookup: system_lookup(),
             lookup_intervals: LookupIntervals::default(),
             connection_age_max: CONNECTION_AGE_MAX,
+            late_time_max: LATE_TIME_MAX,
             stack_bytes: THREAD_STACK_BYTES,
             idle_timeouts: IDLE_TIMEOUTS,
         }

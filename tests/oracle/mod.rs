@@ -108,6 +108,7 @@ impl Oracle {
         self.input += 1;
         let now = self.now;
         self.drain_if_due();
+        self.give_up_late();
         let interval = millis(self.settings.heartbeat_interval);
         for place in 0..self.open.len() {
             let n = self.open[place];

@@ -121,7 +121,8 @@ impl Stream {
     /// Whether its end requires a disconnect.
     pub(crate) fn owes_disconnect(&self) -> bool {
         match &self.outcome {
-            Some(Outcome::Answered { status, .. }) => (200..300).contains(status),
+            Some(Outcome::Answered { status, in_doubt, .. }) => (200..300).contains(status) || *in_doubt,
+            Some(Outcome::Overdue) => false,
             Some(Outcome::Unavailable { written } | Outcome::TimedOut { written }) => *written,
             None => false,
         }

@@ -11,7 +11,7 @@ use crate::oracle::millis;
 use crate::oracle::requests::{Asked, Serves};
 use crate::oracle::sends::{Event, Form, INVALID_KINDS};
 use crate::random::Random;
-use ssegateway::callback::{Call, CallId, Called};
+use ssegateway::callback::{Call, CallId, Called, LATE_TIME_MAX, Outcome};
 use ssegateway::gateway::Listener;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -21,6 +21,9 @@ struct Record {
     client: usize,
     lane: Lane,
     reply: Reply,
+    /// What follows if this one is overdue, and how much later.
+    late: Option<(Reply, u64)>,
+    is_late: bool,
     taken: bool,
 }
 
@@ -83,7 +86,12 @@ impl World {
                 (reply, delay) = (Reply::broken(true, true), timeout);
             }
         }
-        self.backend.calls.push(Record { id: call.id, client, lane, reply, taken: false });
+        let timed_out = reply.outcome == Outcome::TimedOut { written: true };
+        let late = (connect && timed_out && self.hits(Fault::LateAnswer)).then(|| self.decide_late());
+        if late.is_some() {
+            reply = Reply::overdue();
+        }
+        self.backend.calls.push(Record { id: call.id, client, lane, reply, late, is_late: false, taken: false });
         let number = self.backend.calls.len() - 1;
         self.plan(delay, Item::Outcome(number));
         if connect {
@@ -93,6 +101,18 @@ impl World {
                 self.send_batch(count, Some(client));
             }
         }
+    }
+
+    /// The outcome of a connect that has timed out, and its time.
+    fn decide_late(&mut self) -> (Reply, u64) {
+        let reply = match self.random.below(4) {
+            0 => Reply::reject(self.random.pick(&[403, 409, 500])),
+            1 => Reply::broken(self.random.chance(500), true),
+            _ => Reply::accept(200, None, false),
+        };
+        let reply = if self.hits(Fault::RetriedAnswer) { reply.retried() } else { reply };
+        let long = if self.random.chance(200) { millis(LATE_TIME_MAX) } else { 3_000 };
+        (reply, self.random.below(long))
     }
 
     /// The outcome of a callback, and its time.
@@ -117,6 +137,7 @@ impl World {
             let event = self.random.chance(300).then(|| self.draw_event());
             Reply::accept(status, event.as_ref(), connect && self.random.chance(50))
         };
+        let reply = if connect && self.hits(Fault::RetriedAnswer) { reply.retried() } else { reply };
         if self.hits(Fault::LateOutcome) {
             delay += self.random.within(0, timeout + 3_000);
         }
@@ -125,12 +146,18 @@ impl World {
 
     /// A worker is done; some repeat an old outcome, which must have no effect.
     pub(super) fn complete(&mut self, number: usize) {
-        let Record { id, client, reply, .. } = &self.backend.calls[number];
-        self.trace.note(self.clock, "outcome", &[("client", *client as u64)]);
-        self.kernel.complete(Called { id: *id, outcome: reply.outcome.clone() });
+        let Record { id, client, lane, reply, late, .. } = &mut self.backend.calls[number];
+        let (id, client, lane) = (*id, *client, *lane);
+        self.trace.note(self.clock, "outcome", &[("client", client as u64)]);
+        self.kernel.complete(Called { id, outcome: reply.outcome.clone() });
+        if let Some((reply, delay)) = late.take() {
+            self.backend.calls.push(Record { id, client, lane, reply, late: None, is_late: true, taken: false });
+            let number = self.backend.calls.len() - 1;
+            self.plan(delay, Item::Outcome(number));
+        }
         if self.hits(Fault::StaleOutcome) {
             let record = &self.backend.calls[self.random.index(self.backend.calls.len())];
-            if record.taken {
+            if record.taken && record.reply.outcome != Outcome::Overdue {
                 let stale = Event { data: "stale".to_owned(), ..Event::default() };
                 let outcome = Reply::accept(200, Some(&stale), true).outcome;
                 self.kernel.complete(Called { id: record.id, outcome });
@@ -141,11 +168,16 @@ impl World {
     /// The gateway receives an outcome.
     pub(super) fn completion_taken(&mut self, completion: &Called) {
         let calls = &mut self.backend.calls;
-        let Some(record) = calls.iter_mut().rev().find(|record| record.id == completion.id && !record.taken) else {
-            return;
+        let is_it = |record: &&mut Record| {
+            record.id == completion.id && !record.taken && record.reply.outcome == completion.outcome
         };
+        let Some(record) = calls.iter_mut().rev().find(is_it) else { return };
         record.taken = true;
-        self.oracle.call_ended(record.client, record.lane, &record.reply);
+        if record.is_late {
+            self.oracle.late_call_ended(record.client, &record.reply);
+        } else {
+            self.oracle.call_ended(record.client, record.lane, &record.reply);
+        }
     }
 
     /// Sends something to a random client.

@@ -7,6 +7,7 @@ use super::kernel::Kernel;
 use super::trace::Trace;
 use crate::oracle::{Oracle, millis};
 use crate::random::Random;
+use ssegateway::callback::LATE_TIME_MAX;
 use ssegateway::gateway::{ConnId, Settings};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
@@ -295,6 +296,6 @@ impl World {
             settings.shutdown_timeout,
         ];
         let rest: u64 = waits.iter().map(|wait| millis(*wait)).sum();
-        self.plan(rest + 5_000, Item::Finish);
+        self.plan(rest + millis(LATE_TIME_MAX) + 5_000, Item::Finish);
     }
 }

@@ -76,7 +76,7 @@ fn a_rejection_passes_its_headers_on_and_nothing_else() {
         (PassedHeader::WwwAuthenticate, b"Basic realm=\"a\"".to_vec()),
         (PassedHeader::WwwAuthenticate, b"Bearer".to_vec()),
     ];
-    assert_eq!(outcome_of(answer), Outcome::Answered { status: 401, passed, body: None });
+    assert_eq!(outcome_of(answer), Outcome::Answered { status: 401, passed, body: None, in_doubt: false });
     let accepted = "HTTP/1.1 200 OK\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n";
     assert_eq!(outcome_of(accepted), answered(200, Some("")));
     assert_eq!(outcome_of("HTTP/1.1 599 Odd\r\nContent-Length: 0\r\n\r\n"), answered(599, None));

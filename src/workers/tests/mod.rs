@@ -3,6 +3,7 @@
 mod bodies;
 mod failures;
 mod keepalive;
+mod late;
 mod names;
 mod pool;
 mod request;
@@ -41,13 +42,14 @@ struct Pool {
 struct Options {
     timeout: Duration,
     threads_max: usize,
+    late_max: usize,
     authorization: Option<String>,
     tuning: Tuning,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { timeout: LONG, threads_max: 8, authorization: None, tuning: Tuning::default() }
+        Self { timeout: LONG, threads_max: 8, late_max: 0, authorization: None, tuning: Tuning::default() }
     }
 }
 
@@ -70,6 +72,7 @@ impl Pool {
             timeout: options.timeout,
             extra_roots: Vec::new(),
             threads_max: options.threads_max,
+            late_max: options.late_max,
         };
         let wake = Arc::new(move || {
             counted.fetch_add(1, Ordering::SeqCst);
@@ -122,7 +125,7 @@ fn call(number: u32, detail: Option<Detail>) -> Call {
 }
 
 fn answered(status: u16, body: Option<&str>) -> Outcome {
-    Outcome::Answered { status, passed: Vec::new(), body: body.map(|body| body.as_bytes().to_vec()) }
+    Outcome::Answered { status, passed: Vec::new(), body: body.map(|body| body.as_bytes().to_vec()), in_doubt: false }
 }
 
 /// Runs `script` as the backend.
