@@ -1,7 +1,7 @@
 //! Request heads: bytes to a [`Head`], or to the reason for refusing them.
 //!
 //! httparse finds the tokens. The rules that make a message unambiguous (RFC 9112 sections 2.2, 3.2 and 5) are here,
-//! and those about fields in [`super::fields`].
+//! and those about fields in `super::fields`.
 
 use std::mem::MaybeUninit;
 

@@ -1,7 +1,7 @@
-//! The callbacks that wait or are in flight, in lanes: one for each kind.
+//! Queued callbacks and callbacks in flight, in one lane per kind.
 //!
-//! The lanes stand here and not in the worker pool so that who waits, for how long and behind whom is part of the
-//! protocol, runs in the simulation, and needs no lock. The pool runs what it is handed.
+//! The lanes are here and not in the worker pool, so that order and waiting times are part of the protocol, run in the
+//! simulation, and need no lock. The pool only runs the calls it is given.
 
 use super::pace::{Ending, Pace};
 use super::tokens::ConnId;
@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Why a stream ended, as its disconnect callback says it.
+/// Why a stream ended, as in its disconnect callback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EndReason {
     pub(crate) reason: Reason,
@@ -30,15 +30,15 @@ impl EndReason {
     }
 }
 
-/// A connect callback that has not been answered.
+/// An unanswered connect callback.
 pub(crate) struct PendingConnect {
     pub(crate) token: Uuid,
     pub(crate) request: Request,
-    /// The connection that waits for the answer, or why none does any more.
+    /// The connection waiting for the answer, or why it no longer does.
     pub(crate) owner: Result<ConnId, EndReason>,
 }
 
-/// A disconnect callback that has not been answered.
+/// An unanswered disconnect callback.
 pub(crate) struct PendingDisconnect {
     pub(crate) token: Uuid,
     pub(crate) request: Request,
@@ -75,7 +75,7 @@ struct Entry {
     pending: Pending,
 }
 
-/// The kinds of callbacks that wait for each other only within their kind.
+/// The kinds of callbacks. A call waits only for others of its kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lane {
     Connects,
@@ -88,7 +88,7 @@ impl Lane {
     pub(crate) const COUNT: usize = Self::ALL.len();
 }
 
-/// How many callbacks of one lane there are.
+/// The number of callbacks in one lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LaneCounts {
     pub(crate) in_flight: usize,
@@ -97,7 +97,7 @@ pub(crate) struct LaneCounts {
 
 #[derive(Default)]
 struct Queue {
-    /// May hold ids that were withdrawn; they are stale and passed over.
+    /// May contain withdrawn ids, which are stale and skipped.
     waiting: VecDeque<CallId>,
     withdrawn: usize,
     in_flight: usize,
@@ -106,9 +106,9 @@ struct Queue {
 pub(crate) struct Calls {
     table: Table<Entry>,
     lanes: [Queue; Lane::COUNT],
-    /// Most in flight at once, all lanes together.
+    /// Maximum in flight at once, all lanes together.
     pace: Pace,
-    /// No connects start any more.
+    /// No more connects start.
     draining: bool,
     started_last: Lane,
     /// Connects that have timed out and may still be answered.
@@ -117,11 +117,11 @@ pub(crate) struct Calls {
     late_until: Millis,
 }
 
-/// Withdrawn ids that a lane may hold before they are swept out.
+/// Withdrawn ids that a lane may contain before they are removed.
 const WITHDRAWN_MAX: usize = 1024;
 
 impl Calls {
-    /// `limit`: most in flight ever; `timeout`: that of a call.
+    /// `limit`: the maximum ever in flight; `timeout`: that of a call.
     pub(crate) fn new(limit: usize, timeout: Duration) -> Self {
         Self {
             table: Table::default(),
@@ -134,7 +134,7 @@ impl Calls {
         }
     }
 
-    /// Waiting and in flight, all lanes.
+    /// Queued and in flight, all lanes.
     pub(crate) fn len(&self) -> usize {
         self.table.len()
     }
@@ -143,7 +143,7 @@ impl Calls {
         self.table.is_empty()
     }
 
-    /// Gives up memory that is not in use.
+    /// Frees unused memory.
     pub(crate) fn shrink(&mut self) {
         self.table.shrink();
         for lane in &mut self.lanes {
@@ -155,12 +155,12 @@ impl Calls {
         self.lanes.iter().map(|lane| lane.in_flight).sum()
     }
 
-    /// Most in flight now, all lanes together.
+    /// The current maximum in flight, all lanes together.
     pub(crate) fn limit(&self) -> usize {
         self.pace.limit()
     }
 
-    /// Whether a worker has been handed that call.
+    /// Whether a worker has received that call.
     pub(crate) fn is_started(&self, id: CallId) -> bool {
         self.table.get(id).is_some_and(|entry| entry.progress != Progress::Waiting)
     }
@@ -170,7 +170,7 @@ impl Calls {
         LaneCounts { in_flight: queue.in_flight, waiting: queue.waiting.len() - queue.withdrawn }
     }
 
-    /// From now on no connect starts, as all clients are about to be turned away, and disconnects may have all workers.
+    /// From now on no connect starts, since all clients are about to be refused, and disconnects may use all workers.
     /// Late answers are waited for until `late_until`.
     pub(crate) fn drain(&mut self, late_until: Millis) {
         self.draining = true;
@@ -203,11 +203,11 @@ impl Calls {
         id
     }
 
-    /// The client of a connect does not wait any more. A call that has not started is withdrawn; of one that has, the
-    /// reason is kept until its outcome is known.
+    /// The client of a connect no longer waits. A call that has not started is withdrawn; otherwise the reason is kept
+    /// until the outcome is known.
     pub(crate) fn abandon(&mut self, id: CallId, ending: EndReason) {
         let Some(entry) = self.table.get_mut(id) else { return };
-        // A callback too many: the backend is asked about a client that has left.
+        // A surplus callback: a connect for a client that has left.
         if entry.progress != Progress::Waiting || planted::is("withdrawn-connect-is-made") {
             match &mut entry.pending {
                 Pending::Connect(connect) => {
@@ -231,7 +231,7 @@ impl Calls {
         }
     }
 
-    /// Takes the next call that may start now, with the connection that waits for it.
+    /// Takes the next call that may start now, with the connection waiting for it.
     pub(crate) fn start_next(&mut self, now: Millis) -> Option<(Call, Option<ConnId>)> {
         let is_idle = self.lanes.iter().all(|lane| lane.waiting.is_empty());
         if is_idle || self.in_flight() >= self.pace.limit() {
@@ -287,17 +287,17 @@ impl Calls {
         Some((pending, Some(Duration::from_millis(now.since(started_at)))))
     }
 
-    /// A few places (of 128, two) are kept from each lane, so that a flood in one leaves the others moving at once.
-    /// As workers become free the lanes take turns, which gives each its share.
+    /// A few places (2 of 128) are withheld from each lane, so that a flood in one does not block the others. When
+    /// workers become free the lanes alternate, which gives each its share.
     fn lane_limit(&self) -> usize {
-        // Starvation: callbacks of the one kind wait while those of the other come.
+        // Starvation: callbacks of one kind wait for as long as others arrive.
         let shared = !planted::is("one-lane-takes-all-workers");
-        // A drain that waits for what cannot come.
+        // A drain that waits for callbacks that cannot start.
         let draining = self.draining && !planted::is("drain-keeps-a-worker-for-connects");
         self.pace.limit() - if shared && !draining { self.pace.reserve() } else { 0 }
     }
 
-    /// The lane whose turn it is, of those with a call that may start.
+    /// The next lane, among those with a call that may start.
     fn next_lane(&mut self) -> Option<Lane> {
         let (limit, draining) = (self.lane_limit(), self.draining);
         let turns = (1..=Lane::COUNT).map(|turn| Lane::ALL[(self.started_last as usize + turn) % Lane::COUNT]);
@@ -308,7 +308,7 @@ impl Calls {
         })
     }
 
-    /// Panics if the limit of calls in flight is not what it may be.
+    /// Panics if the limit of calls in flight is out of its bounds.
     pub(crate) fn assert_invariants(&self) {
         self.pace.assert_invariants();
     }
@@ -389,7 +389,7 @@ mod tests {
                 assert!(connect);
                 flying.push_back(id);
             }
-            // All but what is kept for the others.
+            // All except the places reserved for the others.
             assert_eq!(limit - flying.len(), if limit == 1 { 0 } else { (limit / 64).max(1) });
             queue_both(&mut calls, 2 * limit);
             let mut disconnects = 0;
@@ -400,7 +400,7 @@ mod tests {
                 }
                 assert_eq!(flying.len(), limit);
                 assert!(disconnects > 0 || limit == 1);
-                // The limit stays.
+                // The limit does not change.
                 calls.finish(Millis::ZERO, flying.pop_front().unwrap(), &answered(500));
             }
             assert!(

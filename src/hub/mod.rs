@@ -1,4 +1,4 @@
-//! Which connection a token names, and which callbacks wait: connection ids in, connection ids out.
+//! Which connection a token names, and which callbacks are queued: connection ids in, connection ids out.
 
 mod calls;
 mod pace;
@@ -10,20 +10,20 @@ pub(crate) use tokens::{Tokens, parse as parse_token};
 
 use std::time::Duration;
 
-/// The audiences and the callbacks.
+/// Tokens and callbacks.
 pub(crate) struct Hub {
-    /// The streams that can be sent to: those connecting and those open.
+    /// The streams that can be sent to, connecting and open ones.
     pub(crate) tokens: Tokens,
     pub(crate) calls: Calls,
 }
 
 impl Hub {
-    /// `callback_concurrency`: most callbacks in flight; `callback_timeout`: that of one.
+    /// `callback_concurrency`: maximum callbacks in flight; `callback_timeout`: that of one.
     pub(crate) fn new(callback_concurrency: usize, callback_timeout: Duration) -> Self {
         Self { tokens: Tokens::default(), calls: Calls::new(callback_concurrency, callback_timeout) }
     }
 
-    /// Gives up memory that is not in use.
+    /// Frees unused memory.
     pub(crate) fn shrink(&mut self) {
         self.tokens.shrink();
         self.calls.shrink();

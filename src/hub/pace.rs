@@ -1,61 +1,61 @@
-//! How many callbacks may be in flight at once: as many as the backend answers soon.
+//! The limit of callbacks in flight: as many as the backend answers promptly.
 //!
-//! A backend with a few synchronous workers queues what it cannot take yet, and there a call runs into its timeout. So
-//! the calls wait here. The limit follows the latency of the calls: in a queue latency grows with the number of calls in
-//! it, below the number of workers it does not. The latency that is aimed at is a small part of the timeout, or twice the
-//! lowest that was seen; so a backend that becomes several times slower still answers what it has been given.
+//! A backend with a few synchronous workers queues the calls it cannot serve yet, and queued calls time out. So the
+//! calls wait here instead. The limit follows the latency of the calls: in a queue latency grows with the number of
+//! calls, below the number of workers it does not. The target latency is a small part of the timeout, or twice the
+//! lowest latency seen; so a backend that becomes several times slower still answers the calls in flight.
 
 use crate::clock::Millis;
 use crate::planted;
 use std::time::Duration;
 
-/// Calls at once to a backend of which nothing is known. One worker takes them all within the timeout of 5 s if it needs
-/// no more than half a second for each.
+/// The initial limit, for an unknown backend. A single worker can serve them all within the timeout of 5 s if each
+/// takes no more than half a second.
 const START: f64 = 8.0;
-/// The least limit: one call of each kind.
+/// The lowest limit: one call of each kind.
 const LEAST: f64 = 2.0;
-/// Part of the timeout that a call may take without being thought slow.
+/// Fraction of the timeout below which a call is not slow.
 const TARGET_PART: f64 = 0.2;
-/// Multiple of the lowest latency that a call may take without being thought slow.
+/// Multiple of the lowest latency below which a call is not slow.
 const TARGET_MULTIPLE: f64 = 2.0;
-/// Part of the timeout up to which that multiple is granted, and the part that nothing may exceed.
+/// Fraction of the timeout up to which that multiple applies, and the fraction above which every call is slow.
 const MULTIPLE_PART_MAX: f64 = 0.5;
 const TARGET_PART_MAX: f64 = 0.7;
-/// Part of the timeout that calls may take if the limit jumps to what the first answers show the backend to take.
+/// Fraction of the timeout that calls may take if the limit jumps to the capacity shown by the first answers.
 const JUMP_PART: f64 = 1.0 / 3.0;
-/// Answers that differ by less have not waited for each other.
+/// Calls whose latencies differ by less have not waited for each other.
 const SAME_MS: f64 = 10.0;
-/// A limit that has not been reached for so long is no longer trusted: the backend may be another one by now.
+/// A limit that has not been reached for this long is no longer trusted: the backend may have changed.
 const TRUST_MS: u64 = 10_000;
-/// Fewest answers that a mean is made of.
+/// Minimum number of answers in a mean.
 const SAMPLES_MIN: u32 = 4;
 
-/// What came of a call, as far as it tells of the backend's capacity.
+/// The outcome of a call, as far as it shows the backend's capacity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     Answered,
-    /// Answered with an error of the server. Whether that took long says nothing.
+    /// Answered with a server error. Its latency is not meaningful.
     Erred,
     TimedOut,
     /// Refused, reset, unresolvable.
     Unavailable,
 }
 
-/// How the limit grows while it is reached and answers come soon.
+/// How the limit grows while it is reached and answers are prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Growth {
-    /// By the answers: at least twofold in the time of one call.
+    /// With the answers: at least doubled in the time of one call.
     Fast,
     /// By an eighth in the time of one call.
     Slow,
 }
 
-/// A limit that was lowered because answers took long.
+/// A limit that was lowered because answers were slow.
 #[derive(Clone, Copy, Debug)]
 struct Lowered {
-    /// What it should be now at most, if it came from a queue.
+    /// The highest expected latency now, if the cause was a queue.
     expected_ms: f64,
-    /// How many times in a row it was lowered without effect before.
+    /// How many times in a row it was lowered without effect.
     in_vain: u32,
 }
 
@@ -66,24 +66,25 @@ pub(crate) struct Pace {
     timeout_ms: f64,
     limit: f64,
     growth: Growth,
-    /// The lowest mean latency so far, unless lowering the limit has shown that the backend cannot be faster.
+    /// The lowest mean latency so far, or a higher one, if lowering the limit has shown that the backend cannot be
+    /// faster.
     lowest_ms: Option<f64>,
     /// The first mean is not complete yet.
     is_new: bool,
-    /// Answers to calls that started since then are being averaged; earlier ones tell of another limit.
+    /// Answers to calls that started since then are averaged; earlier ones belong to another limit.
     since: Millis,
     samples: u32,
     sum_ms: f64,
-    /// When the first of them came, and how many calls that had started by then took no longer than the quickest.
+    /// When the first of them arrived, and how many calls started by then took no longer than the quickest.
     first_end: Option<Millis>,
     at_once: u32,
-    /// The limit was reached meanwhile.
+    /// The limit was reached in this period.
     reached: bool,
     reached_at: Millis,
     lowered: Option<Lowered>,
-    /// When a failure lowered the limit; calls that had started by then do not lower it again.
+    /// When a failure lowered the limit; calls started by then do not lower it again.
     cut_at: Option<Millis>,
-    /// How the last call failed, if none has been answered since.
+    /// The kind of the last failure, if no call has been answered since.
     failing: Option<Ending>,
 }
 
@@ -111,17 +112,17 @@ impl Pace {
         }
     }
 
-    /// Most callbacks in flight now.
+    /// The current maximum of callbacks in flight.
     pub(crate) fn limit(&self) -> usize {
         self.limit as usize
     }
 
-    /// Of those, places that one kind of callbacks leaves to the other: a sixty-fourth, at least one.
+    /// The places among those that one kind of callbacks leaves to the other: a sixty-fourth, at least one.
     pub(crate) fn reserve(&self) -> usize {
         if self.limit() > 1 { (self.limit() / 64).max(1) } else { 0 }
     }
 
-    /// A call starts; now there are `in_flight`.
+    /// A call starts; `in_flight` includes it.
     pub(crate) fn started(&mut self, now: Millis, in_flight: usize) {
         if now.since(self.reached_at) > TRUST_MS && self.limit > START {
             self.limit = self.limit.min(START.max(2.0 * in_flight as f64));
@@ -135,7 +136,7 @@ impl Pace {
         }
     }
 
-    /// A call is over.
+    /// A call has ended.
     pub(crate) fn ended(&mut self, now: Millis, started_at: Millis, ending: Ending) {
         match ending {
             Ending::Answered => self.answered(now, started_at),
@@ -182,11 +183,11 @@ impl Pace {
         let is_same = took_ms <= (1.5 * lowest_ms).max(lowest_ms + SAME_MS);
         let mut limit = self.limit;
         if is_same || took_ms <= target_ms / 2.0 {
-            // Twice as many in the time of a call, or fewer if that might make them late.
+            // Twice as many in the time of a call, or fewer if that could make them late.
             limit += (TARGET_PART_MAX * self.timeout_ms / lowest_ms - 1.0).clamp(0.0, 1.0);
         }
         if is_same && (started_at < first_end || self.at_once == 0) {
-            // At least so many are served at a time; these answer so many in that part of the timeout.
+            // At least this many are served in parallel; they answer this many in that fraction of the timeout.
             self.at_once += 1;
             limit = limit.max(f64::from(self.at_once) * JUMP_PART * self.timeout_ms / lowest_ms);
         }
@@ -203,7 +204,7 @@ impl Pace {
         {
             in_vain = lowered.in_vain + 1;
             if in_vain >= 2 {
-                // Not a queue: the backend is as slow as that, or has become so.
+                // Not a queue: the backend is that slow, or has become so.
                 self.lowest_ms = Some(mean_ms);
                 self.growth = Growth::Fast;
             }
@@ -217,12 +218,12 @@ impl Pace {
         self.restart(now);
     }
 
-    /// By much at once, so that the effect can be told from chance.
+    /// By a large step, so that the effect can be distinguished from noise.
     fn lower(&mut self, mean_ms: f64, target_ms: f64, in_vain: u32) {
         self.growth = Growth::Slow;
         let before = self.limit;
         self.set(before * (0.8 * target_ms / mean_ms).clamp(0.5, 0.7));
-        // A limit that cannot be lowered has no effect either.
+        // A limit that cannot be lowered counts as one without effect.
         let part = if self.limit < before { f64::midpoint(1.0, self.limit / before) } else { 0.0 };
         self.lowered = Some(Lowered { expected_ms: mean_ms * part, in_vain });
     }
@@ -232,7 +233,8 @@ impl Pace {
             self.failing.get_or_insert(ending);
             return;
         }
-        // Halved once, and down to a few if the calls after that fail as well: then it is down, and may come back anew.
+        // Halved once, and lowered to a few if the next calls fail too: the backend is then down, and may return
+        // changed.
         let is_down = self.failing.is_some();
         let limit = if is_down { LEAST } else { self.limit / 2.0 };
         self.growth = if is_down || ending == Ending::Unavailable { Growth::Fast } else { Growth::Slow };
@@ -254,7 +256,7 @@ impl Pace {
         self.limit = limit.max(LEAST).min(self.ceiling);
     }
 
-    /// Begins another mean.
+    /// Starts a new mean.
     fn restart(&mut self, now: Millis) {
         self.since = now;
         self.samples = 0;
@@ -271,7 +273,7 @@ impl Pace {
 }
 
 fn is_slow(latency_ms: f64, target_ms: f64) -> bool {
-    // A collapse: what the backend cannot take is given to it all the same.
+    // A collapse: the backend gets more calls than it can serve.
     latency_ms > target_ms && !planted::is("slow-answers-do-not-lower-the-limit")
 }
 
@@ -283,12 +285,12 @@ mod tests {
 
     const TIMEOUT_MS: u64 = 5000;
 
-    /// A backend whose workers take one call after the other from one queue, and the gateway before it.
+    /// A backend whose workers take calls one by one from one queue, and the gateway in front of it.
     struct Model {
         pace: Pace,
         /// When each worker is free.
         workers: BinaryHeap<Reverse<u64>>,
-        /// Milliseconds of one call that begins at a time.
+        /// Duration of a call by its start time, in milliseconds.
         service_ms: fn(u64) -> u64,
         now: u64,
         /// End, start and ending of the calls in flight.
@@ -314,7 +316,7 @@ mod tests {
             let Reverse(free) = self.workers.pop().unwrap();
             let begin = free.max(self.now);
             let end = begin + (self.service_ms)(begin);
-            // It works on what nobody waits for any more as well.
+            // It also works on calls that have timed out.
             self.workers.push(Reverse(end));
             let in_time = end < self.now + TIMEOUT_MS;
             self.flying.push(Reverse((end.min(self.now + TIMEOUT_MS), self.now, in_time)));
@@ -331,7 +333,7 @@ mod tests {
             self.answered += usize::from(in_time);
         }
 
-        /// So many calls come at once; the time until all are over.
+        /// Makes that many calls at once; returns the time until all have ended.
         fn wave(&mut self, count: usize) -> u64 {
             let start = self.now;
             let mut waiting = count;
@@ -362,7 +364,7 @@ mod tests {
         let services: [Service; 5] = [(5, |_| 5), (20, |_| 20), (50, |_| 50), (200, |_| 200), (500, |_| 500)];
         for workers in [1, 2, 3, 4, 8, 16, 64] {
             for (time_ms, service_ms) in services {
-                // It takes the time of a call to see how many can be in flight.
+                // It takes the time of a call to find out how many can be in flight.
                 let ideal_ms = 600_u64.div_ceil(workers) * time_ms + 2 * time_ms;
                 assert_all_answered(workers as usize, service_ms, ideal_ms, &format!("{workers} x {time_ms} ms"));
             }
@@ -391,7 +393,7 @@ mod tests {
             model.wave(5000);
             assert_eq!((model.timeouts, model.pace.limit()), (0, 128), "{time_ms} ms");
         }
-        // What is answered at once says nothing of the rest.
+        // Immediate answers say nothing about the others.
         let mut model = Model::new(10_000, |now| if now % 3 == 0 { 1 } else { 1500 });
         model.wave(5000);
         assert!(model.timeouts == 0 && model.pace.limit() > 64, "{}", model.pace.limit());

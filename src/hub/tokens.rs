@@ -1,20 +1,20 @@
-//! Tokens: which connection each one names, and how they are spelled.
+//! Tokens: the connection of each one, and their canonical form.
 
 use crate::table::Key;
 use hashbrown::HashTable;
 use uuid::Uuid;
 
-/// Names a connection; stale once it is closed.
+/// The id of a connection; stale once it is closed.
 pub type ConnId = Key;
 
 /// The streams that can be sent to, by token.
 ///
-/// Sends to many streams wait for memory more than for anything else, so an entry is small: the token itself stands in
-/// the connection, which a send needs anyway.
+/// Sends to many streams mostly wait for memory, so an entry is small: the token itself is stored in the connection,
+/// which a send needs anyway.
 #[derive(Default)]
 pub(crate) struct Tokens(HashTable<Entry>);
 
-/// Eight bytes; the table grows without a look at the connections.
+/// Eight bytes; the table grows without touching the connections.
 struct Entry {
     /// Some bits of the token.
     excerpt: u32,
@@ -28,13 +28,13 @@ impl Entry {
     }
 }
 
-/// Tokens are random already, and nobody but the gateway draws them: some of their bits are as good as a hash.
+/// Tokens are random, and only the gateway generates them: some of their bits are as good as a hash.
 fn excerpt(token: Uuid) -> u32 {
-    // The last ones: none of them tells the version or the variant (RFC 9562, section 5.4).
+    // The last ones, which do not include the version or the variant (RFC 9562, section 5.4).
     token.as_u128() as u32
 }
 
-/// The table takes the place from the low bits and tells neighbours apart by the seven high ones.
+/// The table uses the low bits for the position and the seven high ones to distinguish neighbours.
 fn spread(excerpt: u32) -> u64 {
     u64::from(excerpt) << 32 | u64::from(excerpt)
 }
@@ -51,13 +51,13 @@ impl Tokens {
         self.0.find(spread(excerpt), is_named).map(|entry| entry.slot)
     }
 
-    /// Lets `token`, which names nothing yet, name the connection `id`, whose token it is.
+    /// Adds `token`, which must be new, for the connection `id`.
     pub(crate) fn insert(&mut self, token: Uuid, id: ConnId) {
         let entry = Entry { excerpt: excerpt(token), slot: id.slot() };
         self.0.insert_unique(entry.hash(), entry, Entry::hash);
     }
 
-    /// Lets `token` name nothing any more. `id` is what it named.
+    /// Removes `token` of the connection `id`.
     pub(crate) fn remove(&mut self, token: Uuid, id: ConnId) {
         let excerpt = excerpt(token);
         let entry = self.0.find_entry(spread(excerpt), |entry| entry.excerpt == excerpt && entry.slot == id.slot());
@@ -66,17 +66,17 @@ impl Tokens {
         }
     }
 
-    /// Gives up memory that is not in use.
+    /// Frees unused memory.
     pub(crate) fn shrink(&mut self) {
         self.0.shrink_to_fit(Entry::hash);
     }
 }
 
-/// A token in the one form that the gateway gives out: lower-case, with hyphens (RFC 9562, section 4).
+/// Parses a token in the only form that the gateway issues: lower-case, with hyphens (RFC 9562, section 4).
 pub(crate) fn parse(text: &str) -> Option<Uuid> {
-    // Of the forms that `Uuid` reads only this one has 36 characters.
+    // Among the forms that `Uuid` reads, only this one has 36 characters.
     let bytes: &[u8; 36] = text.as_bytes().try_into().ok()?;
-    // Of a known length and without a way out in the middle, this becomes a few vector instructions.
+    // With a known length and without an early exit, this compiles to a few vector instructions.
     let upper = bytes.iter().fold(false, |upper, byte| upper | byte.is_ascii_uppercase());
     if upper { None } else { Uuid::try_parse(text).ok() }
 }
@@ -106,14 +106,14 @@ mod tests {
             for character in '\0'..='\u{ff}' {
                 let mut changed = token.clone();
                 changed.replace_range(at..=at, character.encode_utf8(&mut [0; 4]));
-                // The same form that `Uuid` spells, and nothing else that it would read.
+                // Accepts the form that `Uuid` writes, and no other that it reads.
                 let expected = Uuid::try_parse(&changed).ok().filter(|uuid| uuid.to_string() == changed);
                 assert_eq!(parse(&changed), expected, "{changed:?}");
             }
         }
     }
 
-    /// Tokens that differ in what the table has of them, and some that do not.
+    /// Tokens that differ in the bits that the table stores, and some that do not.
     #[test]
     fn each_token_finds_its_own_connection() {
         let mut tokens = Tokens::default();
@@ -144,7 +144,7 @@ mod tests {
         let token = |n: u128| n.wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
         let hashes: Vec<u64> = (1..=1000).map(|n| spread(excerpt(Uuid::from_u128(token(n))))).collect();
         let distinct = |bits: fn(&u64) -> u64| hashes.iter().map(bits).collect::<HashSet<u64>>().len();
-        // A thousand balls thrown into 4096 bins lie in some 890 of them.
+        // A thousand balls thrown into 4096 bins occupy some 890 of them.
         assert!(distinct(|hash| hash % 4096) > 850);
         assert_eq!(distinct(|hash| hash >> 57), 128);
     }

@@ -16,13 +16,13 @@ use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RE
 use ureq::http::{Response, Uri};
 use ureq::{Agent, Body, Error};
 
-/// Longest body of a 2xx answer; a longer one is ignored.
+/// The longest body of a 2xx answer; a longer one is ignored.
 const BODY_BYTES_MAX: u64 = 1024 * 1024;
-/// Most of an error's body that is read to keep its connection; opening another is cheaper than reading more.
+/// The most of an error's body that is read to keep its connection; opening another is cheaper than reading more.
 const DRAIN_BYTES_MAX: u64 = 64 * 1024;
-/// Longest wait for an error's body, which occupies the worker only.
+/// The longest wait for an error's body, which occupies only the worker.
 const DRAIN_TIME_MAX: Duration = Duration::from_millis(100);
-/// Fits a usual request; a larger one is written in pieces.
+/// Enough for a usual request; a larger one is written in pieces.
 const OUTPUT_BUFFER_BYTES: usize = 4 * 1024;
 /// Upper bound of a request's head without the URL and the credentials.
 const HEAD_BYTES: usize = 1024;
@@ -40,8 +40,8 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Errors: a URL or header value that HTTP does not allow, `https` in a build without TLS (which the configuration has
-    /// refused before), and an extra root that is no certificate.
+    /// Errors: a URL or header value that HTTP does not allow, `https` in a build without TLS (which the configuration
+    /// refuses earlier), and an extra root that is not a certificate.
     pub(super) fn new(settings: &WorkerSettings, tuning: &Tuning) -> io::Result<Self> {
         let WorkerSettings { url, authorization, instance, timeout, extra_roots, threads_max: _, late_max } = settings;
         let uri: Uri = url.parse().map_err(io::Error::other)?;
@@ -62,7 +62,7 @@ impl Client {
             .max_idle_connections(0)
             .max_idle_connections_per_host(0)
             .max_response_header_size(HEAD_BYTES_MAX)
-            // ureq writes a line of the head whole or fails.
+            // ureq writes each line of the head in one piece or fails.
             .output_buffer_size(
                 OUTPUT_BUFFER_BYTES.max(HEAD_BYTES + url.len() + authorization.as_ref().map_or(0, String::len)),
             )
@@ -84,8 +84,8 @@ impl Client {
         Ok(Self { agent, uri, failures, authorization, instance, timeout: *timeout, idle, late })
     }
 
-    /// Makes `call`. The outcome may be known before the end of the answer; then there is a rest, to be read once the
-    /// outcome has been passed on.
+    /// Makes `call`. The outcome may be known before the end of the answer; the rest is then read after the outcome has
+    /// been passed on.
     pub(super) fn run(&self, call: &Call) -> (Outcome, Option<Rest>) {
         let start = Instant::now();
         let keep_failed = call.kind == CallKind::Connect && self.late.is_possible();
@@ -123,7 +123,7 @@ impl Client {
         }
     }
 
-    /// Closes connections that have been idle for too long, and logs failures that have waited for their line for too long.
+    /// Closes connections that have been idle for too long, and logs failures that have waited too long for their line.
     pub(super) fn tidy(&self, now: Instant) {
         self.idle.close_old(now);
         self.failures.log_overdue();
@@ -191,7 +191,7 @@ fn answered(response: Response<Body>, in_doubt: bool) -> (Outcome, Option<Rest>)
     (outcome, Some(Rest::Body(response.into_body())))
 }
 
-/// The whole body, if it comes in time and is no longer than `bytes_max`.
+/// The whole body, if it arrives in time and is no longer than `bytes_max`.
 fn read_body(body: Body, bytes_max: u64) -> Option<Vec<u8>> {
     let declared = body.content_length().unwrap_or(0);
     if declared > bytes_max {
@@ -216,7 +216,8 @@ fn was_closed(result: &Result<Response<Body>, Error>, attempt: Attempt) -> bool 
     closed || attempt.first_status == Some(*b"408")
 }
 
-/// ureq resolves the name before every call, even on a kept connection. Ours is resolved by the connector, for new ones.
+/// ureq resolves the name before every call, even on a kept-alive connection. Here the connector resolves it, for new
+/// ones only.
 #[derive(Debug)]
 struct NoResolver;
 

@@ -11,8 +11,8 @@ use ureq::{Error, Timeout};
 /// Head start of an address over the next one ("Connection Attempt Delay", RFC 8305, section 5).
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// Connects to one of `addresses`, in order of preference. An address that has not answered within [`HEAD_START`] keeps
-/// its attempt, in parallel with the next one; one that fails is followed by the next at once. The first connection wins.
+/// Connects to one of `addresses`, in order of preference. If an address has not answered within [`HEAD_START`], its
+/// attempt continues in parallel with the next one; if it fails, the next follows at once. The first connection wins.
 pub(super) fn connect(addresses: &[SocketAddr], timeout: Duration) -> Result<(TcpStream, SocketAddr), Error> {
     let start = Instant::now();
     let (deadline, mut next_start) = (start + timeout, start);

@@ -1,4 +1,4 @@
-//! Callbacks without an answer: what the gateway gets to know, and what the log says.
+//! Failed callbacks: their outcomes and log lines.
 
 use super::tcp::HEAD_BYTES_MAX;
 use super::transport::Attempt;
@@ -12,16 +12,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use ureq::Error;
 
-/// Most header fields of an answer: a constant of ureq's.
+/// The maximum number of header fields of an answer: a constant in ureq.
 const FIELDS_MAX: usize = 128;
 const HINT_LONG_HEAD: &str =
     "an answer to a callback needs no cookies: which middleware of the backend adds these headers?";
 
 /// Reports failures of callbacks to one URL.
 pub(super) struct Failures {
-    /// The URL without its query, which may hold a key.
+    /// The URL without its query, which may contain a key.
     callback: String,
-    /// The URL names this machine.
+    /// Whether the URL names this machine.
     loopback: bool,
     start: Instant,
     connects: Mutex<Floods>,
@@ -64,11 +64,11 @@ impl Failures {
         })
     }
 
-    /// Logs why `call` failed; the outcome. `written`: some of the request may have reached the backend.
+    /// Logs why `call` failed; returns the outcome. `written`: some of the request may have reached the backend.
     pub(super) fn failed(&self, call: &Call, error: &Error, written: bool) -> Outcome {
         let timed_out = match error {
             Error::Timeout(_) => true,
-            // The kernel's own timeout came first.
+            // The kernel's own timeout was earlier.
             Error::Io(error) => error.kind() == ErrorKind::TimedOut,
             _ => false,
         };

@@ -1,4 +1,4 @@
-//! Kept connections between calls.
+//! Kept-alive connections between calls.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Debug, Formatter};
@@ -7,23 +7,23 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use ureq::unversioned::transport::Transport;
 
-/// Longest idle time of a kept connection. Servers close idle connections themselves, gunicorn after 2 s and Node after
-/// 5 s; closing first avoids a race and a retry.
+/// The longest idle time of a kept-alive connection. Servers close idle connections themselves, gunicorn after 2 s and
+/// Node after 5 s; closing first avoids a race and a retry.
 pub(super) const IDLE_TIME_MAX: Duration = Duration::from_millis(1500);
 
-/// Longest life of a connection, so that a load balancer in front of the backend gets to spread them anew.
+/// The longest life of a connection, so that a load balancer in front of the backend can distribute them again.
 pub(super) const CONNECTION_AGE_MAX: Duration = Duration::from_secs(60);
 
 /// An open connection.
 pub(super) struct Connection {
     pub transport: Box<dyn Transport>,
-    /// Its peer, as the name lookup gave it.
+    /// Its peer's address, from the name lookup.
     pub address: SocketAddr,
     pub opened: Instant,
 }
 
-/// Kept connections between calls, the longest idle first. Never more than there are worker threads, since one is opened
-/// only while none is idle.
+/// Kept-alive connections between calls, the longest idle first. Never more than the worker threads, since one is
+/// opened only while none is idle.
 pub(super) struct Idle {
     age_max: Duration,
     connections: Mutex<VecDeque<(Instant, Connection)>>,
@@ -39,7 +39,7 @@ impl Idle {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The most recently used connection that may and can serve another call. `is_current` judges addresses.
+    /// The most recently used connection that may and can serve another call. `is_current` checks its address.
     pub(super) fn take(&self, now: Instant, is_current: impl Fn(SocketAddr) -> bool) -> Option<Connection> {
         loop {
             // Removed first, so that probing and closing happen outside the lock.
@@ -56,7 +56,7 @@ impl Idle {
 
     pub(super) fn put(&self, now: Instant, connection: Connection) {
         self.lock().push_back((now, connection));
-        // Busy threads never wait, so old connections are closed here as well.
+        // Busy threads never wait, so old connections are closed here too.
         self.close_old(now);
     }
 
@@ -74,7 +74,7 @@ impl Idle {
         self.lock().len()
     }
 
-    /// Closes all: once one was found dead, the others are likely dead too.
+    /// Closes all: if one is dead, the others probably are too.
     pub(super) fn close_all(&self) {
         let all = std::mem::take(&mut *self.lock());
         drop(all);

@@ -1,7 +1,7 @@
-//! Callbacks, made by a pool of blocking threads that grows with the work, up to a limit, and ends when idle.
+//! A pool of blocking threads for callbacks. It grows with the work up to a limit; idle threads end.
 //!
-//! Calls run in the order of submission; their priority and how many may be in flight is up to the gateway. The outcome
-//! of a call goes back over a channel, then the event loop is woken.
+//! Calls run in the order of submission; the gateway decides on priority and on the number in flight. The outcome of a
+//! call is sent over a channel, then the event loop is woken.
 
 mod client;
 mod dial;
@@ -50,15 +50,17 @@ struct Shared {
 struct State {
     /// Calls without a thread.
     queue: VecDeque<Call>,
-    /// Idle threads. The last one to become idle works next: its stack is warm, and surplus threads reach their timeout.
+    /// Idle threads. The last one to become idle is used next: its stack is warm, and surplus threads reach their
+    /// timeout.
     idle: Vec<Arc<Worker>>,
-    /// Threads started and not ended.
+    /// Running threads.
     threads: usize,
     /// The pool was dropped.
     closed: bool,
 }
 
-/// The mailbox of a thread: a call is put into it and this thread alone is woken, without contention for the pool's lock.
+/// The mailbox of a thread: a call is put into it and only this thread is woken, without contention for the pool's
+/// lock.
 struct Worker {
     thread: Thread,
     call: Mutex<Option<Call>>,
@@ -72,8 +74,8 @@ enum Next {
 }
 
 impl Workers {
-    /// Prepares the pool; threads start with the first calls. Errors: a URL or header value that HTTP does not allow, an
-    /// extra root that is no certificate.
+    /// Prepares the pool; threads start with the first calls. Errors: a URL or header value that HTTP does not allow,
+    /// an extra root that is not a certificate.
     pub fn start(settings: WorkerSettings, completions: Sender<Completion>, wake: Wake) -> io::Result<Self> {
         Self::assemble(settings, completions, wake, Tuning::default())
     }
@@ -161,7 +163,7 @@ impl Shared {
                 }
                 next = self.next(&worker);
             } else {
-                // In this order a call made because of this completion finds this thread idle.
+                // In this order, a call that follows from this completion finds this thread idle.
                 next = self.next(&worker);
                 self.complete(&call, outcome);
             }
@@ -188,13 +190,13 @@ impl Shared {
         Next::Wait
     }
 
-    /// Waits for a call; `None`: the thread is to end.
+    /// Waits for a call; `None`: the thread must end.
     fn wait(&self, worker: &Arc<Worker>) -> Option<Call> {
         let start = Instant::now();
         let mut idle_timeouts = self.idle_timeouts.usual;
         loop {
             let left = idle_timeouts.saturating_sub(start.elapsed());
-            // Wakes up in time to close idle connections.
+            // Wake up in time to close idle connections.
             thread::park_timeout(left.min(idle::IDLE_TIME_MAX));
             if let Some(call) = worker.lock().take() {
                 return Some(call);
@@ -213,7 +215,7 @@ impl Shared {
         }
     }
 
-    /// A thread could not be started. The others work through the queue; without any, its calls fail.
+    /// A thread could not be started. The others process the queue; without any, its calls fail.
     fn not_started(&self, error: &io::Error) {
         let mut state = self.lock();
         state.threads -= 1;

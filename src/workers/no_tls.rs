@@ -1,11 +1,11 @@
-//! Stands in for `tls` in a build without it.
+//! Replaces `tls` in a build without it.
 
 use super::tcp::TcpTransport;
 use std::io;
 use ureq::Error;
 use ureq::unversioned::transport::{ConnectionDetails, NextTimeout};
 
-/// There is none.
+/// Cannot exist.
 pub(super) enum Tls {}
 
 impl Tls {

@@ -1,8 +1,8 @@
 //! The addresses of the backend's name, looked up at most once at a time.
 //!
-//! `getaddrinfo` blocks and cannot be cancelled, so it runs in a thread of its own. All callbacks share one lookup and its
-//! answer: a silent name server costs one thread, not one per callback. The last good answer serves for as long as
-//! lookups fail: a name server that is down says nothing about the backend.
+//! `getaddrinfo` blocks and cannot be cancelled, so it runs in a thread of its own. All callbacks share one lookup and
+//! its answer: a silent name server costs one thread, not one per callback. The last good answer is used for as long as
+//! lookups fail, since a name server's outage says nothing about the backend.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Least times between lookups.
+/// Minimum intervals between lookups.
 #[derive(Clone, Copy)]
 pub(super) struct LookupIntervals {
     /// After a good answer. Short, for backends that move; still one lookup per thousands of calls.
@@ -25,12 +25,12 @@ impl Default for LookupIntervals {
     }
 }
 
-/// How long callers wait for a lookup while an older answer could serve. A healthy name server is quicker.
+/// How long callers wait for a lookup if there is an older answer. A healthy name server is faster.
 const REFRESH_TIME_MAX: Duration = Duration::from_millis(250);
-/// Addresses of one answer that are used.
+/// The maximum number of addresses used from one answer.
 pub(super) const ADDRESSES_MAX: usize = 16;
 
-/// The blocking lookup: host (no brackets) and port to addresses, the most promising first.
+/// The blocking lookup: host (no brackets) and port to addresses, the best first.
 pub(super) type Lookup = Arc<dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
 
 /// The system's lookup (`getaddrinfo`).
@@ -54,7 +54,7 @@ pub(super) struct Resolver(Arc<Shared>);
 struct Shared {
     host: String,
     port: u16,
-    /// The host is an address: no lookup ever.
+    /// The host is an address and needs no lookup.
     literal: Option<SocketAddr>,
     lookup: Lookup,
     intervals: LookupIntervals,
@@ -70,14 +70,14 @@ struct State {
     preferred: Option<SocketAddr>,
     /// Why the last lookup failed.
     failure: String,
-    /// Start of the next lookup at the earliest.
+    /// The earliest start of the next lookup.
     due: Option<Instant>,
     /// Start of the current lookup.
     looking_up: Option<Instant>,
 }
 
 impl Resolver {
-    /// For `host` as it stands in a URL, brackets around IPv6 included.
+    /// For `host` in the form of a URL, with brackets around IPv6.
     pub(super) fn new(host: &str, port: u16, lookup: Lookup, intervals: LookupIntervals) -> Self {
         let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
         Self(Arc::new(Shared {
@@ -92,7 +92,7 @@ impl Resolver {
     }
 
     /// One to [`ADDRESSES_MAX`] addresses, the one that worked last first. Waits for a lookup that is due, at most for
-    /// `timeout`; a lookup that takes longer goes on, for later callers.
+    /// `timeout`; a lookup that takes longer continues for later callers.
     pub(super) fn resolve(&self, timeout: Duration) -> Result<Vec<SocketAddr>, ResolveError> {
         if let Some(address) = self.0.literal {
             return Ok(vec![address]);
@@ -129,7 +129,7 @@ impl Resolver {
         state.addresses.contains(&address)
     }
 
-    /// Has `address`, to which a connection was opened, come first from now on.
+    /// Puts `address`, to which a connection was opened, first from now on.
     pub(super) fn prefer(&self, address: SocketAddr) {
         self.0.lock().preferred = Some(address);
     }

@@ -11,13 +11,13 @@ pub struct WorkerSettings {
     pub url: String,
     /// The value of the `Authorization` header.
     pub authorization: Option<String>,
-    /// Names this run of the gateway: the value of the `SSEGateway-Instance` header.
+    /// Identifies this run of the gateway: the value of the `SSEGateway-Instance` header.
     pub instance: String,
-    /// Limit of one callback, from name lookup to the end of the answer.
+    /// Timeout of one callback, from name lookup to the end of the answer.
     pub timeout: Duration,
-    /// Certificates (DER) of authorities that are trusted beside the built-in ones.
+    /// Certificates (DER) of authorities trusted in addition to the built-in ones.
     pub extra_roots: Vec<Vec<u8>>,
-    /// Most callbacks in flight, at least 1.
+    /// Maximum callbacks in flight, at least 1.
     pub threads_max: usize,
     /// Most connects that have timed out and may still be answered, beside those in flight.
     pub late_max: usize,
@@ -26,16 +26,16 @@ pub struct WorkerSettings {
 /// How long an idle thread lives.
 #[derive(Clone, Copy)]
 pub(super) struct IdleTimeouts {
-    /// For one of several: threads of a storm end soon after it.
+    /// For one of several: the threads of a callback storm end soon after it.
     pub usual: Duration,
-    /// For the last one, which also closes idle connections in time. Longer than their idle time.
+    /// For the last one, which also closes idle connections in time. Longer than their idle timeout.
     pub last: Duration,
 }
 
 const IDLE_TIMEOUTS: IdleTimeouts = IdleTimeouts { usual: Duration::from_millis(500), last: Duration::from_secs(30) };
 
-/// A TLS handshake needs the most: 50 KiB in a release build, 150 KiB unoptimised. This is the system's default
-/// nevertheless: glibc caches the stacks of ended threads, with some touched pages each, up to 40 MiB of address space,
+/// A TLS handshake needs the most: 50 KiB in a release build, 150 KiB unoptimised. This is nevertheless the system's
+/// default: glibc caches the stacks of ended threads, each with some touched pages, up to 40 MiB of address space,
 /// which is 5 stacks of this size but 160 of 256 KiB.
 const THREAD_STACK_BYTES: usize = 8 * 1024 * 1024;
 

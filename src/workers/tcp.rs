@@ -1,9 +1,9 @@
-//! TCP under ureq, below TLS as well, with as few system calls as a blocking call can have: one to ask whether the
-//! connection is still open, one to write, one to read.
+//! TCP under ureq, also below TLS, with the fewest system calls for a blocking call: one to check that the connection
+//! is still open, one to write, one to read.
 //!
-//! ureq's own transport makes seven: three to ask, and two set the socket's timeouts anew. On a kept connection a callback
-//! takes 73 µs of CPU here and 82 µs there with one in flight, 51 and 62 µs with 32 (medians of five runs over loopback).
-//! Nor can ureq's be made from a socket that is connected already.
+//! ureq's own transport makes seven: three for the check, and two to reset the socket's timeouts. On a kept-alive
+//! connection a callback takes 73 µs of CPU instead of 82 µs with one in flight, 51 instead of 62 µs with 32 (medians
+//! of five runs over loopback). Also, ureq's transport cannot be created from a connected socket.
 
 use crate::sys;
 use std::fmt::{self, Debug, Formatter};
@@ -14,22 +14,22 @@ use std::time::{Duration, Instant};
 use ureq::Error;
 use ureq::unversioned::transport::{Buffers, NextTimeout, Transport};
 
-/// Fits a usual answer.
+/// Enough for a usual answer.
 const INPUT_BYTES: usize = 2 * 1024;
-/// Longest head of an answer; a longer one counts as garbage.
+/// The longest head of an answer; a longer one counts as garbage.
 pub(super) const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// Longer than the longest head that is allowed, so that ureq gets to see that one is too long.
+/// Longer than the longest allowed head, so that ureq can detect one that is too long.
 const INPUT_BYTES_MAX: usize = 2 * HEAD_BYTES_MAX;
 
-/// For so long after the deadline of a call, what has come already is still read: a process that was stopped over the
-/// deadline finds the answer there. A peer that sends on and on gets no further.
+/// How long after the deadline of a call available input is still read: a process that was paused past the deadline
+/// finds the answer there. It also ends the reading from a peer that never stops sending.
 const OVERDUE_MAX: Duration = Duration::from_secs(1);
 
 /// A connection.
 pub(super) struct TcpTransport {
     stream: TcpStream,
     buffers: TcpBuffers,
-    /// The timeout that reads from the socket have now.
+    /// The socket's current read timeout.
     armed: Option<Duration>,
     /// Since when reads have had no time left.
     overdue_since: Option<Instant>,
@@ -38,7 +38,7 @@ pub(super) struct TcpTransport {
 impl TcpTransport {
     /// On a connected socket. Requests are written through a buffer of `output_bytes`.
     pub(super) fn new(stream: TcpStream, output_bytes: usize) -> Result<Self, Error> {
-        // The rest of a large request must not wait for an acknowledgement.
+        // The last part of a large request must not wait for an acknowledgement.
         stream.set_nodelay(true)?;
         let buffers = TcpBuffers { output_bytes, ..TcpBuffers::default() };
         Ok(Self { stream, buffers, armed: None, overdue_since: None })
@@ -89,8 +89,8 @@ impl Transport for TcpTransport {
         if self.overdue_since.is_some_and(|since| start.duration_since(since) > OVERDUE_MAX) {
             return Err(Error::Timeout(timeout.reason));
         }
-        // A shorter timeout than asked for is waited out, then followed by the rest. So it is set a little short, and then
-        // serves later calls too, most of which have slightly less time left than this one.
+        // After a timeout shorter than requested, the read waits for the remaining time. So the timeout is set slightly
+        // short, and can be kept for later calls, most of which have slightly less time left than this one.
         if self.armed.is_none_or(|armed| armed > left) {
             self.arm(left - left / 8)?;
         }
@@ -113,7 +113,7 @@ impl Transport for TcpTransport {
     }
 
     fn is_open(&mut self) -> bool {
-        // Unsolicited bytes would be taken for the next answer.
+        // Unsolicited bytes would be read as the next answer.
         self.buffers.input().is_empty() && sys::is_quiet(self.stream.as_fd())
     }
 }
@@ -128,13 +128,13 @@ impl Debug for TcpTransport {
 #[derive(Default)]
 struct TcpBuffers {
     output: Vec<u8>,
-    /// The size `output` gets on first use.
+    /// The size of `output` from its first use.
     output_bytes: usize,
     input: Vec<u8>,
     /// The unconsumed part of `input`.
     start: usize,
     end: usize,
-    /// The last look at the input consumed some of it; if not, more is needed.
+    /// Whether the last parse consumed some input; if not, more is needed.
     progress: bool,
 }
 

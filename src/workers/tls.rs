@@ -1,5 +1,5 @@
-//! TLS above a TCP connection: rustls, which trusts the built-in authorities and those of the settings. ureq's own connector
-//! cannot add to the built-in ones.
+//! TLS on a TCP connection: rustls with the built-in authorities and those of the settings. ureq's own connector cannot
+//! add to the built-in ones.
 
 use super::tcp::{HEAD_BYTES_MAX, TcpTransport};
 use rustls::client::ClientConfig;
@@ -11,14 +11,14 @@ use std::sync::Arc;
 use ureq::Error;
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, LazyBuffers, NextTimeout, Transport, TransportAdapter};
 
-/// Longer than the longest head that is allowed, so that ureq gets to see that one is too long.
+/// Longer than the longest allowed head, so that ureq can detect one that is too long.
 const INPUT_BYTES: usize = HEAD_BYTES_MAX + 1024;
 
 /// Opens TLS connections.
 pub(super) struct Tls(Arc<ClientConfig>);
 
 impl Tls {
-    /// `extra_roots` are certificates in DER. Errors: one that is none.
+    /// `extra_roots` are certificates in DER. Errors: one that is not a certificate.
     pub(super) fn new(extra_roots: &[Vec<u8>]) -> io::Result<Self> {
         let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         for root in extra_roots {
@@ -33,7 +33,7 @@ impl Tls {
         Ok(Self(Arc::new(config)))
     }
 
-    /// Shakes hands within `timeout`, and verifies the peer's certificate.
+    /// Performs the handshake within `timeout`, and verifies the peer's certificate.
     pub(super) fn connect(
         &self,
         tcp: TcpTransport,
@@ -52,7 +52,7 @@ impl Tls {
     }
 }
 
-/// A secure connection.
+/// A TLS connection.
 pub(super) struct TlsTransport {
     stream: StreamOwned<ClientConnection, TransportAdapter<TcpTransport>>,
     buffers: LazyBuffers,

@@ -1,4 +1,5 @@
-//! Connections to the backend under ureq, with a keep-alive pool of our own and a record of what was sent and received.
+//! Connections to the backend under ureq, with a keep-alive pool of our own and a record of the bytes sent and
+//! received.
 //!
 //! ureq's own pool closes idle connections only during the next call, which would leave a single-threaded backend waiting
 //! on an unused connection; and its errors do not say whether any of the request was written. So ureq gets a pool of size
@@ -8,10 +9,10 @@
 //! another one, read its `run.rs` and `pool.rs` for what this module and `tcp` rely on:
 //!
 //! - a call opens its connection, writes and reads on the caller's thread;
-//! - `transmit_output` is called once or more for the head, then for the body, each time with what is new in the buffer;
-//! - input is consumed only once a head is whole;
-//! - after the body `is_open` is asked if and only if the connection may serve another call, and is the last thing asked;
-//! - every timeout comes with the call, and no retry or redirect happens on its own.
+//! - `transmit_output` is called once or more for the head, then for the body, each time with only new bytes;
+//! - input is consumed only once a head is complete;
+//! - after the body `is_open` is called if and only if the connection may serve another call, and is the last call;
+//! - every timeout is an argument of the call, and there is no automatic retry or redirect.
 //!
 //! Then run `cargo test workers` and `make faults`: a test fails for each of these that no longer holds.
 
@@ -33,7 +34,7 @@ use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTi
 /// The record of this thread's current attempt at a call.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Attempt {
-    /// It uses a connection that has served another call.
+    /// Whether its connection has served another call.
     pub reused: bool,
     /// Bytes of the request may have reached the backend.
     pub written: bool,
@@ -90,7 +91,7 @@ impl Attempt {
     /// Records the unconsumed input after a read.
     fn received(&mut self, input: &[u8]) {
         self.answer_bytes = input.len();
-        // Nothing is consumed before the first head is whole, so until then the input begins with it.
+        // Nothing is consumed before the first head is complete, so until then the input begins with it.
         if let (None, Some(start)) = (self.first_status, input.first_chunk::<12>()) {
             self.first_status = Some([start[9], start[10], start[11]]);
         }
@@ -164,7 +165,7 @@ impl Connector<()> for PooledConnector {
     }
 }
 
-/// A connection in use. Records what passes through it, and returns to the idle ones if its call leaves it reusable.
+/// A connection in use. Records its traffic, and returns to the idle ones if its call leaves it reusable.
 pub(super) struct Watched {
     /// `None` only during drop.
     connection: Option<Connection>,

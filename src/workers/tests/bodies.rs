@@ -1,8 +1,8 @@
-//! Answers: heads, bodies and what is made of them.
+//! Answers: heads, bodies and outcomes.
 
 use super::*;
 
-/// The outcome of a call that is answered so before the connection closes.
+/// The outcome of a call with this answer, after which the connection closes.
 fn outcome_of(answer: impl AsRef<[u8]> + Send + 'static) -> Outcome {
     let (address, script) = backend(move |listener| {
         let (mut stream, _) = listener.accept().unwrap();
@@ -48,7 +48,7 @@ fn informational_answers_are_skipped() {
         assert_eq!(outcome_of(answer), answered(200, Some("{}")));
     }
     assert_eq!(outcome_of(format!("{early}HTTP/1.1 403 Forbidden\r\n\r\n")), answered(403, None));
-    // Nobody asked for another protocol; and a 1xx is no answer.
+    // No upgrade was requested, and a 1xx is not an answer.
     assert_eq!(outcome_of("HTTP/1.1 101 Switching Protocols\r\n\r\n"), Outcome::Unavailable { written: true });
     assert_eq!(outcome_of(early), Outcome::Unavailable { written: true });
 }
@@ -121,7 +121,7 @@ fn a_body_of_1_mib_is_the_longest() {
             let (address, script) = backend(move |listener| {
                 let (mut stream, _) = listener.accept().unwrap();
                 read_request(&mut stream).unwrap();
-                // Fails when the client has read enough.
+                // Fails once the client has read enough.
                 let _ = stream.write_all(&answer);
             });
             let Outcome::Answered { status: 200, body, .. } = Pool::to(address).call() else { panic!("not accepted") };
@@ -163,7 +163,7 @@ fn a_dripping_body_does_not_stretch_the_timeout() {
         let (mut stream, _) = listener.accept().unwrap();
         read_request(&mut stream).unwrap();
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n").unwrap();
-        // Ends when the client closes.
+        // Ends once the client closes.
         while stream.write_all(b" ").is_ok() {
             thread::sleep(Duration::from_millis(5));
         }
@@ -179,7 +179,7 @@ fn a_rejection_does_not_wait_for_its_body() {
         let (mut stream, _) = listener.accept().unwrap();
         read_request(&mut stream).unwrap();
         stream.write_all(b"HTTP/1.1 500 Oops\r\nContent-Length: 2\r\n\r\n").unwrap();
-        // Holds the body back until the outcome is known: otherwise this never ends.
+        // Holds the body back until the outcome is known, so waiting for the body would never end.
         hold.recv().unwrap();
     });
     assert_eq!(Pool::to(address).call(), answered(500, None));
@@ -204,7 +204,7 @@ fn an_answer_counts_although_the_request_could_not_be_written() {
             listener
         });
         let pool = Pool::to(address);
-        // More than the kernel takes in.
+        // More than the kernel accepts.
         pool.workers.submit(Call { request: "x".repeat(30_000_000).into(), ..call(7, None) });
         assert_eq!(pool.next().outcome, outcome, "{answer}");
         let listener = script.join().unwrap();

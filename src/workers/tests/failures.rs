@@ -1,4 +1,4 @@
-//! Backends that do not answer, and whether the request may have reached them.
+//! Backends that do not answer, with and without having received the request.
 
 use super::*;
 use std::net::Ipv6Addr;
@@ -41,7 +41,7 @@ fn a_connection_that_is_not_accepted() {
 
 #[test]
 fn the_address_that_works_is_found() {
-    // IPv4 only, as many development servers are, while `localhost` names the IPv6 address first.
+    // IPv4 only, like many development servers, while `localhost` resolves to the IPv6 address first.
     let address = answering("HTTP/1.1 204 No Content\r\n\r\n");
     let lookup: Lookup = Arc::new(move |host, port| {
         assert_eq!(host, "localhost");
@@ -58,7 +58,7 @@ fn the_real_lookup_knows_localhost() {
     assert_eq!(pool.call(), answered(204, Some("")));
 }
 
-/// The outcome of a call whose connection gets this instead of an answer; and that there is one only.
+/// The outcome of a call whose connection gets this instead of an answer; asserts that there is only one connection.
 fn outcome_of(reply: impl FnOnce(TcpStream) + Send + 'static) -> Outcome {
     let (address, script) = backend(move |listener| {
         let (mut stream, _) = listener.accept().unwrap();
@@ -97,7 +97,7 @@ fn garbage_is_no_answer() {
     }
     let head = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(100_000));
     let outcome = outcome_of(move |mut stream| {
-        // Fails when the client has read enough.
+        // Fails once the client has read enough.
         let _ = stream.write_all(head.as_bytes());
     });
     assert_eq!(outcome, BROKEN);
@@ -131,7 +131,7 @@ fn a_dripping_head_does_not_stretch_the_timeout() {
         let (mut stream, _) = listener.accept().unwrap();
         read_request(&mut stream).unwrap();
         stream.write_all(b"HTTP/1.1 200 OK\r\nX: ").unwrap();
-        // Ends when the client closes.
+        // Ends once the client closes.
         while stream.write_all(b"y").is_ok() {
             thread::sleep(Duration::from_millis(5));
         }

@@ -1,10 +1,10 @@
-//! Connections that serve several calls, and what happens when one of them turns out closed.
+//! Connections that serve several calls, and retries if one turns out to be closed.
 
 use super::*;
 
 const OK: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 
-/// Answers one request on `stream`; whether there was one.
+/// Answers one request on `stream`; returns whether there was one.
 fn answer(stream: &mut TcpStream, bytes: &[u8]) -> bool {
     read_request(stream).is_some() && stream.write_all(bytes).is_ok()
 }
@@ -38,7 +38,7 @@ fn one_connection_serves_call_after_call() {
         assert_eq!(got, status);
         until_idle(&pool, 1);
     }
-    // Nobody calls any more: the connection does not outlive its time.
+    // Without calls the connection ends at its idle timeout.
     script.join().unwrap();
     until_idle(&pool, 0);
 }
@@ -92,7 +92,7 @@ fn in_doubt(status: u16, body: Option<&str>) -> Outcome {
     }
 }
 
-/// A pool whose one idle connection is in the hands of the script's second half.
+/// A pool with one idle connection, controlled by the second part of the script.
 fn warmed<T: Send + 'static>(
     timeout: Duration,
     script: impl FnOnce(TcpListener, TcpStream) -> T + Send + 'static,
@@ -118,7 +118,7 @@ fn a_kept_connection_that_closes_unanswered_is_replaced_once() {
             let second = read_request(&mut stream).unwrap();
             stream.write_all(OK).unwrap();
             assert_eq!(first, second);
-            // The replacement is kept alive in turn.
+            // The replacement is kept alive too.
             assert!(answer(&mut stream, OK));
         });
         assert_eq!(pool.call(), in_doubt(204, Some("")));
@@ -165,7 +165,7 @@ fn the_replacement_is_not_replaced() {
 fn what_was_written_before_the_replacement_counts() {
     let (pool, script) = warmed(LONG, |listener, mut stream| {
         read_request(&mut stream).unwrap();
-        // Nobody to connect to by the time the close is seen.
+        // By the time the close is detected, there is no listener.
         drop(listener);
         drop(stream);
     });
@@ -201,7 +201,7 @@ fn an_answer_begun_forbids_the_replacement() {
 
 #[test]
 fn a_408_on_a_kept_connection_is_a_close() {
-    // What servers send when their idle timer ends, here at the moment of the next request.
+    // Some servers send this when their idle timer ends; here at the moment of the next request.
     for bytes in [
         "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 3\r\n\r\nbye",
         "HTTP/1.0 408 Request Time-out\r\n\r\n",
@@ -241,7 +241,7 @@ fn a_408_that_can_only_be_about_this_request_is_an_answer() {
     });
     assert_eq!(pool.call(), answered(408, None));
     script.join().unwrap();
-    // Behind an interim answer.
+    // After an interim answer.
     let (pool, script) = warmed(LONG, move |_, mut stream| {
         read_request(&mut stream).unwrap();
         stream.write_all(format!("HTTP/1.1 100 Continue\r\n\r\n{timeout}").as_bytes()).unwrap();

@@ -1,4 +1,4 @@
-//! The pool against scripted backends on loopback: what goes over the wire, what comes of it.
+//! The pool with scripted backends on loopback: bytes on the wire, and outcomes.
 
 mod bodies;
 mod failures;
@@ -22,13 +22,13 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// Long enough never to matter, where a test is about something else.
+/// Long enough to be irrelevant in tests of other things.
 const LONG: Duration = Duration::from_secs(60);
-/// A timeout that is meant to run out.
+/// A timeout that the test waits for.
 const SHORT: Duration = Duration::from_millis(100);
-/// A timeout that is meant to run out, behind something that must be in time on a busy machine, too.
+/// A timeout that the test waits for, after a step that must be in time even on a busy machine.
 const ENOUGH: Duration = Duration::from_secs(2);
-/// What the pool's gateway is called.
+/// The instance id of the pool's gateway.
 const INSTANCE: &str = "5f0c2a9e-6d1b-4c8e-9f37-2b1d0e4a6c85";
 
 /// A pool with its channel.
@@ -38,7 +38,7 @@ struct Pool {
     wakes: Arc<AtomicUsize>,
 }
 
-/// What tests change about a pool.
+/// Options of a pool for tests.
 struct Options {
     timeout: Duration,
     threads_max: usize,
@@ -93,7 +93,7 @@ impl Pool {
         called
     }
 
-    /// One call and what came of it.
+    /// Makes one call; returns its outcome.
     fn call(&self) -> Outcome {
         self.workers.submit(call(7, None));
         let completion = self.next();
@@ -102,7 +102,7 @@ impl Pool {
     }
 }
 
-/// Polls for something that announces itself through no channel.
+/// Polls for a condition that has no notification.
 fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
@@ -135,7 +135,7 @@ fn backend<T: Send + 'static>(script: impl FnOnce(TcpListener) -> T + Send + 'st
     (address, thread::spawn(move || script(listener)))
 }
 
-/// A backend that answers every request on every connection so, on as many connections as come.
+/// A backend that gives this answer to every request, on any number of connections.
 fn answering(answer: &'static str) -> SocketAddr {
     let (address, _forever) =
         backend(move |listener| {
@@ -153,7 +153,7 @@ fn answering(answer: &'static str) -> SocketAddr {
 struct Blackhole {
     listener: TcpListener,
     address: SocketAddr,
-    /// What fills it.
+    /// The connections that fill it.
     fillers: Vec<TcpStream>,
 }
 
@@ -161,7 +161,7 @@ impl Blackhole {
     fn new() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
-        // A backlog of 0 holds one connection; some attempts more until one hangs.
+        // A backlog of 0 holds one connection; a few more attempts are needed until one hangs.
         socket2::SockRef::from(&listener).listen(0).unwrap();
         let mut fillers = Vec::new();
         while let Ok(filler) = TcpStream::connect_timeout(&address, SHORT) {
@@ -170,7 +170,7 @@ impl Blackhole {
         Self { listener, address, fillers }
     }
 
-    /// Makes room and accepts the first connection that is none of the fillers.
+    /// Empties the backlog and accepts the first connection that is not a filler.
     fn accept(&self) -> TcpStream {
         let fillers: Vec<SocketAddr> = self.fillers.iter().map(|filler| filler.local_addr().unwrap()).collect();
         loop {

@@ -1,4 +1,4 @@
-//! Backends with a name: lookups that fail, addresses that do not answer.
+//! Backends with a host name: failing lookups, addresses that do not answer.
 
 use super::*;
 use std::sync::Mutex;
@@ -30,7 +30,7 @@ impl Names {
         })
     }
 
-    /// A pool that asks again as soon as it makes another call.
+    /// A pool that repeats the lookup with every call.
     fn pool(&self, timeout: Duration) -> Pool {
         let lookup_intervals = LookupIntervals { answer: Duration::ZERO, failure: Duration::ZERO };
         Pool::new(
@@ -40,7 +40,7 @@ impl Names {
     }
 }
 
-/// Connection attempts of this machine to `address` that are not answered yet.
+/// Unanswered connection attempts of this machine to `address`.
 fn is_connecting(address: SocketAddr) -> bool {
     const SYN_SENT: &str = "02";
     let port = format!(":{:04X}", address.port());

@@ -1,4 +1,4 @@
-//! Threads: as many as allowed, none in the end, and a completion for every call.
+//! Threads: their maximum number, their end, and a completion for every call.
 
 use super::*;
 use std::collections::HashSet;
@@ -33,7 +33,7 @@ fn every_call_completes_and_wakes() {
 #[test]
 fn no_more_calls_in_flight_than_threads() {
     let (address, script) = backend(|listener| {
-        // Three requests arrive while none is answered; the other two only after that.
+        // Three requests arrive before any is answered; the other two only after that.
         let mut streams: Vec<TcpStream> = (0..3).map(|_| listener.accept().unwrap().0).collect();
         for stream in &mut streams {
             read_request(stream).unwrap();
@@ -77,7 +77,7 @@ fn idle_threads_end_and_new_ones_start() {
 #[test]
 fn one_idle_thread_stays_for_the_next_call() {
     let (address, script) = backend(|listener| {
-        // Four threads, since none is answered before all have asked.
+        // Four threads, since no request is answered before all have arrived.
         let mut streams: Vec<TcpStream> = (0..4).map(|_| listener.accept().unwrap().0).collect();
         for stream in &mut streams {
             read_request(stream).unwrap();
@@ -116,7 +116,7 @@ fn queued_calls_outlive_the_pool() {
 #[test]
 fn without_any_thread_calls_fail_at_once() {
     let address = answering("HTTP/1.1 204 No Content\r\n\r\n");
-    // No machine has room for such a stack.
+    // No machine has enough memory for such a stack.
     let stack_bytes = 1 << 60;
     let pool = Pool::new(&format!("http://{address}/"), Tuning { stack_bytes, ..Tuning::default() });
     for _ in 0..3 {

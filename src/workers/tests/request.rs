@@ -1,4 +1,4 @@
-//! The request as the backend sees it.
+//! The request that the backend receives.
 
 use super::*;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 /// The body of call number 7.
 const BODY: &str = r#"{"action":"connect","token":"00000000-0000-0000-0000-000000000007","request":{"n":7}}"#;
 
-/// The request that a call to `url` (with `{}` for the address) makes.
+/// The request of a call to `url` (with `{}` for the address).
 fn request(path: &str, authorization: Option<&str>, detail: Option<Detail>) -> (SocketAddr, String) {
     let (address, script) = backend(|listener| {
         let (mut stream, _) = listener.accept().unwrap();
@@ -69,7 +69,7 @@ fn every_callback_names_the_instance() {
 
 #[test]
 fn a_large_request_arrives_whole() {
-    // Larger than the output buffer, with all remainders around its size.
+    // Larger than the output buffer, with all lengths around multiples of its size.
     let sizes: Vec<usize> = (7_900..8_250).step_by(7).chain([16_384, 100_000]).collect();
     let count = sizes.len();
     let (address, script) = backend(move |listener| {
@@ -113,7 +113,7 @@ fn head_and_body_leave_in_one_segment() {
 
 #[test]
 fn proxies_of_the_environment_are_ignored() {
-    // The environment of this process is everybody's; so the test above runs in one of its own.
+    // All tests share the environment of this process, so the test above runs in one of its own.
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "workers::tests::request::a_post_with_the_url_verbatim"])
         .envs(["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"].map(|name| (name, "http://127.0.0.1:9")))
