@@ -1,7 +1,9 @@
 //! How connections end, in the pure core driven by hand: who is read once more, and how many may linger.
 
+use ssegateway::callback::{Called, Outcome};
 use ssegateway::clock::Millis;
 use ssegateway::gateway::{Action, CloseMode, ConnId, Finished, Gateway, Listener, Peer, Settings};
+use ssegateway::job::{Completion, Job};
 use std::collections::VecDeque;
 use uuid::Uuid;
 
@@ -211,5 +213,54 @@ fn the_one_that_has_lingered_longest_gives_way() {
         ids.push(id);
     }
     assert_eq!(gateway.connection_count(), LINGERING);
+    gateway.assert_invariants();
+}
+
+/// Opens a stream and writes only the start of its head.
+fn open_stalled_stream(gateway: &mut Gateway, now: Millis, n: u128) -> ConnId {
+    let id = gateway.accept(now, Listener::Public, Peer::Remote, Uuid::from_u128(n)).expect("a connection");
+    gateway.receive(now, id, b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n");
+    let Some(Action::Start(Job::Call(call))) = gateway.next_action() else { panic!("no connect callback") };
+    let outcome = Outcome::Answered { status: 200, passed: Vec::new(), body: None, in_doubt: false };
+    gateway.complete(now, Completion::Called(Called { id: call.id, outcome }));
+    assert_eq!(gateway.next_dirty(), Some(id));
+    gateway.wrote(now, id, 10);
+    id
+}
+
+#[test]
+fn a_cut_stream_ends_at_once_in_the_process_and_later_in_the_kernel() {
+    let at = Millis::from_millis;
+    let mut gateway = Gateway::new(Settings::default(), at(0), 0);
+    let [leaves, stays] = [1, 2].map(|n| open_stalled_stream(&mut gateway, at(0), n));
+    gateway.expire(at(30_100));
+    let mut actions = Vec::from_iter(std::iter::from_fn(|| gateway.next_action()));
+    actions.retain(|action| !matches!(action, Action::Start(Job::Call(_))));
+    actions.sort_by_key(|action| action != &Action::ShutdownWrite(leaves));
+    assert_eq!(actions, [leaves, stays].map(Action::ShutdownWrite));
+    assert_eq!([leaves, stays].map(|id| gateway.unsent(id).len()), [0, 0]);
+    assert_eq!((gateway.stream_count(), gateway.call_count(), gateway.connection_count()), (0, 2, 2));
+    gateway.assert_invariants();
+    gateway.receive_eof(at(40_000), leaves);
+    assert_eq!(gateway.next_action(), Some(Action::Close(leaves, CloseMode::Graceful)));
+    gateway.expire(at(60_000));
+    assert_eq!(gateway.next_action(), None);
+    gateway.expire(at(60_200));
+    assert_eq!(gateway.next_action(), Some(Action::Close(stays, CloseMode::Abort)));
+}
+
+#[test]
+fn the_oldest_of_too_many_cut_streams_is_reset() {
+    /// Cut streams that may keep their sockets.
+    const CUT: u128 = 128;
+    let at = Millis::from_millis;
+    let mut gateway = Gateway::new(Settings::default(), at(0), 0);
+    for n in 0..CUT + 3 {
+        open_stalled_stream(&mut gateway, at(0), n);
+    }
+    while gateway.expire(at(30_100)) {}
+    let actions = std::iter::from_fn(|| gateway.next_action());
+    let closed = actions.filter(|action| matches!(action, Action::Close(_, CloseMode::Abort))).count();
+    assert_eq!((closed, gateway.connection_count()), (3, CUT as usize));
     gateway.assert_invariants();
 }

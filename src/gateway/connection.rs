@@ -222,6 +222,9 @@ pub(super) enum Closing {
     /// It is, and the sending side is shut down: input is discarded until the peer ends its side or falls silent, at most
     /// until then.
     Lingering { until: Millis },
+    /// The stream was cut, and what the process had for it dropped. The kernel sends what it has, and the end of input (FIN)
+    /// behind it, at most until then.
+    Cut { until: Millis },
 }
 
 /// Input that will still be discarded.

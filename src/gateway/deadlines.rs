@@ -70,6 +70,12 @@ pub(super) fn linger_until(now: Millis, is_draining: bool) -> Millis {
     now.after(if is_draining { LINGER_DRAINING } else { LINGER_MAX })
 }
 
+/// Until when a client may take what the kernel has for a stream that was cut.
+pub(super) fn cut_until(now: Millis, is_draining: bool, settings: &Settings) -> Millis {
+    let until = now.after(settings.client_timeout);
+    if is_draining { until.min(now.after(LINGER_DRAINING)) } else { until }
+}
+
 /// Whether something must happen to that connection now.
 pub(super) fn is_due(now: Millis, connection: &Connection, settings: &Settings) -> bool {
     deadline_of(connection, settings) <= now
@@ -89,6 +95,7 @@ fn deadline_of(connection: &Connection, settings: &Settings) -> Millis {
         State::Connecting(connecting) => stalled.min(connecting.answer_by),
         State::Streaming(streaming) => stalled.min(streaming.heartbeat_at),
         State::Closing(Closing::Lingering { until }) => connection.out.progress_at().after(LINGER_SILENCE).min(*until),
+        State::Closing(Closing::Cut { until }) => *until,
         State::Answering(_) | State::Closing(Closing::Flushing) => stalled,
         State::Closed(_) => Millis::NEVER,
     }

@@ -36,7 +36,11 @@ impl Shared {
             return self.end_stream(now, connection, ending);
         }
         self.retire_stream(connection, ending);
-        self.close(connection, CloseMode::Abort);
+        // Without chunks an end of input would look complete. A reset that destroys what the client has yet to read.
+        if !connection.out.is_chunked() || planted::is("cut-stream-is-reset") {
+            return self.close(connection, CloseMode::Abort);
+        }
+        self.cut(now, connection);
     }
 
     /// The stream, open or not, is over: its token names nothing any more, and its disconnect is queued.

@@ -42,7 +42,7 @@ impl Shared {
                 self.beat(now, connection);
             }
             State::Closing(Closing::Lingering { .. }) => self.close(connection, CloseMode::Graceful),
-            State::Closing(Closing::Flushing) => self.close(connection, CloseMode::Abort),
+            State::Closing(Closing::Flushing | Closing::Cut { .. }) => self.close(connection, CloseMode::Abort),
             State::Answering(_) | State::Closed(_) => {}
         }
     }
@@ -55,7 +55,9 @@ impl Shared {
                 self.stop_connecting(now, connection, EndReason::SHUTDOWN, ConnectResult::ShuttingDown);
             }
             State::Streaming(_) => self.drain_stream(now, connection),
-            State::Closing(Closing::Lingering { until }) => *until = deadlines::linger_until(now, true).min(*until),
+            State::Closing(Closing::Lingering { until } | Closing::Cut { until }) => {
+                *until = deadlines::linger_until(now, true).min(*until);
+            }
             // What is owed is answered first.
             State::Answering(_) | State::Closing(Closing::Flushing) | State::Closed(_) => {}
         }

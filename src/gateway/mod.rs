@@ -179,7 +179,7 @@ impl Gateway {
             }
             State::Reading(_) if !connection.out.is_empty() => self.shared.start_closing(connection),
             State::Closing(Closing::Flushing) => {}
-            State::Reading(_) | State::Closing(Closing::Lingering { .. }) => {
+            State::Reading(_) | State::Closing(Closing::Lingering { .. } | Closing::Cut { .. }) => {
                 self.shared.close(connection, CloseMode::Graceful);
             }
             // The answer is still wanted.
@@ -286,6 +286,7 @@ impl Gateway {
                 self.shared.deadlines.schedule(now, connection, &self.shared.settings);
             }
         }
+        self.shared.bound_lingering(&mut self.connections);
         self.shared.start_calls(now, &mut self.connections);
         more
     }

@@ -49,6 +49,11 @@ impl Output {
         self.buffer.len()
     }
 
+    /// Whether what was appended last belongs to a response body in chunks.
+    pub(super) fn is_chunked(&self) -> bool {
+        self.chunked
+    }
+
     /// Unsent bytes that a write has been tried for; a batch of sends that no write has been tried for is no backlog.
     pub(super) fn refused(&self) -> usize {
         // A batch that is its own backlog: it ends the stream of a client that reads.
@@ -205,6 +210,11 @@ impl Outbox {
         if !std::mem::replace(&mut content.was_refused, true) && !is_window_closed() {
             content.reads_until = now.after(READS_FOR);
         }
+    }
+
+    /// Drops what is unsent.
+    pub(super) fn discard(&mut self, output: &mut Output) {
+        output.buffer.clear(&mut self.pool);
     }
 
     /// Counts what a connection has unsent now.

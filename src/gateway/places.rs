@@ -58,7 +58,7 @@ impl Victim {
             }
             State::Reading(_) if connection.out.is_empty() => (Claim::Silent, moved_at),
             State::Closing(Closing::Lingering { .. }) => (Claim::Silent, moved_at),
-            State::Reading(_) | State::Closing(Closing::Flushing) => (Claim::Slow, moved_at),
+            State::Reading(_) | State::Closing(Closing::Flushing | Closing::Cut { .. }) => (Claim::Slow, moved_at),
             State::Answering(_) | State::Connecting(_) | State::Streaming(_) | State::Closed(_) => return None,
         };
         let claim = match now.since(since) {

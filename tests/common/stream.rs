@@ -104,6 +104,13 @@ impl Stream {
         }
     }
 
+    /// Reads to the end of the connection, which is no reset.
+    pub(crate) fn finish_unbroken(mut self) -> Finish {
+        while self.more() {}
+        assert!(!self.client.was_reset(), "reset after {} bytes of events", self.payload.len());
+        self.finish()
+    }
+
     /// Reads to the end of the connection, however it ends.
     pub(crate) fn finish(mut self) -> Finish {
         while self.more() {}

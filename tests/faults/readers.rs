@@ -146,3 +146,50 @@ fn a_sender_that_reads_no_answers_is_no_longer_read_and_dropped() {
         healthy.finish()
     ));
 }
+
+#[test]
+fn a_cut_stream_delivers_what_the_kernel_has() {
+    const PENDING_BYTES: usize = 256 * 1024;
+    const EVENTS_MAX: usize = 2_000;
+    let backend = Backend::accepting();
+    let gateway = Gateway::for_backend(&backend).set("MAX_PENDING_BYTES", PENDING_BYTES).start();
+    let (stream, token) = gateway.open_with(&backend, "/burst");
+    let mut sender = gateway.client();
+    let data = "x".repeat(4_000);
+    let body = serde_json::json!({"token": token, "event": {"data": data}}).to_string();
+    let sent = (0..EVENTS_MAX).take_while(|_| sender.exchange(send_request(&body)).status == 200).count();
+    assert!(sent < EVENTS_MAX, "the stream was never cut");
+    // Its client reads on only when the backend has heard of the end.
+    assert_eq!(backend.disconnect(&token).detail(), Some("slow_consumer"));
+    let finish = stream.finish_unbroken();
+    assert!(!finish.clean, "a cut stream must look cut");
+    let got = finish.text.matches("\n\n").count();
+    // What the process had is gone: at most four times the limit, and an event.
+    let lost = (4 * PENDING_BYTES).div_ceil(data.len()) + 1;
+    report(&format!("a burst of {sent} events of {} bytes, then cut: {got} of them arrive", data.len()));
+    assert!(got > 0 && got + lost >= sent, "{got} of {sent}");
+}
+
+#[test]
+fn cut_streams_that_nobody_reads_give_their_sockets_up_in_time() {
+    const TIMEOUT: Duration = Duration::from_secs(2);
+    const READERS: usize = 10;
+    let backend = Backend::accepting();
+    let builder = Gateway::for_backend(&backend).set("CLIENT_TIMEOUT_SECONDS", TIMEOUT.as_secs());
+    let gateway = builder.set("MAX_PENDING_BYTES", 64 * 1024).start();
+    let mut sender = gateway.client();
+    sender.assert_open();
+    let before = gateway.descriptors();
+    let lazy: Vec<(Stream, String)> = (0..READERS).map(|n| open_lazy(&gateway, &backend, &format!("/{n}"))).collect();
+    for (_, token) in &lazy {
+        while sender.exchange(send_request(&big_event(token))).status == 200 {}
+        backend.disconnect(token);
+    }
+    let start = Instant::now();
+    eventually("their sockets are closed", || gateway.descriptors() <= before + 1);
+    report(&format!(
+        "{READERS} cut streams that nobody reads: sockets closed {:?} after the last cut",
+        start.elapsed()
+    ));
+    drop(lazy);
+}

@@ -96,6 +96,8 @@ pub(crate) struct Exchange {
     /// The last answer was written.
     pub concluded: bool,
     pub shut_at: Option<u64>,
+    /// Its stream was cut: the kernel sends what it has, and an end behind it.
+    pub cut: bool,
     pub accepted: bool,
     pub accepted_at: u64,
     pub closed: bool,

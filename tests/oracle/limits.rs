@@ -75,7 +75,12 @@ impl Oracle {
     pub(crate) fn lingers_until(&self, n: usize) -> Option<u64> {
         let it = &self.exchanges[n];
         let shut_at = it.shut_at?;
-        let until = (it.heard_at.max(shut_at) + LINGER_SILENCE).min(shut_at + LINGER_MAX);
+        let client_timeout = millis(self.settings.client_timeout);
+        let until = match (it.cut, it.wild) {
+            (true, _) => shut_at + client_timeout,
+            (false, true) => shut_at + LINGER_MAX.max(client_timeout),
+            (false, false) => (it.heard_at.max(shut_at) + LINGER_SILENCE).min(shut_at + LINGER_MAX),
+        };
         Some(self.drained_at.map_or(until, |at| until.min(at.max(shut_at) + LINGER_DRAINING)))
     }
 

@@ -361,9 +361,13 @@ impl Oracle {
         }
         let look_since = self.drained_at.unwrap_or(self.now);
         let it = &mut self.exchanges[n];
-        assert!(it.responses.is_between(), "shut down within a response");
         assert!(it.shut_at.is_none(), "shut down twice");
-        if !it.wild {
+        if let Some(stream) = it.stream.as_mut().filter(|stream| stream.ends_visibly_cut()) {
+            stream.fall_silent();
+            (it.cut, it.backlog, it.unlucky) = (true, 0, false);
+        }
+        assert!(it.cut || it.wild || it.responses.is_between(), "shut down within a response");
+        if !it.wild && !it.cut {
             assert!(!it.owes(), "shut down with output unsent");
             if let Some(stream) = &it.stream {
                 let whole = !stream.headed || !stream.chunked || stream.complete;
@@ -398,6 +402,8 @@ impl Oracle {
         let flooded = it.is_flooded();
         let cut = it.stream.as_ref().is_some_and(|stream| stream.was_cut());
         assert!(!it.owes() || it.failed || stalled || flooded || cut, "closed with output unsent");
+        let reset = it.shut_at.is_none() && it.stream.as_ref().is_some_and(Stream::ends_visibly_cut);
+        assert!(!reset || it.ended || it.failed, "a cut stream loses what its client has not read yet");
         if it.ended || it.failed || stalled || lingers_until.is_some_and(|until| now >= until) {
             return;
         }
