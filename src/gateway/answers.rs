@@ -1,5 +1,4 @@
-//! Where outcomes become HTTP: each refusal, result of a send and result of a connect, with its status, its text and its
-//! label in the metrics.
+//! Outcomes as HTTP: each refusal, result of a send and result of a connect, with its status, text and metric label.
 
 use crate::callback::PassedHeader;
 use crate::http::response::{self, CorsHeaders, Date, Response};
@@ -11,7 +10,7 @@ use std::time::Duration;
 /// How to answer a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ResponseMode {
-    /// Whether further requests of the connection are read.
+    /// Whether more requests are read from the connection.
     pub keep_alive: bool,
     /// The request was a HEAD.
     pub head_only: bool,
@@ -22,7 +21,7 @@ impl ResponseMode {
     pub(super) const LAST: Self = Self { keep_alive: false, head_only: false };
 }
 
-/// Why a request is refused before it comes to a stream or a send.
+/// Why a request is refused before it becomes a stream or a send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     Malformed,
@@ -38,12 +37,12 @@ pub(super) enum Refusal {
     MediaType,
     Expectation,
     Parameter,
-    /// The list of tokens, from another host, where nothing guards it.
+    /// The unguarded list of tokens, requested from another host.
     ListingUnguarded,
     ShuttingDown,
 }
 
-/// Each refusal at its index: status, text of the `error` field (for some only its beginning), label in the metrics.
+/// Each refusal at its index: status, text of the `error` field (for some only its beginning), metric label.
 const REFUSALS: [(Refusal, u16, &str, &str); 15] = [
     (Refusal::Malformed, 400, "Bad request", "malformed"),
     (Refusal::HeadTooLarge, 431, "Request header fields too large", "head_too_large"),
@@ -96,14 +95,14 @@ pub(super) enum ConnectResult {
     NotConfigured,
     TooManyStreams,
     ShuttingDown,
-    /// More was sent to the stream than it may hold before it opens.
+    /// Too much was sent to the stream before it opened.
     Overflow,
 }
 
-/// Status and text of an answer that the gateway gives by itself.
+/// Status and text of the gateway's own answers.
 type OwnAnswer = (u16, &'static str);
 
-/// Each result at its index: label in the metrics; the answer, where the backend has given none.
+/// Each result at its index: metric label, and the answer if the backend has given none.
 const CONNECT_RESULTS: [(ConnectResult, &str, Option<OwnAnswer>); 10] = [
     (ConnectResult::Accepted, "accepted", None),
     (ConnectResult::Rejected, "rejected", None),
@@ -132,12 +131,12 @@ pub(super) enum SendResult {
     Buffered,
     Invalid(SendError),
     NotFound,
-    /// The stream has more unsent bytes than it may; it ends.
+    /// The stream has too many unsent bytes, and ends.
     Failed,
 }
 
 impl SendResult {
-    /// The labels in the metrics, each at the index of its result.
+    /// The metric labels, each at the index of its result.
     pub(super) const LABELS: [&str; 5] = ["ok", "buffered", "invalid", "not_found", "failed"];
 
     pub(super) fn index(self) -> usize {
@@ -151,10 +150,10 @@ impl SendResult {
     }
 }
 
-/// Of "Too many streams", in seconds.
+/// Field of "Too many streams", in seconds.
 const RETRY_AFTER: &[Field<'static>] = &[("Retry-After", b"5")];
 
-/// Of "Unauthorized".
+/// Field of "Unauthorized".
 const CHALLENGE: &[Field<'static>] = &[("WWW-Authenticate", b"Bearer")];
 
 const NO_CORS: &CorsHeaders = &CorsHeaders::Off;
@@ -162,7 +161,7 @@ const NO_CORS: &CorsHeaders = &CorsHeaders::Off;
 /// Name and value of a header field.
 type Field<'a> = (&'static str, &'a [u8]);
 
-/// A response, but for its date and [`ResponseMode`].
+/// A response, without its date and [`ResponseMode`].
 #[derive(Debug)]
 pub(super) struct Answer<'a> {
     status: u16,
@@ -212,7 +211,7 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// A refusal that says what is wrong.
+    /// A refusal with a reason.
     pub(super) fn detailed_refusal(refusal: Refusal, detail: &str) -> Self {
         Answer::error(refusal.status(), &format!("{}: {detail}", refusal.message()))
     }
@@ -262,7 +261,7 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// `failure` is none of the results whose client the gateway does not answer by itself.
+    /// `failure` is a result that the gateway answers by itself.
     pub(super) fn connect_failure(failure: ConnectResult, cors: &'a CorsHeaders) -> Self {
         let (status, message) = CONNECT_RESULTS[failure as usize].2.unwrap_or((503, "Backend unavailable"));
         let answer = Answer::error(status, message).with_cors(cors);
@@ -287,7 +286,7 @@ impl<'a> Answer<'a> {
         Answer { content_type: metrics::CONTENT_TYPE, ..Answer::new(200, text.into_bytes()) }
     }
 
-    /// Appends the response; `keepalive` is how long its connection may be idle, where it says so.
+    /// Appends the response; `keepalive` is how long its connection may be idle, if it is announced.
     pub(super) fn write(&self, out: &mut Vec<u8>, date: &Date, mode: ResponseMode, keepalive: Option<Duration>) {
         let response = Response {
             status: self.status,

@@ -16,54 +16,54 @@ pub(super) struct Connection {
     pub id: ConnId,
     pub state: State,
     pub out: Output,
-    /// Names the stream, if the connection becomes one; drawn beforehand as the core has no randomness.
+    /// The stream's token, if the connection becomes one; generated in advance, as the core has no randomness.
     pub token: Uuid,
     pub listener: Listener,
     pub peer: Peer,
     pub input: Input,
-    /// Whether an answer has said how long the connection may be idle.
+    /// Whether an answer has announced the idle timeout.
     pub keepalive_told: bool,
-    /// What a client may still send behind its GET.
+    /// Bytes that a client may still send after its GET.
     pub discard: DiscardBudget,
-    /// When something must happen.
+    /// The connection's deadline.
     pub deadline: Millis,
     /// Due time of this connection's live timer entry; any other entry is stale.
     pub scheduled: Millis,
 }
 
-/// Whether more of the peer's input is read.
+/// Whether more input is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Input {
     Open,
-    /// Once more; then the connection ends, unless something has come.
+    /// Once more; then the connection ends, unless there was input.
     Ending,
     /// The peer has ended its side.
     Ended,
 }
 
-/// A state owns its data.
+/// The state, with its data.
 pub(super) enum State {
     /// Collecting a request, or waiting for one.
     Reading(Reading),
-    /// The answer to the last request read is owed, and no further request is read until it is there.
+    /// The answer to the last request is deferred, and no further request is read until it is written.
     Answering(Box<Answering>),
     /// The backend is deciding.
     Connecting(Box<Connecting>),
     /// The stream is open.
     Streaming(Streaming),
-    /// The last response is on its way: flush, shut down writing, discard input for a while, close.
+    /// The last response is being written: flush, shut down writing, discard input for some time, close.
     Closing(Closing),
-    /// Over: the slot is freed at the end of the input in hand.
+    /// Over: the slot is freed at the end of the current input.
     Closed(CloseMode),
 }
 
 #[derive(Default)]
 pub(super) struct Reading {
-    /// Input that awaits the rest of a head. Empty unless a head spans two reads.
+    /// An incomplete head. Empty unless a head spans two reads.
     pub inbox: Vec<u8>,
     /// The request whose body is being read.
     pub body: Option<Box<Body>>,
-    /// When the request's first byte came; `None` while idle.
+    /// When the request's first byte arrived; `None` while idle.
     pub started: Option<Millis>,
 }
 
@@ -74,7 +74,7 @@ impl Reading {
     }
 }
 
-/// What a request asks for.
+/// The action for a request.
 pub(super) enum Purpose {
     Send,
     /// Read past the body, then answer.
@@ -82,7 +82,7 @@ pub(super) enum Purpose {
 }
 
 impl Purpose {
-    /// Whether the head has decided on an error: what comes behind it changes nothing.
+    /// Whether the head has decided on an error, whatever the body.
     pub(super) fn is_refused(&self) -> bool {
         match self {
             Self::Answer(Reply::Refused(..) | Reply::MethodNotAllowed(..) | Reply::BadParameter(_)) => true,
@@ -98,7 +98,7 @@ impl Purpose {
         }
     }
 
-    /// What a page may read of the answer.
+    /// The CORS fields of the answer.
     pub(super) fn cors(&self) -> &CorsHeaders {
         match self {
             Self::Answer(
@@ -115,24 +115,24 @@ impl Purpose {
     }
 }
 
-/// A request whose head has been read, and what to do once its body is there.
+/// A request whose head has been read, and the action once its body is complete.
 pub(super) struct Body {
     pub purpose: Purpose,
     pub mode: ResponseMode,
     remaining: Remaining,
     /// Bytes of data in the chunks so far.
     taken: u64,
-    /// The body so far; stays empty if it means nothing.
+    /// The body so far; stays empty if it is ignored.
     pub bytes: Vec<u8>,
 }
 
 pub(super) enum Remaining {
-    /// So many bytes; at least 1.
+    /// That many bytes; at least 1.
     Length(u64),
     Chunked(Chunked),
 }
 
-/// How far [`Body::read`] has come, and how many bytes it took.
+/// The progress of [`Body::read`], and the number of bytes consumed.
 pub(super) enum Progress {
     More(usize),
     Done(usize),
@@ -146,7 +146,7 @@ impl Body {
         Self { purpose, mode, remaining, taken: 0, bytes: Vec::new() }
     }
 
-    /// Reads on. `bytes_max` bounds a chunked body; a declared length has been checked before.
+    /// Continues reading. `bytes_max` limits a chunked body; a declared length has been checked earlier.
     pub(super) fn read(&mut self, input: &[u8], bytes_max: usize) -> Progress {
         let keep = match self.purpose {
             Purpose::Send => true,
@@ -184,11 +184,11 @@ impl Body {
 
 pub(super) struct Answering {
     pub mode: ResponseMode,
-    /// Input behind the request.
+    /// Input after the request.
     pub rest: Vec<u8>,
 }
 
-/// What a response to a request for a stream depends on.
+/// The parameters of a response to a request for a stream.
 pub(super) struct StreamMode {
     /// Whether the client understands chunks (RFC 9112 section 7.1).
     pub chunked: bool,
@@ -198,13 +198,13 @@ pub(super) struct StreamMode {
 pub(super) struct Connecting {
     pub call: CallId,
     pub mode: StreamMode,
-    /// Frames that were sent meanwhile, in order.
+    /// Frames buffered so far, in order.
     pub held: Vec<u8>,
-    /// How many those are.
+    /// Their number.
     pub held_events: u64,
-    /// A send has asked for the end of the stream; nothing more is taken for it.
+    /// A send has closed the stream; no more sends are accepted.
     pub held_close: bool,
-    /// When the client is told 504: while the call waits for a worker, and then while it runs.
+    /// When the client gets 504: while the call waits for a worker, and then while it runs.
     pub answer_by: Millis,
 }
 
@@ -217,17 +217,17 @@ pub(super) struct Streaming {
 }
 
 pub(super) enum Closing {
-    /// The output is not written to its end.
+    /// The output is not fully written.
     Flushing,
-    /// It is, and the sending side is shut down: input is discarded until the peer ends its side or falls silent, at most
-    /// until then.
+    /// It is, and the sending side is shut down: input is discarded until the peer ends its side or is silent, at most
+    /// until this time.
     Lingering { until: Millis },
     /// The stream was cut, and what the process had for it dropped. The kernel sends what it has, and the end of input (FIN)
     /// behind it, at most until then.
     Cut { until: Millis },
 }
 
-/// Input that will still be discarded.
+/// Bytes of input that may still be discarded.
 #[derive(Clone, Copy, Default)]
 pub(super) struct DiscardBudget(u32);
 
@@ -236,7 +236,7 @@ impl DiscardBudget {
         Self(u32::try_from(bytes).unwrap_or(u32::MAX))
     }
 
-    /// Takes `count` bytes out; `false` if there is not so much left.
+    /// Subtracts `count` bytes; `false` if fewer are left.
     pub(super) fn take(&mut self, count: usize) -> bool {
         let left = u32::try_from(count).ok().and_then(|count| self.0.checked_sub(count));
         self.0 = left.unwrap_or(0);
@@ -262,7 +262,7 @@ impl Connection {
         }
     }
 
-    /// Unsent bytes, those held for a pending connect included.
+    /// Unsent bytes, including those buffered for a pending connect.
     pub(super) fn unsent_bytes(&self) -> usize {
         let held = match &self.state {
             State::Connecting(connecting) => connecting.held.len(),
@@ -271,7 +271,7 @@ impl Connection {
         held + self.out.len()
     }
 
-    /// Whether further input is to be read now. `answers_max` is how many bytes of answers may be unsent.
+    /// Whether more input should be read now. `answers_max`: the maximum unsent bytes of answers.
     pub(super) fn wants_input(&self, answers_max: usize) -> bool {
         self.input != Input::Ended
             && match self.state {
@@ -281,7 +281,7 @@ impl Connection {
             }
     }
 
-    /// Whether the connection has a response, a stream or another last one, that is not written to its end.
+    /// Whether the connection has a stream or another last response that is not fully written.
     pub(super) fn is_unfinished(&self) -> bool {
         match self.state {
             State::Answering(_) | State::Connecting(_) | State::Streaming(_) => true,

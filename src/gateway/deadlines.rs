@@ -1,4 +1,4 @@
-//! When something must happen to which connection.
+//! The deadlines of connections.
 
 use super::connection::{Closing, Connection, Input, State};
 use super::settings::Settings;
@@ -9,15 +9,15 @@ use crate::table::Table;
 use crate::timer::Timer;
 use std::time::Duration;
 
-/// How long a peer may be silent behind the last response before its connection is closed, and for how long its input is
-/// discarded at most: what nginx allows for (`lingering_timeout`, `lingering_time`).
+/// How long a peer may be silent after the last response before its connection is closed, and the longest time that its
+/// input is discarded: the values of nginx (`lingering_timeout`, `lingering_time`).
 const LINGER_SILENCE: Duration = Duration::from_secs(5);
 const LINGER_MAX: Duration = Duration::from_secs(30);
-/// The same while draining: a moment, for what was on its way. The process must end.
+/// The same while draining: only a moment for input in flight, since the process must end.
 const LINGER_DRAINING: Duration = Duration::from_secs(1);
 
-/// A timer entry is never set further ahead, so that entries for deadlines that have moved do not pile up: one per
-/// connection in this time and per shortest timeout at the most.
+/// A timer entry is never set further ahead, so that entries of moved deadlines do not accumulate: at most one per
+/// connection in this time and per shortest timeout.
 const TIMER_AHEAD_MAX: Duration = Duration::from_secs(30);
 
 /// The deadlines of all connections.
@@ -30,7 +30,7 @@ impl Deadlines {
         Self { timer: Timer::new(now) }
     }
 
-    /// Has the connection's deadline looked at in time.
+    /// Schedules a check of the connection's deadline.
     pub(super) fn schedule(&mut self, now: Millis, connection: &mut Connection, settings: &Settings) {
         connection.deadline = deadline_of(connection, settings);
         let due = connection.deadline.min(now.after(TIMER_AHEAD_MAX));
@@ -40,8 +40,8 @@ impl Deadlines {
         }
     }
 
-    /// Takes the next connection whose deadline is to be looked at. Some entries are stale: of a connection that is
-    /// gone, or of a deadline that has moved.
+    /// Takes the next connection whose deadline must be checked. Some entries are stale: the connection is gone, or its
+    /// deadline has moved.
     pub(super) fn pop(&mut self, now: Millis) -> Option<(ConnId, Millis)> {
         self.timer.pop(now)
     }
@@ -50,13 +50,13 @@ impl Deadlines {
         self.timer.next_due()
     }
 
-    /// Gives up memory that is not in use.
+    /// Frees unused memory.
     pub(super) fn shrink(&mut self, connections: &Table<Connection>) {
         self.timer.shrink(|id, due| connections.get(id).is_some_and(|connection| connection.scheduled == due));
     }
 }
 
-/// Whether the peer has taken no output for longer than a client may.
+/// Whether the peer has accepted no output for longer than the client timeout.
 pub(super) fn is_stalled(now: Millis, connection: &Connection, settings: &Settings) -> bool {
     stalls_at(connection, settings) <= now
 }
@@ -65,30 +65,30 @@ fn stalls_at(connection: &Connection, settings: &Settings) -> Millis {
     if connection.out.is_empty() { Millis::NEVER } else { connection.out.progress_at().after(settings.client_timeout) }
 }
 
-/// Until when the input behind the last response is discarded at most.
+/// The latest time until which input after the last response is discarded.
 pub(super) fn linger_until(now: Millis, is_draining: bool) -> Millis {
     now.after(if is_draining { LINGER_DRAINING } else { LINGER_MAX })
 }
 
-/// Until when a client may take what the kernel has for a stream that was cut.
+/// The latest time for a client of a cut stream to read the kernel's remaining bytes.
 pub(super) fn cut_until(now: Millis, is_draining: bool, settings: &Settings) -> Millis {
     let until = now.after(settings.client_timeout);
     if is_draining { until.min(now.after(LINGER_DRAINING)) } else { until }
 }
 
-/// Whether something must happen to that connection now.
+/// Whether that connection's deadline has passed.
 pub(super) fn is_due(now: Millis, connection: &Connection, settings: &Settings) -> bool {
     deadline_of(connection, settings) <= now
 }
 
-/// When something must happen to that connection.
+/// That connection's deadline.
 fn deadline_of(connection: &Connection, settings: &Settings) -> Millis {
     let stalled = stalls_at(connection, settings);
     match &connection.state {
         State::Reading(_) if connection.input == Input::Ending => stalled,
         State::Reading(reading) => stalled.min(match reading.started {
             Some(started) => started.after(settings.request_timeout),
-            // A client that still has an answer to read is not idle.
+            // A client with unread answers is not idle.
             None if !connection.out.is_empty() && !planted::is("slow-reader-is-taken-for-idle") => Millis::NEVER,
             None => connection.out.progress_at().after(settings.keepalive_timeout),
         }),
@@ -101,7 +101,7 @@ fn deadline_of(connection: &Connection, settings: &Settings) -> Millis {
     }
 }
 
-/// Panics if nobody will look at the connection's deadline in time.
+/// Panics if no timer entry covers the connection's deadline.
 pub(super) fn assert_scheduled(connection: &Connection, settings: &Settings) {
     assert_eq!(connection.deadline, deadline_of(connection, settings), "a deadline that nobody looks at");
     assert!(connection.deadline == Millis::NEVER || connection.scheduled != Millis::NEVER);

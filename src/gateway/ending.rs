@@ -12,7 +12,7 @@ use log::info;
 use uuid::Uuid;
 
 impl Shared {
-    /// A clean end: what is queued, the end of the body, then the close.
+    /// A clean end: queued output, the end of the body, then the close.
     pub(super) fn end_stream(&mut self, now: Millis, connection: &mut Connection, ending: EndReason) {
         self.retire_stream(connection, ending);
         self.finish_body(now, connection);
@@ -23,15 +23,15 @@ impl Shared {
         self.start_closing(connection);
     }
 
-    /// The client has gone: nobody is left to be told anything.
+    /// The client has left, so there is no output.
     pub(super) fn lose_client(&mut self, connection: &mut Connection, ending: EndReason) {
         self.retire_stream(connection, ending);
         self.close(connection, CloseMode::Graceful);
     }
 
-    /// An end that the client must be able to tell from a clean one.
+    /// An end that the client must be able to distinguish from a clean one.
     pub(super) fn cut_stream(&mut self, now: Millis, connection: &mut Connection, ending: EndReason) {
-        // An end that lies: the client cannot tell that events are missing.
+        // A false clean end: the client cannot know that events are missing.
         if planted::is("cut-stream-ends-as-if-complete") {
             return self.end_stream(now, connection, ending);
         }
@@ -43,7 +43,7 @@ impl Shared {
         self.cut(now, connection);
     }
 
-    /// The stream, open or not, is over: its token names nothing any more, and its disconnect is queued.
+    /// The stream, open or not, is over: its token is removed, and its disconnect queued.
     pub(super) fn retire_stream(&mut self, connection: &mut Connection, ending: EndReason) {
         if !connection.is_stream() {
             return;

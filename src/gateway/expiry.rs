@@ -1,4 +1,4 @@
-//! What time does to a connection: its deadline comes, or the drain reaches it.
+//! Deadlines of connections, and the drain.
 
 use super::actions::{Action, CloseMode};
 use super::answers::{ConnectResult, Refusal};
@@ -12,7 +12,7 @@ use crate::planted;
 use std::time::Duration;
 
 impl Shared {
-    /// The connection's deadline has come.
+    /// The connection's deadline has passed.
     pub(super) fn time_out(&mut self, now: Millis, connection: &mut Connection) {
         let is_stalled = deadlines::is_stalled(now, connection, &self.settings);
         match &mut connection.state {
@@ -27,15 +27,15 @@ impl Shared {
                 self.connect_timed_out(now, connection, call);
             }
             State::Streaming(streaming) => {
-                // From the last one, not from now: heartbeats do not drift. What a jump of the clock
-                // left out stays out.
+                // From the last one, not from now, so that heartbeats do not drift. Those missed in a jump of the clock
+                // are not repeated.
                 let interval = (self.settings.heartbeat_interval.as_millis() as u64).max(1);
-                // What only a clock that jumps shows.
+                // Only a jump of the clock shows it.
                 let caught_up = planted::is("missed-heartbeats-are-caught-up");
                 let missed = if caught_up { 0 } else { now.since(streaming.heartbeat_at) / interval };
                 let ahead = Duration::from_millis(interval.saturating_mul(missed + 1));
                 streaming.heartbeat_at = streaming.heartbeat_at.after(ahead);
-                // A drift of a few milliseconds a beat.
+                // A drift of a few milliseconds per heartbeat.
                 if planted::is("heartbeat-drifts") {
                     streaming.heartbeat_at = now.after(self.settings.heartbeat_interval);
                 }
@@ -58,12 +58,12 @@ impl Shared {
             State::Closing(Closing::Lingering { until } | Closing::Cut { until }) => {
                 *until = deadlines::linger_until(now, true).min(*until);
             }
-            // What is owed is answered first.
+            // A deferred answer goes first.
             State::Answering(_) | State::Closing(Closing::Flushing) | State::Closed(_) => {}
         }
     }
 
-    /// Has the connection read once more before it ends: a request that came just now is still answered.
+    /// Has the connection read once more before it ends, so that a request that has just arrived is still answered.
     fn read_last(&mut self, connection: &mut Connection) {
         if connection.input == Input::Open {
             connection.input = Input::Ending;

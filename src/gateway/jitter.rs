@@ -1,6 +1,6 @@
-//! Jitter for `retry`, so that pages that lost their streams together do not come back together.
+//! Jitter for `retry`, so that pages that lost their streams together do not reconnect together.
 
-/// A generator of pseudo-random numbers: SplitMix64 (Steele, Lea and Flood, 2014). Secrets never come from it.
+/// A generator of pseudo-random numbers: SplitMix64 (Steele, Lea and Flood, 2014). Not for secrets.
 pub(super) struct Jitter(u64);
 
 impl Jitter {

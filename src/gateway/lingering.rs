@@ -1,19 +1,19 @@
-//! Connections whose sockets outlive their last response, bounded in number: the oldest gives way.
+//! Connections that linger after their last response. Their number is limited: the oldest is closed first.
 
 use crate::hub::ConnId;
 use crate::table::Table;
 use std::collections::VecDeque;
 
-/// Connections of one kind, in the order they came.
+/// Connections of one kind, oldest first.
 pub(super) struct Lingering {
-    /// Some have gone since.
+    /// Some may be gone.
     queue: VecDeque<ConnId>,
     live: usize,
     max: usize,
 }
 
 impl Lingering {
-    /// At most `max` at once.
+    /// A limit of `max` at once.
     pub(super) fn new(max: usize) -> Self {
         Self { queue: VecDeque::new(), live: 0, max }
     }
@@ -24,12 +24,12 @@ impl Lingering {
         self.queue.push_back(id);
     }
 
-    /// One of them has gone.
+    /// One of them is gone.
     pub(super) fn left(&mut self) {
         self.live -= 1;
     }
 
-    /// The connection that is to give way, if there are too many: the oldest. `connections` are all that live.
+    /// The connection to close if there are too many: the oldest. `connections` are all live ones.
     pub(super) fn excess<T>(&mut self, connections: &Table<T>) -> Option<ConnId> {
         let is_live = |id: &ConnId| connections.get(*id).is_some();
         if self.live > self.max {
@@ -39,14 +39,14 @@ impl Lingering {
                 }
             }
         }
-        // Those that have gone pile up behind one that stays.
+        // Entries of gone connections would accumulate after one that stays.
         if self.queue.len() > 2 * self.live + 64 {
             self.queue.retain(is_live);
         }
         None
     }
 
-    /// Gives up memory that is not in use.
+    /// Frees unused memory.
     pub(super) fn shrink(&mut self) {
         self.queue.shrink_to_fit();
     }

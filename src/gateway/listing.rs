@@ -9,9 +9,9 @@ use crate::hub::ConnId;
 use crate::table::Table;
 use std::fmt::Write;
 
-/// Most slots that a turn of the loop looks at for one page, free ones included: a hundred microseconds.
+/// The most slots that a turn of the loop scans for one page, free ones included: a hundred microseconds.
 const TURN_SLOTS: usize = 8 * 1024;
-/// Most slots that one page looks at, free ones included.
+/// The most slots that one page scans, free ones included.
 const PAGE_SLOTS_MAX: usize = 64 * 1024;
 /// A page ends once it is this long, whatever its limit: URLs can be as long as a head.
 const PAGE_BYTES_MAX: usize = 1024 * 1024;
@@ -20,20 +20,20 @@ const PAGE_BYTES_MAX: usize = 1024 * 1024;
 /// one of them.
 pub(super) struct Listing {
     body: String,
-    /// Entries that the page still has room for.
+    /// The remaining entries of the page.
     room: usize,
     sweep: Sweep,
-    /// The first slot that is not for this page.
+    /// The end of the page's range of slots.
     end: usize,
     /// The slot of the last entry.
     last: Option<u32>,
 }
 
-/// What a page begins with.
+/// The head of a page.
 pub(super) struct Heading<'a> {
-    /// The run of the gateway.
+    /// The id of this run of the gateway.
     pub instance: &'a str,
-    /// How many streams are open.
+    /// The number of open streams.
     pub streams: u64,
 }
 
@@ -49,7 +49,8 @@ impl Listing {
         }
     }
 
-    /// Goes on for one turn; the answer once the page is complete. `in_kernel`: bytes that the kernel holds for a client.
+    /// Continues for one turn; returns the answer once the page is complete. `in_kernel`: bytes in the kernel for a
+    /// client.
     pub(super) fn advance(
         &mut self,
         connections: &Table<Connection>,
@@ -69,7 +70,7 @@ impl Listing {
                 break;
             }
             let separator = if self.body.ends_with('[') { "" } else { "," };
-            // Writing to a String cannot fail. The URL is escaped as JSON already.
+            // Writing to a String cannot fail. The URL is already escaped as JSON.
             let _ = write!(
                 self.body,
                 r#"{separator}{{"token":"{}","url":"{}","opened_at":"{}","pending_bytes":{}}}"#,

@@ -1,28 +1,27 @@
 //! The protocol: connections and HTTP on one side, streams and callbacks on the other.
 //!
-//! [`Gateway`] is pure. What happened goes in (bytes arrived, a callback was answered, time passed); bytes
-//! and [`Action`]s come out. It knows no socket, clock, thread or randomness, so a handler runs to
-//! its end without an error in its middle, a fuzzer drives it by calling functions, and a simulation
-//! decides everything that it sees.
+//! [`Gateway`] is pure. Events go in (bytes arrived, a callback was answered, time passed); bytes and [`Action`]s come
+//! out. It has no socket, clock, thread or randomness, so a handler always runs to its end, a fuzzer can drive it by
+//! function calls, and a simulation controls all its inputs.
 //!
 //! After each input the owner takes [`Gateway::next_dirty`] and [`Gateway::next_action`], in this order, until both
 //! are empty or its budget is spent; what is left stays queued.
 //!
 //! | File | Holds |
 //! |---|---|
-//! | `settings`, `actions` | the core's configuration; what it has its owner do |
-//! | `answers` | every refusal and result as status, text and metric label |
-//! | `routes` | which request is answered how: a pure function of its head |
-//! | `output` | the unsent bytes of a connection, chunks, and which connections have some |
+//! | `settings`, `actions` | the core's configuration; its actions for the owner |
+//! | `answers` | every refusal and result with status, text and metric label |
+//! | `routes` | the answer to each request: a pure function of its head |
+//! | `output` | the unsent bytes of a connection, chunks, and the connections with unsent bytes |
 //! | `connection` | one connection: state, request body, deadline |
 //! | `sweep`, `shutdown`, `jitter` | a walk in slices; the stages of a shutdown; jitter of `retry` |
-//! | `deadlines`, `places` | when something must happen to which connection; which one gives way to another |
-//! | `lingering` | connections whose sockets outlive their last response |
+//! | `deadlines`, `places` | the deadline of each connection; which connection is evicted for another |
+//! | `lingering` | connections that linger after their last response |
 //! | `stats`, `hints`, `listing` | counters and their text; one-time log hints; pages of the list of streams |
-//! | `shared` | what all connections have in common; answering, closing and settling one |
+//! | `shared` | state shared by all connections; answering, closing and settling one |
 //! | `ending` | the end of a stream, and its disconnect |
 //! | `streams` | asking the backend, opening, sending |
-//! | `expiry` | what time does to a connection: timeouts, heartbeats, the drain |
+//! | `expiry` | timeouts, heartbeats and the drain of a connection |
 //! | `requests` | bytes to requests to answers |
 //! | `mod` | the inputs and outputs |
 
@@ -73,7 +72,7 @@ use uuid::Uuid;
 /// Why a socket failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SocketError {
-    /// Reading failed: the peer reset the connection or is gone.
+    /// Reading failed: the peer reset the connection or has vanished.
     Reset,
     /// Writing failed.
     WriteFailed,
@@ -109,8 +108,8 @@ impl Gateway {
         }
     }
 
-    /// A client connected. `token` is a fresh random one, used if the connection becomes a stream. One that comes once the
-    /// drain has begun is answered what it has asked already. `None`: the time for that is up.
+    /// A client connected. `token` is a fresh random one, used if the connection becomes a stream. Once the drain has
+    /// begun, a client only gets answers to requests that it has already sent. `None`: the time for that is up.
     pub fn accept(&mut self, now: Millis, listener: Listener, peer: Peer, token: Uuid) -> Option<ConnId> {
         if self.shared.shutdown.has_given_up() {
             return None;
@@ -128,14 +127,14 @@ impl Gateway {
         Some(id)
     }
 
-    /// The connection to give way next, where there is no room for another one on a listener: the one that has been
-    /// silent longest, and if none is silent, the one with the oldest request that is not complete. Streams and requests
-    /// that are being answered never are. `None`: there is no other, or none for a moment.
+    /// The connection to evict next if there is no room for another one on a listener: the one that has been silent
+    /// longest, and if none is silent, the one with the oldest incomplete request. Streams and requests being answered
+    /// are never evicted. `None`: there is no other, or none at the moment.
     pub fn longest_silent(&mut self, now: Millis, listener: Listener) -> Option<Victim> {
         self.shared.places[listener as usize].longest_silent(now, &self.connections)
     }
 
-    /// Closes that connection to make room, unless it has spoken since it was chosen.
+    /// Closes that connection to make room, unless it has sent something since it was chosen.
     pub fn give_way(&mut self, now: Millis, victim: Victim) {
         let id = victim.connection();
         let Some(connection) = self.connections.get_mut(id) else { return };
@@ -150,17 +149,17 @@ impl Gateway {
     /// Bytes arrived.
     pub fn receive(&mut self, now: Millis, id: ConnId, bytes: &[u8]) {
         if let Some(connection) = self.connections.get_mut(id) {
-            // An order between two connections.
+            // A wrong order between two connections.
             if planted::is("answers-overtake-their-events") {
                 self.shared.outbox.queue(id, &mut connection.out);
             }
             self.shared.read_input(now, &mut self.connections, id, bytes);
-            // The answers go last: the streams that they speak of are offered to the kernel before them.
+            // The answers go last, after their streams' events have been offered to the kernel.
             self.shared.settle(now, &mut self.connections, id);
         }
     }
 
-    /// The connection has been read once more, as [`Action::ReadLast`] says: it ends, unless something has come that keeps it.
+    /// The connection has been read once more, as [`Action::ReadLast`] says: it ends, unless new input keeps it.
     pub fn end_reading(&mut self, now: Millis, id: ConnId) {
         if let Some(connection) = self.connections.get_mut(id) {
             self.shared.end_reading(now, connection);
@@ -173,7 +172,7 @@ impl Gateway {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.input = Input::Ended;
         match &connection.state {
-            // Bytes lost with a half-closed connection: a client that sends, ends its side and reads.
+            // Bytes lost with a half-closed connection, of a client that sends, ends its side and reads.
             State::Reading(_) if planted::is("end-of-input-drops-answers") => {
                 self.shared.close(connection, CloseMode::Graceful);
             }
@@ -182,9 +181,9 @@ impl Gateway {
             State::Reading(_) | State::Closing(Closing::Lingering { .. } | Closing::Cut { .. }) => {
                 self.shared.close(connection, CloseMode::Graceful);
             }
-            // The answer is still wanted.
+            // The client still waits for the answer.
             State::Answering(_) | State::Closed(_) => {}
-            // A state that is missed.
+            // A missed state.
             State::Connecting(_) if planted::is("client-that-leaves-meanwhile-is-missed") => {}
             State::Connecting(_) | State::Streaming(_) => {
                 self.shared.lose_client(connection, EndReason::CLIENT_CLOSED);
@@ -210,7 +209,7 @@ impl Gateway {
         self.connections.get_mut(id).map_or(&[], |connection| connection.out.unsent())
     }
 
-    /// The kernel took `count` bytes; 0 if the socket is full.
+    /// The kernel accepted `count` bytes; 0 if the socket is full.
     pub fn wrote(&mut self, now: Millis, id: ConnId, count: usize) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         self.shared.outbox.wrote(now, &mut connection.out, count);
@@ -232,8 +231,8 @@ impl Gateway {
         }
     }
 
-    /// The kernel takes no more for that connection now. `is_window_closed`: whether that is because the client's receive
-    /// window is closed; asked once for each backlog.
+    /// The kernel accepts no more for that connection now. `is_window_closed`: whether the client's receive window is
+    /// the reason; called once per backlog.
     pub fn refused(&mut self, now: Millis, id: ConnId, is_window_closed: impl FnOnce() -> bool) {
         if let Some(connection) = self.connections.get_mut(id) {
             self.shared.outbox.refused(now, &mut connection.out, is_window_closed);
@@ -243,13 +242,13 @@ impl Gateway {
 
     /// Whether input of that connection should be read now.
     pub fn wants_input(&self, id: ConnId) -> bool {
-        // Memory without a bound: a client that asks and never reads.
+        // Unbounded memory: a client that sends requests and never reads.
         let unbounded = planted::is("requests-are-read-whatever-is-unsent");
         let answers_max = if unbounded { usize::MAX } else { ANSWERS_UNSENT_MAX };
         self.connections.get(id).is_some_and(|connection| connection.wants_input(answers_max))
     }
 
-    /// Time has passed: does what is due, or as much of it as one turn may take. Of the timers only the first few fire:
+    /// Time has passed: does the work that is due, or as much as fits into a turn. Only the first few timers fire:
     /// `true` if there may be more, for [`Gateway::expire_more`].
     pub fn expire(&mut self, now: Millis) -> bool {
         self.advance_shutdown(now);
@@ -260,7 +259,7 @@ impl Gateway {
         self.expire_more(now)
     }
 
-    /// The same for a few more timers, once everything is flushed.
+    /// The same for a few more timers, once all output is flushed.
     pub fn expire_more(&mut self, now: Millis) -> bool {
         let mut more = true;
         for _ in 0..FIRED_AT_ONCE {
@@ -273,7 +272,7 @@ impl Gateway {
                 continue;
             }
             connection.scheduled = Millis::NEVER;
-            // A lost wake-up: the entry was for a deadline that has moved on.
+            // A lost wake-up: the entry was for a deadline that has moved.
             if connection.deadline > now && planted::is("moved-deadline-is-lost") {
                 continue;
             }
@@ -291,7 +290,7 @@ impl Gateway {
         more
     }
 
-    /// When to call [`Gateway::expire`] at the latest; `None`: not before something else happens.
+    /// The latest time to call [`Gateway::expire`]; `None`: not before another input.
     pub fn next_deadline(&self) -> Option<Millis> {
         let listing = (!self.shared.listings.is_empty()).then_some(Millis::ZERO);
         let shared = &self.shared;
@@ -300,13 +299,13 @@ impl Gateway {
         deadlines.into_iter().flatten().min()
     }
 
-    /// The next thing to do.
+    /// The next action.
     pub fn next_action(&mut self) -> Option<Action> {
         self.shared.outbox.next_action()
     }
 
-    /// The next connection that has fresh output to be written; streams come before the answers to
-    /// the sends that fed them. To be followed by [`Gateway::wrote`].
+    /// The next connection with fresh output; streams come before the answers to their sends. Must be followed by
+    /// [`Gateway::wrote`].
     pub fn next_dirty(&mut self) -> Option<ConnId> {
         loop {
             let id = self.shared.outbox.next_fresh()?;
@@ -317,7 +316,7 @@ impl Gateway {
         }
     }
 
-    /// A callback, or whatever else was started, is over.
+    /// A job has finished.
     pub fn complete(&mut self, now: Millis, completion: Completion) {
         match completion {
             Completion::Called(Called { id, outcome }) => self.shared.called(now, &mut self.connections, id, outcome),
@@ -325,7 +324,7 @@ impl Gateway {
         self.shared.start_calls(now, &mut self.connections);
     }
 
-    /// Answers a request for the metrics, with what the gateway cannot know by itself.
+    /// Answers a request for the metrics, with the figures that the gateway cannot know by itself.
     #[cold]
     pub fn report(&mut self, now: Millis, ticket: Ticket, process: &ProcessFigures) {
         let shared = &mut self.shared;
@@ -343,25 +342,24 @@ impl Gateway {
         shared.answer_owed(now, &mut self.connections, ticket, &answer);
     }
 
-    /// Goes on with a page of the list of streams; `in_kernel` is what the kernel holds for the client of a connection, in
-    /// bytes.
+    /// Continues a page of the list of streams; `in_kernel`: bytes in the kernel for the client of a connection.
     #[cold]
     pub fn list(&mut self, now: Millis, in_kernel: impl Fn(ConnId) -> usize) {
         self.shared.advance_listings(now, &mut self.connections, in_kernel);
     }
 
-    /// The first signal to stop (docs/protocol.md, section 9); further ones change nothing.
+    /// The first signal to stop (docs/protocol.md, section 9); further ones have no effect.
     pub fn shut_down(&mut self, now: Millis) {
         self.shared.shutdown.begin(now, self.shared.settings.shutdown_delay);
         self.advance_shutdown(now);
     }
 
-    /// Whether it is over, and how; only after [`Gateway::shut_down`].
+    /// Whether and how it has finished; only after [`Gateway::shut_down`].
     pub fn finished(&self) -> Option<Finished> {
         self.shared.shutdown.finished(self.connections.is_empty() && self.shared.hub.calls.is_empty())
     }
 
-    /// What a shutdown that ends now leaves undone. Walks every connection.
+    /// The work that a shutdown ending now leaves undone. Walks every connection.
     pub fn left(&self) -> Left {
         let calls = |lane| self.shared.hub.calls.counts(lane);
         let disconnects = calls(Lane::Disconnects);
@@ -377,32 +375,32 @@ impl Gateway {
         self.connections.len()
     }
 
-    /// Those that came in by one listener.
+    /// The number of connections on one listener.
     pub fn connections_on(&self, listener: Listener) -> usize {
         self.shared.places[listener as usize].taken()
     }
 
-    /// Streams, those still connecting included.
+    /// Streams, including connecting ones.
     pub fn stream_count(&self) -> usize {
         self.shared.hub.tokens.len()
     }
 
-    /// Callbacks waiting or in flight.
+    /// Callbacks queued or in flight.
     pub fn call_count(&self) -> usize {
         self.shared.hub.calls.len()
     }
 
-    /// Most callbacks in flight now, by what the backend has been seen to take.
+    /// The current maximum of callbacks in flight, by the measured capacity of the backend.
     pub fn call_limit(&self) -> usize {
         self.shared.hub.calls.limit()
     }
 
-    /// One turn of the loop took so long, waiting not included.
+    /// Records the duration of a turn of the loop, without waiting.
     pub fn turn_took(&mut self, time: Duration) {
         self.shared.stats.turn(time);
     }
 
-    /// Many streams have gone: gives up memory that is not in use.
+    /// Many streams have ended: frees unused memory.
     pub fn shrink(&mut self) {
         self.connections.shrink();
         self.shared.deadlines.shrink(&self.connections);
@@ -410,7 +408,7 @@ impl Gateway {
         self.shared.shrink();
     }
 
-    /// Moves the shutdown on, and the drain by one slice of the connections.
+    /// Advances the shutdown, and the drain by one slice of the connections.
     fn advance_shutdown(&mut self, now: Millis) {
         let shared = &mut self.shared;
         if shared.shutdown.advance(now, shared.settings.shutdown_timeout) {

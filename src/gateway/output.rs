@@ -1,4 +1,4 @@
-//! Output: what one connection has to send and how it is framed, and which connections have some.
+//! Output: the unsent bytes of a connection and their framing, and the connections with unsent bytes.
 
 use super::actions::{Action, CloseMode};
 use crate::buffer::{Buffer, Content, Pool};
@@ -8,15 +8,15 @@ use crate::planted;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Room kept for the size of a chunk: most batches for a stream have 16 to 255 bytes.
+/// Space reserved for the size of a chunk: most batches for a stream have 16 to 255 bytes.
 const CHUNK_SIZE_ROOM: &[u8] = b"00\r\n";
 /// The last chunk (RFC 9112 section 7.1).
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// A client that has taken something in counts as one that reads for so long.
+/// How long a client counts as reading after it has accepted bytes.
 const READS_FOR: Duration = Duration::from_secs(1);
-/// A client that reads may have so many times as much unsent as one that does not: the first state of a page in one burst
-/// takes a healthy client a second or two.
+/// How many times the usual limit a client that reads may have unsent: a healthy client needs a second or two for a
+/// burst with the initial state of a page.
 const READER_FACTOR: usize = 4;
 
 /// The output of one connection.
@@ -24,13 +24,13 @@ pub(super) struct Output {
     buffer: Buffer,
     /// Whether a response body is framed in chunks (RFC 9112 section 7.1).
     chunked: bool,
-    /// In the list of connections with fresh output.
+    /// Whether it is in the list of connections with fresh output.
     fresh: bool,
-    /// In the list of connections with unsent output.
+    /// Whether it is in the list of connections with unsent output.
     listed: bool,
     /// Unsent bytes, as counted in the sum over all connections.
     counted: u32,
-    /// When output last moved, or began to wait.
+    /// When output last made progress or began to queue.
     progress_at: Millis,
 }
 
@@ -49,18 +49,18 @@ impl Output {
         self.buffer.len()
     }
 
-    /// Whether what was appended last belongs to a response body in chunks.
+    /// Whether the last appended bytes belong to a chunked response body.
     pub(super) fn is_chunked(&self) -> bool {
         self.chunked
     }
 
-    /// Unsent bytes that a write has been tried for; a batch of sends that no write has been tried for is no backlog.
+    /// Unsent bytes for which a write has been attempted; a new batch of sends does not count as backlog.
     pub(super) fn refused(&self) -> usize {
-        // A batch that is its own backlog: it ends the stream of a client that reads.
+        // A batch that counts as its own backlog ends the stream of a client that reads.
         if self.fresh && !planted::is("batch-counts-as-backlog") { 0 } else { self.buffer.len() }
     }
 
-    /// Whether more is unsent than may be: `bytes_max`, or several times that for a client that reads.
+    /// Whether too much is unsent: more than `bytes_max`, or several times that for a client that reads.
     pub(super) fn is_overdue(&self, now: Millis, bytes_max: usize) -> bool {
         let refused = self.refused();
         let reads = |content: &Content| now < content.reads_until;
@@ -68,27 +68,27 @@ impl Output {
             && (refused > bytes_max.saturating_mul(READER_FACTOR) || !self.buffer.present().is_some_and(reads))
     }
 
-    /// When output last moved, or began to wait; the connection's birth before that.
+    /// When output last made progress or began to queue; before that, when the connection was accepted.
     pub(super) fn progress_at(&self) -> Millis {
         self.progress_at
     }
 
-    /// The sending side was shut down: waiting for the peer begins anew.
+    /// The sending side was shut down: the wait for the peer restarts.
     pub(super) fn touch(&mut self, now: Millis) {
         self.progress_at = now;
     }
 
-    /// A write is about to be tried.
+    /// A write is about to be attempted.
     pub(super) fn start_write(&mut self) {
         self.fresh = false;
     }
 
-    /// Frames the response body in chunks from here on, or not.
+    /// Sets whether the response body is chunked from here on.
     pub(super) fn set_chunked(&mut self, chunked: bool) {
         self.chunked = chunked;
     }
 
-    /// The bytes to write next, with their last chunk complete.
+    /// The bytes to write next, with the last chunk completed.
     pub(super) fn unsent(&mut self) -> &[u8] {
         self.seal();
         self.buffer.unsent()
@@ -100,7 +100,7 @@ impl Output {
         let size = out.len() - start - CHUNK_SIZE_ROOM.len();
         let mut digits = [0; 16];
         let digits = hex_digits(size, &mut digits);
-        // The room was a guess; what follows moves if it was wrong.
+        // The reserved space was a guess; the data moves if it was wrong.
         let room = CHUNK_SIZE_ROOM.len() - 2;
         let end = out.len();
         out.resize(end + digits.len().saturating_sub(room), 0);
@@ -125,28 +125,28 @@ impl Output {
         self.counted
     }
 
-    /// For [`Outbox::sweep_unsent`]: stays listed only with unsent bytes, which are returned.
+    /// For [`Outbox::sweep_unsent`]: stays in the list only with unsent bytes, whose number is returned.
     pub(super) fn relist(&mut self) -> u32 {
         self.listed = self.counted > 0;
         self.counted
     }
 }
 
-/// What all connections' output has in common, and what the owner of the sockets is to do.
+/// Output state shared by all connections, and the actions for the owner of the sockets.
 #[derive(Default)]
 pub(super) struct Outbox {
     pool: Pool,
-    /// Connections with output that no write has been tried for, in the order it came.
+    /// Connections with output for which no write has been attempted, in order.
     fresh: VecDeque<ConnId>,
     actions: VecDeque<Action>,
     /// The sum of all unsent bytes.
     unsent_bytes: u64,
-    /// Connections with unsent output, each at most once; some have caught up or gone since.
+    /// Connections with unsent output, each at most once; some may have caught up or be gone.
     unsent: Vec<ConnId>,
 }
 
 impl Outbox {
-    /// The vector to append bytes to that stand outside a stream's frames: heads and whole responses.
+    /// The vector for bytes outside a stream's frames: heads and whole responses.
     pub(super) fn bytes<'o>(&mut self, now: Millis, output: &'o mut Output) -> &'o mut Vec<u8> {
         if output.is_empty() {
             output.progress_at = now;
@@ -154,7 +154,7 @@ impl Outbox {
         output.buffer.appendable(&mut self.pool)
     }
 
-    /// The vector to append a stream's frames to: inside a chunk, where the body is chunked.
+    /// The vector for a stream's frames: inside a chunk if the body is chunked.
     pub(super) fn frames<'o>(&mut self, now: Millis, output: &'o mut Output) -> &'o mut Vec<u8> {
         if output.is_empty() {
             output.progress_at = now;
@@ -175,8 +175,8 @@ impl Outbox {
         }
     }
 
-    /// Queues the connection for a write. In this order connections are written to: what an answer speaks of is offered
-    /// to the kernel before the answer is.
+    /// Queues the connection for a write. Writes happen in this order, so that a send's event is offered to the kernel
+    /// before its answer.
     pub(super) fn queue(&mut self, id: ConnId, output: &mut Output) {
         if !output.fresh {
             output.fresh = true;
@@ -184,15 +184,15 @@ impl Outbox {
         }
     }
 
-    /// The next connection to write to, out of the queue; it may be gone.
+    /// Takes the next connection to write to; it may be gone.
     pub(super) fn next_fresh(&mut self) -> Option<ConnId> {
         self.fresh.pop_front()
     }
 
-    /// The kernel took `count` bytes.
+    /// The kernel accepted `count` bytes.
     pub(super) fn wrote(&mut self, now: Millis, output: &mut Output, count: usize) {
         if count > 0 {
-            // What the kernel takes before it has refused anything may be the kernel's own room.
+            // Bytes accepted before the first refusal may just be in the kernel's buffer.
             if let Some(content) = output.buffer.present_mut()
                 && (content.was_refused || planted::is("room-in-the-kernel-is-taken-for-a-reader"))
             {
@@ -203,8 +203,8 @@ impl Outbox {
         }
     }
 
-    /// The kernel took nothing. Nothing is known then of a client whose receive window is open: it has a while to show that
-    /// it reads.
+    /// The kernel accepted nothing. If the client's receive window is open, it is unknown whether it reads: it gets
+    /// some time to show that.
     pub(super) fn refused(&mut self, now: Millis, output: &mut Output, is_window_closed: impl FnOnce() -> bool) {
         let Some(content) = output.buffer.present_mut() else { return };
         if !std::mem::replace(&mut content.was_refused, true) && !is_window_closed() {
@@ -212,12 +212,12 @@ impl Outbox {
         }
     }
 
-    /// Drops what is unsent.
+    /// Drops the unsent bytes.
     pub(super) fn discard(&mut self, output: &mut Output) {
         output.buffer.clear(&mut self.pool);
     }
 
-    /// Counts what a connection has unsent now.
+    /// Updates the count of a connection's unsent bytes.
     pub(super) fn count_unsent(&mut self, id: ConnId, output: &mut Output, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         if bytes == output.counted {
@@ -237,8 +237,8 @@ impl Outbox {
         self.unsent.len() > 2 * connections + 64
     }
 
-    /// Drops the connections without unsent output from their list; returns the most bytes that one of the others has.
-    /// `relist` is [`Output::relist`] of a connection; `None` if it is gone.
+    /// Removes the connections without unsent output from the list; returns the maximum of the others. `relist` is
+    /// [`Output::relist`] of a connection; `None` if it is gone.
     pub(super) fn sweep_unsent(&mut self, mut relist: impl FnMut(ConnId) -> Option<u32>) -> u32 {
         let mut largest = 0;
         self.unsent.retain(|id| {
@@ -249,12 +249,12 @@ impl Outbox {
         largest
     }
 
-    /// Bytes that all connections have unsent.
+    /// Unsent bytes of all connections.
     pub(super) fn unsent_bytes(&self) -> u64 {
         self.unsent_bytes
     }
 
-    /// Has something done once all output has been offered to the kernel.
+    /// Queues an action for when all output has been offered to the kernel.
     pub(super) fn act(&mut self, action: Action) {
         self.actions.push_back(action);
     }
@@ -263,14 +263,14 @@ impl Outbox {
         self.actions.pop_front()
     }
 
-    /// The connection is gone, and what it has unsent with it.
+    /// The connection is gone, with its unsent bytes.
     pub(super) fn close(&mut self, id: ConnId, mut output: Output, mode: CloseMode) {
         output.buffer.clear(&mut self.pool);
         self.unsent_bytes -= u64::from(output.counted);
         self.act(Action::Close(id, mode));
     }
 
-    /// Gives up memory that is not in use.
+    /// Frees unused memory.
     pub(super) fn shrink(&mut self) {
         self.pool.shrink();
         self.fresh.shrink_to_fit();

@@ -1,8 +1,9 @@
-//! Which connection gives way when there is no room for another one: the one that has been silent longest.
+//! Eviction: which connection is closed when there is no room for another one. It is the one that has been silent
+//! longest.
 //!
-//! Nothing is kept in order while requests come and go. A heap knows since when each connection had been silent when it
-//! was last looked at. It may have spoken since then but cannot have fallen silent earlier, so one that comes out
-//! unchanged is the longest silent of all. Streams fall out of the heap where they are met.
+//! Requests do not update any order. A heap has the start of each connection's silence at the last check. Since then it
+//! may have sent something, but its silence cannot have begun earlier, so an entry that is popped unchanged has been
+//! silent longest of all. Streams are removed from the heap when they are popped.
 
 use super::connection::{Closing, Connection, State};
 use crate::clock::Millis;
@@ -12,30 +13,31 @@ use crate::table::Table;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// A silence shorter than this says nothing: the request of a client that has just connected, or of a sender that has
-/// just been answered, is on its way. In milliseconds.
+/// A shorter silence is not significant: the request of a client that has just connected, or of a sender that has just
+/// been answered, may be in flight. In milliseconds.
 const SHORT_MS: u64 = 100;
 
-/// Before that nobody gives way, however many knock: time for a request that follows its handshake to arrive.
+/// No connection is evicted earlier, however many clients are waiting: time for the request after a handshake to
+/// arrive.
 const TENURE_MS: u64 = 1;
 
-/// Entries looked at for one victim. Only requests that are being answered, or not complete, can make it so many.
+/// Entries checked per victim. Only requests that are being answered or incomplete can require so many.
 const LOOKS_MAX: usize = 32;
 
-/// Why a connection may give way; those named first do so first.
+/// Why a connection may be evicted, in order of preference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Claim {
-    /// No byte of a request has come, or none since the last answer, or behind the last one of all.
+    /// No byte of a request has arrived, or none since the last answer, or none after the final one.
     Silent,
-    /// A head that is not complete.
+    /// An incomplete head.
     Head,
-    /// A body that is not complete, answers that are not taken, or a connection that is about to be closed.
+    /// An incomplete body, unread answers, or a connection that is about to be closed.
     Slow,
-    /// Any of these, for a moment only.
+    /// Any of these, but too recent.
     Recent,
 }
 
-/// A connection that may be made to give way, and why and since when.
+/// An eviction candidate, with its reason and the start of its silence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Victim {
     pub(super) connection: ConnId,
@@ -48,7 +50,7 @@ impl Victim {
         self.connection
     }
 
-    /// The same of a connection now; `None` for streams and requests that are being answered.
+    /// The current candidate of a connection; `None` for streams and requests being answered.
     pub(super) fn of(now: Millis, connection: &Connection) -> Option<Self> {
         let moved_at = connection.out.progress_at();
         let (claim, since) = match &connection.state {
@@ -70,21 +72,21 @@ impl Victim {
     }
 }
 
-/// The connections that came in by one listener.
+/// The connections of one listener.
 #[derive(Default)]
 pub(super) struct Places {
     taken: usize,
-    /// With the time since which each is silent, at the earliest. Some are gone, and some are there twice.
+    /// With the earliest possible start of each one's silence. Some may be gone, and some are in it twice.
     silent: BinaryHeap<Reverse<(Millis, ConnId)>>,
 }
 
 impl Places {
-    /// How many connections there are.
+    /// The number of connections.
     pub(super) fn taken(&self) -> usize {
         self.taken
     }
 
-    /// Another connection. `others`: how many of `connections` are no streams.
+    /// Another connection. `others`: how many of `connections` are not streams.
     pub(super) fn take(&mut self, now: Millis, id: ConnId, connections: &Table<Connection>, others: usize) {
         if self.silent.len() > 2 * others + 2 * LOOKS_MAX {
             let is_other = |id: ConnId| connections.get(id).is_some_and(|connection| !connection.is_stream());
@@ -94,7 +96,7 @@ impl Places {
         self.silent.push(Reverse((now, id)));
     }
 
-    /// A connection is about to be closed; if it was a stream, it is one no more.
+    /// A connection is about to be closed; it no longer counts as a stream.
     pub(super) fn start_closing(&mut self, connection: &Connection) {
         self.silent.push(Reverse((connection.out.progress_at(), connection.id)));
     }
@@ -104,7 +106,7 @@ impl Places {
         self.taken -= 1;
     }
 
-    /// The connection that gives way next.
+    /// The connection to evict next.
     pub(super) fn longest_silent(&mut self, now: Millis, connections: &Table<Connection>) -> Option<Victim> {
         let mut looked_at = Vec::with_capacity(LOOKS_MAX);
         let mut best: Option<Victim> = None;
@@ -117,7 +119,7 @@ impl Places {
             };
             let (claim, since) = victim.standing;
             looked_at.push(Reverse((since, id)));
-            // An order that only a crowd shows.
+            // A wrong order that only a crowd shows.
             let newest = planted::is("newest-connection-gives-way");
             if best.is_none_or(|best| (victim.standing < best.standing) != newest) {
                 best = Some(victim);
@@ -130,7 +132,7 @@ impl Places {
         best
     }
 
-    /// Gives up memory that is not in use.
+    /// Frees unused memory.
     pub(super) fn shrink(&mut self) {
         self.silent.shrink_to_fit();
     }

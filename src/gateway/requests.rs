@@ -1,4 +1,4 @@
-//! Requests: bytes of a connection to heads, bodies and answers.
+//! Requests: from bytes of a connection to heads, bodies and answers.
 
 use super::actions::{Action, Ticket};
 use super::answers::{Answer, Refusal, ResponseMode, SendResult};
@@ -17,8 +17,8 @@ use crate::hub::{ConnId, EndReason};
 use crate::planted;
 use crate::table::Table;
 
-/// A head that is this long is looked at again only when another line of it has come: a client that drips bytes must not
-/// make each of them cost a parse of all.
+/// A head of this length is parsed again only after another complete line, so that a client that sends byte by byte
+/// does not cause a parse per byte.
 const EAGER_HEAD_BYTES: usize = 1024;
 
 /// The connection whose input is being handled.
@@ -56,7 +56,7 @@ impl Shared {
         }
     }
 
-    /// Keeps the input that no request has been made of, or discards it where none will be.
+    /// Keeps input that is not yet a complete request, or discards it if no more requests are read.
     fn keep_rest(&mut self, now: Millis, connection: &mut Connection, rest: &[u8]) {
         if rest.is_empty() {
             return;
@@ -69,12 +69,12 @@ impl Shared {
                     self.cut_stream(now, connection, EndReason::error(Detail::ExcessInput));
                 }
             }
-            // However much it is: time is what bounds it.
+            // Of any size: it is limited by time.
             State::Answering(_) | State::Closing(_) | State::Closed(_) => {}
         }
     }
 
-    /// Reads as many requests as there are; returns how many bytes they took.
+    /// Reads all complete requests; returns the number of bytes consumed.
     fn read_requests(&mut self, now: Millis, connections: &mut Table<Connection>, id: ConnId, input: &[u8]) -> usize {
         let mut at = 0;
         while at < input.len() {
@@ -108,7 +108,7 @@ impl Shared {
         at
     }
 
-    /// Reads a head, and the body with it if all of it is there. `None`: there is no complete head.
+    /// Reads a head, and the body with it if it is complete. `None`: there is no complete head.
     fn read_head(
         &mut self,
         now: Millis,
@@ -119,7 +119,7 @@ impl Shared {
         let connection = current(connections, id);
         let State::Reading(reading) = &mut connection.state else { return None };
         reading.started.get_or_insert(now);
-        // A limit that a client can push ahead of itself, a byte at a time.
+        // A limit that a client can extend byte by byte.
         if planted::is("time-for-a-request-starts-anew") {
             reading.started = Some(now);
         }
@@ -151,7 +151,7 @@ impl Shared {
         }
     }
 
-    /// Returns how many bytes head and body took together.
+    /// Returns the number of bytes of head and body together.
     fn start_body(
         &mut self,
         now: Millis,
@@ -177,7 +177,7 @@ impl Shared {
                 self.refuse_cors(now, current(connections, id), Refusal::BodyTooLarge, purpose.cors());
                 return Some(head.bytes);
             }
-            // The body is not worth waiting for, or the client waits to be told whether to send it.
+            // The body is not worth waiting for, or the client waits for permission to send it.
             Purpose::Answer(_) if too_long || head.expect == Expect::Continue || unexpected(&purpose) => {
                 self.finish_request(now, connections, id, purpose, &[], ResponseMode { keep_alive: false, ..mode });
                 return Some(head.bytes);
@@ -201,15 +201,15 @@ impl Shared {
         Some(head.bytes)
     }
 
-    /// How to answer a request with so much input behind it: from the first signal on, the last one that has come is the
-    /// last of its connection (RFC 9112 section 9.6).
+    /// How to answer a request, given the length of the input after it: from the first signal on, the last request that
+    /// has arrived is the last of its connection (RFC 9112 section 9.6).
     fn mode_before(&self, mode: ResponseMode, rest: &[u8]) -> ResponseMode {
-        // An answer that promises what will not be kept.
+        // An answer with a false promise.
         let leaving = self.shutdown.has_begun() && !planted::is("answers-keep-a-promise-to-the-last");
         ResponseMode { keep_alive: mode.keep_alive && !(leaving && rest.is_empty()), ..mode }
     }
 
-    /// The body in hand is complete; `rest` is what has come behind it.
+    /// The current body is complete; `rest` is the input after it.
     fn finish_body_of_request(&mut self, now: Millis, connections: &mut Table<Connection>, id: ConnId, rest: &[u8]) {
         if let State::Reading(reading) = &mut current(connections, id).state
             && let Some(body) = reading.body.take()
@@ -224,7 +224,7 @@ impl Shared {
         matches!(framing, Framing::Length(length) if length > self.settings.body_bytes_max as u64)
     }
 
-    /// The body in hand is longer than bodies may be.
+    /// The current body is too long.
     fn refuse_body(&mut self, now: Millis, connections: &mut Table<Connection>, id: ConnId) {
         let connection = current(connections, id);
         let State::Reading(reading) = &mut connection.state else { return };
@@ -237,7 +237,7 @@ impl Shared {
         }
     }
 
-    /// A request is there, with all of its body: answers it.
+    /// Answers a complete request.
     fn finish_request(
         &mut self,
         now: Millis,
@@ -321,7 +321,7 @@ impl Shared {
         self.answer(now, connection, &answer, mode);
     }
 
-    /// Writes an answer that was owed, and reads on behind its request.
+    /// Writes a deferred answer, and continues reading after its request.
     pub(super) fn answer_owed(
         &mut self,
         now: Millis,
@@ -345,7 +345,7 @@ impl Shared {
         self.settle(now, connections, id);
     }
 
-    /// Goes on with the pages of the list of streams that take more than a turn.
+    /// Continues the pages of the list of streams that take more than a turn.
     pub(super) fn advance_listings(
         &mut self,
         now: Millis,
@@ -377,7 +377,7 @@ impl Shared {
     }
 }
 
-/// A request whose expectation is refused may never send its body.
+/// The client of a refused expectation may never send its body.
 fn unexpected(purpose: &Purpose) -> bool {
     matches!(purpose, Purpose::Answer(Reply::Refused(Refusal::Expectation, _)))
 }

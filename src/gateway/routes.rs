@@ -1,4 +1,4 @@
-//! Who answers a request: a pure function of its head, and the fixed answers there are.
+//! Routing: a pure function of a request's head, and the fixed answers.
 
 use super::answers::Refusal;
 use super::settings::{Cors, Settings};
@@ -9,7 +9,7 @@ use crate::http::unread;
 use core::net::Ipv4Addr;
 use std::borrow::Cow;
 
-/// The listener that a connection came in by.
+/// The listener that accepted a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listener {
     /// `PORT`: streams and probes, and sends unless there is a second listener.
@@ -18,7 +18,7 @@ pub enum Listener {
     Internal,
 }
 
-/// Where a connection comes from.
+/// The origin of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// This machine, by a loopback address.
@@ -27,18 +27,18 @@ pub enum Peer {
     Remote,
 }
 
-/// What to do with a request.
+/// The handler of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Route {
-    /// A GET that asks for a stream.
+    /// A GET for a stream.
     Stream(CorsHeaders),
     /// A POST whose body is a send.
     Send,
-    /// Anything else; the request's body means nothing.
+    /// Any other answer; the request's body is ignored.
     Answer(Reply),
 }
 
-/// An answer that depends on nothing but the gateway's state at the moment it is written.
+/// An answer that depends only on the gateway's state when it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reply {
     Healthz,
@@ -51,24 +51,24 @@ pub(super) enum Reply {
     Options(&'static str, CorsHeaders),
     /// 204 to a CORS preflight, with the value of `Access-Control-Allow-Headers`.
     Preflight(CorsHeaders, String),
-    /// An error that says all there is to say.
+    /// An error without further details.
     Refused(Refusal, CorsHeaders),
     /// 405, with the value of `Allow`.
     MethodNotAllowed(&'static str, CorsHeaders),
-    /// 400: which query parameter is wrong, and how.
+    /// 400, with the bad query parameter and the allowed values.
     BadParameter(&'static str),
 }
 
-/// Which part of a list is asked for.
+/// The requested part of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Page {
-    /// The slot that the last page ended with.
+    /// The last slot of the previous page.
     pub after: Option<u32>,
-    /// Most entries; at least 1.
+    /// Maximum number of entries; at least 1.
     pub limit: usize,
 }
 
-/// Entries on a page of which nothing else is said, and the most there may be.
+/// Default and maximum number of entries on a page.
 const PAGE_LIMIT: usize = 1000;
 const PAGE_LIMIT_MAX: usize = 10_000;
 
@@ -120,7 +120,7 @@ fn stream(head: &Head<'_, '_>, settings: &Settings) -> Route {
     }
 }
 
-/// The headers that a preflight asks for, as far as they are names; without any, those that pages usually send.
+/// The valid header names requested by a preflight; without any, those that pages usually send.
 fn allowed_headers(head: &Head<'_, '_>) -> String {
     let fields =
         head.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("access-control-request-headers"));
@@ -133,7 +133,7 @@ fn internal(head: &Head<'_, '_>, path: &str, listener: Listener, peer: Peer, set
     if settings.internal_listener && listener == Listener::Public {
         return Route::Answer(Reply::Refused(Refusal::NotFound, CorsHeaders::Off));
     }
-    // No page in a browser is a legitimate caller, whatever name it reached this port by.
+    // No web page is a legitimate caller, whatever host name it used.
     if head.origin.is_some() {
         return Route::Answer(Reply::Refused(Refusal::Origin, CorsHeaders::Off));
     }
@@ -173,23 +173,23 @@ fn report(head: &Head<'_, '_>, reply: Reply) -> Route {
     })
 }
 
-/// Tokens are the right to send, so nobody may list them just because `/internal/*` was left open to the world: then
-/// only this machine may, and not through a proxy that says that it forwards for others.
+/// Tokens are capabilities to send, so an unguarded `/internal/*` does not list them to the world: only to this
+/// machine, and not through a proxy that marks its requests as forwarded.
 fn may_list(head: &Head<'_, '_>, peer: Peer, settings: &Settings) -> bool {
     let guarded = settings.internal_listener || settings.internal_token.is_some();
     let forwarded = || ["forwarded", "x-forwarded-for", "via"].iter().any(|name| head.header(name).is_some());
     guarded || (peer == Peer::Loopback && !forwarded() && !head.header("host").is_some_and(is_domain))
 }
 
-/// Whether `host`, with or without a port, is a name that somebody may own: one with a dot, and no address. A page whose
-/// own name was made to lead to this machine (DNS rebinding) sends no `Origin` with a GET, but this.
+/// Whether `host`, with or without a port, is a public domain name: it has a dot and is not an address. A page whose
+/// own name was rebound to this machine (DNS rebinding) sends no `Origin` with a GET, but such a `Host`.
 fn is_domain(host: &[u8]) -> bool {
     let name = host.split(|byte| *byte == b':').next().unwrap_or_default();
     let is_address = || std::str::from_utf8(name).is_ok_and(|name| name.parse::<Ipv4Addr>().is_ok());
     name.contains(&b'.') && !host.starts_with(b"[") && !is_address()
 }
 
-/// The page that the query asks for. Errors: what is wrong with it.
+/// The page requested by the query. Errors: the reason.
 fn page(head: &Head<'_, '_>) -> Result<Page, &'static str> {
     let query = head.path_and_query().split_once('?').map_or("", |(_, query)| query);
     let mut page = Page { after: None, limit: PAGE_LIMIT };
@@ -210,8 +210,8 @@ fn page(head: &Head<'_, '_>) -> Result<Page, &'static str> {
     Ok(page)
 }
 
-/// What the page that sent a head may read of the error, if the head could not be read to its end: as far as its lines
-/// have come, and could be for a stream.
+/// The CORS fields of an error for an incomplete or malformed head, as far as its lines have arrived and could be for a
+/// stream.
 pub(super) fn cors_of_unread(input: &[u8], listener: Listener, settings: &Settings) -> CorsHeaders {
     let is_stream = |target: &[u8]| match target.split(|byte| *byte == b'?').next() {
         Some(b"/healthz" | b"/healthz/" | b"/readyz" | b"/readyz/") | None => false,
@@ -225,7 +225,7 @@ pub(super) fn cors_of_unread(input: &[u8], listener: Listener, settings: &Settin
     }
 }
 
-/// What a page from `origin` (the raw `Origin` field) may do.
+/// The CORS fields for `origin` (the raw `Origin` field).
 fn cors_headers(cors: &Cors, origin: Option<&[u8]>) -> CorsHeaders {
     match (cors, origin) {
         (Cors::Off, _) => CorsHeaders::Off,
@@ -239,8 +239,8 @@ fn cors_headers(cors: &Cors, origin: Option<&[u8]>) -> CorsHeaders {
     }
 }
 
-/// Whether `field` is `Bearer EXPECTED`. Takes the same time for every wrong token of the right
-/// length, so that it cannot be found byte by byte.
+/// Whether `field` is `Bearer EXPECTED`. Takes the same time for every wrong token of the right length, so that it
+/// cannot be guessed byte by byte.
 fn bearer_matches(field: Option<&[u8]>, expected: &[u8]) -> bool {
     let Some((scheme, credentials)) = field.and_then(|field| field.split_at_checked(7)) else { return false };
     if !scheme.eq_ignore_ascii_case(b"bearer ") {
@@ -251,9 +251,9 @@ fn bearer_matches(field: Option<&[u8]>, expected: &[u8]) -> bool {
     given.len() == expected.len() && std::hint::black_box(difference) == 0
 }
 
-/// Any type is read as JSON, but for a charset other than UTF-8 or a content coding.
+/// Any type is read as JSON, except with a charset other than UTF-8 or a content coding.
 fn is_utf8_json(head: &Head<'_, '_>) -> bool {
-    // What nearly every client says.
+    // The usual value.
     let is_utf8_type =
         |value: &[u8]| value == b"application/json" || charset(value).is_none_or(|charset| is_utf8(&charset));
     !head.is_coded && head.content_type.is_none_or(is_utf8_type)
@@ -279,7 +279,7 @@ fn charset(value: &[u8]) -> Option<Cow<'_, [u8]>> {
             return None;
         }
         Some(match value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")) {
-            // A backslash that stands for itself is in no charset's name.
+            // No charset's name contains an escaped backslash.
             Some(inside) if inside.contains(&b'\\') => {
                 Cow::Owned(inside.iter().copied().filter(|byte| *byte != b'\\').collect())
             }

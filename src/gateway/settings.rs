@@ -3,12 +3,12 @@
 use crate::secret::Secret;
 use std::time::Duration;
 
-/// Which web pages may read streams.
+/// The web pages that may read streams.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cors {
-    /// None of another origin.
+    /// Only those of the same origin.
     Off,
-    /// All.
+    /// Those of any origin.
     Any,
     /// Origins in lower case.
     Origins(Vec<String>),
@@ -48,7 +48,7 @@ pub struct Settings {
     pub internal_listener: bool,
     /// `INTERNAL_TOKEN`.
     pub internal_token: Option<Secret>,
-    /// `MAX_STREAMS`, or what descriptors allow.
+    /// `MAX_STREAMS`, or the number allowed by the descriptor limit.
     pub streams_max: usize,
     /// `MAX_HEADER_BYTES`.
     pub head_bytes_max: usize,
@@ -85,7 +85,7 @@ impl Default for Settings {
             cors: Cors::Off,
             internal_listener: false,
             internal_token: None,
-            // Really derived from the descriptor limit.
+            // A placeholder; it is derived from the descriptor limit.
             streams_max: 1024,
             head_bytes_max: 16 * 1024,
             body_bytes_max: 1024 * 1024,

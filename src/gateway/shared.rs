@@ -1,4 +1,4 @@
-//! What all connections have in common, and what any part does to a connection: answer, close, settle.
+//! State shared by all connections, and the operations on one: answer, close, settle.
 
 use super::actions::{Action, CloseMode, Ticket};
 use super::answers::{Answer, Refusal, ResponseMode, SendResult};
@@ -22,18 +22,19 @@ use crate::table::Table;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// How much longer than its timeout a callback may take before the gateway stops waiting for the worker to say so:
+/// How much longer than its timeout a callback may take before the gateway stops waiting for the worker's report, as
 /// lookups and scheduling are not exact.
 const CALLBACK_GRACE: Duration = Duration::from_secs(1);
 
-/// Connections that linger at once: as many senders as a large backend has, all ended by one idle timer. Each costs a
-/// slot and a socket.
+/// Maximum lingering connections: enough for all senders of a large backend, ended by one idle timer. Each takes a slot
+/// and a socket.
 const LINGERING_MAX: usize = 1024;
 
-/// Streams that were cut and still have a socket. Each may keep a quarter of a MiB in the kernel, so 32 MiB in all.
+/// Maximum cut streams whose sockets are still open. Each may keep a quarter of a MiB in the kernel, so 32 MiB in
+/// total.
 const CUT_MAX: usize = 128;
 
-/// Everything in the gateway but its connections.
+/// The gateway's state except the connections.
 pub(super) struct Shared {
     pub settings: Settings,
     pub hub: Hub,
@@ -42,21 +43,21 @@ pub(super) struct Shared {
     /// By listener.
     pub places: [Places; 2],
     pub shutdown: Shutdown,
-    /// Connections whose input is discarded behind their last response.
+    /// Connections whose input is discarded after their last response.
     lingering: Lingering,
-    /// Streams that were cut, while the kernel sends what it has for them.
+    /// Cut streams, while the kernel sends its remaining bytes.
     cut: Lingering,
     pub stats: Stats,
     pub hints: Hints,
     pub jitter: Jitter,
-    /// Pages of the list of streams that take more than a turn of the loop.
+    /// Unfinished pages of the list of streams.
     pub listings: VecDeque<(Ticket, Listing)>,
     pub date: Date,
-    /// The answer to a send that was delivered, on a connection that goes on: by far the most frequent one.
+    /// The answer to a delivered send on a kept-alive connection: by far the most frequent one.
     delivered: Vec<u8>,
-    /// Where a request is encoded.
+    /// Buffer for encoding requests.
     pub scratch: String,
-    /// Where a send is parsed.
+    /// Buffer for parsing sends.
     pub send_scratch: send::Scratch,
 }
 
@@ -99,7 +100,7 @@ impl Shared {
         answer.write(self.outbox.bytes(now, &mut connection.out), &self.date, mode, keepalive);
     }
 
-    /// Appends the answer to a send that was delivered, on a connection that goes on.
+    /// Appends the answer to a delivered send on a kept-alive connection.
     pub(super) fn answer_delivered(&mut self, now: Millis, connection: &mut Connection) {
         if connection.keepalive_told {
             self.outbox.bytes(now, &mut connection.out).extend_from_slice(&self.delivered);
@@ -109,13 +110,13 @@ impl Shared {
         }
     }
 
-    /// Lets the connection owe the answer to the request in hand.
+    /// Defers the answer to the current request.
     pub(super) fn owe_answer(connection: &mut Connection, mode: ResponseMode) -> Ticket {
         connection.state = State::Answering(Box::new(Answering { mode, rest: Vec::new() }));
         Ticket::new(connection.id)
     }
 
-    /// An answer to the request in hand after which nothing of the connection's input can be trusted.
+    /// An answer to the current request after which the connection's input cannot be trusted.
     pub(super) fn refuse(&mut self, now: Millis, connection: &mut Connection, refusal: Refusal) {
         let cors = match &connection.state {
             State::Reading(reading) => reading.body.as_ref().map(|body| body.purpose.cors().clone()),
@@ -126,7 +127,7 @@ impl Shared {
         self.refuse_cors(now, connection, refusal, &cors.unwrap_or_default());
     }
 
-    /// The same, for a page that may read `cors`.
+    /// The same with CORS fields.
     pub(super) fn refuse_cors(
         &mut self,
         now: Millis,
@@ -140,15 +141,15 @@ impl Shared {
         self.start_closing(connection);
     }
 
-    /// The last response is written: no further request is read. Most clients write a request to its end before they
-    /// read, so what still comes is discarded however much it is; time is what bounds it.
+    /// The last response is queued: no further request is read. Most clients write a whole request before they read, so
+    /// further input is discarded whatever its size, limited by time.
     pub(super) fn start_closing(&mut self, connection: &mut Connection) {
         connection.state = State::Closing(Closing::Flushing);
         self.places[connection.listener as usize].start_closing(connection);
         self.outbox.queue(connection.id, &mut connection.out);
     }
 
-    /// Everything is written: the sending side is shut down, so that the peer sees the end.
+    /// All output is written: the sending side is shut down, so that the peer sees the end.
     pub(super) fn linger(&mut self, now: Millis, connection: &mut Connection) {
         let until = deadlines::linger_until(now, self.shutdown.is_draining());
         connection.state = State::Closing(Closing::Lingering { until });
@@ -157,7 +158,7 @@ impl Shared {
         self.outbox.act(Action::ShutdownWrite(connection.id));
     }
 
-    /// The stream was cut: its client gets what the kernel has and an end of input behind it, which is no last chunk.
+    /// The stream is cut: its client gets the kernel's remaining bytes and then the end of input without a last chunk.
     pub(super) fn cut(&mut self, now: Millis, connection: &mut Connection) {
         self.outbox.discard(&mut connection.out);
         self.count_unsent(connection);
@@ -168,7 +169,8 @@ impl Shared {
         self.outbox.act(Action::ShutdownWrite(connection.id));
     }
 
-    /// The connection is over; its slot is freed once the input in hand is settled. A stream has been retired before.
+    /// The connection is over; its slot is freed once the current input is settled. A stream must have been retired
+    /// before.
     pub(super) fn close(&mut self, connection: &mut Connection, mode: CloseMode) {
         debug_assert!(!connection.is_stream(), "a stream is closed without being retired");
         match connection.state {
@@ -184,7 +186,7 @@ impl Shared {
         connection.state = State::Closed(mode);
     }
 
-    /// What every input to a connection ends with. The one door out of the table.
+    /// The last step of every input to a connection. The only place that removes connections from the table.
     pub(super) fn settle(&mut self, now: Millis, connections: &mut Table<Connection>, id: ConnId) {
         let Some(connection) = connections.get_mut(id) else { return };
         if let State::Closed(_) = connection.state {
@@ -199,7 +201,8 @@ impl Shared {
         self.start_calls(now, connections);
     }
 
-    /// Closes the connections that have lingered longest, if too many do. Not while draining: nobody needs their places.
+    /// Closes the connections that have lingered longest, if there are too many. Not while draining, when their slots
+    /// are not needed.
     pub(super) fn bound_lingering(&mut self, connections: &mut Table<Connection>) {
         while !self.shutdown.is_draining() {
             let lingering = self.lingering.excess(connections).map(|id| (id, CloseMode::Graceful));
@@ -232,7 +235,7 @@ impl Shared {
         true
     }
 
-    /// Hands over the callbacks that may start.
+    /// Starts the callbacks that may start.
     pub(super) fn start_calls(&mut self, now: Millis, connections: &mut Table<Connection>) {
         while let Some((call, owner)) = self.hub.calls.start_next(now) {
             if let Some(connection) = owner.and_then(|owner| connections.get_mut(owner))
@@ -245,18 +248,18 @@ impl Shared {
         }
     }
 
-    /// Counts what a connection has unsent.
+    /// Updates the count of a connection's unsent bytes.
     pub(super) fn count_unsent(&mut self, connection: &mut Connection) {
         let bytes = connection.unsent_bytes();
         self.outbox.count_unsent(connection.id, &mut connection.out, bytes);
     }
 
-    /// Drops what is stale in the list of connections with unsent output; returns the most that one of them has.
+    /// Removes stale entries from the list of connections with unsent output; returns the maximum of the others.
     pub(super) fn sweep_unsent(&mut self, connections: &mut Table<Connection>) -> u32 {
         self.outbox.sweep_unsent(|id| connections.get_mut(id).map(|connection| connection.out.relist()))
     }
 
-    /// Gives up memory that is not in use.
+    /// Frees unused memory.
     pub(super) fn shrink(&mut self) {
         self.hub.shrink();
         self.outbox.shrink();

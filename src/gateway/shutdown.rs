@@ -4,32 +4,32 @@ use super::sweep::Sweep;
 use crate::clock::Millis;
 use std::time::Duration;
 
-/// How the gateway came to its end.
+/// How the gateway finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finished {
     /// Every stream was ended and every callback made.
     Clean,
-    /// The time for the drain ran out first.
+    /// The drain timed out.
     TimedOut,
 }
 
-/// What the shutdown left undone when its time was up.
+/// The work that the shutdown left undone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Left {
-    /// Clients to whom not all of their stream, or of another last answer, was written.
+    /// Clients whose stream, or other last answer, was not fully written.
     pub streams: usize,
-    /// Connect callbacks in flight; the backend may accept these yet.
+    /// Connect callbacks in flight, which the backend may still accept.
     pub connects: usize,
-    /// Disconnect callbacks that were not made, or not answered.
+    /// Disconnect callbacks that were not made or not answered.
     pub disconnects: usize,
 }
 
-/// How far a shutdown has got.
+/// The progress of a shutdown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Shutdown {
     #[default]
     Serving,
-    /// Told to stop, and still serving, so that load balancers notice.
+    /// After the first signal: still serving, so that load balancers notice.
     Delay {
         drain_at: Millis,
     },
@@ -42,14 +42,14 @@ pub(super) enum Shutdown {
 }
 
 impl Shutdown {
-    /// The first signal. A further one changes nothing.
+    /// The first signal. Further ones have no effect.
     pub(super) fn begin(&mut self, now: Millis, delay: Duration) {
         if *self == Self::Serving {
             *self = Self::Delay { drain_at: now.after(delay) };
         }
     }
 
-    /// Moves on to what is due. `true`: the drain begins now.
+    /// Advances to the stage that is due. `true`: the drain begins now.
     pub(super) fn advance(&mut self, now: Millis, timeout: Duration) -> bool {
         match *self {
             Self::Delay { drain_at } if drain_at <= now => {
@@ -64,7 +64,7 @@ impl Shutdown {
         }
     }
 
-    /// The walk of the drain, while it is under way.
+    /// The walk of the drain, while it is in progress.
     pub(super) fn sweep(&mut self) -> Option<&mut Sweep> {
         match self {
             Self::Draining { sweep, .. } if !sweep.is_done() => Some(sweep),
@@ -81,7 +81,7 @@ impl Shutdown {
         }
     }
 
-    /// Whether a signal has come.
+    /// Whether a signal has arrived.
     pub(super) fn has_begun(&self) -> bool {
         *self != Self::Serving
     }
@@ -97,7 +97,7 @@ impl Shutdown {
         *self == Self::GivenUp
     }
 
-    /// Whether it is over; `is_idle`: there are no connections and no callbacks.
+    /// Whether it has finished; `is_idle`: there are no connections and no callbacks.
     pub(super) fn finished(&self, is_idle: bool) -> Option<Finished> {
         match self {
             Self::Draining { .. } if is_idle => Some(Finished::Clean),

@@ -1,4 +1,4 @@
-//! What the gateway counts, for `/internal/metrics`. Plain integers, changed where things happen.
+//! The counters for `/internal/metrics`: plain integers, changed where things happen.
 
 use super::answers::{ConnectResult, Refusal, SendResult};
 use crate::callback::{Detail, Outcome, Reason};
@@ -21,7 +21,7 @@ impl CallFailure {
 
 const REASONS: [Reason; 3] = [Reason::ClientClosed, Reason::ServerClosed, Reason::Error];
 
-/// The details that go with a reason; `None` is "none".
+/// The possible details of a reason; `None` is "none".
 const DETAILS: [Option<Detail>; 8] = [
     None,
     Some(Detail::SlowConsumer),
@@ -36,7 +36,7 @@ const DETAILS: [Option<Detail>; 8] = [
 /// The `action` of each lane's callbacks, at its index.
 const ACTIONS: [&str; Lane::COUNT] = ["connect", "disconnect"];
 
-/// From a backend on the same machine to the longest timeouts that people set.
+/// From a backend on the same machine to the longest usual timeouts.
 const CALLBACK_BOUNDS: [u64; 14] = [
     1_000,
     2_500,
@@ -54,11 +54,11 @@ const CALLBACK_BOUNDS: [u64; 14] = [
     u64::MAX,
 ];
 
-/// A turn that serves a few events takes tens of microseconds; one above 10 ms is felt by everybody.
+/// A turn that serves a few events takes tens of microseconds; one above 10 ms delays all clients noticeably.
 const TURN_BOUNDS: [u64; 12] = [10, 25, 50, 100, 250, 500, 1_000, 2_500, 10_000, 50_000, 250_000, u64::MAX];
 
-/// What the operating system knows of the process; see [`crate::reactor::System::process_figures`]. What cannot be
-/// had is left out.
+/// The operating system's figures of the process; see [`crate::reactor::System::process_figures`]. Unavailable ones are
+/// left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ProcessFigures {
     /// User and system time of all threads.
@@ -79,7 +79,7 @@ pub struct ProcessFigures {
 
 /// The counters.
 pub(super) struct Stats {
-    /// Streams that are open, those still connecting not included.
+    /// Open streams, without connecting ones.
     pub streams_open: u64,
     pub connections_accepted: u64,
     pub connections_evicted: u64,
@@ -95,7 +95,7 @@ pub(super) struct Stats {
     turns: Histogram<{ TURN_BOUNDS.len() }>,
 }
 
-/// What the counters do not tell: how things stand now.
+/// Gauges: the current state, which counters do not have.
 pub(super) struct Gauges {
     pub ready: bool,
     pub streams_connecting: u64,
@@ -132,7 +132,7 @@ impl Stats {
         self.connects[result as usize] += 1;
     }
 
-    /// Streams that had that result so far.
+    /// The number of streams with that result so far.
     pub(super) fn connects(&self, result: ConnectResult) -> u64 {
         self.connects[result as usize]
     }
@@ -166,7 +166,7 @@ impl Stats {
         self.turns.observe(took);
     }
 
-    /// Everything as text.
+    /// All metrics as text.
     pub(super) fn render(&self, gauges: &Gauges, process: &ProcessFigures) -> String {
         let mut text = Exposition::default();
         text.family("ssegateway_build_info", "gauge", "1, with the version as a label.");
@@ -200,7 +200,7 @@ impl Stats {
         text.family(name, "counter", "Ends of accepted streams, by the reason and detail told to the backend.");
         for reason in REASONS {
             for (detail, count) in DETAILS.iter().zip(self.disconnects[reason as usize]) {
-                // Each combination that can be, from the start; the others never come.
+                // Every possible combination from the start; others cannot occur.
                 if count > 0 || goes_with(reason, *detail) {
                     let detail = detail.map_or("none", Detail::as_str);
                     text.sample(name, &[("reason", reason.as_str()), ("detail", detail)], count);
@@ -301,7 +301,7 @@ fn goes_with(reason: Reason, detail: Option<Detail>) -> bool {
     }
 }
 
-/// The names that every client library of Prometheus uses.
+/// The names used by all Prometheus client libraries.
 fn render_process(text: &mut Exposition, process: &ProcessFigures) {
     if let Some(cpu) = process.cpu {
         text.time_counter("process_cpu_seconds_total", "User and system time.", cpu);

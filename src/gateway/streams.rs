@@ -16,13 +16,13 @@ use crate::table::Table;
 use log::{debug, info, warn};
 use std::borrow::Cow;
 
-/// What a client may send behind its GET and its body; enough for a stray CRLF or a pipelined request.
+/// Bytes that a client may send after its GET and its body; enough for a stray CRLF or a pipelined request.
 const INPUT_AFTER_GET_BYTES: u64 = 8 * 1024;
 
-/// `retry` of a stream that failed to open, if `RECONNECT_DELAY_MILLISECONDS` says nothing; what browsers use by default.
+/// `retry` of a stream that failed to open, if `RECONNECT_DELAY_MILLISECONDS` is not set; the default of browsers.
 const RETRY_DEFAULT_MS: u32 = 3000;
 
-/// Disconnects may wait in this number even where very few streams are allowed.
+/// This many disconnects may be queued even if very few streams are allowed.
 const DISCONNECTS_WAITING_MIN: usize = 1024;
 
 impl Shared {
@@ -60,8 +60,8 @@ impl Shared {
         self.hub.tokens.insert(token, connection.id);
     }
 
-    /// One more stream would be too many, or its disconnect could not be queued: losing that would be worse than turning
-    /// a client away.
+    /// One more stream would be too many, or its disconnect could not be queued: losing that would be worse than
+    /// refusing a client.
     fn is_full(&self) -> bool {
         let max = self.settings.streams_max;
         let disconnects = self.hub.calls.counts(Lane::Disconnects).waiting;
@@ -119,7 +119,7 @@ impl Shared {
             Outcome::Answered { status: 200..=299, passed: _, body, in_doubt: _ } => {
                 match (waiting, owner) {
                     (Some(connection), _) => self.open(now, connection, request, body.as_deref()),
-                    // A callback that is missing: only a client that leaves during its connect shows it.
+                    // A missing callback: only a client that leaves during its connect shows it.
                     (None, Err(_)) if planted::is("early-leaver-is-never-reported") => {}
                     (None, Err(ending)) => self.queue_disconnect(token, request, ending),
                     (None, Ok(_)) => {}
@@ -156,17 +156,17 @@ impl Shared {
         {
             self.fail_connect(now, connection, &connecting.mode, failure);
         }
-        // A callback that comes twice, if its connect is lost behind the last byte.
+        // A duplicate callback, if its connect breaks after the last byte.
         if written && planted::is("lost-connect-is-reported-twice") {
             self.queue_disconnect(token, request.clone(), EndReason::error(detail));
         }
         if written {
-            // The backend may have accepted what it could not tell us.
+            // The backend may have accepted without being able to report it.
             self.queue_disconnect(token, request, EndReason::error(detail));
         }
     }
 
-    /// Ends a client's wait for the backend without a stream: its token names nothing any more.
+    /// Ends a client's wait for the backend without a stream: its token is removed.
     fn give_up_connecting(&mut self, connection: &mut Connection) -> Option<Box<Connecting>> {
         let connecting = take_connecting(connection)?;
         self.hub.tokens.remove(connection.token, connection.id);
@@ -206,7 +206,7 @@ impl Shared {
         self.start_closing(connection);
     }
 
-    /// A 200 event stream that carries only `retry:` and ends: `EventSource` gives up for good on any other status.
+    /// A 200 event stream that carries only `retry:` and ends: `EventSource` never reconnects after any other status.
     fn write_retry_stream(&mut self, now: Millis, connection: &mut Connection, mode: &StreamMode) {
         let delay = self.jitter.spread(self.settings.reconnect_delay_ms.unwrap_or(RETRY_DEFAULT_MS));
         self.write_stream_head(now, connection, mode);
@@ -214,7 +214,7 @@ impl Shared {
         self.finish_body(now, connection);
     }
 
-    /// The backend accepted: opens the stream, with everything that is known already in one write.
+    /// The backend accepted: opens the stream, with all output so far in one write.
     fn open(&mut self, now: Millis, connection: &mut Connection, request: Request, body: Option<&[u8]>) {
         let Some(mut connecting) = take_connecting(connection) else { return };
         let token = connection.token;
@@ -238,7 +238,7 @@ impl Shared {
         if let Some(delay) = self.settings.reconnect_delay_ms {
             sse::write_retry(self.outbox.frames(now, &mut connection.out), self.jitter.spread(delay));
         }
-        // An order that shows only if somebody sends before the backend has answered.
+        // A wrong order that shows only if an event is sent before the backend has answered.
         if planted::is("events-sent-meanwhile-go-first") {
             let held = std::mem::take(&mut connecting.held);
             self.write_events(now, connection, connecting.held_events, |out| out.extend_from_slice(&held));
@@ -261,7 +261,7 @@ impl Shared {
         self.outbox.queue(connection.id, &mut connection.out);
     }
 
-    /// Appends so many events to an open stream.
+    /// Appends that many events to an open stream.
     fn write_events(&mut self, now: Millis, connection: &mut Connection, count: u64, write: impl FnOnce(&mut Vec<u8>)) {
         let out = self.outbox.frames(now, &mut connection.out);
         let start = out.len();
@@ -322,7 +322,7 @@ impl Shared {
                 SendResult::Buffered
             }
             State::Streaming(_) => {
-                // One byte at a limit.
+                // An off-by-one error at a limit.
                 let pending_max =
                     pending_max - usize::from(pending_max > 0 && planted::is("backlog-may-not-reach-its-limit"));
                 if event.is_some() && connection.out.is_overdue(now, pending_max) {
@@ -346,7 +346,7 @@ impl Shared {
         }
     }
 
-    /// Turns away a client that waits for the backend; what the backend says later is dealt with by `ending`.
+    /// Refuses a client that waits for the backend; `ending` handles a later answer of the backend.
     pub(super) fn stop_connecting(
         &mut self,
         now: Millis,
@@ -359,7 +359,7 @@ impl Shared {
         self.fail_connect(now, connection, &connecting.mode, failure);
     }
 
-    /// The backend did not answer in time, and the worker did not say so.
+    /// The backend did not answer in time, and the worker did not report it.
     pub(super) fn connect_timed_out(&mut self, now: Millis, connection: &mut Connection, call: CallId) {
         let is_started = self.hub.calls.is_started(call);
         let failure = if is_started { ConnectResult::Timeout } else { ConnectResult::QueueTimeout };
@@ -368,7 +368,7 @@ impl Shared {
 
     /// The drain reaches an open stream.
     pub(super) fn drain_stream(&mut self, now: Millis, connection: &mut Connection) {
-        // A state that is missed: nobody notices in a test that ends with the drain.
+        // A missed state, which a test that ends with the drain does not notice.
         if let Some(delay) = self.settings.reconnect_delay_ms.filter(|_| !planted::is("drain-forgets-the-retry")) {
             sse::write_retry(self.outbox.frames(now, &mut connection.out), self.jitter.spread(delay));
         }
@@ -384,7 +384,7 @@ impl Shared {
         }
     }
 
-    /// The URL of a request as the log may show it.
+    /// The URL of a request for the log.
     fn shown_url<'a>(&self, request: &'a Request) -> Cow<'a, str> {
         let url = request.url();
         match url.find('?') {
@@ -394,7 +394,7 @@ impl Shared {
     }
 }
 
-/// Takes a connection out of its wait for the backend, whatever comes next.
+/// Ends a connection's wait for the backend, whatever its next state.
 fn take_connecting(connection: &mut Connection) -> Option<Box<Connecting>> {
     match std::mem::replace(&mut connection.state, State::Closing(Closing::Flushing)) {
         State::Connecting(connecting) => Some(connecting),

@@ -1,8 +1,8 @@
-//! A walk over a table in slices, so that no turn of the loop takes as long as the table is large.
+//! A walk over a table in slices, so that the duration of a turn does not depend on the table's size.
 
 use std::ops::Range;
 
-/// Where a walk has got to. What stays in its slot from the first slice to the last is visited once.
+/// The position of a walk. A value that stays in its slot from the first slice to the last is visited once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sweep {
     next: usize,
@@ -18,7 +18,7 @@ impl Sweep {
         self.is_done
     }
 
-    /// The next `count` slots of a table that has `slots` now; empty when there are no more.
+    /// The next `count` slots of a table that has `slots` now; empty at the end.
     pub(super) fn slice(&mut self, count: usize, slots: usize) -> Range<usize> {
         let start = self.next.min(slots);
         let end = start.saturating_add(count).min(slots);

@@ -1,4 +1,4 @@
-//! Whether a listener's clients may be accepted, and whether there is a place for them.
+//! Whether a listener's clients may be accepted, and whether there is room for them.
 
 use crate::clock::Millis;
 use crate::gateway::{Gateway, Listener};
@@ -8,23 +8,23 @@ use log::warn;
 use std::io;
 use std::time::Duration;
 
-/// How long to let the descriptors recover when there are none left, unless one is closed before.
+/// How long to pause when no descriptor is left, unless one is closed earlier.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What is known of a listener's queue, and of the process's ability to take from it.
+/// The known state of a listener's backlog, and whether the process can accept.
 #[derive(Default)]
 pub(super) struct Gate {
-    /// The kernel said that clients wait, and no accept has said otherwise since.
+    /// The kernel has reported waiting clients, and no accept has found the backlog empty since.
     waiting: bool,
-    /// Descriptors or memory ran out: not before this time, unless a connection closes.
+    /// Descriptors or memory ran out: no accept before this time, unless a connection closes.
     paused_until: Option<Millis>,
-    /// That has been logged already.
+    /// That has been logged.
     exhausted: bool,
-    /// There is no place, and nobody who can give way yet.
+    /// There is no room, and no connection can be evicted yet.
     crowded: bool,
 }
 
-/// How long to wait for a connection that can give way.
+/// How long to wait for a connection that can be evicted.
 const CROWDED_PAUSE: Duration = Duration::from_millis(1);
 
 impl Gate {
@@ -35,22 +35,22 @@ impl Gate {
     /// The last one has been accepted.
     pub(super) fn nobody_waits(&mut self) {
         self.waiting = false;
-        // Not before: one place at a time becomes free and is taken again.
+        // Not earlier, since slots become free one at a time and are taken again.
         self.exhausted = false;
     }
 
-    /// When the next client may be accepted; `None` if none waits.
+    /// When the next client may be accepted; `None` if none is waiting.
     fn opens_at(&self, now: Millis) -> Option<Millis> {
         let crowded = if self.crowded { now.after(CROWDED_PAUSE) } else { now };
         self.waiting.then(|| self.paused_until.unwrap_or(now).max(crowded))
     }
 
-    /// There is no place, and nobody who can give way yet.
+    /// There is no room, and no connection can be evicted yet.
     pub(super) fn crowded(&mut self) {
         self.crowded = true;
     }
 
-    /// Whether clients may be accepted now; ends a pause that is over.
+    /// Whether clients may be accepted now; ends an expired pause.
     pub(super) fn enter(&mut self, now: Millis) -> bool {
         self.crowded = false;
         let is_open = self.opens_at(now).is_some_and(|at| at <= now);
@@ -63,7 +63,7 @@ impl Gate {
     /// Descriptors or memory ran out.
     pub(super) fn pause(&mut self, now: Millis, error: &io::Error) {
         self.paused_until = Some(now.after(ACCEPT_PAUSE));
-        // A lost wake-up: there is no edge when descriptors are free again.
+        // A lost wake-up: there is no edge when descriptors become available again.
         if planted::is("exhaustion-forgets-who-waits") {
             self.waiting = false;
         }
@@ -74,7 +74,7 @@ impl Gate {
     }
 }
 
-/// Those of all listeners.
+/// The gates of all listeners.
 #[derive(Default)]
 pub(super) struct Gates {
     public: Gate,
@@ -89,32 +89,32 @@ impl Gates {
         }
     }
 
-    /// When the next client of any of them may be accepted; `None` if none waits.
+    /// When the next client of any of them may be accepted; `None` if none is waiting.
     pub(super) fn open_at(&self, now: Millis) -> Option<Millis> {
         [&self.public, &self.internal].into_iter().filter_map(|gate| gate.opens_at(now)).min()
     }
 
-    /// A descriptor is free again.
+    /// A descriptor is available again.
     pub(super) fn resume(&mut self) {
         self.public.paused_until = None;
         self.internal.paused_until = None;
     }
 }
 
-/// How many connections there may be.
+/// The maximum number of connections.
 pub(super) struct Room {
     public_max: usize,
     connections_max: usize,
 }
 
 impl Room {
-    /// `has_internal`: some of `connections_max` are set aside for the internal listener.
+    /// `has_internal`: some of `connections_max` are reserved for the internal listener.
     pub(super) fn new(connections_max: usize, has_internal: bool) -> Self {
         let reserved = if has_internal { internal_reserve(connections_max) } else { 0 };
         Self { public_max: connections_max - reserved, connections_max }
     }
 
-    /// Where there is no place for another client of `listener`: the listener whose connections give way.
+    /// If there is no room for another client of `listener`: the listener whose connections are evicted.
     pub(super) fn full(&self, listener: Listener, gateway: &Gateway) -> Option<Listener> {
         let is_full = gateway.connection_count() >= self.connections_max;
         match listener {
@@ -124,7 +124,7 @@ impl Room {
     }
 }
 
-/// No descriptors or no memory: trying again at once would only spin.
+/// Out of descriptors or memory: an immediate retry would only spin.
 pub(super) fn is_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }

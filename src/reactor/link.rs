@@ -1,4 +1,4 @@
-//! Sockets as the loop knows them, and what their errors mean.
+//! The loop's state per socket, and the meaning of socket errors.
 
 use crate::gateway::{ConnId, SocketError};
 use crate::planted;
@@ -8,17 +8,17 @@ use std::io::{self, ErrorKind};
 pub(super) struct Link<S> {
     pub id: ConnId,
     pub socket: S,
-    /// A read may find something.
+    /// A read may find input.
     pub readable: bool,
-    /// A write may find room.
+    /// A write may find space.
     pub writable: bool,
-    /// The end of input was announced: a short read does not mean that there is nothing more.
+    /// The end of input was reported: a short read does not mean that the socket is empty.
     pub read_closed: bool,
     /// In the queue of ready connections.
     pub queued: bool,
 }
 
-/// The links of all connections, by slot of their ids, and which of them are ready to be served.
+/// The links of all connections, by slot of their ids, and the queue of ready ones.
 pub(super) struct Links<S> {
     slots: Vec<Option<Link<S>>>,
     ready: VecDeque<ConnId>,
@@ -31,7 +31,7 @@ impl<S> Default for Links<S> {
 }
 
 impl<S> Links<S> {
-    /// A fresh socket has room. Whether it has input, the first event tells.
+    /// A fresh socket has space. The first event reports whether it has input.
     pub(super) fn insert(&mut self, id: ConnId, socket: S) {
         let slot = id.slot() as usize;
         if slot >= self.slots.len() {
@@ -41,24 +41,24 @@ impl<S> Links<S> {
             Some(Link { id, socket, readable: false, writable: true, read_closed: false, queued: false });
     }
 
-    /// The link of that connection, unless it is gone.
+    /// The link of that connection; `None` if it is gone.
     pub(super) fn get(&self, id: ConnId) -> Option<&Link<S>> {
         self.slots.get(id.slot() as usize)?.as_ref().filter(|link| link.id == id)
     }
 
-    /// The same, to be changed.
+    /// The same, mutable.
     pub(super) fn get_mut(&mut self, id: ConnId) -> Option<&mut Link<S>> {
-        // A state shared by mistake: slots are reused at once, and events come late.
+        // State shared by mistake: slots are reused at once, and events may be late.
         let any = planted::is("event-reaches-the-next-owner-of-a-slot");
         self.slots.get_mut(id.slot() as usize)?.as_mut().filter(|link| link.id == id || any)
     }
 
-    /// Takes the link of that connection out.
+    /// Removes the link of that connection.
     pub(super) fn remove(&mut self, id: ConnId) -> Option<Link<S>> {
         self.slots.get_mut(id.slot() as usize)?.take_if(|link| link.id == id)
     }
 
-    /// Has the connection served, in this turn or in the next one.
+    /// Queues the connection for this turn or the next one.
     pub(super) fn enqueue(&mut self, id: ConnId) {
         if let Some(link) = self.get_mut(id)
             && !link.queued
@@ -68,17 +68,17 @@ impl<S> Links<S> {
         }
     }
 
-    /// Takes the next connection out of the queue of those that are ready; it may be gone.
+    /// Takes the next ready connection; it may be gone.
     pub(super) fn next_ready(&mut self) -> Option<ConnId> {
         self.ready.pop_front()
     }
 
-    /// How many connections are ready.
+    /// The number of ready connections.
     pub(super) fn ready_count(&self) -> usize {
         self.ready.len()
     }
 
-    /// Gives up memory that is not in use.
+    /// Frees unused memory.
     pub(super) fn shrink(&mut self) {
         let used = self.slots.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
         self.slots.truncate(used);
@@ -95,8 +95,8 @@ pub(super) fn write_fault(error: &io::Error) -> SocketError {
     if is_vanished(error) { SocketError::TimedOut } else { SocketError::WriteFailed }
 }
 
-/// The kernel gave up on a peer that acknowledges nothing. If routers or neighbours called it
-/// unreachable meanwhile, the kernel says that instead of the timeout (tcp(7)).
+/// Whether the kernel gave up on a peer that acknowledges nothing. If routers or neighbours reported it unreachable in
+/// the meantime, the kernel returns that error instead of the timeout (tcp(7)).
 fn is_vanished(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable)
 }

@@ -1,17 +1,17 @@
-//! When to give memory back to the operating system: after most of many streams have gone.
+//! When to return memory to the operating system: after most of many streams have ended.
 
 use crate::clock::Millis;
 use std::time::Duration;
 
-/// It takes at least so many streams, and half of them must have gone.
+/// At least this many streams are required, half of which must have ended.
 const STREAMS_MIN: usize = 64;
-/// How much later, as it costs milliseconds: by then their disconnects and the threads that made them are done.
+/// The delay, since releasing costs milliseconds: by then their disconnects and callback threads have ended.
 const DELAY: Duration = Duration::from_secs(6);
 
 /// Watches the number of streams.
 #[derive(Default)]
 pub(super) struct Release {
-    /// Most streams there were since memory was last given back.
+    /// The highest number of streams since memory was last released.
     streams_peak: usize,
     release_at: Option<Millis>,
 }
@@ -21,7 +21,7 @@ impl Release {
         self.release_at
     }
 
-    /// Whether to give memory back now. `calls`: callbacks waiting or in flight, which hold memory too.
+    /// Whether to release memory now. `calls`: callbacks queued or in flight, which hold memory too.
     pub(super) fn is_due(&mut self, now: Millis, streams: usize, calls: usize) -> bool {
         self.streams_peak = self.streams_peak.max(streams);
         let gone = streams <= self.streams_peak / 2 && calls <= self.streams_peak / 16;

@@ -1,4 +1,4 @@
-//! [`System`] on mio and the worker pool. Translates and decides nothing.
+//! [`System`] on mio and the worker pool. It only translates.
 
 use super::system::{Event, System};
 use crate::gateway::{ConnId, Listener, Peer, ProcessFigures};
@@ -24,15 +24,15 @@ const INTERNAL: Token = Token(usize::MAX - 1);
 const SIGNALS: Token = Token(usize::MAX - 2);
 const WAKER: Token = Token(usize::MAX - 3);
 
-/// Tokens drawn from the kernel's generator at once.
+/// Tokens read from the kernel's generator at once.
 const TOKENS_DRAWN: usize = 16;
-/// Bytes of a token.
+/// Random bytes per token.
 const TOKEN_BYTES: usize = 16;
 
 /// Events taken from the kernel per turn.
 const EVENTS_MAX: usize = 1024;
 
-/// Wakes the loop from other threads; many wake-ups before it looks cost one system call.
+/// Wakes the loop from other threads; many wake-ups before it wakes cost one system call.
 #[derive(Clone)]
 pub struct Wakeup {
     waker: Arc<Waker>,
@@ -40,10 +40,10 @@ pub struct Wakeup {
 }
 
 impl Wakeup {
-    /// Makes the loop look for completions.
+    /// Makes the loop check for completions.
     pub fn wake(&self) {
         if !self.woken.swap(true, Ordering::AcqRel) {
-            // It fails only if the loop's descriptor is gone, and then there is nothing to wake.
+            // It fails only if the loop's descriptor is gone, with no loop left to wake.
             let _ = self.waker.wake();
         }
     }
@@ -59,7 +59,7 @@ pub struct MioSystem {
     wakeup: Wakeup,
     workers: Option<(Workers, Receiver<Completion>)>,
     codec: TokenCodec,
-    /// Random bytes, for tokens; so many are not used up yet.
+    /// Random bytes for tokens, and the number of unused ones.
     random: [u8; TOKENS_DRAWN * TOKEN_BYTES],
     random_left: usize,
     start: Instant,
@@ -67,7 +67,7 @@ pub struct MioSystem {
 }
 
 impl MioSystem {
-    /// Takes over listeners that are bound, listening and non-blocking.
+    /// Takes ownership of listeners that are bound, listening and non-blocking.
     ///
     /// # Errors
     ///
@@ -108,13 +108,12 @@ impl MioSystem {
         })
     }
 
-    /// What the worker pool wakes the loop with.
+    /// The worker pool's handle for waking the loop.
     pub fn wakeup(&self) -> Wakeup {
         self.wakeup.clone()
     }
 
-    /// The pool that makes the callbacks, and where they arrive when they are done. Without it, none
-    /// may be submitted.
+    /// Sets the pool that makes the callbacks, and the channel of their outcomes. Without it, no call may be submitted.
     pub fn set_workers(&mut self, workers: Workers, completions: Receiver<Completion>) {
         self.workers = Some((workers, completions));
     }
@@ -130,14 +129,14 @@ impl MioSystem {
                     }
                 }
                 WAKER => {
-                    // Before the queue is emptied, so that what comes later wakes again. Not a mere store: that could
+                    // Before the queue is emptied, so that later completions wake again. Not a plain store: that could
                     // take effect after the queue was found empty.
                     self.wakeup.woken.swap(false, Ordering::AcqRel);
                     events.push(Event::Completions);
                 }
                 token => {
                     if let Some(id) = self.codec.id(token) {
-                        // An error shows as both; reading or writing will say which it is.
+                        // An error is reported as both; reading or writing returns it.
                         events.push(Event::Socket {
                             id,
                             readable: event.is_readable() || event.is_error(),
@@ -157,7 +156,7 @@ impl System for MioSystem {
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<bool> {
         self.poll.poll(&mut self.events, timeout)?;
         self.translate(events);
-        // Several signals may have come as one event, which costs a poll too many at the most.
+        // Several signals may arrive as one event, which costs at most one extra poll.
         Ok(events.len() >= EVENTS_MAX)
     }
 
@@ -173,7 +172,7 @@ impl System for MioSystem {
 
     fn register(&mut self, socket: &mut TcpStream, id: ConnId) -> io::Result<()> {
         let token = self.codec.token(id);
-        // Both, once: edges make it cheap, and changing interests would cost a system call each.
+        // Both, once: cheap with edges, and every change of interests would cost a system call.
         self.poll.registry().register(socket, token, Interest::READABLE | Interest::WRITABLE)
     }
 
@@ -202,7 +201,7 @@ impl System for MioSystem {
     }
 
     fn abort(&mut self, socket: TcpStream) {
-        // If it fails the close is an ordinary one, which the kernel bounds by TCP_USER_TIMEOUT.
+        // If it fails the close is an ordinary one, limited by TCP_USER_TIMEOUT.
         let _ = sys::abort_on_close(socket.as_fd());
         drop(socket);
     }
@@ -222,7 +221,7 @@ impl System for MioSystem {
 
     fn draw_token(&mut self) -> Uuid {
         if self.random_left < TOKEN_BYTES {
-            // It works for good once it has worked, and `new` has seen that it does.
+            // Once it has worked it cannot fail, and `new` has checked that it works.
             self.random = sys::random_bytes().expect("the system's generator of random bytes");
             self.random_left = self.random.len();
         }
@@ -253,7 +252,7 @@ impl System for MioSystem {
     }
 }
 
-/// Connection ids as the kernel's event data: slot and generation side by side.
+/// Connection ids as the kernel's event data: slot and generation in one word.
 #[cfg(target_pointer_width = "64")]
 struct TokenCodec;
 
@@ -273,8 +272,8 @@ impl TokenCodec {
     }
 }
 
-/// Connection ids as the kernel's event data, on machines where both do not fit: 20 bits of slot and
-/// the low 12 of the generation, the rest of which stands here.
+/// Connection ids as the kernel's event data, on machines where both do not fit: 20 bits of slot and the low 12 of the
+/// generation, the rest of which is stored here.
 #[cfg(not(target_pointer_width = "64"))]
 struct TokenCodec {
     /// By slot.

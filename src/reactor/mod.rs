@@ -1,11 +1,10 @@
-//! The event loop's judgement: readiness, fairness, the accept gate, flushing.
+//! The event loop's decisions: readiness, fairness, the accept gate, flushing.
 //!
-//! Generic over [`System`], so the same loop runs on the kernel and in the simulation. It knows nothing of
-//! the protocol: it moves bytes between sockets and the [`Gateway`], carries out its actions, and turns
-//! I/O errors into causes.
+//! Generic over [`System`], so the same loop runs on the kernel and in the simulation. It is independent of the
+//! protocol: it moves bytes between sockets and the [`Gateway`], performs its actions, and maps I/O errors to causes.
 //!
-//! Readiness has memory. An edge is told once, so what it said is kept per socket until a call proves
-//! otherwise; whatever budget runs out puts the connection back in the queue of those that are ready.
+//! Readiness is stateful. An edge is reported once, so it is stored per socket until a call proves otherwise; when a
+//! budget runs out, the connection goes back to the queue of ready ones.
 
 mod budgets;
 mod gate;
@@ -40,12 +39,12 @@ pub struct Reactor<N: System> {
     gates: Gates,
     room: Room,
     completions_waiting: bool,
-    /// The last poll may have left events behind.
+    /// The last poll may not have returned all events.
     events_waiting: bool,
     pause: Pause,
-    /// The listeners are to be closed.
+    /// The listeners must be closed.
     is_last_call: bool,
-    /// What is left of [`TURN_FLUSHES`]; 0: some output and actions may be left over for the next turn.
+    /// The rest of [`TURN_FLUSHES`]; 0: some output and actions may be left for the next turn.
     flushes_left: usize,
     events: Vec<Event>,
     scratch: Box<[u8]>,
@@ -56,7 +55,7 @@ pub struct Reactor<N: System> {
 }
 
 impl<N: System> Reactor<N> {
-    /// A loop that holds at most `connections_max` sockets.
+    /// A loop with at most `connections_max` sockets.
     pub fn new(mut net: N, gateway: Gateway, connections_max: usize, has_internal: bool) -> Self {
         let clock = net.now();
         Self {
@@ -78,12 +77,12 @@ impl<N: System> Reactor<N> {
         }
     }
 
-    /// Runs until the gateway has finished, and says what it has left undone. The first signal is passed on through
-    /// `stopping`, a second one ends it at once.
+    /// Runs until the gateway has finished, and returns the work left undone. The first signal calls `stopping`, a
+    /// second one ends the loop at once.
     ///
     /// # Errors
     ///
-    /// Polling failed; nothing can be done about that.
+    /// Polling failed, which is fatal.
     pub fn run(mut self, stopping: impl FnOnce()) -> io::Result<(Finished, Left)> {
         let mut stopping = Some(stopping);
         loop {
@@ -104,12 +103,12 @@ impl<N: System> Reactor<N> {
         &self.gateway
     }
 
-    /// The system behind the loop, for a simulation to act on between turns.
+    /// The system under the loop, which a simulation changes between turns.
     pub fn net(&mut self) -> &mut N {
         &mut self.net
     }
 
-    /// One turn: waits for events and handles them. Returns how many signals came; the gateway has been told.
+    /// One turn: waits for events and handles them. Returns the number of signals; the gateway has been notified.
     ///
     /// # Errors
     ///
@@ -121,7 +120,7 @@ impl<N: System> Reactor<N> {
         events.clear();
         match self.net.poll(&mut events, timeout) {
             Ok(more) => self.events_waiting = more,
-            // So it ends for a process that was stopped. The events of that time are yet to come.
+            // A process that was stopped sees this too. The events of that time are not yet known.
             Err(error) if error.kind() == ErrorKind::Interrupted => {
                 self.events = events;
                 self.clock = self.net.now();
@@ -132,7 +131,7 @@ impl<N: System> Reactor<N> {
         }
         let woken_at = self.net.now();
         self.now = Millis::ZERO.after(woken_at);
-        // Without a timeout there was no deadline to sleep through.
+        // Without a timeout there was no deadline to miss.
         self.pause.watch(asleep_until.unwrap_or(woken_at), woken_at);
         self.gateway.set_date(self.net.unix_seconds());
         let mut signals = 0;
@@ -152,7 +151,7 @@ impl<N: System> Reactor<N> {
             let Some(id) = self.links.next_ready() else { break };
             self.serve(id);
         }
-        // After what has come already.
+        // After all earlier input.
         if self.pause.may_judge(self.now, self.is_quiet()) {
             self.expire();
         } else {
@@ -166,18 +165,18 @@ impl<N: System> Reactor<N> {
         Ok(signals)
     }
 
-    /// Whether deadlines wait for what has happened in a pause, for checks.
+    /// Whether deadlines are held until the events of a pause are processed, for checks.
     pub fn holds_deadlines(&self) -> bool {
         self.pause.wake_at(false).is_some()
     }
 
-    /// Whether what the kernel and the workers have to tell is taken in. A call that is in flight may have been answered
-    /// while its worker stood still.
+    /// Whether all events of the kernel and the workers have been processed. A call in flight may have been answered
+    /// while its worker was paused.
     fn is_quiet(&self) -> bool {
         !self.events_waiting && !self.is_behind() && self.gateway.call_count() == 0
     }
 
-    /// Whether there is something to do without waiting.
+    /// Whether there is work without waiting.
     fn is_behind(&self) -> bool {
         self.completions_waiting || self.links.ready_count() > 0 || self.flushes_left == 0
     }
@@ -204,7 +203,7 @@ impl<N: System> Reactor<N> {
         until.map(|until| Duration::from_millis(until.since(self.now)))
     }
 
-    /// Takes note of an event; `true` for a signal.
+    /// Records an event; `true` for a signal.
     fn note(&mut self, event: Event) -> bool {
         match event {
             Event::Socket { id, readable, writable, read_closed } => {
@@ -235,7 +234,7 @@ impl<N: System> Reactor<N> {
             };
             self.gateway.complete(self.now, completion);
             self.carry_out();
-            // A lost wake-up: one edge speaks for any number of outcomes.
+            // A lost wake-up: one edge may mean any number of outcomes.
             if planted::is("outcomes-behind-the-first-are-forgotten") {
                 self.completions_waiting = false;
                 return;
@@ -257,7 +256,7 @@ impl<N: System> Reactor<N> {
         self.carry_out();
     }
 
-    /// Reads what there is. `true`: the call was interrupted, and another one may find something.
+    /// Reads available input. `true`: the call was interrupted and may be repeated.
     fn read(&mut self, id: ConnId) -> bool {
         let Some(link) = self.links.get_mut(id) else { return false };
         if !link.readable || !self.gateway.wants_input(id) {
@@ -269,10 +268,10 @@ impl<N: System> Reactor<N> {
                 self.gateway.receive_eof(self.now, id);
             }
             Ok(count) => {
-                // A short read empties the socket: the next byte brings an edge. But the end of
-                // input does not, once it has been announced.
+                // A short read empties the socket: the next byte is a new edge. But the end of input is not, once it
+                // has been reported.
                 link.readable = count == TURN_BYTES || link.read_closed;
-                // Lost wake-ups: the edge for what is left has been told already.
+                // Lost wake-ups: the edge for the remaining input has already been reported.
                 if planted::is("full-read-is-taken-for-the-last") {
                     link.readable = link.read_closed;
                 } else if planted::is("end-behind-a-short-read-is-forgotten") {
@@ -284,7 +283,7 @@ impl<N: System> Reactor<N> {
                 self.gateway.receive(self.now, id, &self.scratch[..count]);
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => link.readable = false,
-            // A lost wake-up: nothing else will say that there is input.
+            // A lost wake-up: no other edge will report this input.
             Err(error) if error.kind() == ErrorKind::Interrupted && planted::is("interrupted-read-is-forgotten") => {}
             Err(error) if error.kind() == ErrorKind::Interrupted => return true,
             Err(error) => {
@@ -295,17 +294,17 @@ impl<N: System> Reactor<N> {
         false
     }
 
-    /// Reads a connection that is about to end, whatever events have said.
+    /// Reads a connection that is about to end, whatever was reported.
     fn read_last(&mut self, id: ConnId) {
         if let Some(link) = self.links.get_mut(id) {
-            // Input lost to a close: the event for it has not been told yet.
+            // Input lost to a close: its event has not been reported yet.
             link.readable |= !planted::is("last-look-trusts-the-events");
         }
         while self.read(id) {}
         self.gateway.end_reading(self.now, id);
     }
 
-    /// Carries out what the gateway has decided, within the turn's budget: writes fresh output, then does its actions.
+    /// Executes the gateway's decisions within the turn's budget: writes fresh output, then performs its actions.
     fn carry_out(&mut self) {
         while self.flushes_left > 0 {
             if let Some(id) = self.gateway.next_dirty() {
@@ -345,7 +344,7 @@ impl<N: System> Reactor<N> {
                     CloseMode::Graceful => self.net.close(link.socket),
                     CloseMode::Abort => self.net.abort(link.socket),
                 }
-                // There is a descriptor again.
+                // A descriptor is available again.
                 self.gates.resume();
             }
             Action::ReadLast(id) => self.read_last(id),
@@ -353,7 +352,7 @@ impl<N: System> Reactor<N> {
         }
     }
 
-    /// Writes what a connection has, as far as its socket takes it.
+    /// Writes a connection's output, as far as its socket accepts it.
     fn flush(&mut self, id: ConnId) {
         let Some(link) = self.links.get_mut(id) else { return };
         let unsent = self.gateway.unsent(id);
@@ -371,7 +370,7 @@ impl<N: System> Reactor<N> {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 link.writable = false;
                 self.gateway.refused(self.now, id, || self.net.is_window_closed(&link.socket));
-                // A loop that spins: everything is delivered, and a core is busy.
+                // A spinning loop: everything is delivered, but a core is busy.
                 if planted::is("refused-write-is-repeated") {
                     link.writable = true;
                     self.links.enqueue(id);
@@ -388,21 +387,21 @@ impl<N: System> Reactor<N> {
         }
     }
 
-    /// More to write, or input that was left unread until there was room for answers.
+    /// More to write, or input left unread until there is room for answers.
     fn after_write(&mut self, id: ConnId) {
         let more = !self.gateway.unsent(id).is_empty();
         let Some(link) = self.links.get_mut(id) else { return };
-        // The kernel owes an edge only for what it refused, and none for what was not read.
+        // The kernel sends an edge only for refused bytes, and none for input that was not read.
         let more = more && !planted::is("rest-of-a-write-is-forgotten");
         if more || (link.readable && self.gateway.wants_input(id)) {
             self.links.enqueue(id);
         }
     }
 
-    /// Accepts clients. With a listener the kernel resets those who have connected, and drops what they have sent; so all of
-    /// them are accepted before it is closed.
+    /// Accepts clients. When a listener closes, the kernel resets the clients in its backlog and drops their input; so
+    /// all of them are accepted before.
     fn accept_all(&mut self) {
-        // Whoever comes next may get the slot of one who is still to be closed.
+        // The next client may get the slot of a connection that is not yet closed.
         let is_last_call = self.is_last_call && self.flushes_left > 0;
         for listener in [Listener::Internal, Listener::Public] {
             if is_last_call && !planted::is("drain-leaves-the-backlog") {
@@ -425,7 +424,7 @@ impl<N: System> Reactor<N> {
             return;
         }
         for _ in 0..clients_max {
-            // What is left of the turn goes first: slots must not be taken again before their sockets are closed.
+            // The rest of the turn goes first: slots must not be reused before their sockets are closed.
             if self.flushes_left == 0 {
                 return;
             }
@@ -435,7 +434,7 @@ impl<N: System> Reactor<N> {
             }
             match self.net.accept(listener) {
                 Ok((socket, _)) if full.is_some() && !self.make_room(listener) => self.net.close(socket),
-                // A lost wake-up: one edge speaks for any number of clients.
+                // A lost wake-up: one edge may mean any number of clients.
                 Ok((socket, peer)) if planted::is("clients-behind-the-first-are-forgotten") => {
                     self.admit(listener, peer, socket);
                     return self.gates.of(listener).nobody_waits();
@@ -443,7 +442,7 @@ impl<N: System> Reactor<N> {
                 Ok((socket, peer)) => self.admit(listener, peer, socket),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return self.gates.of(listener).nobody_waits(),
                 Err(error) if gate::is_exhausted(&error) => return self.gates.of(listener).pause(now, &error),
-                // The client has gone again, or the call was interrupted.
+                // The client has left again, or the call was interrupted.
                 Err(error) => debug!(error = error.to_string(); "accept failed"),
             }
         }
@@ -465,8 +464,8 @@ impl<N: System> Reactor<N> {
         self.links.insert(id, socket);
     }
 
-    /// Sees to it that there is a place for a client of `listener`. A connection that is to give way is read once more
-    /// before: a request that has come whole is answered. `false`: all that were tried had such requests.
+    /// Makes room for a client of `listener`. A connection to be evicted is read once more first: a complete request is
+    /// answered. `false`: all candidates had such requests.
     fn make_room(&mut self, listener: Listener) -> bool {
         for _ in 0..VICTIMS_TRIED {
             let Some(owner) = self.room.full(listener, &self.gateway) else { return true };

@@ -1,16 +1,16 @@
-//! A process that stood still: it was stopped, or its machine was suspended or moved. To it the clock jumps over
-//! deadlines, though peers and workers were in time. So for a moment no deadline is judged, until everything is taken in
-//! that has happened meanwhile.
+//! Pauses of the process: it was stopped, or its machine was suspended or migrated. The clock then jumps past
+//! deadlines, although peers and workers were in time. So for a moment no deadline is judged, until all events of the
+//! pause have been processed.
 
 use crate::clock::Millis;
 use crate::planted;
 use std::time::Duration;
 
-/// How far the clock jumps in a pause at least: longer than a loaded machine keeps a thread waiting as a rule, and shorter
-/// than any timeout that can be set.
+/// The shortest jump that counts as a pause: longer than usual scheduling delays on a loaded machine, and shorter than
+/// any timeout that can be set.
 const JUMP_MIN: Duration = Duration::from_millis(250);
-/// How long deadlines are held after one at most. Stopped workers need a moment to say what they have; a loop that never
-/// comes to the end of its events must not wait for it.
+/// The longest time that deadlines are held after a pause. Paused workers need a moment to report; a loop that never
+/// runs out of events must not wait forever.
 const HOLD_MAX: Duration = Duration::from_secs(1);
 
 /// Watches the clock for jumps.
@@ -20,22 +20,23 @@ pub(super) struct Pause {
 }
 
 impl Pause {
-    /// The clock says `now` where it would say `expected` but for the time that a call or a turn takes. Short jumps do not
-    /// add up, or a machine that is always late would judge nothing.
+    /// The clock is at `now` instead of `expected`, apart from the duration of a call or a turn. Short jumps do not add
+    /// up, or a machine that is always late would never judge a deadline.
     pub(super) fn watch(&mut self, expected: Duration, now: Duration) {
         let jump_min = if self.hold_until.is_some() { HOLD_MAX } else { JUMP_MIN };
-        // What only a clock that jumps shows.
+        // Only a jump of the clock shows it.
         if now.saturating_sub(expected) >= jump_min && !planted::is("pause-is-held-against-peers") {
             self.hold_until = Some(Millis::ZERO.after(now).after(HOLD_MAX));
         }
     }
 
-    /// Until when deadlines are held at most, or now if there are events to be taken in; `None`: they are not held.
+    /// The latest time until which deadlines are held, or now if there are unprocessed events; `None`: they are not
+    /// held.
     pub(super) fn wake_at(&self, events_waiting: bool) -> Option<Millis> {
         self.hold_until.map(|until| if events_waiting { Millis::ZERO } else { until })
     }
 
-    /// Whether deadlines may be judged now. `is_quiet`: nothing is left to take in.
+    /// Whether deadlines may be judged now. `is_quiet`: all events have been processed.
     pub(super) fn may_judge(&mut self, now: Millis, is_quiet: bool) -> bool {
         if self.hold_until.is_some_and(|until| is_quiet || until <= now) {
             self.hold_until = None;
