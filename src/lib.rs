@@ -43,6 +43,7 @@
 //! | what the loop reports to the core: accepted, received, written | `gateway/mod.rs` |
 //! | order and lanes of callbacks | `hub/calls.rs` |
 //! | how many callbacks are in flight | `hub/pace.rs` |
+//! | how often a dead backend is tried | `hub/outage.rs` |
 //! | a field of an event | `send/mod.rs`, `sse/mod.rs` |
 //! | a counter or gauge | `gateway/stats.rs`, and where it is counted |
 //! | a variable | its row in `config/variables.rs`, its field in `gateway/settings.rs` (or `config/fields.rs`, if the core does not use it), and its use |

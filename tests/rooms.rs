@@ -31,7 +31,7 @@ const FILES: [(&str, &[&str]); 12] = [
     ("json", &["unescape", "value", "scan", "mod"]),
     ("send", &["mod"]),
     ("callback", &["answer", "request", "mod"]),
-    ("hub", &["tokens", "pace", "calls", "mod"]),
+    ("hub", &["tokens", "outage", "pace", "calls", "mod"]),
     (
         "gateway",
         &[

@@ -132,6 +132,22 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// Whether the same connect may be answered otherwise some time later: no answer, or the status of a server that is
+    /// down or overloaded.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Answered { status, .. } => Self::is_temporary_status(*status),
+            Self::Unavailable { .. } | Self::Overdue | Self::TimedOut { .. } => true,
+        }
+    }
+
+    /// The same of an answer.
+    pub fn is_temporary_status(status: u16) -> bool {
+        matches!(status, 500 | 502 | 503 | 504)
+    }
+}
+
 /// A response header of the backend that is passed on to a rejected client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PassedHeader {

@@ -10,14 +10,22 @@ impl Jitter {
 
     /// A number within a fifth of `delay`.
     pub(super) fn spread(&mut self, delay: u32) -> u32 {
+        self.between(delay - delay / 5, delay.saturating_add(delay / 5))
+    }
+
+    /// A number within a fifth of `delay`, or anywhere up to `most` if that is more.
+    pub(super) fn spread_up_to(&mut self, delay: u32, most: u32) -> u32 {
+        self.between(delay - delay / 5, delay.saturating_add(delay / 5).max(most))
+    }
+
+    fn between(&mut self, least: u32, most: u32) -> u32 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         mixed ^= mixed >> 31;
-        let fifth = u64::from(delay / 5);
-        let value = u64::from(delay) - fifth + mixed % (2 * fifth + 1);
-        u32::try_from(value).unwrap_or(u32::MAX)
+        let (least, most) = (u64::from(least), u64::from(most.max(least)));
+        u32::try_from(least + mixed % (most - least + 1)).unwrap_or(u32::MAX)
     }
 }
 
@@ -34,5 +42,8 @@ mod tests {
         assert!((990..=1010).contains(&mean), "{mean}");
         assert_eq!(jitter.spread(0), 0);
         assert_eq!(jitter.spread(4), 4);
+        let delays: Vec<u32> = (0..10_000).map(|_| jitter.spread_up_to(100, 300)).collect();
+        assert_eq!((delays.iter().min(), delays.iter().max()), (Some(&80), Some(&300)));
+        assert!((0..1000).all(|_| jitter.spread_up_to(100, 90) <= 120));
     }
 }

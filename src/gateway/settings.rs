@@ -1,5 +1,6 @@
 //! The core's configuration.
 
+use crate::hub::CallSettings;
 use crate::secret::Secret;
 use std::time::Duration;
 
@@ -68,6 +69,17 @@ pub struct Settings {
     pub shutdown_timeout: Duration,
     /// Whether URLs are logged with their query.
     pub log_query: bool,
+}
+
+impl Settings {
+    /// The limits of callbacks.
+    pub(super) fn calls(&self) -> CallSettings {
+        CallSettings {
+            concurrency: self.callback_concurrency,
+            timeout: self.callback_timeout,
+            spare_dead_backend: self.connect_failure == ConnectFailure::Retry,
+        }
+    }
 }
 
 /// The defaults of the contract, for a gateway with a backend.

@@ -64,7 +64,7 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(settings: Settings, now: Millis, seed: u64) -> Self {
         let mut shared = Self {
-            hub: Hub::new(settings.callback_concurrency, settings.callback_timeout),
+            hub: Hub::new(&settings.calls()),
             settings,
             outbox: Outbox::default(),
             deadlines: Deadlines::new(now),

@@ -15,12 +15,16 @@ use crate::sse;
 use crate::table::Table;
 use log::{debug, info, warn};
 use std::borrow::Cow;
+use std::time::Duration;
 
 /// Bytes that a client may send after its GET and its body; enough for a stray CRLF or a pipelined request.
 const INPUT_AFTER_GET_BYTES: u64 = 8 * 1024;
 
 /// `retry` of a stream that failed to open, if `RECONNECT_DELAY_MILLISECONDS` is not set; the default of browsers.
 const RETRY_DEFAULT_MS: u32 = 3000;
+
+/// The longest `retry` of a stream that failed to open while the backend is down.
+const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// This many disconnects may be queued even if very few streams are allowed.
 const DISCONNECTS_WAITING_MIN: usize = 1024;
@@ -177,7 +181,7 @@ impl Shared {
         let Some(connecting) = self.give_up_connecting(connection) else { return };
         let mode = &connecting.mode;
         self.stats.connect(ConnectResult::Rejected);
-        if self.settings.connect_failure == ConnectFailure::Retry && matches!(status, 500 | 502 | 503 | 504) {
+        if self.settings.connect_failure == ConnectFailure::Retry && Outcome::is_temporary_status(status) {
             return self.write_retry_stream(now, connection, mode);
         }
         self.answer(now, connection, &Answer::rejection(status, passed, &mode.cors), ResponseMode::LAST);
@@ -208,7 +212,10 @@ impl Shared {
 
     /// A 200 event stream that carries only `retry:` and ends: `EventSource` never reconnects after any other status.
     fn write_retry_stream(&mut self, now: Millis, connection: &mut Connection, mode: &StreamMode) {
-        let delay = self.jitter.spread(self.settings.reconnect_delay_ms.unwrap_or(RETRY_DEFAULT_MS));
+        let usual = self.settings.reconnect_delay_ms.unwrap_or(RETRY_DEFAULT_MS);
+        // Pages come back after about as long as the backend has been away already.
+        let outage = self.hub.calls.outage(now).min(RETRY_MAX);
+        let delay = self.jitter.spread_up_to(usual, outage.as_millis() as u32);
         self.write_stream_head(now, connection, mode);
         sse::write_retry(self.outbox.frames(now, &mut connection.out), delay);
         self.finish_body(now, connection);

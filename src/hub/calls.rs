@@ -3,6 +3,7 @@
 //! The lanes are here and not in the worker pool, so that order and waiting times are part of the protocol, run in the
 //! simulation, and need no lock. The pool only runs the calls it is given.
 
+use super::outage::Outage;
 use super::pace::{Ending, Pace};
 use super::tokens::ConnId;
 use crate::callback::{Call, CallId, CallKind, Detail, Outcome, Reason, Request};
@@ -103,11 +104,23 @@ struct Queue {
     in_flight: usize,
 }
 
+/// What callbacks are limited by.
+pub(crate) struct CallSettings {
+    /// Most in flight.
+    pub(crate) concurrency: usize,
+    /// The timeout of one.
+    pub(crate) timeout: Duration,
+    /// Connects wait for their turn while the backend is down, as their clients come back in any case.
+    pub(crate) spare_dead_backend: bool,
+}
+
 pub(crate) struct Calls {
     table: Table<Entry>,
     lanes: [Queue; Lane::COUNT],
     /// Maximum in flight at once, all lanes together.
     pace: Pace,
+    outage: Outage,
+    spare_dead_backend: bool,
     /// No more connects start.
     draining: bool,
     started_last: Lane,
@@ -121,12 +134,13 @@ pub(crate) struct Calls {
 const WITHDRAWN_MAX: usize = 1024;
 
 impl Calls {
-    /// `limit`: the maximum ever in flight; `timeout`: that of a call.
-    pub(crate) fn new(limit: usize, timeout: Duration) -> Self {
+    pub(crate) fn new(settings: &CallSettings) -> Self {
         Self {
             table: Table::default(),
             lanes: Default::default(),
-            pace: Pace::new(limit, timeout),
+            pace: Pace::new(settings.concurrency, settings.timeout),
+            outage: Outage::default(),
+            spare_dead_backend: settings.spare_dead_backend,
             draining: false,
             started_last: Lane::Disconnects,
             late: Vec::new(),
@@ -160,6 +174,11 @@ impl Calls {
         self.pace.limit()
     }
 
+    /// For how long no connect has been answered; zero if the last one was.
+    pub(crate) fn outage(&self, now: Millis) -> Duration {
+        self.outage.length(now)
+    }
+
     /// Whether a worker has received that call.
     pub(crate) fn is_started(&self, id: CallId) -> bool {
         self.table.get(id).is_some_and(|entry| entry.progress != Progress::Waiting)
@@ -179,7 +198,16 @@ impl Calls {
 
     /// When something is due, whatever else happens.
     pub(crate) fn next_deadline(&self) -> Option<Millis> {
-        (self.draining && !self.late.is_empty()).then_some(self.late_until)
+        let late = (self.draining && !self.late.is_empty()).then_some(self.late_until);
+        let LaneCounts { in_flight, waiting } = self.counts(Lane::Connects);
+        let has_room = self.in_flight() < self.pace.limit() && in_flight < self.lane_limit();
+        let connect = self.next_connect().filter(|_| waiting > 0 && has_room && !self.draining);
+        [late, connect].into_iter().flatten().min()
+    }
+
+    /// When the next connect may start, where a dead backend is spared.
+    fn next_connect(&self) -> Option<Millis> {
+        self.spare_dead_backend.then(|| self.outage.next_try())
     }
 
     /// Takes out a connect whose late answer is no longer waited for.
@@ -237,7 +265,10 @@ impl Calls {
         if is_idle || self.in_flight() >= self.pace.limit() {
             return None;
         }
-        let lane = self.next_lane()?;
+        let lane = self.next_lane(now)?;
+        if lane == Lane::Connects {
+            self.outage.tried(now);
+        }
         let queue = &mut self.lanes[lane as usize];
         let id = queue.waiting.pop_front()?;
         queue.in_flight += 1;
@@ -268,6 +299,7 @@ impl Calls {
         let owner = std::mem::replace(&mut connect.owner, Err(ending)).ok();
         self.lanes[Lane::Connects as usize].in_flight -= 1;
         self.pace.ended(now, started_at, Ending::TimedOut);
+        self.outage.ended(now, true);
         Some((owner, Duration::from_millis(now.since(started_at))))
     }
 
@@ -284,6 +316,9 @@ impl Calls {
         let pending = self.table.remove(id)?.pending;
         self.lanes[pending.lane() as usize].in_flight -= 1;
         self.pace.ended(now, started_at, ending_of(outcome));
+        if pending.lane() == Lane::Connects {
+            self.outage.ended(now, outcome.is_temporary());
+        }
         Some((pending, Some(Duration::from_millis(now.since(started_at)))))
     }
 
@@ -298,10 +333,11 @@ impl Calls {
     }
 
     /// The next lane, among those with a call that may start.
-    fn next_lane(&mut self) -> Option<Lane> {
-        let (limit, draining) = (self.lane_limit(), self.draining);
+    fn next_lane(&mut self, now: Millis) -> Option<Lane> {
+        let limit = self.lane_limit();
+        let no_connects = self.draining || self.next_connect().is_some_and(|at| now < at);
         let turns = (1..=Lane::COUNT).map(|turn| Lane::ALL[(self.started_last as usize + turn) % Lane::COUNT]);
-        turns.filter(|lane| !(draining && *lane == Lane::Connects)).find(|lane| {
+        turns.filter(|lane| !(no_connects && *lane == Lane::Connects)).find(|lane| {
             let queue = &mut self.lanes[*lane as usize];
             queue.pass_withdrawn(&self.table);
             !queue.waiting.is_empty() && queue.in_flight < limit
@@ -337,6 +373,10 @@ mod tests {
     use super::*;
     use crate::table::Key;
 
+    fn settings(concurrency: usize) -> CallSettings {
+        CallSettings { concurrency, timeout: Duration::from_secs(5), spare_dead_backend: false }
+    }
+
     fn queue_both(calls: &mut Calls, count: usize) {
         let ending = EndReason::CLIENT_CLOSED;
         for _ in 0..count {
@@ -364,7 +404,7 @@ mod tests {
 
     /// With a backend that has been seen to take `limit` calls at once.
     fn at_limit(limit: usize) -> Calls {
-        let mut calls = Calls::new(limit, Duration::from_secs(5));
+        let mut calls = Calls::new(&settings(limit));
         while calls.limit() < limit {
             let count = calls.limit();
             queue_connects(&mut calls, count);
@@ -413,7 +453,7 @@ mod tests {
 
     #[test]
     fn withdrawn_connects_are_passed_over_and_do_not_pile_up() {
-        let mut calls = Calls::new(2, Duration::from_secs(5));
+        let mut calls = Calls::new(&settings(2));
         let left = EndReason::CLIENT_CLOSED;
         let connect = |calls: &mut Calls, slot| {
             let owner = Ok(Key::from_parts(slot, 0));

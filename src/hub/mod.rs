@@ -1,14 +1,13 @@
 //! Which connection a token names, and which callbacks are queued: connection ids in, connection ids out.
 
 mod calls;
+mod outage;
 mod pace;
 mod tokens;
 
-pub(crate) use calls::{Calls, EndReason, Lane, LaneCounts, Pending, PendingConnect, PendingDisconnect};
+pub(crate) use calls::{CallSettings, Calls, EndReason, Lane, LaneCounts, Pending, PendingConnect, PendingDisconnect};
 pub use tokens::ConnId;
 pub(crate) use tokens::{Tokens, parse as parse_token};
-
-use std::time::Duration;
 
 /// Tokens and callbacks.
 pub(crate) struct Hub {
@@ -18,9 +17,9 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    /// `callback_concurrency`: maximum callbacks in flight; `callback_timeout`: that of one.
-    pub(crate) fn new(callback_concurrency: usize, callback_timeout: Duration) -> Self {
-        Self { tokens: Tokens::default(), calls: Calls::new(callback_concurrency, callback_timeout) }
+    /// Without streams and callbacks.
+    pub(crate) fn new(settings: &CallSettings) -> Self {
+        Self { tokens: Tokens::default(), calls: Calls::new(settings) }
     }
 
     /// Frees unused memory.

@@ -5,12 +5,17 @@ use super::sends::Event;
 use super::streams::{Expected, Phase, Stream, Verdict};
 use super::{Oracle, millis};
 use ssegateway::callback::{Call, CallKind, Detail, Outcome, PassedHeader, Reason};
-use ssegateway::gateway::Cors;
+use ssegateway::gateway::{ConnectFailure, Cors};
 use std::rc::Rc;
 use uuid::Uuid;
 
 /// A callback may take this much longer than its timeout.
 const GRACE: u64 = 1000;
+/// In an outage longer than this, connects are tried at this interval, if their clients are told to retry.
+const OUTAGE_SHORT: u64 = 5000;
+const TRY_INTERVAL: u64 = 500;
+/// The longest `retry` of a failed connect.
+const RETRY_MAX: u32 = 60_000;
 /// The head of a stream; all have the same length.
 const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n\
     Content-Type: text/event-stream\r\nCache-Control: no-cache, no-transform\r\nX-Accel-Buffering: no\r\nConnection: close\r\n\r\n";
@@ -122,7 +127,34 @@ impl Oracle {
     /// Whether a callback of that kind could be made at once.
     pub(super) fn may_call(&self, lane: Lane) -> bool {
         let limit = self.call_limit;
+        if lane == Lane::Connects && self.spares_backend() {
+            return false;
+        }
         self.flying.iter().sum::<usize>() < limit && self.flying[lane as usize] < self.lane_limit(limit)
+    }
+
+    /// Whether a connect would come too soon after the last one to a backend that has been down for long.
+    fn spares_backend(&self) -> bool {
+        let is_long = self.failing_since.is_some_and(|since| self.connect_called_at >= since + OUTAGE_SHORT);
+        let retries = self.settings.connect_failure == ConnectFailure::Retry;
+        retries && is_long && self.now < self.connect_called_at + TRY_INTERVAL
+    }
+
+    /// The outage as the gateway may see it in this turn: its start and its last moment.
+    fn note_outage(&mut self, is_failure: bool) {
+        if is_failure {
+            let since = *self.failing_since.get_or_insert(self.now);
+            self.outage = (since, self.now);
+        } else {
+            self.failing_since = None;
+        }
+    }
+
+    /// The most that a failed connect may be told to wait, in milliseconds.
+    pub(super) fn retry_max(&self, usual: u32) -> u32 {
+        let (since, last) = self.outage;
+        let until = if self.failing_since.is_some() { self.now } else { last };
+        (usual + usual / 5).max(((until - since) as u32).min(RETRY_MAX))
     }
 
     /// The gateway makes a callback; returns its client and its kind.
@@ -170,6 +202,8 @@ impl Oracle {
     }
 
     fn connect_called(&mut self, n: usize) {
+        assert!(!self.spares_backend(), "a dead backend is tried too often");
+        self.connect_called_at = self.now;
         let it = &mut self.exchanges[n];
         let stream = it.stream.as_mut().expect("a connect without a stream");
         assert!(!stream.called, "a second connect");
@@ -207,6 +241,10 @@ impl Oracle {
         self.flying[lane as usize] -= 1;
         self.input += 1;
         if lane == Lane::Connects {
+            self.note_outage(match &reply.outcome {
+                Outcome::Answered { status, .. } => matches!(status, 500 | 502 | 503 | 504),
+                Outcome::Unavailable { .. } | Outcome::Overdue | Outcome::TimedOut { .. } => true,
+            });
             self.connect_answered(n, reply);
         }
     }
@@ -264,7 +302,9 @@ impl Oracle {
             stream.verdict = Some(Verdict::Failed { status, error, retries });
             stream.phase = Phase::Over;
         }
-        if let Some(detail) = doubt {
+        let had_timed_out = stream.cause == Some((Reason::Error, Some(Detail::ConnectTimeout)));
+        let was_answered = matches!(reply.outcome, Outcome::Answered { .. });
+        if let Some(detail) = doubt.filter(|_| was_answered || !had_timed_out) {
             stream.cause = Some((Reason::Error, Some(detail)));
         }
         if waited && accepted {
@@ -272,7 +312,7 @@ impl Oracle {
             let fields = fields.iter().filter(|(there, _)| *there).map(|(_, field)| field.len()).sum::<usize>();
             let frames = stream.expected.iter().map(|expected| match expected {
                 Expected::Frame(frame) => frame.len(),
-                Expected::Retry(_) => "retry: \n\n".len(),
+                Expected::Retry(_) | Expected::RetryUpTo(..) => "retry: \n\n".len(),
             });
             let frames: usize = frames.sum();
             if it.backlog == 0 {

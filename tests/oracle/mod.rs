@@ -50,6 +50,11 @@ pub(crate) struct Oracle {
     /// The limit of callbacks in flight, as the gateway reports it. Whether it fits the backend is checked by backends
     /// with few workers.
     call_limit: usize,
+    /// The first failed connect since the last answered one, and the end of the last outage.
+    failing_since: Option<u64>,
+    outage: (u64, u64),
+    /// When the last connect callback was made.
+    connect_called_at: u64,
     /// Accepted and not closed.
     pub open: Vec<usize>,
     /// In a turn, and its timers are not known to have run.

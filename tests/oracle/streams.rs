@@ -19,6 +19,8 @@ pub(crate) enum Expected {
     Frame(Rc<[u8]>),
     /// `retry` alone, within a fifth of that many milliseconds.
     Retry(u32),
+    /// The same, or anything up to the second number.
+    RetryUpTo(u32, u32),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -155,11 +157,12 @@ impl Stream {
         match self.expected.pop_front() {
             None => panic!("an unexpected frame: {}", frame.escape_ascii()),
             Some(Expected::Retry(delay)) => {
-                let retry = frame.strip_prefix(b"retry: ").and_then(|rest| rest.strip_suffix(b"\n\n"));
-                let retry =
-                    retry.and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|text| text.parse().ok());
-                let retry: u32 = retry.unwrap_or_else(|| panic!("a retry was due: {}", frame.escape_ascii()));
+                let retry = parse_retry(frame);
                 assert!(retry.abs_diff(delay) <= delay / 5, "wrong retry: {retry} for {delay}");
+            }
+            Some(Expected::RetryUpTo(delay, most)) => {
+                let retry = parse_retry(frame);
+                assert!((delay - delay / 5..=most).contains(&retry), "wrong retry: {retry} for {delay} to {most}");
             }
             Some(Expected::Frame(due)) => {
                 assert!(*frame == *due, "wrong event: {}, not {}", due.escape_ascii(), frame.escape_ascii());
@@ -194,6 +197,12 @@ impl Stream {
             self.heartbeat_may |= unsent && wrote;
         }
     }
+}
+
+fn parse_retry(frame: &[u8]) -> u32 {
+    let digits = frame.strip_prefix(b"retry: ").and_then(|rest| rest.strip_suffix(b"\n\n"));
+    let retry = digits.and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|text| text.parse().ok());
+    retry.unwrap_or_else(|| panic!("a retry was due: {}", frame.escape_ascii()))
 }
 
 impl Oracle {
@@ -268,6 +277,7 @@ impl Oracle {
     /// The head of an event stream.
     pub(super) fn stream_headed(&mut self, n: usize) {
         let retry = self.settings.reconnect_delay_ms.unwrap_or(RETRY_DEFAULT);
+        let retry_max = self.retry_max(retry);
         let it = &self.exchanges[n];
         assert!(it.answered < it.arrived, "a stream without a request");
         let failed = match it.stream.as_ref().and_then(|stream| stream.verdict.as_ref()) {
@@ -282,7 +292,7 @@ impl Oracle {
         stream.headed = true;
         if failed {
             assert_eq!(stream.phase, Phase::Over, "a retry for a live stream");
-            stream.expected.push_back(Expected::Retry(retry));
+            stream.expected.push_back(Expected::RetryUpTo(retry, retry_max));
         }
     }
 

@@ -15,6 +15,7 @@ use ssegateway::callback::{Call, CallId, Called, LATE_TIME_MAX, Outcome};
 use ssegateway::gateway::Listener;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 
 struct Record {
     id: CallId,
@@ -56,6 +57,8 @@ impl Workers {
 pub(super) struct Backend {
     /// Where there are fewer of them than calls may come.
     pub workers: Option<Workers>,
+    /// When it is down.
+    pub down: Range<u64>,
     calls: Vec<Record>,
     /// Clients with a connect callback.
     streams: Vec<usize>,
@@ -85,6 +88,9 @@ impl World {
             if delay >= timeout {
                 (reply, delay) = (Reply::broken(true, true), timeout);
             }
+        }
+        if self.backend.down.contains(&self.clock) && !self.faults.ended() {
+            (reply, delay) = (Reply::broken(false, false), self.random.below(5));
         }
         let timed_out = reply.outcome == Outcome::TimedOut { written: true };
         let late = (connect && timed_out && self.hits(Fault::LateAnswer)).then(|| self.decide_late());

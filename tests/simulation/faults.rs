@@ -68,6 +68,8 @@ faults! {
     SmallPipes: 300,
     /// Many clients, many events at once.
     Flood: 300,
+    /// The backend is down for some seconds.
+    BackendDown: 300,
     /// The backend has a few synchronous workers.
     FewWorkers: 300,
     /// The backend is slow.

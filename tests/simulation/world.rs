@@ -150,6 +150,10 @@ impl World {
             self.backend.workers = Some(Workers::draw(&mut self.random, timeout, only));
         }
         let flood = flood || self.backend.workers.is_some();
+        if self.faults.strikes(Fault::BackendDown, &mut self.random) {
+            let start = self.clock + self.random.below(active);
+            self.backend.down = start..start + self.random.within(1_000, 20_000);
+        }
         self.spawns_left = self.random.within(3, if flood { 200 } else { 40 });
         self.spawn_pause = if flood { 40 } else { active / self.spawns_left };
         self.plan(0, Item::Spawn);
