@@ -12,14 +12,15 @@
 //!
 //! | Module | Holds | Knows nothing of |
 //! |---|---|---|
-//! | [`clock`], `planted`, [`table`], [`escape`], [`flood`], [`secret`], [`timer`], [`buffer`], [`metrics`] | milliseconds; bugs for the simulation to find; generational slab; escaped text for the log; rate-limited log lines; secrets; timer wheel; output buffers and their pool; histograms and the text format of Prometheus | everything else |
+//! | [`clock`], `planted`, [`cursor`], [`table`], [`escape`], [`flood`], [`secret`], [`timer`], [`buffer`], [`metrics`] | milliseconds; bugs for the simulation to find; places in the order of group events; generational slab; escaped text for the log; rate-limited log lines; secrets; timer wheel; output buffers and their pool; histograms and the text format of Prometheus | everything else |
 //! | [`http`] | request heads, request bodies, responses: borrowed bytes in, appended bytes out | sockets, streams |
 //! | [`sse`] | the bytes of an event, a heartbeat, a `retry:` | HTTP, JSON |
 //! | `json` | JSON from backends, read in place: a hand-written fast path, the rest by serde_json | commands, callbacks |
 //! | [`send`] | the JSON of `/internal/send`, one error per row of the contract | connections |
 //! | [`callback`] | the client's request in callbacks; callbacks and their outcomes | threads, ureq |
 //! | [`job`] | work that the core hands to other threads, and its results | which threads |
-//! | `hub` | which connection a token names, which callbacks are queued, how many are in flight: connection ids in, connection ids out | HTTP, sockets |
+//! | `hub` | which connection a token names, who is in which group and what is kept of it, which callbacks are queued, how many are in flight: connection ids and frames in, connection ids and frames out | HTTP, sockets |
+//! | `engine` | the order of what is sent to groups | connections, members |
 //! | [`gateway`] | connections and the protocol: HTTP on one side, `hub` on the other. Inputs in, bytes and actions out | I/O, clocks, randomness |
 //! | [`sys`] | system calls that std and mio do not offer; the only `unsafe` code | the gateway |
 //! | [`limits`], [`logger`], [`config`], [`process`], [`notify`] | descriptors; the log; the environment; the process's own figures; the service manager | sockets of clients |
@@ -33,12 +34,17 @@
 //! | status, text or metric label of an answer | `gateway/answers.rs`: a row per refusal and per result of a connect, a match arm per result of a send |
 //! | who answers which request, and its checks | `gateway/routes.rs` |
 //! | the head of a stream, `Date`, CORS fields | `http/response.rs`; what it depends on: `StreamMode` in `gateway/connection.rs` |
-//! | opening and sending to streams, when a stream is refused, when a client is told a `retry:` | `gateway/streams.rs`; its jitter: `gateway/jitter.rs` |
+//! | opening streams, when a stream is refused, when a client is told a `retry:` | `gateway/streams.rs`; its jitter: `gateway/jitter.rs` |
+//! | sends to streams | `gateway/sends.rs` |
 //! | what a connect's answer may carry | `callback/answer.rs` (reading it), `gateway/streams.rs` (acting on it) |
 //! | how a stream ends; a reason or detail of a disconnect | `gateway/ending.rs`; `callback/mod.rs`, `gateway/stats.rs` |
 //! | a timeout, the heartbeat | its due time in `gateway/connection.rs`, when it is next in `gateway/deadlines.rs`, what happens then in `gateway/expiry.rs` |
 //! | the stages of a shutdown | `gateway/shutdown.rs` |
 //! | unsent bytes, chunks, order of writes | `gateway/output.rs` |
+//! | what a member of a group gets, and when | `hub/walks.rs` (what is due), `gateway/members.rs` (how it is written) |
+//! | what is kept for replay, and for how long | `hub/history.rs`, `hub/keeping.rs` |
+//! | cursors, gaps, 204 | `gateway/replay.rs` |
+//! | joining, leaving, sends to groups | `gateway/publishing.rs` |
 //! | what is known of one connection: listener, peer, state | `gateway/connection.rs` |
 //! | what the loop reports to the core: accepted, received, written | `gateway/mod.rs` |
 //! | order and lanes of callbacks | `hub/calls.rs` |
@@ -66,6 +72,17 @@
 //!    stream, then one for the answers. Bytes that the kernel accepts leave the buffer, and an empty buffer goes back to its pool.
 //!
 //! No allocation, one read and one write per connection and batch.
+//!
+//! # One event, to a group
+//!
+//! 1. The send is ordered (`engine`), encoded once, and kept in the rings of its groups (`hub`); a walk over the members
+//!    begins, and the answer is written.
+//! 2. The reactor takes [`gateway::Gateway::next_member`], some members a turn. One that is up to date is offered the
+//!    shared bytes as they are; one that a walk has not reached yet gets everything that its groups have for it, in order.
+//! 3. Its position moves when the kernel has taken an event. If the socket is full, nothing is queued: the member lags, and
+//!    [`gateway::Gateway::unsent`] collects the next events from the rings when there is room.
+//!
+//! What lags is a number, so it cannot overflow. A ring that has dropped what a member still needs cuts it.
 //!
 //! # Where the time goes
 //!
@@ -96,6 +113,8 @@ pub mod callback;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod cursor;
+pub(crate) mod engine;
 pub mod escape;
 pub mod flood;
 pub mod gateway;

@@ -172,6 +172,14 @@ impl<T> Table<T> {
         }
     }
 
+    /// The key of the value in a slot.
+    pub fn key_of(&self, slot: u32) -> Option<Key> {
+        match self.slot(slot) {
+            Some(Slot { generation, content: Content::Full(_) }) => Some(Key { slot, generation: *generation }),
+            _ => None,
+        }
+    }
+
     /// The value in a slot.
     pub fn in_slot(&self, slot: u32) -> Option<&T> {
         match self.slot(slot) {

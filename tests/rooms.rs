@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 
 /// The modules; each imports only from those before it, and those on one line may import from each other.
 const MODULES: [&[&str]; 15] = [
-    &["clock", "planted"],
+    &["clock", "planted", "cursor"],
     &["table", "escape", "flood", "secret"],
     &["timer", "buffer", "metrics"],
     &["http", "sse", "json"],
     &["send"],
     &["callback"],
     &["job"],
-    &["hub"],
+    &["hub", "engine"],
     &["gateway"],
     &["sys"],
     &["limits", "logger"],
@@ -25,13 +25,14 @@ const MODULES: [&[&str]; 15] = [
 ];
 
 /// The files of the modules that are folders, in the same order.
-const FILES: [(&str, &[&str]); 12] = [
+const FILES: [(&str, &[&str]); 13] = [
     ("http", &["grammar", "host", "fields", "request", "body", "unread", "response", "mod"]),
     ("sse", &["mod"]),
     ("json", &["unescape", "value", "scan", "mod"]),
-    ("send", &["mod"]),
+    ("send", &["mod", "membership"]),
     ("callback", &["answer", "request", "mod"]),
-    ("hub", &["tokens", "outage", "pace", "calls", "mod"]),
+    ("hub", &["tokens", "outage", "pace", "calls", "history", "memberships", "groups", "keeping", "walks", "mod"]),
+    ("engine", &["memory", "mod"]),
     (
         "gateway",
         &[
@@ -40,6 +41,7 @@ const FILES: [(&str, &[&str]); 12] = [
             "answers",
             "routes",
             "output",
+            "reached",
             "connection",
             "sweep",
             "shutdown",
@@ -50,12 +52,18 @@ const FILES: [(&str, &[&str]); 12] = [
             "stats",
             "hints",
             "listing",
+            "frames",
             "shared",
             "ending",
+            "members",
+            "replay",
+            "publishing",
             "streams",
+            "sends",
             "expiry",
             "requests",
             "mod",
+            "visits",
         ],
     ),
     ("reactor", &["system", "budgets", "gate", "link", "memory", "pause", "mod", "mio"]),
@@ -82,9 +90,9 @@ const FILES: [(&str, &[&str]); 12] = [
 ];
 
 /// Modules that a simulation or a fuzzer must be able to run, and names that none of them may use.
-const PURE: [&str; 16] = [
-    "clock", "table", "timer", "buffer", "escape", "flood", "secret", "metrics", "http", "sse", "json", "send",
-    "callback", "job", "hub", "gateway",
+const PURE: [&str; 18] = [
+    "clock", "cursor", "table", "timer", "buffer", "escape", "flood", "secret", "metrics", "http", "sse", "json",
+    "send", "callback", "job", "hub", "engine", "gateway",
 ];
 const IMPURE: [&str; 9] =
     ["std::net", "std::thread", "std::env", "std::fs", "Instant", "SystemTime::now", "mio::", "ureq", "libc"];

@@ -6,7 +6,7 @@ use divan::black_box;
 use ssegateway::callback::{Request, RequestParts};
 use ssegateway::clock::Millis;
 use ssegateway::http::request;
-use ssegateway::send::{self, Scratch};
+use ssegateway::send::{self, GroupIds, Scratch};
 use ssegateway::sse::{self, Event};
 use ssegateway::table::Key;
 use ssegateway::timer::{TICK_MS, Timer};
@@ -89,7 +89,7 @@ fn read_send(payload: Payload) -> Box<dyn FnMut()> {
     let start = request.windows(4).position(|window| window == b"\r\n\r\n").expect("a head") + 4;
     let body = request[start..].to_vec();
     let mut scratch = Scratch::default();
-    Box::new(move || assert!(black_box(send::parse(black_box(&body), &mut scratch)).is_ok()))
+    Box::new(move || assert!(black_box(send::parse(black_box(&body), &mut scratch, GroupIds::Gateway)).is_ok()))
 }
 
 fn write_frame(data: String) -> Box<dyn FnMut()> {

@@ -2,8 +2,9 @@
 //! hide a valid one (docs/protocol.md, section 3).
 
 use crate::json::{self, Value};
-use crate::send::{self, EVENT_FIELDS, SendError, present};
+use crate::send::{self, EVENT_FIELDS, GROUPS_MAX, SendError, present};
 use crate::sse::Event;
+use std::borrow::Cow;
 
 /// The commands in a 2xx answer's body. Read leniently: the connect is accepted whatever the body contains.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -12,6 +13,12 @@ pub struct Answer<'a> {
     pub event: Option<Event<'a>>,
     /// Whether the stream ends after it.
     pub close: bool,
+    /// The groups that the stream is in: each once, at most 64.
+    pub groups: Vec<Cow<'a, str>>,
+    /// What the stream has got already, if its client does not say.
+    pub since: Option<Cow<'a, str>>,
+    /// Whether there is to be a stream only if one of the groups is alive.
+    pub attach: bool,
     /// The rules broken by ignored fields; empty in the normal case.
     pub ignored: Vec<SendError>,
 }
@@ -24,11 +31,11 @@ pub fn read_answer<'a>(body: &'a [u8], lossy: &'a mut String) -> Answer<'a> {
     if text.trim_ascii().is_empty() {
         return answer;
     }
-    let Some(fields) = json::object(text, &["event", "close"]) else {
+    let Some(fields) = json::object(text, &["event", "close", "groups", "since", "attach"]) else {
         answer.ignored.push(SendError::InvalidJson);
         return answer;
     };
-    let [event, close] = fields.map(present);
+    let [event, close, groups, since, attach] = fields.map(present);
     match event.map(|event| read_event(event, &mut answer.ignored)).transpose() {
         Ok(event) => answer.event = event,
         Err(error) => answer.ignored.push(error),
@@ -37,7 +44,37 @@ pub fn read_answer<'a>(body: &'a [u8], lossy: &'a mut String) -> Answer<'a> {
         Some(close) => answer.close = close,
         None => answer.ignored.push(SendError::Close),
     }
+    if let Some(groups) = groups {
+        read_groups(groups, &mut answer);
+    }
+    match since.map(Value::as_string) {
+        Some(None) => answer.ignored.push(SendError::Since),
+        Some(since) => answer.since = since.filter(|since| !since.is_empty()),
+        None => {}
+    }
+    match attach.map_or(Some(false), Value::as_bool) {
+        Some(attach) => answer.attach = attach,
+        None => answer.ignored.push(SendError::Attach),
+    }
     answer
+}
+
+/// Bad names are left out, and what is too many.
+fn read_groups<'a>(groups: Value<'a>, answer: &mut Answer<'a>) {
+    let Some(elements) = groups.as_array(usize::MAX) else { return answer.ignored.push(SendError::AnswerGroups) };
+    let mut bad = false;
+    for element in elements {
+        match send::read_group_name(element) {
+            Some(name) if answer.groups.contains(&name) => {}
+            Some(name) if answer.groups.len() < GROUPS_MAX => answer.groups.push(name),
+            Some(_) => return answer.ignored.push(SendError::TooManyGroups),
+            None if bad => {}
+            None => {
+                bad = true;
+                answer.ignored.push(SendError::Group);
+            }
+        }
+    }
 }
 
 fn read_event<'a>(event: Value<'a>, ignored: &mut Vec<SendError>) -> Result<Event<'a>, SendError> {
@@ -57,7 +94,6 @@ fn read_event<'a>(event: Value<'a>, ignored: &mut Vec<SendError>) -> Result<Even
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::borrow::Cow;
 
     fn unnamed(data: &str) -> Event<'_> {
         Event { data: data.into(), ..Event::default() }
@@ -188,7 +224,7 @@ mod tests {
     fn broken_text_becomes_replacement_characters() {
         let answer = read_bytes(b"{\"event\":{\"name\":\"\xFF\",\"data\":\"\\ud800\xC3\"},\"close\":true}");
         let event = Event { name: Some("\u{fffd}".into()), ..unnamed("\u{fffd}\u{fffd}") };
-        assert_eq!(answer, Answer { event: Some(event), close: true, ignored: Vec::new() });
+        assert_eq!(answer, Answer { event: Some(event), close: true, ..Answer::default() });
     }
 
     #[test]
@@ -196,5 +232,39 @@ mod tests {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         assert_eq!(read(&format!("{{\"event\":{deep},\"close\":true}}"), &[SendError::Event]), (None, true));
         assert_eq!(read(&deep, &[SendError::InvalidJson]), (None, false));
+    }
+
+    #[test]
+    fn groups_are_read_one_by_one() {
+        let read = |body: &str| {
+            let answer = read_bytes(body.as_bytes());
+            (answer.groups.iter().map(|name| name.to_string()).collect::<Vec<_>>(), answer.ignored)
+        };
+        assert_eq!(read(r#"{"groups":["a","b","a"]}"#), (vec!["a".to_owned(), "b".to_owned()], vec![]));
+        assert_eq!(read(r#"{"groups":null}"#), (vec![], vec![]));
+        assert_eq!(read(r#"{"groups":"a"}"#), (vec![], vec![SendError::AnswerGroups]));
+        let flawed = r#"{"groups":["",1,"a\n","ok",null,{}]}"#;
+        assert_eq!(read(flawed), (vec!["ok".to_owned()], vec![SendError::Group]));
+        let many: Vec<String> = (0..70).map(|n| format!("\"g{n}\"")).collect();
+        let (groups, ignored) = read(&format!(r#"{{"groups":["",{}]}}"#, many.join(",")));
+        assert_eq!((groups.len(), &*groups[63]), (64, "g63"));
+        assert_eq!(ignored, [SendError::Group, SendError::TooManyGroups]);
+        let long = format!(r#"{{"groups":["{}","{}"]}}"#, "x".repeat(128), "y".repeat(129));
+        assert_eq!(read(&long), (vec!["x".repeat(128)], vec![SendError::Group]));
+    }
+
+    #[test]
+    fn where_to_begin_is_read() {
+        for (body, since, ignored) in [
+            (r#"{"since":"start"}"#, Some("start"), &[][..]),
+            (r#"{"since":""}"#, None, &[]),
+            (r#"{"since":null,"attach":null}"#, None, &[]),
+            (r#"{"since":7,"attach":1}"#, None, &[SendError::Since, SendError::Attach]),
+        ] {
+            let answer = read_bytes(body.as_bytes());
+            assert_eq!((answer.since.as_deref(), answer.attach), (since, false), "{body}");
+            assert_eq!(answer.ignored, ignored, "{body}");
+        }
+        assert!(read_bytes(br#"{"attach":true}"#).attach);
     }
 }

@@ -39,6 +39,10 @@ pub enum Detail {
     ConnectTimeout,
     /// The connect callback broke after it was written: `connect_broken`.
     ConnectBroken,
+    /// All groups of the stream have ended: `group_ended`.
+    GroupEnded,
+    /// There was nothing to attach to: `nothing_to_attach`.
+    NothingToAttach,
 }
 
 /// Identifies one callback in flight.
@@ -188,6 +192,8 @@ impl Detail {
             Self::ExcessInput => "excess_input",
             Self::ConnectTimeout => "connect_timeout",
             Self::ConnectBroken => "connect_broken",
+            Self::GroupEnded => "group_ended",
+            Self::NothingToAttach => "nothing_to_attach",
         }
     }
 }
@@ -239,6 +245,8 @@ mod tests {
             (Detail::ExcessInput, "excess_input"),
             (Detail::ConnectTimeout, "connect_timeout"),
             (Detail::ConnectBroken, "connect_broken"),
+            (Detail::GroupEnded, "group_ended"),
+            (Detail::NothingToAttach, "nothing_to_attach"),
         ] {
             assert_eq!(detail.as_str(), text);
         }

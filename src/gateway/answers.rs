@@ -1,9 +1,10 @@
 //! Outcomes as HTTP: each refusal, result of a send and result of a connect, with its status, text and metric label.
 
 use crate::callback::PassedHeader;
+use crate::cursor::Cursor;
 use crate::http::response::{self, CorsHeaders, Date, Response};
 use crate::metrics;
-use crate::send::SendError;
+use crate::send::{MembershipError, SendError};
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -97,13 +98,15 @@ pub(super) enum ConnectResult {
     ShuttingDown,
     /// Too much was sent to the stream before it opened.
     Overflow,
+    /// Accepted, but there is nothing to stream any more: 204.
+    NoContent,
 }
 
 /// Status and text of the gateway's own answers.
 type OwnAnswer = (u16, &'static str);
 
 /// Each result at its index: metric label, and the answer if the backend has given none.
-const CONNECT_RESULTS: [(ConnectResult, &str, Option<OwnAnswer>); 10] = [
+const CONNECT_RESULTS: [(ConnectResult, &str, Option<OwnAnswer>); 11] = [
     (ConnectResult::Accepted, "accepted", None),
     (ConnectResult::Rejected, "rejected", None),
     (ConnectResult::Unavailable, "unavailable", Some((503, "Backend unavailable"))),
@@ -114,6 +117,7 @@ const CONNECT_RESULTS: [(ConnectResult, &str, Option<OwnAnswer>); 10] = [
     (ConnectResult::TooManyStreams, "too_many_streams", Some((503, "Too many streams"))),
     (ConnectResult::ShuttingDown, "shutting_down", Some((503, "Shutting down"))),
     (ConnectResult::Overflow, "overflow", Some((503, "Too much was sent before the stream opened"))),
+    (ConnectResult::NoContent, "no_content", None),
 ];
 
 impl ConnectResult {
@@ -133,19 +137,45 @@ pub(super) enum SendResult {
     NotFound,
     /// The stream has too many unsent bytes, and ends.
     Failed,
+    /// It is on its way to the members of its groups.
+    Published(Published),
+    /// All of its groups have ended.
+    Ended,
+}
+
+/// A send to groups that has its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Published {
+    /// Of its last event, if it is kept.
+    pub id: Option<Cursor>,
+    /// Whether any stream was in one of the groups.
+    pub reached: bool,
+}
+
+/// The result of a request to change a stream's groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MembershipResult {
+    Ok,
+    /// The stream is not open yet.
+    Buffered,
+    Invalid(MembershipError),
+    NotFound,
+    /// More has been requested than is held for a stream that is not open yet.
+    Failed,
 }
 
 impl SendResult {
     /// The metric labels, each at the index of its result.
-    pub(super) const LABELS: [&str; 5] = ["ok", "buffered", "invalid", "not_found", "failed"];
+    pub(super) const LABELS: [&str; 6] = ["ok", "buffered", "invalid", "not_found", "failed", "ended"];
 
     pub(super) fn index(self) -> usize {
         match self {
-            Self::Ok => 0,
+            Self::Ok | Self::Published(_) => 0,
             Self::Buffered => 1,
             Self::Invalid(_) => 2,
             Self::NotFound => 3,
             Self::Failed => 4,
+            Self::Ended => 5,
         }
     }
 }
@@ -257,8 +287,45 @@ impl<'a> Answer<'a> {
             SendResult::Buffered => Answer::new(200, br#"{"status":"buffered"}"#.as_slice()),
             SendResult::NotFound => Answer::error(404, "Token not found"),
             SendResult::Failed => Answer::error(500, "Write failed: connection closed"),
-            SendResult::Invalid(error) => Answer::error(400, error.message()),
+            SendResult::Invalid(error) => Answer::error(400, &error.message()),
+            SendResult::Published(Published { id, reached }) => {
+                let id = id.map_or(String::new(), |id| format!(r#","id":"{id}""#));
+                Answer::new(200, format!(r#"{{"status":"ok"{id},"reached":{reached}}}"#).into_bytes())
+            }
+            SendResult::Ended => Answer::error(410, "Group has ended"),
         }
+    }
+
+    pub(super) fn membership(result: MembershipResult) -> Self {
+        match result {
+            MembershipResult::Ok => Answer::send(SendResult::Ok),
+            MembershipResult::Buffered => Answer::send(SendResult::Buffered),
+            MembershipResult::NotFound => Answer::send(SendResult::NotFound),
+            MembershipResult::Failed => Answer::send(SendResult::Failed),
+            MembershipResult::Invalid(error) => Answer::error(400, &error.message()),
+        }
+    }
+
+    /// The one answer after which `EventSource` stays away.
+    pub(super) fn no_content(cors: &'a CorsHeaders) -> Self {
+        Answer::new(204, b"".as_slice()).with_cors(cors)
+    }
+
+    /// How a group stands.
+    pub(super) fn group(name: &str, streams: usize, cursor: Option<Cursor>, is_ended: bool) -> Self {
+        let name = serde_json::to_string(name).unwrap_or_default();
+        let cursor = Self::cursor_json(cursor);
+        let body = format!(r#"{{"group":{name},"streams":{streams},"cursor":{cursor},"ended":{is_ended}}}"#);
+        Answer::new(200, body.into_bytes())
+    }
+
+    /// The newest cursor, if there is history.
+    pub(super) fn cursor(cursor: Option<Cursor>) -> Self {
+        Answer::new(200, format!(r#"{{"cursor":{}}}"#, Self::cursor_json(cursor)).into_bytes())
+    }
+
+    fn cursor_json(cursor: Option<Cursor>) -> String {
+        cursor.map_or_else(|| "null".to_owned(), |cursor| format!("\"{cursor}\""))
     }
 
     /// `failure` is a result that the gateway answers by itself.

@@ -3,12 +3,14 @@
 use super::actions::CloseMode;
 use super::answers::ResponseMode;
 use super::output::Output;
+use super::reached::Reached;
 use super::routes::{Listener, Peer, Reply};
 use crate::callback::{CallId, Request};
 use crate::clock::Millis;
+use crate::cursor::{Cursor, Position};
 use crate::http::body::Chunked;
 use crate::http::response::CorsHeaders;
-use crate::hub::ConnId;
+use crate::hub::{ConnId, Joined};
 use uuid::Uuid;
 
 /// A connection fills two cache lines with its slot of the table.
@@ -77,6 +79,8 @@ impl Reading {
 /// The action for a request.
 pub(super) enum Purpose {
     Send,
+    /// Change the groups of a stream.
+    Groups,
     /// Read past the body, then answer.
     Answer(Reply),
 }
@@ -87,11 +91,14 @@ impl Purpose {
         match self {
             Self::Answer(Reply::Refused(..) | Reply::MethodNotAllowed(..) | Reply::BadParameter(_)) => true,
             Self::Send
+            | Self::Groups
             | Self::Answer(
                 Reply::Healthz
                 | Reply::Readyz
                 | Reply::Metrics
                 | Reply::Connections(_)
+                | Reply::Group(_)
+                | Reply::Cursor
                 | Reply::Options(..)
                 | Reply::Preflight(..),
             ) => false,
@@ -108,8 +115,15 @@ impl Purpose {
                 | Reply::MethodNotAllowed(_, cors),
             ) => cors,
             Self::Send
+            | Self::Groups
             | Self::Answer(
-                Reply::Healthz | Reply::Readyz | Reply::Metrics | Reply::Connections(_) | Reply::BadParameter(_),
+                Reply::Healthz
+                | Reply::Readyz
+                | Reply::Metrics
+                | Reply::Connections(_)
+                | Reply::Group(_)
+                | Reply::Cursor
+                | Reply::BadParameter(_),
             ) => &CorsHeaders::Off,
         }
     }
@@ -149,7 +163,7 @@ impl Body {
     /// Continues reading. `bytes_max` limits a chunked body; a declared length has been checked earlier.
     pub(super) fn read(&mut self, input: &[u8], bytes_max: usize) -> Progress {
         let keep = match self.purpose {
-            Purpose::Send => true,
+            Purpose::Send | Purpose::Groups => true,
             Purpose::Answer(_) => false,
         };
         let (bytes, taken) = (&mut self.bytes, &mut self.taken);
@@ -206,6 +220,25 @@ pub(super) struct Connecting {
     pub held_close: bool,
     /// When the client gets 504: while the call waits for a worker, and then while it runs.
     pub answer_by: Millis,
+    /// What the client has got of its groups already.
+    pub resume: Resume,
+    /// Groups to join and to leave, in the order in which that was requested.
+    pub held_changes: Vec<HeldChange>,
+}
+
+/// Where a stream goes on if its groups are replayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Resume {
+    /// The client gives no cursor; its GET was read at this position.
+    Live(Position),
+    /// The client's cursor; `None`: it is not one of ours.
+    Cursor(Option<Cursor>),
+}
+
+/// A change of a stream's groups before the stream is open.
+pub(super) struct HeldChange {
+    pub join: Vec<Box<str>>,
+    pub leave: Vec<Box<str>>,
 }
 
 pub(super) struct Streaming {
@@ -213,7 +246,9 @@ pub(super) struct Streaming {
     pub request: Request,
     pub heartbeat_at: Millis,
     /// Seconds since the Unix epoch.
-    pub opened_at: u64,
+    pub opened_at: u32,
+    pub joined: Joined,
+    pub reached: Reached,
 }
 
 pub(super) enum Closing {
@@ -286,6 +321,16 @@ impl Connection {
         match self.state {
             State::Answering(_) | State::Connecting(_) | State::Streaming(_) => true,
             State::Reading(_) | State::Closing(_) | State::Closed(_) => !self.out.is_empty(),
+        }
+    }
+
+    /// Whether it is a stream that has something of its groups to come, which is not in its output.
+    pub(super) fn is_lagging(&self) -> bool {
+        match &self.state {
+            State::Streaming(streaming) => streaming.reached.is_lagging(),
+            State::Reading(_) | State::Answering(_) | State::Connecting(_) | State::Closing(_) | State::Closed(_) => {
+                false
+            }
         }
     }
 

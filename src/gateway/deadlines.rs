@@ -62,7 +62,8 @@ pub(super) fn is_stalled(now: Millis, connection: &Connection, settings: &Settin
 }
 
 fn stalls_at(connection: &Connection, settings: &Settings) -> Millis {
-    if connection.out.is_empty() { Millis::NEVER } else { connection.out.progress_at().after(settings.client_timeout) }
+    let has_unsent = !connection.out.is_empty() || connection.is_lagging();
+    if has_unsent { connection.out.progress_at().after(settings.client_timeout) } else { Millis::NEVER }
 }
 
 /// The latest time until which input after the last response is discarded.

@@ -55,7 +55,13 @@ impl Shared {
                 self.hub.tokens.remove(connection.token, connection.id);
                 self.hub.calls.abandon(connecting.call, ending);
             }
-            State::Streaming(streaming) => {
+            State::Streaming(mut streaming) => {
+                if !streaming.reached.is_plain() {
+                    self.hub.groups.leave_all(&mut streaming.joined);
+                    if streaming.reached.has_tail() {
+                        self.delivery.tails.remove(&connection.id.slot());
+                    }
+                }
                 self.hub.tokens.remove(connection.token, connection.id);
                 self.stats.streams_open -= 1;
                 self.queue_disconnect(connection.token, streaming.request, ending);

@@ -7,6 +7,7 @@ use super::stats::Stats;
 use crate::http::request::Head;
 use crate::http::response::CorsHeaders;
 use crate::send::SendError;
+use crate::sse::Event;
 use log::warn;
 
 /// The hints that have been given, each once.
@@ -72,16 +73,41 @@ impl Hints {
             SendError::Token => "use the token from the body of the connect callback",
             SendError::Event => "an event is an object whose data is a string",
             SendError::Data => "data is a string: convert anything else with json.dumps or JSON.stringify",
+            SendError::GroupEventId => "in groups the gateway gives the ids: put your own into the data",
             SendError::Name
             | SendError::NameLineBreak
             | SendError::Id
             | SendError::IdLineBreak
             | SendError::IdControl
             | SendError::Retry
-            | SendError::Close => "the sender received this error as its answer",
+            | SendError::Targets
+            | SendError::Group
+            | SendError::Groups
+            | SendError::EventAndEvents
+            | SendError::Events
+            | SendError::Listed(..)
+            | SendError::Close
+            | SendError::Transient
+            | SendError::TransientToken
+            | SendError::End
+            | SendError::EndTarget
+            | SendError::AnswerGroups
+            | SendError::TooManyGroups
+            | SendError::Since
+            | SendError::Attach => "the sender received this error as its answer",
         };
         if let Some(hint) = self.once(hint) {
-            warn!(error = error.message(), hint; "a send was refused");
+            warn!(error = &*error.message(), hint; "a send was refused");
+        }
+    }
+
+    /// An event for a stream with cursors brings an id of its own.
+    pub(super) fn foreign_id(&mut self, event: &Event<'_>) {
+        if event.id.is_some()
+            && let Some(hint) =
+                self.once("the ids of streams that can be resumed are the gateway's: event.id is left out")
+        {
+            warn!(hint; "an event has an id of its own");
         }
     }
 
@@ -103,7 +129,9 @@ impl Hints {
                 Refusal::NotFound if settings.internal_listener && listener == Listener::Public => {
                     "INTERNAL_PORT is set: /internal/ is served on that port only"
                 }
-                Refusal::NotFound => "the paths are /internal/send, /internal/connections and /internal/metrics",
+                Refusal::NotFound => {
+                    "the paths are /internal/send, /internal/groups, /internal/cursor, /internal/connections and /internal/metrics"
+                }
                 Refusal::Unauthorized => "INTERNAL_TOKEN is set: send it as Authorization: Bearer",
                 Refusal::Origin => "web pages may not use /internal/: send from the backend",
                 Refusal::MediaType => "a send must be uncompressed JSON in UTF-8",
@@ -127,6 +155,8 @@ impl Hints {
             | Reply::Readyz
             | Reply::Metrics
             | Reply::Connections(_)
+            | Reply::Group(_)
+            | Reply::Cursor
             | Reply::Options(..)
             | Reply::Preflight(..)
             | Reply::BadParameter(_) => return,

@@ -5,7 +5,7 @@ use super::connection::{Connection, State};
 use super::routes::Page;
 use super::sweep::Sweep;
 use crate::clock::rfc3339;
-use crate::hub::ConnId;
+use crate::hub::{ConnId, Groups, Joined};
 use crate::table::Table;
 use std::fmt::Write;
 
@@ -27,6 +27,8 @@ pub(super) struct Listing {
     end: usize,
     /// The slot of the last entry.
     last: Option<u32>,
+    /// Only the streams in this group.
+    group: Option<Box<str>>,
 }
 
 /// The head of a page.
@@ -35,6 +37,7 @@ pub(super) struct Heading<'a> {
     pub instance: &'a str,
     /// The number of open streams.
     pub streams: u64,
+    pub groups: &'a Groups,
 }
 
 impl Listing {
@@ -46,6 +49,7 @@ impl Listing {
             sweep: Sweep::starting_at(first),
             end: first.saturating_add(PAGE_SLOTS_MAX),
             last: None,
+            group: page.group,
         }
     }
 
@@ -59,12 +63,19 @@ impl Listing {
     ) -> Option<Answer<'static>> {
         let slots = connections.slots();
         if self.body.is_empty() {
-            let Heading { instance, streams } = heading;
-            self.body = format!(r#"{{"instance":"{instance}","count":{streams},"connections":["#);
+            let instance = heading.instance;
+            let count = match &self.group {
+                Some(name) => heading.groups.standing(name).map_or(0, |standing| standing.members as u64),
+                None => heading.streams,
+            };
+            self.body = format!(r#"{{"instance":"{instance}","count":{count},"connections":["#);
         }
         let mut is_full = false;
         for (id, connection) in connections.iter_slots(self.sweep.slice(TURN_SLOTS, slots.min(self.end))) {
             let State::Streaming(streaming) = &connection.state else { continue };
+            if self.group.as_ref().is_some_and(|name| !heading.groups.is_member(streaming.joined, name)) {
+                continue;
+            }
             if self.room == 0 || self.body.len() >= PAGE_BYTES_MAX {
                 is_full = true;
                 break;
@@ -73,12 +84,14 @@ impl Listing {
             // Writing to a String cannot fail. The URL is already escaped as JSON.
             let _ = write!(
                 self.body,
-                r#"{separator}{{"token":"{}","url":"{}","opened_at":"{}","pending_bytes":{}}}"#,
+                r#"{separator}{{"token":"{}","url":"{}","opened_at":"{}","pending_bytes":{}"#,
                 connection.token,
                 streaming.request.escaped_url(),
-                rfc3339(streaming.opened_at),
+                rfc3339(streaming.opened_at.into()),
                 connection.out.len() + in_kernel(id)
             );
+            self.write_groups(heading.groups, streaming.joined);
+            self.body.push('}');
             self.room -= 1;
             self.last = Some(id.slot());
         }
@@ -92,5 +105,15 @@ impl Listing {
             None => write!(body, r#"],"next":null}}"#),
         };
         Some(Answer::listing(body))
+    }
+
+    /// The groups of an entry, in the order in which it joined them, if it is in any.
+    fn write_groups(&mut self, groups: &Groups, joined: Joined) {
+        if joined == Joined::NONE {
+            return;
+        }
+        let names: Vec<&str> = groups.names_of(joined).collect();
+        let quoted = names.iter().rev().map(|name| serde_json::to_string(name).unwrap_or_default());
+        let _ = write!(self.body, r#","groups":[{}]"#, quoted.collect::<Vec<_>>().join(","));
     }
 }

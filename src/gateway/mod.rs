@@ -17,13 +17,18 @@
 //! | `sweep`, `shutdown`, `jitter` | a walk in slices; the stages of a shutdown; jitter of `retry` |
 //! | `deadlines`, `places` | the deadline of each connection; which connection is evicted for another |
 //! | `lingering` | connections that linger after their last response |
+//! | `reached`, `frames` | how far a stream has got with its groups; their events as bytes |
 //! | `stats`, `hints`, `listing` | counters and their text; one-time log hints; pages of the list of streams |
 //! | `shared` | state shared by all connections; answering, closing and settling one |
 //! | `ending` | the end of a stream, and its disconnect |
-//! | `streams` | asking the backend, opening, sending |
+//! | `members` | bringing streams up to date with their groups |
+//! | `publishing`, `replay` | sends to groups, joining and leaving; where a stream in groups begins |
+//! | `streams` | asking the backend, opening |
+//! | `sends` | sends to streams |
+//! | `sends` | sends to streams |
 //! | `expiry` | timeouts, heartbeats and the drain of a connection |
 //! | `requests` | bytes to requests to answers |
-//! | `mod` | the inputs and outputs |
+//! | `mod`, `visits` | the inputs and outputs |
 
 mod actions;
 mod answers;
@@ -31,20 +36,27 @@ mod connection;
 mod deadlines;
 mod ending;
 mod expiry;
+mod frames;
 mod hints;
 mod jitter;
 mod lingering;
 mod listing;
+mod members;
 mod output;
 mod places;
+mod publishing;
+mod reached;
+mod replay;
 mod requests;
 mod routes;
+mod sends;
 mod settings;
 mod shared;
 mod shutdown;
 mod stats;
 mod streams;
 mod sweep;
+mod visits;
 
 pub use crate::hub::ConnId;
 pub use actions::{Action, CloseMode, Ticket};
@@ -206,13 +218,31 @@ impl Gateway {
 
     /// The bytes to write to that connection next; empty for a stale id.
     pub fn unsent(&mut self, id: ConnId) -> &[u8] {
-        self.connections.get_mut(id).map_or(&[], |connection| connection.out.unsent())
+        let Some(connection) = self.connections.get_mut(id) else { return &[] };
+        if connection.out.is_empty() && (connection.is_lagging() || self.shared.is_offered(connection)) {
+            return self.shared.offered(connection);
+        }
+        connection.out.unsent()
+    }
+
+    /// Whether that connection has something to be written.
+    pub fn has_unsent(&self, id: ConnId) -> bool {
+        self.connections.get(id).is_some_and(|connection| !connection.out.is_empty() || connection.is_lagging())
     }
 
     /// The kernel accepted `count` bytes; 0 if the socket is full.
     pub fn wrote(&mut self, now: Millis, id: ConnId, count: usize) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        self.shared.outbox.wrote(now, &mut connection.out, count);
+        if self.shared.is_offered(connection) {
+            self.shared.settle_offer(now, connection, count);
+        } else if count == 0 && connection.is_lagging() && connection.out.is_empty() {
+            self.shared.end_pull(now, connection);
+            if let State::Closed(_) = connection.state {
+                return self.shared.settle(now, &mut self.connections, id);
+            }
+        } else {
+            self.shared.outbox.wrote(now, &mut connection.out, count);
+        }
         if connection.out.is_empty()
             && let State::Closing(Closing::Flushing) = connection.state
         {
@@ -253,6 +283,7 @@ impl Gateway {
     pub fn expire(&mut self, now: Millis) -> bool {
         self.advance_shutdown(now);
         self.shared.give_up_late_connects(now);
+        self.shared.hub.groups.expire(now);
         if !self.shared.listings.is_empty() {
             self.shared.outbox.act(Action::List);
         }
@@ -294,9 +325,11 @@ impl Gateway {
     pub fn next_deadline(&self) -> Option<Millis> {
         let listing = (!self.shared.listings.is_empty()).then_some(Millis::ZERO);
         let shared = &self.shared;
+        let visits = self.has_visits().then_some(Millis::ZERO);
+        let groups = shared.hub.groups.next_expiry();
         let deadlines =
             [listing, shared.shutdown.next_deadline(), shared.hub.calls.next_deadline(), shared.deadlines.next_due()];
-        deadlines.into_iter().flatten().min()
+        deadlines.into_iter().chain([visits, groups]).flatten().min()
     }
 
     /// The next action.
@@ -314,6 +347,11 @@ impl Gateway {
                 return Some(id);
             }
         }
+    }
+
+    /// Whether [`Gateway::next_member`] has something to do.
+    pub fn has_visits(&self) -> bool {
+        self.shared.hub.groups.has_walks()
     }
 
     /// A job has finished.
@@ -337,6 +375,7 @@ impl Gateway {
             calls_limit: shared.hub.calls.limit() as u64,
             pending_bytes: shared.outbox.unsent_bytes(),
             pending_bytes_largest: shared.sweep_unsent(&mut self.connections).into(),
+            groups: shared.hub.groups.counts(),
         };
         let answer = Answer::metrics(shared.stats.render(&gauges, process));
         shared.answer_owed(now, &mut self.connections, ticket, &answer);
@@ -452,5 +491,6 @@ impl Gateway {
         assert_eq!(open, stats.streams_open, "open streams are miscounted");
         assert_eq!(unsent, outbox.unsent_bytes(), "unsent bytes are miscounted");
         hub.calls.assert_invariants();
+        hub.groups.assert_invariants();
     }
 }

@@ -144,6 +144,7 @@ impl Shared {
                 Some(head.bytes)
             }
             Route::Send => self.start_body(now, connections, id, &head, Purpose::Send, &input[head.bytes..]),
+            Route::Groups => self.start_body(now, connections, id, &head, Purpose::Groups, &input[head.bytes..]),
             Route::Answer(reply) => {
                 self.hints.refusal(&head, connection.listener, &reply, &self.settings);
                 self.start_body(now, connections, id, &head, Purpose::Answer(reply), &input[head.bytes..])
@@ -182,7 +183,7 @@ impl Shared {
                 self.finish_request(now, connections, id, purpose, &[], ResponseMode { keep_alive: false, ..mode });
                 return Some(head.bytes);
             }
-            Purpose::Send | Purpose::Answer(_) => {}
+            Purpose::Send | Purpose::Groups | Purpose::Answer(_) => {}
         }
         if head.expect == Expect::Continue {
             response::write_continue(self.outbox.bytes(now, &mut current(connections, id).out));
@@ -253,6 +254,11 @@ impl Shared {
                 self.answer_send(now, current(connections, id), result, mode);
                 mode.keep_alive
             }
+            Purpose::Groups => {
+                let result = self.change_groups(now, connections, body);
+                self.answer(now, current(connections, id), &Answer::membership(result), mode);
+                mode.keep_alive
+            }
             // Reports can be a megabyte, so each is the last answer on its connection.
             Purpose::Answer(Reply::Metrics) => {
                 let mode = ResponseMode { keep_alive: false, ..mode };
@@ -290,7 +296,12 @@ impl Shared {
                 self.hints.invalid_send(error);
                 self.answer(now, connection, &Answer::send(result), mode);
             }
-            SendResult::Ok | SendResult::Buffered | SendResult::NotFound | SendResult::Failed => {
+            SendResult::Ok
+            | SendResult::Buffered
+            | SendResult::NotFound
+            | SendResult::Failed
+            | SendResult::Published(_)
+            | SendResult::Ended => {
                 self.answer(now, connection, &Answer::send(result), mode);
             }
         }
@@ -315,6 +326,17 @@ impl Shared {
                 self.stats.refuse(Refusal::Parameter);
                 detail = what;
                 Answer::detailed_refusal(Refusal::Parameter, detail)
+            }
+            Reply::Cursor => {
+                let groups = &self.hub.groups;
+                Answer::cursor(groups.has_history().then(|| self.engine.cursor(groups.head())))
+            }
+            Reply::Group(name) => {
+                let standing = self.hub.groups.standing(name);
+                let kept = standing.and_then(|standing| standing.newest_kept);
+                let cursor = kept.map(|position| self.engine.cursor(position));
+                let members = standing.map_or(0, |standing| standing.members);
+                Answer::group(name, members, cursor, standing.is_some_and(|standing| standing.is_ended))
             }
             Reply::Metrics | Reply::Connections(_) => return,
         };
@@ -353,7 +375,8 @@ impl Shared {
         in_kernel: impl Fn(ConnId) -> usize,
     ) {
         let Some((ticket, mut listing)) = self.listings.pop_front() else { return };
-        let heading = Heading { instance: &self.settings.instance, streams: self.stats.streams_open };
+        let (instance, groups) = (&self.settings.instance, &self.hub.groups);
+        let heading = Heading { instance, streams: self.stats.streams_open, groups };
         match listing.advance(connections, &heading, in_kernel) {
             Some(answer) => self.answer_owed(now, connections, ticket, &answer),
             None => self.listings.push_back((ticket, listing)),

@@ -2,10 +2,11 @@
 
 use super::answers::Refusal;
 use super::settings::{Cors, Settings};
-use crate::http::grammar::{decimal, is_token, list};
+use crate::http::grammar::{decimal, is_token, list, percent_decoded};
 use crate::http::request::{Expect, Head};
 use crate::http::response::CorsHeaders;
 use crate::http::unread;
+use crate::send::is_group_name;
 use core::net::Ipv4Addr;
 use std::borrow::Cow;
 
@@ -34,6 +35,8 @@ pub(super) enum Route {
     Stream(CorsHeaders),
     /// A POST whose body is a send.
     Send,
+    /// A POST whose body changes the groups of a stream.
+    Groups,
     /// Any other answer; the request's body is ignored.
     Answer(Reply),
 }
@@ -47,6 +50,10 @@ pub(super) enum Reply {
     Metrics,
     /// A page of the open streams.
     Connections(Page),
+    /// How a group stands.
+    Group(Box<str>),
+    /// The newest cursor.
+    Cursor,
     /// 204 to OPTIONS, with the value of `Allow`.
     Options(&'static str, CorsHeaders),
     /// 204 to a CORS preflight, with the value of `Access-Control-Allow-Headers`.
@@ -60,13 +67,18 @@ pub(super) enum Reply {
 }
 
 /// The requested part of a list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Page {
     /// The last slot of the previous page.
     pub after: Option<u32>,
     /// Maximum number of entries; at least 1.
     pub limit: usize,
+    /// Only the streams in this group.
+    pub group: Option<Box<str>>,
 }
+
+/// What is wrong with the name of a group in a query.
+const BAD_GROUP: &str = "group must be a name of 1 to 128 bytes";
 
 /// Default and maximum number of entries on a page.
 const PAGE_LIMIT: usize = 1000;
@@ -79,6 +91,7 @@ const ALLOW_STREAM: &str = "GET, OPTIONS";
 const ALLOW_PROBE: &str = "GET, HEAD, OPTIONS";
 const ALLOW_SEND: &str = "POST, OPTIONS";
 const ALLOW_REPORT: &str = "GET, OPTIONS";
+const ALLOW_GROUPS: &str = "GET, POST, OPTIONS";
 const ALLOW_ALL: &str = "GET, HEAD, POST, OPTIONS";
 
 /// Decides on a request.
@@ -143,33 +156,42 @@ fn internal(head: &Head<'_, '_>, path: &str, listener: Listener, peer: Peer, set
         return Route::Answer(Reply::Refused(Refusal::Unauthorized, CorsHeaders::Off));
     }
     match path.strip_suffix('/').unwrap_or(path) {
-        "/internal/send" => {}
-        "/internal/metrics" => return report(head, Reply::Metrics),
-        "/internal/connections" if !may_list(head, peer, settings) => {
-            return Route::Answer(Reply::Refused(Refusal::ListingUnguarded, CorsHeaders::Off));
+        "/internal/send" => post(head, Route::Send, ALLOW_SEND),
+        "/internal/groups" if head.method == "POST" => post(head, Route::Groups, ALLOW_GROUPS),
+        "/internal/metrics" => report(head, Reply::Metrics, ALLOW_REPORT),
+        "/internal/cursor" => report(head, Reply::Cursor, ALLOW_REPORT),
+        "/internal/connections" | "/internal/groups" if !may_list(head, peer, settings) => {
+            Route::Answer(Reply::Refused(Refusal::ListingUnguarded, CorsHeaders::Off))
         }
         "/internal/connections" => {
-            return report(head, page(head).map_or_else(Reply::BadParameter, Reply::Connections));
+            report(head, page(head).map_or_else(Reply::BadParameter, Reply::Connections), ALLOW_REPORT)
         }
-        _ => return Route::Answer(Reply::Refused(Refusal::NotFound, CorsHeaders::Off)),
+        "/internal/groups" => {
+            let group = query_value(head, "group").map_or(Err(BAD_GROUP), |name| group_name(&name));
+            report(head, group.map_or_else(Reply::BadParameter, Reply::Group), ALLOW_GROUPS)
+        }
+        _ => Route::Answer(Reply::Refused(Refusal::NotFound, CorsHeaders::Off)),
     }
+}
+
+fn post(head: &Head<'_, '_>, route: Route, allow: &'static str) -> Route {
     match head.method {
-        "OPTIONS" => Route::Answer(Reply::Options(ALLOW_SEND, CorsHeaders::Off)),
+        "OPTIONS" => Route::Answer(Reply::Options(allow, CorsHeaders::Off)),
         "POST" if head.expect == Expect::Unknown => {
             Route::Answer(Reply::Refused(Refusal::Expectation, CorsHeaders::Off))
         }
         "POST" if !is_utf8_json(head) => Route::Answer(Reply::Refused(Refusal::MediaType, CorsHeaders::Off)),
-        "POST" => Route::Send,
-        _ => Route::Answer(Reply::MethodNotAllowed(ALLOW_SEND, CorsHeaders::Off)),
+        "POST" => route,
+        _ => Route::Answer(Reply::MethodNotAllowed(allow, CorsHeaders::Off)),
     }
 }
 
-fn report(head: &Head<'_, '_>, reply: Reply) -> Route {
+fn report(head: &Head<'_, '_>, reply: Reply, allow: &'static str) -> Route {
     Route::Answer(match head.method {
-        "OPTIONS" => Reply::Options(ALLOW_REPORT, CorsHeaders::Off),
+        "OPTIONS" => Reply::Options(allow, CorsHeaders::Off),
         "GET" if head.expect == Expect::Unknown => Reply::Refused(Refusal::Expectation, CorsHeaders::Off),
         "GET" => reply,
-        _ => Reply::MethodNotAllowed(ALLOW_REPORT, CorsHeaders::Off),
+        _ => Reply::MethodNotAllowed(allow, CorsHeaders::Off),
     })
 }
 
@@ -192,7 +214,7 @@ fn is_domain(host: &[u8]) -> bool {
 /// The page requested by the query. Errors: the reason.
 fn page(head: &Head<'_, '_>) -> Result<Page, &'static str> {
     let query = head.path_and_query().split_once('?').map_or("", |(_, query)| query);
-    let mut page = Page { after: None, limit: PAGE_LIMIT };
+    let mut page = Page { after: None, limit: PAGE_LIMIT, group: None };
     for parameter in query.split('&') {
         match parameter.split_once('=') {
             Some(("after", value)) => {
@@ -204,10 +226,23 @@ fn page(head: &Head<'_, '_>) -> Result<Page, &'static str> {
                 let limit = limit.filter(|limit| *limit > 0).ok_or("limit must be a positive integer")?;
                 page.limit = limit.min(PAGE_LIMIT_MAX);
             }
+            Some(("group", value)) => page.group = Some(group_name(&percent_decoded(value))?),
             Some(_) | None => {}
         }
     }
     Ok(page)
+}
+
+/// The first value of a parameter of the query, percent-decoded. A plus is a plus: this is no form.
+pub(super) fn query_value(head: &Head<'_, '_>, name: &str) -> Option<Vec<u8>> {
+    let (_, query) = head.path_and_query().split_once('?')?;
+    let mut parameters = query.split('&').filter_map(|parameter| parameter.split_once('='));
+    parameters.find(|(known, _)| *known == name).map(|(_, value)| percent_decoded(value))
+}
+
+fn group_name(name: &[u8]) -> Result<Box<str>, &'static str> {
+    let name = std::str::from_utf8(name).ok().filter(|name| is_group_name(name));
+    name.map(Box::from).ok_or(BAD_GROUP)
 }
 
 /// The CORS fields of an error for an incomplete or malformed head, as far as its lines have arrived and could be for a

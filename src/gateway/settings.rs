@@ -67,6 +67,12 @@ pub struct Settings {
     pub shutdown_delay: Duration,
     /// `SHUTDOWN_TIMEOUT_SECONDS`: the longest drain.
     pub shutdown_timeout: Duration,
+    /// `HISTORY_SECONDS`: how long the events of a group are kept behind the last one; zero: there is no replay.
+    pub history_age: Duration,
+    /// `HISTORY_EVENTS`: most events kept of one group.
+    pub history_events: usize,
+    /// `HISTORY_BYTES`: most that is kept in all groups together.
+    pub history_bytes: usize,
     /// Whether URLs are logged with their query.
     pub log_query: bool,
 }
@@ -107,6 +113,9 @@ impl Default for Settings {
             client_timeout: Duration::from_secs(30),
             shutdown_delay: Duration::ZERO,
             shutdown_timeout: Duration::from_secs(10),
+            history_age: Duration::from_secs(300),
+            history_events: 16 * 1024,
+            history_bytes: 16 * 1024 * 1024,
             log_query: true,
         }
     }

@@ -4,6 +4,7 @@ use super::actions::{Action, CloseMode, Ticket};
 use super::answers::{Answer, Refusal, ResponseMode, SendResult};
 use super::connection::{Answering, Closing, Connection, State};
 use super::deadlines::{self, Deadlines};
+use super::frames::Delivery;
 use super::hints::Hints;
 use super::jitter::Jitter;
 use super::lingering::Lingering;
@@ -14,8 +15,9 @@ use super::settings::Settings;
 use super::shutdown::Shutdown;
 use super::stats::Stats;
 use crate::clock::Millis;
+use crate::engine::Engine;
 use crate::http::response::{CorsHeaders, Date};
-use crate::hub::{ConnId, Hub};
+use crate::hub::{Calls, ConnId, Groups, HistoryLimits, Hub};
 use crate::job::Job;
 use crate::send;
 use crate::table::Table;
@@ -38,6 +40,11 @@ const CUT_MAX: usize = 128;
 pub(super) struct Shared {
     pub settings: Settings,
     pub hub: Hub,
+    pub engine: Engine,
+    /// Events of groups on their way to streams.
+    pub delivery: Delivery,
+    /// Where an event is encoded.
+    pub frame_scratch: Vec<u8>,
     pub outbox: Outbox,
     pub deadlines: Deadlines,
     /// By listener.
@@ -63,8 +70,15 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(settings: Settings, now: Millis, seed: u64) -> Self {
+        let history =
+            HistoryLimits { age: settings.history_age, events: settings.history_events, bytes: settings.history_bytes };
+        // Not the jitter's own numbers, of which everybody sees some.
+        let random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ seed >> 29;
         let mut shared = Self {
-            hub: Hub::new(&settings.calls()),
+            hub: Hub::new(Calls::new(&settings.calls()), Groups::new(history, random.rotate_left(32))),
+            engine: Engine::new(random),
+            delivery: Delivery::default(),
+            frame_scratch: Vec::new(),
             settings,
             outbox: Outbox::default(),
             deadlines: Deadlines::new(now),
@@ -262,6 +276,8 @@ impl Shared {
     /// Frees unused memory.
     pub(super) fn shrink(&mut self) {
         self.hub.shrink();
+        self.delivery.shrink();
+        self.frame_scratch = Vec::new();
         self.outbox.shrink();
         self.places.iter_mut().for_each(Places::shrink);
         self.lingering.shrink();

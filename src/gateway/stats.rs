@@ -2,7 +2,7 @@
 
 use super::answers::{ConnectResult, Refusal, SendResult};
 use crate::callback::{Detail, Outcome, Reason};
-use crate::hub::{EndReason, Lane, LaneCounts};
+use crate::hub::{EndReason, GroupCounts, Lane, LaneCounts};
 use crate::metrics::{Exposition, Histogram};
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ impl CallFailure {
 const REASONS: [Reason; 3] = [Reason::ClientClosed, Reason::ServerClosed, Reason::Error];
 
 /// The possible details of a reason; `None` is "none".
-const DETAILS: [Option<Detail>; 8] = [
+const DETAILS: [Option<Detail>; 10] = [
     None,
     Some(Detail::SlowConsumer),
     Some(Detail::ClientTimeout),
@@ -31,6 +31,8 @@ const DETAILS: [Option<Detail>; 8] = [
     Some(Detail::ExcessInput),
     Some(Detail::ConnectTimeout),
     Some(Detail::ConnectBroken),
+    Some(Detail::GroupEnded),
+    Some(Detail::NothingToAttach),
 ];
 
 /// The `action` of each lane's callbacks, at its index.
@@ -86,6 +88,9 @@ pub(super) struct Stats {
     pub events: u64,
     pub event_bytes: u64,
     pub heartbeats: u64,
+    pub group_sends: GroupSends,
+    pub group_deliveries: u64,
+    pub replays: Replays,
     connects: [u64; ConnectResult::COUNT],
     sends: [u64; SendResult::LABELS.len()],
     refusals: [u64; Refusal::COUNT],
@@ -93,6 +98,27 @@ pub(super) struct Stats {
     call_failures: [[u64; CallFailure::ALL.len()]; ACTIONS.len()],
     call_times: [Histogram<{ CALLBACK_BOUNDS.len() }>; ACTIONS.len()],
     turns: Histogram<{ TURN_BOUNDS.len() }>,
+}
+
+/// Sends to groups, by what became of them.
+#[derive(Clone, Copy, Default)]
+pub(super) struct GroupSends {
+    pub reached: u64,
+    pub unreached: u64,
+    pub ended: u64,
+}
+
+/// Clients that came back with a cursor, or for all that is kept, by what they got.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Replays {
+    /// Everything that they had missed.
+    pub complete: u64,
+    /// A gap, as their cursor is of another epoch.
+    pub unknown: u64,
+    /// A gap, as something was dropped.
+    pub dropped: u64,
+    /// A gap, as too much is forgotten to be sure.
+    pub forgotten: u64,
 }
 
 /// Gauges: the current state, which counters do not have.
@@ -105,6 +131,7 @@ pub(super) struct Gauges {
     pub calls_limit: u64,
     pub pending_bytes: u64,
     pub pending_bytes_largest: u64,
+    pub groups: GroupCounts,
 }
 
 impl Default for Stats {
@@ -116,6 +143,9 @@ impl Default for Stats {
             events: 0,
             event_bytes: 0,
             heartbeats: 0,
+            group_sends: GroupSends::default(),
+            group_deliveries: 0,
+            replays: Replays::default(),
             connects: [0; _],
             sends: [0; _],
             refusals: [0; _],
@@ -139,6 +169,13 @@ impl Stats {
 
     pub(super) fn send(&mut self, result: SendResult) {
         self.sends[result.index()] += 1;
+    }
+
+    /// Events of groups were written to a stream.
+    pub(super) fn deliver(&mut self, events: u64, bytes: u64) {
+        self.events += events;
+        self.event_bytes += bytes;
+        self.group_deliveries += events;
     }
 
     pub(super) fn refuse(&mut self, refusal: Refusal) {
@@ -173,6 +210,7 @@ impl Stats {
         text.sample("ssegateway_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
         text.gauge("ssegateway_ready", "Whether /readyz says so.", u64::from(gauges.ready));
         self.render_streams(&mut text, gauges);
+        self.render_groups(&mut text, &gauges.groups);
         self.render_callbacks(&mut text, gauges);
         self.render_connections(&mut text, gauges);
         render_process(&mut text, process);
@@ -230,6 +268,40 @@ impl Stats {
         text.family(name, "counter", "Sends by the backend, by what became of them.");
         for (label, count) in SendResult::LABELS.into_iter().zip(self.sends) {
             text.sample(name, &[("result", label)], count);
+        }
+    }
+
+    fn render_groups(&self, text: &mut Exposition, groups: &GroupCounts) {
+        let name = "ssegateway_group_sends_total";
+        text.family(name, "counter", "Sends to groups, by whether any stream was in one, or all had ended.");
+        let GroupSends { reached, unreached, ended } = self.group_sends;
+        for (label, count) in [("reached", reached), ("unreached", unreached), ("ended", ended)] {
+            text.sample(name, &[("result", label)], count);
+        }
+        let Replays { complete, unknown, dropped, forgotten } = self.replays;
+        for (name, help, count) in [
+            ("ssegateway_group_deliveries_total", "Events of groups written to streams.", self.group_deliveries),
+            ("ssegateway_replays_total", "Streams that went on without a gap behind a cursor.", complete),
+        ] {
+            text.counter(name, help, count);
+        }
+        let name = "ssegateway_gaps_total";
+        text.family(name, "counter", "Streams that were told of a gap, by its cause.");
+        for (label, count) in [("unknown_cursor", unknown), ("dropped", dropped), ("forgotten", forgotten)] {
+            text.sample(name, &[("cause", label)], count);
+        }
+        let name = "ssegateway_history_dropped_total";
+        text.family(name, "counter", "Kept events that were dropped, by the limit that they met.");
+        for (label, count) in [("space", groups.dropped_for_space), ("age", groups.dropped_for_age)] {
+            text.sample(name, &[("cause", label)], count);
+        }
+        for (name, help, value) in [
+            ("ssegateway_groups", "Groups that have members or something kept now.", groups.groups),
+            ("ssegateway_memberships", "Streams in groups now, each once for each of its groups.", groups.memberships),
+            ("ssegateway_history_events", "Events kept for replay now.", groups.kept_events),
+            ("ssegateway_history_bytes", "What they count against HISTORY_BYTES.", groups.kept_bytes),
+        ] {
+            text.gauge(name, help, value);
         }
     }
 
@@ -295,9 +367,23 @@ fn detail_index(detail: Option<Detail>) -> usize {
 
 fn goes_with(reason: Reason, detail: Option<Detail>) -> bool {
     match (reason, detail) {
-        (Reason::ClientClosed | Reason::ServerClosed, None) | (Reason::ServerClosed, Some(Detail::Shutdown)) => true,
-        (Reason::Error, Some(detail)) => detail != Detail::Shutdown,
-        (Reason::ClientClosed | Reason::ServerClosed, Some(_)) | (Reason::Error, None) => false,
+        (Reason::ClientClosed | Reason::ServerClosed, None) => true,
+        (Reason::ServerClosed, Some(detail)) => is_clean(detail),
+        (Reason::Error, Some(detail)) => !is_clean(detail),
+        (Reason::ClientClosed, Some(_)) | (Reason::Error, None) => false,
+    }
+}
+
+/// Whether a stream with that detail ends as it should.
+fn is_clean(detail: Detail) -> bool {
+    match detail {
+        Detail::Shutdown | Detail::GroupEnded | Detail::NothingToAttach => true,
+        Detail::SlowConsumer
+        | Detail::ClientTimeout
+        | Detail::WriteFailed
+        | Detail::ExcessInput
+        | Detail::ConnectTimeout
+        | Detail::ConnectBroken => false,
     }
 }
 

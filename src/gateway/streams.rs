@@ -1,16 +1,16 @@
 //! Streams: asking the backend, opening, sending.
 
-use super::answers::{Answer, ConnectResult, ResponseMode, SendResult};
+use super::answers::{Answer, ConnectResult, ResponseMode};
 use super::connection::{Closing, Connecting, Connection, DiscardBudget, State, StreamMode, Streaming};
+use super::reached::Reached;
 use super::settings::ConnectFailure;
 use super::shared::Shared;
-use crate::callback::{self, CallId, Detail, Outcome, PassedHeader, Request, RequestParts};
+use crate::callback::{self, CallId, Detail, Outcome, PassedHeader, Reason, Request, RequestParts};
 use crate::clock::Millis;
 use crate::http::request::{Framing, Head};
 use crate::http::response;
-use crate::hub::{EndReason, Lane, Pending, PendingConnect, PendingDisconnect, parse_token};
+use crate::hub::{EndReason, Joined, Lane, Pending, PendingConnect, PendingDisconnect};
 use crate::planted;
-use crate::send::{self, SendCommand};
 use crate::sse;
 use crate::table::Table;
 use log::{debug, info, warn};
@@ -60,6 +60,8 @@ impl Shared {
             held_events: 0,
             held_close: false,
             answer_by: now.after(self.settings.connect_queue),
+            resume: self.read_resume(head),
+            held_changes: Vec::new(),
         }));
         self.hub.tokens.insert(token, connection.id);
     }
@@ -225,15 +227,6 @@ impl Shared {
     fn open(&mut self, now: Millis, connection: &mut Connection, request: Request, body: Option<&[u8]>) {
         let Some(mut connecting) = take_connecting(connection) else { return };
         let token = connection.token;
-        self.stats.connect(ConnectResult::Accepted);
-        self.stats.streams_open += 1;
-        info!(token = token.to_string(), url = self.shown_url(&request).as_ref(); "stream opened");
-        connection.state = State::Streaming(Streaming {
-            request,
-            heartbeat_at: now.after(self.settings.heartbeat_interval),
-            opened_at: self.date.unix_seconds(),
-        });
-        self.write_stream_head(now, connection, &connecting.mode);
         let mut lossy = String::new();
         let answer = callback::read_answer(body.unwrap_or_default(), &mut lossy);
         if body.is_none() {
@@ -242,6 +235,46 @@ impl Shared {
         for ignored in &answer.ignored {
             warn!(token = token.to_string(), why = ignored.rule(); "connect answer partly ignored");
         }
+        let entry = match self.find_entry(&answer, connecting.resume) {
+            Ok(entry) => entry,
+            Err(detail) => return self.answer_no_content(now, connection, request, &connecting.mode, detail),
+        };
+        self.stats.connect(ConnectResult::Accepted);
+        self.stats.streams_open += 1;
+        info!(token = token.to_string(), url = self.shown_url(&request).as_ref(); "stream opened");
+        connection.state = State::Streaming(Streaming {
+            request,
+            heartbeat_at: now.after(self.settings.heartbeat_interval),
+            opened_at: u32::try_from(self.date.unix_seconds()).unwrap_or(u32::MAX),
+            joined: Joined::NONE,
+            reached: Reached::default(),
+        });
+        self.write_stream_head(now, connection, &connecting.mode);
+        if let Some(entry) = entry {
+            self.enter(connection, &answer.groups, entry);
+        }
+        match entry {
+            Some(entry) if entry.is_resumable => {
+                self.write_resumable_start(now, connection, (&answer, &connecting), entry);
+            }
+            Some(_) | None => self.write_start(now, connection, &answer, &mut connecting),
+        }
+        if !connecting.held_changes.is_empty() {
+            self.make_held_changes(connection, &connecting.held_changes);
+        }
+        if answer.close || connecting.held_close {
+            self.end_in_order(now, connection, EndReason::SERVER_CLOSED);
+        }
+    }
+
+    /// What a stream begins with, behind its head.
+    fn write_start(
+        &mut self,
+        now: Millis,
+        connection: &mut Connection,
+        answer: &callback::Answer<'_>,
+        connecting: &mut Connecting,
+    ) {
         if let Some(delay) = self.settings.reconnect_delay_ms {
             sse::write_retry(self.outbox.frames(now, &mut connection.out), self.jitter.spread(delay));
         }
@@ -256,9 +289,23 @@ impl Shared {
         if connecting.held_events > 0 {
             self.write_events(now, connection, connecting.held_events, |out| out.extend_from_slice(&connecting.held));
         }
-        if answer.close || connecting.held_close {
-            self.end_stream(now, connection, EndReason::SERVER_CLOSED);
-        }
+    }
+
+    /// The backend accepted, but nothing will come any more: 204, after which `EventSource` stays away.
+    fn answer_no_content(
+        &mut self,
+        now: Millis,
+        connection: &mut Connection,
+        request: Request,
+        mode: &StreamMode,
+        detail: Detail,
+    ) {
+        self.stats.connect(ConnectResult::NoContent);
+        self.hub.tokens.remove(connection.token, connection.id);
+        self.answer(now, connection, &Answer::no_content(&mode.cors), ResponseMode::LAST);
+        self.start_closing(connection);
+        let ending = EndReason { reason: Reason::ServerClosed, detail: Some(detail) };
+        self.queue_disconnect(connection.token, request, ending);
     }
 
     fn write_stream_head(&mut self, now: Millis, connection: &mut Connection, mode: &StreamMode) {
@@ -269,88 +316,19 @@ impl Shared {
     }
 
     /// Appends that many events to an open stream.
-    fn write_events(&mut self, now: Millis, connection: &mut Connection, count: u64, write: impl FnOnce(&mut Vec<u8>)) {
+    pub(super) fn write_events(
+        &mut self,
+        now: Millis,
+        connection: &mut Connection,
+        count: u64,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
         let out = self.outbox.frames(now, &mut connection.out);
         let start = out.len();
         write(out);
         self.stats.events += count;
         self.stats.event_bytes += (out.len() - start) as u64;
         self.outbox.queue(connection.id, &mut connection.out);
-    }
-
-    /// Executes the body of a send.
-    pub(super) fn send(&mut self, now: Millis, connections: &mut Table<Connection>, body: &[u8]) -> SendResult {
-        let mut scratch = std::mem::take(&mut self.send_scratch);
-        let result = match send::parse(body, &mut scratch) {
-            Ok(command) => self.execute(now, connections, body, &command),
-            Err(error) => SendResult::Invalid(error),
-        };
-        self.send_scratch = scratch;
-        result
-    }
-
-    fn execute(
-        &mut self,
-        now: Millis,
-        connections: &mut Table<Connection>,
-        body: &[u8],
-        command: &SendCommand<'_>,
-    ) -> SendResult {
-        if command.event.is_none() && !command.close {
-            self.hints.missing_event(body);
-        }
-        let token_in = |slot| connections.in_slot(slot).map(|connection| connection.token);
-        let named = parse_token(&command.token).and_then(|token| self.hub.tokens.get(token, token_in));
-        let Some(connection) = named.and_then(|slot| connections.in_slot_mut(slot)) else {
-            return SendResult::NotFound;
-        };
-        let pending_max = self.settings.pending_bytes_max;
-        let event = &command.event;
-        match &mut connection.state {
-            State::Connecting(connecting) => {
-                if connecting.held_close {
-                    return SendResult::NotFound;
-                }
-                if let Some(event) = event {
-                    if connecting.held.len() > pending_max {
-                        self.stop_connecting(
-                            now,
-                            connection,
-                            EndReason::error(Detail::SlowConsumer),
-                            ConnectResult::Overflow,
-                        );
-                        return SendResult::Failed;
-                    }
-                    event.write(&mut connecting.held);
-                    connecting.held_events += 1;
-                }
-                connecting.held_close = command.close;
-                self.count_unsent(connection);
-                SendResult::Buffered
-            }
-            State::Streaming(_) => {
-                // An off-by-one error at a limit.
-                let pending_max =
-                    pending_max - usize::from(pending_max > 0 && planted::is("backlog-may-not-reach-its-limit"));
-                if event.is_some() && connection.out.is_overdue(now, pending_max) {
-                    self.cut_stream(now, connection, EndReason::error(Detail::SlowConsumer));
-                    let id = connection.id;
-                    self.settle(now, connections, id);
-                    return SendResult::Failed;
-                }
-                if let Some(event) = event {
-                    self.write_events(now, connection, 1, |out| event.write(out));
-                }
-                if command.close {
-                    self.end_stream(now, connection, EndReason::SERVER_CLOSED);
-                }
-                SendResult::Ok
-            }
-            State::Reading(_) | State::Answering(_) | State::Closing(_) | State::Closed(_) => {
-                debug_assert!(false, "a token names what is no stream");
-                SendResult::NotFound
-            }
-        }
     }
 
     /// Refuses a client that waits for the backend; `ending` handles a later answer of the backend.
@@ -375,6 +353,7 @@ impl Shared {
 
     /// The drain reaches an open stream.
     pub(super) fn drain_stream(&mut self, now: Millis, connection: &mut Connection) {
+        self.catch_up(now, connection);
         // A missed state, which a test that ends with the drain does not notice.
         if let Some(delay) = self.settings.reconnect_delay_ms.filter(|_| !planted::is("drain-forgets-the-retry")) {
             sse::write_retry(self.outbox.frames(now, &mut connection.out), self.jitter.spread(delay));
@@ -384,9 +363,16 @@ impl Shared {
 
     /// A heartbeat is due: written unless bytes are unsent.
     pub(super) fn beat(&mut self, now: Millis, connection: &mut Connection) {
-        if connection.out.is_empty() {
+        let State::Streaming(Streaming { reached, .. }) = &connection.state else { return };
+        let reached = *reached;
+        if connection.out.is_empty() && !reached.is_lagging() {
             self.stats.heartbeats += 1;
-            self.outbox.frames(now, &mut connection.out).extend_from_slice(sse::HEARTBEAT);
+            let id = if reached.is_plain() { None } else { self.heartbeat_id(reached) };
+            let out = self.outbox.frames(now, &mut connection.out);
+            match id {
+                None => out.extend_from_slice(sse::HEARTBEAT),
+                Some(id) => sse::write_heartbeat_with_id(out, id.as_bytes()),
+            }
             self.outbox.queue(connection.id, &mut connection.out);
         }
     }

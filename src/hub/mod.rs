@@ -1,30 +1,45 @@
-//! Which connection a token names, and which callbacks are queued: connection ids in, connection ids out.
+//! Which connection a token names, who is in which group and what is kept of it, and which callbacks are queued: connection ids
+//! and frames in, connection ids and frames out.
 
 mod calls;
+mod groups;
+mod history;
+mod keeping;
+mod memberships;
 mod outage;
 mod pace;
 mod tokens;
+mod walks;
+
+#[cfg(test)]
+mod tests;
 
 pub(crate) use calls::{CallSettings, Calls, EndReason, Lane, LaneCounts, Pending, PendingConnect, PendingDisconnect};
+pub(crate) use groups::{Frame, GROUPS_MAX, GroupCounts, Groups};
+pub(crate) use history::{Completeness, HistoryLimits};
+pub(crate) use memberships::Joined;
 pub use tokens::ConnId;
 pub(crate) use tokens::{Tokens, parse as parse_token};
+pub(crate) use walks::{Due, Keeps, Publication, Visit};
 
-/// Tokens and callbacks.
+/// Tokens, groups and callbacks.
 pub(crate) struct Hub {
     /// The streams that can be sent to, connecting and open ones.
     pub(crate) tokens: Tokens,
     pub(crate) calls: Calls,
+    pub(crate) groups: Groups,
 }
 
 impl Hub {
     /// Without streams and callbacks.
-    pub(crate) fn new(settings: &CallSettings) -> Self {
-        Self { tokens: Tokens::default(), calls: Calls::new(settings) }
+    pub(crate) fn new(calls: Calls, groups: Groups) -> Self {
+        Self { tokens: Tokens::default(), calls, groups }
     }
 
     /// Frees unused memory.
     pub(crate) fn shrink(&mut self) {
         self.tokens.shrink();
         self.calls.shrink();
+        self.groups.shrink();
     }
 }

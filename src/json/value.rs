@@ -1,7 +1,7 @@
 //! The full parser, and values parsed as the type that the caller expects.
 
 use super::unescape::unescaped;
-use serde::de::{Deserializer as _, MapAccess, Visitor};
+use serde::de::{Deserializer as _, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
@@ -111,12 +111,42 @@ impl<'a> Value<'a> {
         in_u31(number)
     }
 
+    /// The elements of the array; `None` for any other type, and for an array of more than `count_max`.
+    pub(crate) fn as_array(self, count_max: usize) -> Option<Vec<Self>> {
+        let Value::Other(text) = self else { return None };
+        serde_json::Deserializer::from_str(text).deserialize_seq(ElementsVisitor { count_max }).ok()
+    }
+
     /// The fields `names` of the object, as [`object`] finds them; `None` for any other type.
     pub(crate) fn as_object<const N: usize>(self, names: &[&str; N]) -> Option<Fields<'a, N>> {
         match self {
             Value::Other(text) => object(text, names),
             Value::String { .. } => None,
         }
+    }
+}
+
+/// Collects the elements of one array, as long as there are not too many.
+struct ElementsVisitor {
+    count_max: usize,
+}
+
+impl<'de> Visitor<'de> for ElementsVisitor {
+    type Value = Vec<Value<'de>>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "an array of at most {} elements", self.count_max)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self::Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(element) = elements.next_element::<&RawValue>()? {
+            if values.len() == self.count_max {
+                return Err(A::Error::custom("too many elements"));
+            }
+            values.push(Value::from_text(element.get()));
+        }
+        Ok(values)
     }
 }
 

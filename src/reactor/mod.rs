@@ -21,7 +21,7 @@ use crate::gateway::{Action, CloseMode, ConnId, Finished, Gateway, Left, Listene
 use crate::planted;
 use budgets::{
     BACKLOG_ACCEPTS, SCRATCH_BYTES, TURN_ACCEPTS, TURN_BYTES, TURN_COMPLETIONS, TURN_EXPIRIES, TURN_FLUSHES,
-    VICTIMS_TRIED,
+    TURN_MEMBERS, VICTIMS_TRIED,
 };
 use gate::{Gates, Room};
 use link::Links;
@@ -151,6 +151,10 @@ impl<N: System> Reactor<N> {
             let Some(id) = self.links.next_ready() else { break };
             self.serve(id);
         }
+        for _ in 0..TURN_MEMBERS {
+            let Some(id) = self.gateway.next_member(self.now) else { break };
+            self.flush(id);
+        }
         // After all earlier input.
         if self.pause.may_judge(self.now, self.is_quiet()) {
             self.expire();
@@ -178,7 +182,7 @@ impl<N: System> Reactor<N> {
 
     /// Whether there is work without waiting.
     fn is_behind(&self) -> bool {
-        self.completions_waiting || self.links.ready_count() > 0 || self.flushes_left == 0
+        self.completions_waiting || self.links.ready_count() > 0 || self.flushes_left == 0 || self.gateway.has_visits()
     }
 
     fn expire(&mut self) {
@@ -246,7 +250,7 @@ impl<N: System> Reactor<N> {
     fn serve(&mut self, id: ConnId) {
         let Some(link) = self.links.get_mut(id) else { return };
         link.queued = false;
-        if link.writable && !self.gateway.unsent(id).is_empty() {
+        if link.writable && self.gateway.has_unsent(id) {
             self.flush(id);
             self.carry_out();
         }
@@ -355,8 +359,8 @@ impl<N: System> Reactor<N> {
     /// Writes a connection's output, as far as its socket accepts it.
     fn flush(&mut self, id: ConnId) {
         let Some(link) = self.links.get_mut(id) else { return };
-        let unsent = self.gateway.unsent(id);
-        if !link.writable || unsent.is_empty() {
+        let unsent = if link.writable { self.gateway.unsent(id) } else { &[] };
+        if unsent.is_empty() {
             self.gateway.wrote(self.now, id, 0);
             return;
         }
@@ -389,7 +393,7 @@ impl<N: System> Reactor<N> {
 
     /// More to write, or input left unread until there is room for answers.
     fn after_write(&mut self, id: ConnId) {
-        let more = !self.gateway.unsent(id).is_empty();
+        let more = self.gateway.has_unsent(id);
         let Some(link) = self.links.get_mut(id) else { return };
         // The kernel sends an edge only for refused bytes, and none for input that was not read.
         let more = more && !planted::is("rest-of-a-write-is-forgotten");
@@ -487,11 +491,10 @@ impl<N: System> Reactor<N> {
     }
 
     fn release_memory(&mut self) {
-        if !self.memory.is_due(self.now, self.gateway.stream_count(), self.gateway.call_count()) {
-            return;
+        if self.memory.is_due(self.now, self.gateway.stream_count(), self.gateway.call_count()) {
+            self.gateway.shrink();
+            self.links.shrink();
+            self.net.release_memory();
         }
-        self.gateway.shrink();
-        self.links.shrink();
-        self.net.release_memory();
     }
 }

@@ -5,8 +5,11 @@
 //! (`json::Scanner`). Anything else is parsed in full by serde_json. Both only find the values; validation and errors
 //! are shared.
 
+mod membership;
 #[cfg(test)]
 mod tests;
+
+pub use membership::{MembershipChange, MembershipError, parse_membership};
 
 use crate::json::{self, Fields, Scanner, Value};
 use crate::sse::Event;
@@ -15,12 +18,72 @@ use std::borrow::Cow;
 /// A backend's command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SendCommand<'a> {
-    /// Not empty; otherwise as given (it may be unknown).
-    pub token: Cow<'a, str>,
-    /// To be delivered; `None`: a probe, or just a close.
-    pub event: Option<Event<'a>>,
-    /// Whether the stream ends after the event.
+    /// Whom it is for.
+    pub target: Target<'a>,
+    /// To be delivered; none: a probe, or a bare close or end.
+    pub events: Events<'a>,
+    /// Whether the streams end after the events.
     pub close: bool,
+    /// Whether the group ends behind the events.
+    pub end: bool,
+    /// Whether the events are not kept for replay.
+    pub transient: bool,
+}
+
+/// Whom a send is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target<'a> {
+    /// One stream. Not empty; otherwise as given (it may name no stream at all).
+    Token(Cow<'a, str>),
+    /// The streams in a group.
+    Group(Cow<'a, str>),
+    /// The streams in any of these groups: 1 to 64.
+    Groups(Vec<Cow<'a, str>>),
+}
+
+/// The events of a send, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Events<'a> {
+    /// There is none.
+    None,
+    /// `event`.
+    One(Event<'a>),
+    /// `events`: 1 to 1000.
+    Many(Vec<Event<'a>>),
+}
+
+impl<'a> Events<'a> {
+    /// All of them.
+    pub fn as_slice(&self) -> &[Event<'a>] {
+        match self {
+            Self::None => &[],
+            Self::One(event) => std::slice::from_ref(event),
+            Self::Many(events) => events,
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.as_slice().is_empty()
+    }
+
+    /// None may have an id.
+    fn check_ids(&self) -> Result<(), SendError> {
+        let Some(index) = self.as_slice().iter().position(|event| event.id.is_some()) else { return Ok(()) };
+        Err(match self {
+            Self::Many(_) => SendError::GroupEventId.in_list(index),
+            Self::None | Self::One(_) => SendError::GroupEventId,
+        })
+    }
+}
+
+/// Who gives the events of groups their ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupIds {
+    /// The gateway: they are cursors, and events may not bring their own.
+    Gateway,
+    /// The backend, if anybody.
+    Backend,
 }
 
 /// One variant per row of the contract (docs/protocol.md, section 4), in the order they are checked.
@@ -28,8 +91,20 @@ pub struct SendCommand<'a> {
 pub enum SendError {
     /// The body is not a JSON object.
     InvalidJson,
-    /// No token, or not a string of at least one byte.
+    /// No target, or a token that is not a string of at least one byte.
     Token,
+    /// Two targets.
+    Targets,
+    /// `group` is no name of a group.
+    Group,
+    /// `groups` is no list of names of groups.
+    Groups,
+    /// `event` and `events`.
+    EventAndEvents,
+    /// `events` is no list, empty or too long.
+    Events,
+    /// An element of `events` breaks a rule: its index, and the rule.
+    Listed(u16, &'static Self),
     /// `event` is not an object.
     Event,
     /// `event.data` is missing or not a string.
@@ -46,16 +121,62 @@ pub enum SendError {
     IdControl,
     /// `event.retry` is not a whole number of milliseconds.
     Retry,
+    /// An event of a group has an id of its own.
+    GroupEventId,
     /// `close` is not a boolean.
     Close,
+    /// `transient` is not a boolean.
+    Transient,
+    /// `transient` with a token.
+    TransientToken,
+    /// `end` is not a boolean.
+    End,
+    /// `end` with anything but a group.
+    EndTarget,
+    /// Of the answer to a connect: `groups` is no list.
+    AnswerGroups,
+    /// Of the answer to a connect: more than 64 groups.
+    TooManyGroups,
+    /// Of the answer to a connect: `since` is no text.
+    Since,
+    /// Of the answer to a connect: `attach` is no boolean.
+    Attach,
+}
+
+/// Most names in `groups`.
+pub const GROUPS_MAX: usize = 64;
+
+/// Most elements of `events`.
+pub const EVENTS_MAX: usize = 1000;
+
+/// The longest name of a group, in bytes of UTF-8.
+pub const GROUP_NAME_BYTES_MAX: usize = 128;
+
+/// Whether a group may have that name.
+pub fn is_group_name(name: &str) -> bool {
+    (1..=GROUP_NAME_BYTES_MAX).contains(&name.len()) && !name.bytes().any(|byte| byte.is_ascii_control())
 }
 
 impl SendError {
     /// The text of the `error` field in the 400 answer.
-    pub fn message(self) -> &'static str {
+    pub fn message(self) -> Cow<'static, str> {
+        if let Self::Listed(index, rule) = self {
+            return rule.text().replacen("event", &format!("events[{index}]"), 1).into();
+        }
+        self.text().into()
+    }
+
+    /// The same, for one event.
+    fn text(self) -> &'static str {
         match self {
             Self::InvalidJson => "Invalid JSON",
             Self::Token => "Invalid request: token is required and must be a string",
+            Self::Targets => "Invalid request: token, group and groups exclude each other",
+            Self::Group => "Invalid request: group must be a name of 1 to 128 bytes",
+            Self::Groups => "Invalid request: groups must be an array of 1 to 64 names",
+            Self::EventAndEvents => "Invalid request: event and events exclude each other",
+            Self::Events => "Invalid request: events must be an array of 1 to 1000 events",
+            Self::Listed(_, rule) => rule.text(),
             Self::Event => "Invalid request: event must be an object",
             Self::Data => "Invalid request: event.data is required and must be a string",
             Self::Name => "Invalid request: event.name must be a string",
@@ -64,8 +185,50 @@ impl SendError {
             Self::IdLineBreak => "Invalid request: event.id must not contain line breaks",
             Self::IdControl => "Invalid request: event.id must not contain control characters",
             Self::Retry => "Invalid request: event.retry must be a non-negative integer",
+            Self::GroupEventId => "Invalid request: event.id is the gateway's in a group",
             Self::Close => "Invalid request: close must be a boolean",
+            Self::Transient => "Invalid request: transient must be a boolean",
+            Self::TransientToken => "Invalid request: transient needs a group",
+            Self::End => "Invalid request: end must be a boolean",
+            Self::EndTarget => "Invalid request: end needs a group",
+            Self::AnswerGroups => "groups must be an array of names",
+            Self::TooManyGroups => "a stream can be in at most 64 groups",
+            Self::Since => "since must be a string",
+            Self::Attach => "attach must be a boolean",
         }
+    }
+
+    /// The same rule, broken by an element of `events`.
+    pub(crate) fn in_list(self, index: usize) -> Self {
+        let rule: &'static Self = match self {
+            Self::Event => &Self::Event,
+            Self::Data => &Self::Data,
+            Self::Name => &Self::Name,
+            Self::NameLineBreak => &Self::NameLineBreak,
+            Self::Id => &Self::Id,
+            Self::IdLineBreak => &Self::IdLineBreak,
+            Self::IdControl => &Self::IdControl,
+            Self::Retry => &Self::Retry,
+            Self::GroupEventId => &Self::GroupEventId,
+            Self::InvalidJson
+            | Self::Token
+            | Self::Targets
+            | Self::Group
+            | Self::Groups
+            | Self::EventAndEvents
+            | Self::Events
+            | Self::Listed(..)
+            | Self::Close
+            | Self::Transient
+            | Self::TransientToken
+            | Self::End
+            | Self::EndTarget
+            | Self::AnswerGroups
+            | Self::TooManyGroups
+            | Self::Since
+            | Self::Attach => return self,
+        };
+        Self::Listed(u16::try_from(index).unwrap_or(u16::MAX), rule)
     }
 
     /// Whether the value would inject lines into a frame.
@@ -75,7 +238,7 @@ impl SendError {
 
     /// The broken rule, for the log.
     pub fn rule(self) -> &'static str {
-        self.message().trim_start_matches("Invalid request: ")
+        self.text().trim_start_matches("Invalid request: ")
     }
 }
 
@@ -90,12 +253,12 @@ pub struct Scratch {
 const SCRATCH_BYTES_MAX: usize = 64 * 1024;
 
 /// Parses the body of a send. If several rules are broken, reports the first in the order of [`SendError`].
-pub fn parse<'a>(body: &'a [u8], scratch: &'a mut Scratch) -> Result<SendCommand<'a>, SendError> {
+pub fn parse<'a>(body: &'a [u8], scratch: &'a mut Scratch, ids: GroupIds) -> Result<SendCommand<'a>, SendError> {
     if scratch.lossy.capacity().max(scratch.unescaped.capacity()) > SCRATCH_BYTES_MAX {
         *scratch = Scratch::default();
     }
     let text = json::text(body, &mut scratch.lossy);
-    scan(text, &mut scratch.unescaped).or_else(|| find(text)).ok_or(SendError::InvalidJson)?.read()
+    scan(text, &mut scratch.unescaped).or_else(|| find(text)).ok_or(SendError::InvalidJson)?.read(ids)
 }
 
 /// The values of a send, before validation.
@@ -105,6 +268,17 @@ struct SendValues<'a> {
     /// `Some(None)`: present, but not an object.
     event: Option<Option<EventValues<'a>>>,
     close: Option<Value<'a>>,
+    rare: RareValues<'a>,
+}
+
+/// Those that a send to one stream seldom has.
+#[derive(Default)]
+struct RareValues<'a> {
+    group: Option<Value<'a>>,
+    groups: Option<Value<'a>>,
+    events: Option<Value<'a>>,
+    end: Option<Value<'a>>,
+    transient: Option<Value<'a>>,
 }
 
 /// The fast path: finds the values of a usual send.
@@ -116,6 +290,11 @@ fn scan<'a>(text: &'a str, scratch: &'a mut String) -> Option<SendValues<'a>> {
             "token" => values.token = Some(scanner.value()?),
             "event" => values.event = Some(Some(scanner.fields(&EVENT_FIELDS)?)),
             "close" => values.close = Some(scanner.value()?),
+            "group" => values.rare.group = Some(scanner.value()?),
+            "end" => values.rare.end = Some(scanner.value()?),
+            "transient" => values.rare.transient = Some(scanner.value()?),
+            // Lists are for the full parser.
+            "groups" | "events" => return None,
             _ => drop(scanner.value()?),
         }
         Some(())
@@ -125,17 +304,68 @@ fn scan<'a>(text: &'a str, scratch: &'a mut String) -> Option<SendValues<'a>> {
 
 /// The full parser: finds the values of any JSON object.
 fn find(text: &str) -> Option<SendValues<'_>> {
-    let [token, event, close] = json::object(text, &["token", "event", "close"])?;
-    Some(SendValues { token, event: event.map(|event| event.as_object(&EVENT_FIELDS)), close })
+    let names = ["token", "event", "close", "group", "groups", "events", "end", "transient"];
+    let [token, event, close, group, groups, events, end, transient] = json::object(text, &names)?;
+    let rare = RareValues { group, groups, events, end, transient };
+    Some(SendValues { token, event: event.map(|event| event.as_object(&EVENT_FIELDS)), close, rare })
 }
 
 impl<'a> SendValues<'a> {
-    fn read(self) -> Result<SendCommand<'a>, SendError> {
-        let token = self.token.and_then(Value::as_string).filter(|token| !token.is_empty()).ok_or(SendError::Token)?;
-        let event = self.event.map(|event| read_event(event, Err)).transpose()?;
-        let close = self.close.map_or(Some(false), Value::as_bool).ok_or(SendError::Close)?;
-        Ok(SendCommand { token, event, close })
+    fn read(self, ids: GroupIds) -> Result<SendCommand<'a>, SendError> {
+        let RareValues { group, groups, events, end, transient } = self.rare;
+        let target = match (self.token, group, groups) {
+            (token, None, None) => {
+                let token = token.and_then(Value::as_string).filter(|token| !token.is_empty());
+                Target::Token(token.ok_or(SendError::Token)?)
+            }
+            (None, Some(group), None) => Target::Group(read_group_name(group).ok_or(SendError::Group)?),
+            (None, None, Some(groups)) => Target::Groups(read_group_names(groups).ok_or(SendError::Groups)?),
+            (Some(_), _, _) | (None, Some(_), Some(_)) => return Err(SendError::Targets),
+        };
+        let events = match (self.event, events) {
+            (None, None) => Events::None,
+            (Some(event), None) => Events::One(read_event(event, Err)?),
+            (None, Some(events)) => Events::Many(read_events(events)?),
+            (Some(_), Some(_)) => return Err(SendError::EventAndEvents),
+        };
+        let is_token = matches!(target, Target::Token(_));
+        if !is_token && ids == GroupIds::Gateway {
+            events.check_ids()?;
+        }
+        let close = read_switch(self.close, SendError::Close)?;
+        let transient = read_switch(transient, SendError::Transient)?;
+        if transient && is_token {
+            return Err(SendError::TransientToken);
+        }
+        let end = read_switch(end, SendError::End)?;
+        if end && !matches!(target, Target::Group(_)) {
+            return Err(SendError::EndTarget);
+        }
+        Ok(SendCommand { target, events, close, end, transient })
     }
+}
+
+fn read_switch(value: Option<Value<'_>>, error: SendError) -> Result<bool, SendError> {
+    value.map_or(Some(false), Value::as_bool).ok_or(error)
+}
+
+/// The name of a group; `None` for anything else.
+pub(crate) fn read_group_name(value: Value<'_>) -> Option<Cow<'_, str>> {
+    value.as_string().filter(|name| is_group_name(name))
+}
+
+fn read_group_names(value: Value<'_>) -> Option<Vec<Cow<'_, str>>> {
+    let names = value.as_array(GROUPS_MAX)?;
+    if names.is_empty() { None } else { names.into_iter().map(read_group_name).collect() }
+}
+
+fn read_events<'a>(value: Value<'a>) -> Result<Vec<Event<'a>>, SendError> {
+    let events = value.as_array(EVENTS_MAX).filter(|events| !events.is_empty()).ok_or(SendError::Events)?;
+    let events = events.into_iter().enumerate();
+    let read = |(index, event): (usize, Value<'a>)| {
+        read_event(event.as_object(&EVENT_FIELDS), Err).map_err(|error| error.in_list(index))
+    };
+    events.map(read).collect()
 }
 
 pub(crate) const EVENT_FIELDS: [&str; 4] = ["data", "name", "id", "retry"];

@@ -3,20 +3,26 @@
 use super::*;
 use serde::de::IgnoredAny;
 
+/// The one event of a send.
+fn event_of(command: SendCommand<'_>) -> Event<'_> {
+    let Events::One(event) = command.events else { panic!("not one event: {command:?}") };
+    event
+}
+
 /// Leaks the scratch, so that the command outlives the call.
 fn parse(body: &[u8]) -> Result<SendCommand<'_>, SendError> {
-    super::parse(body, Box::leak(Box::default()))
+    super::parse(body, Box::leak(Box::default()), GroupIds::Gateway)
 }
 
 fn parse_in_full(body: &str) -> Result<SendCommand<'_>, SendError> {
-    find(body).ok_or(SendError::InvalidJson)?.read()
+    find(body).ok_or(SendError::InvalidJson)?.read(GroupIds::Gateway)
 }
 
 /// Compares both parsers; `true` if the fast path handled the body.
 fn is_fast(body: &str) -> bool {
     let mut scratch = String::new();
     let Some(values) = scan(body, &mut scratch) else { return false };
-    assert_eq!(values.read(), parse_in_full(body), "{body}");
+    assert_eq!(values.read(GroupIds::Gateway), parse_in_full(body), "{body}");
     true
 }
 
@@ -33,7 +39,7 @@ fn event_error(event: &str) -> SendError {
 }
 
 fn event(body: &str) -> Event<'_> {
-    parse(body.as_bytes()).unwrap().event.unwrap()
+    event_of(parse(body.as_bytes()).unwrap())
 }
 
 #[test]
@@ -41,9 +47,9 @@ fn a_whole_command_is_read_without_a_copy() {
     let body = br#" {"token":"t-1","event":{"name":"chat","id":"7","retry":3000,"data":"hallo \u00fc"},"close":true} "#;
     let body = String::from_utf8_lossy(body).replace("\\u00fc", "\u{fc}");
     let command = parse(body.as_bytes()).unwrap();
-    assert!(matches!(command.token, Cow::Borrowed("t-1")));
+    assert!(matches!(command.target, Target::Token(Cow::Borrowed("t-1"))));
     assert!(command.close);
-    let event = command.event.unwrap();
+    let event = event_of(command);
     assert!(matches!(event.name, Some(Cow::Borrowed("chat"))));
     assert!(matches!(event.id, Some(Cow::Borrowed("7"))));
     assert!(matches!(event.data, Cow::Borrowed("hallo \u{fc}")));
@@ -56,7 +62,8 @@ fn a_whole_command_is_read_without_a_copy() {
 #[test]
 fn the_token_alone_is_a_probe() {
     let command = parse(b"{\"token\":\"t\"}").unwrap();
-    assert_eq!(command, SendCommand { token: "t".into(), event: None, close: false });
+    let target = Target::Token("t".into());
+    assert_eq!(command, SendCommand { target, events: Events::None, close: false, end: false, transient: false });
     assert!(!parse(b"{\"token\":\"t\",\"close\":false}").unwrap().close);
     assert!(parse(b"{\"close\":true,\"token\":\"t\"}").unwrap().close);
 }
@@ -178,7 +185,7 @@ fn an_id_may_be_an_integer_of_any_size_or_null() {
 
 #[test]
 fn a_byte_order_mark_is_skipped() {
-    assert_eq!(parse("\u{feff}{\"token\":\"t\"}".as_bytes()).unwrap().token, "t");
+    assert_eq!(parse("\u{feff}{\"token\":\"t\"}".as_bytes()).unwrap().target, Target::Token("t".into()));
     assert_eq!(error("\u{feff}\u{feff}{\"token\":\"t\"}"), SendError::InvalidJson);
 }
 
@@ -227,8 +234,8 @@ fn later_duplicates_win_good_or_bad() {
     let good = r#"{"name":"n","data":"d"}"#;
     let replaced = format!(r#"{{"token":1,"token":"t","event":null,"event":{good},"close":0,"close":true}}"#);
     let command = parse(replaced.as_bytes()).unwrap();
-    assert_eq!((&*command.token, command.close), ("t", true));
-    assert_eq!(command.event.unwrap().name.as_deref(), Some("n"));
+    assert_eq!((&command.target, command.close), (&Target::Token("t".into()), true));
+    assert_eq!(event_of(command).name.as_deref(), Some("n"));
     assert_eq!(error(&format!(r#"{{"token":"t","event":{good},"event":null}}"#)), SendError::Event);
     assert_eq!(error(r#"{"token":"t","close":true,"close":null}"#), SendError::Close);
     // The later event replaces the earlier one completely, without merging.
@@ -239,7 +246,7 @@ fn later_duplicates_win_good_or_bad() {
 
 #[test]
 fn unknown_fields_are_ignored_whatever_they_hold() {
-    let body = r#"{"v":1e99999,"":null,"w":["\ud800",{"token":1}],"token":"t","events":1,"event":{"data":"d","x":-1e-999,"comment":[]}}"#;
+    let body = r#"{"v":1e99999,"":null,"w":["\ud800",{"token":1}],"token":"t","evens":1,"event":{"data":"d","x":-1e-999,"comment":[]}}"#;
     assert_eq!(event(body).data, "d");
 }
 
@@ -248,7 +255,7 @@ fn keys_are_compared_without_their_escapes() {
     let body = r#"{"to\u006ben":"t","\u0065vent":{"d\u0061ta":"d","\u006eame":"n"},"clos\u0065":true}"#;
     let command = parse(body.as_bytes()).unwrap();
     assert!(command.close);
-    assert_eq!(command.event.unwrap().name.as_deref(), Some("n"));
+    assert_eq!(event_of(command).name.as_deref(), Some("n"));
 }
 
 #[test]
@@ -256,11 +263,11 @@ fn invalid_utf8_and_lone_surrogates_become_replacement_characters() {
     let command =
         parse(b"{\"token\":\"t\xFF\",\"event\":{\"name\":\"\xC3\",\"id\":\"\\ud800\",\"data\":\"a\xE2\x82b\"}}");
     let command = command.unwrap();
-    assert_eq!(command.token, "t\u{fffd}");
-    let event = command.event.unwrap();
+    assert_eq!(command.target, Target::Token("t\u{fffd}".into()));
+    let event = event_of(command);
     assert_eq!((event.name.as_deref(), event.id.as_deref()), (Some("\u{fffd}"), Some("\u{fffd}")));
     assert_eq!(event.data, "a\u{fffd}b");
-    assert_eq!(parse(b"{\"token\":\"\\udc00\"}").unwrap().token, "\u{fffd}");
+    assert_eq!(parse(b"{\"token\":\"\\udc00\"}").unwrap().target, Target::Token("\u{fffd}".into()));
 }
 
 #[test]

@@ -20,6 +20,13 @@ pub struct Event<'a> {
 /// The heartbeat: a comment, invisible to `EventSource`.
 pub const HEARTBEAT: &[u8] = b": heartbeat\n\n";
 
+/// Appends a heartbeat with an id, which moves the client's last event id. `id_line` is the whole field.
+pub fn write_heartbeat_with_id(out: &mut Vec<u8>, id_line: &[u8]) {
+    out.extend_from_slice(&HEARTBEAT[..HEARTBEAT.len() - 1]);
+    out.extend_from_slice(id_line);
+    out.push(b'\n');
+}
+
 impl Event<'_> {
     /// Appends the event's frame.
     pub fn write(&self, out: &mut Vec<u8>) {

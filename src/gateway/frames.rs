@@ -1,0 +1,224 @@
+//! The events of groups as bytes: encoded once for all members, or collected for one that has missed some.
+
+use crate::cursor::{Cursor, Position, TEXT_BYTES_MAX};
+use crate::hub::{ConnId, EndReason, Frame};
+use memchr::memchr;
+use std::collections::BTreeMap;
+use std::io::Write;
+
+/// What is collected for one write: as much as the loop writes at once.
+const COLLECTED_BYTES_MAX: usize = 64 * 1024;
+
+/// Memory that is kept for the next time.
+const SPARE_BYTES_MAX: usize = 128 * 1024;
+
+/// `id: CURSOR` and a line feed, as a frame has it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct IdLine {
+    bytes: [u8; Self::BYTES_MAX],
+    length: u8,
+}
+
+impl IdLine {
+    const BYTES_MAX: usize = "id: \n".len() + TEXT_BYTES_MAX;
+
+    pub(super) fn new(cursor: Cursor) -> Self {
+        let mut bytes = [0; Self::BYTES_MAX];
+        let mut rest = &mut bytes[..];
+        // There is room for the longest one.
+        let _ = writeln!(rest, "id: {cursor}");
+        let length = Self::BYTES_MAX - rest.len();
+        Self { bytes, length: length as u8 }
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+}
+
+/// How a stream's frames are framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Framing {
+    /// With the cursor as the id.
+    pub ids: bool,
+    /// Each in a chunk of its own (RFC 9112 section 7.1).
+    pub chunks: bool,
+}
+
+/// Appends a frame with `id` behind its name.
+pub(super) fn write_frame(out: &mut Vec<u8>, frame: &[u8], id: Option<&IdLine>) {
+    let Some(id) = id else { return out.extend_from_slice(frame) };
+    let name = if frame.starts_with(b"event: ") { memchr(b'\n', frame).map_or(0, |end| end + 1) } else { 0 };
+    out.extend_from_slice(&frame[..name]);
+    out.extend_from_slice(id.as_bytes());
+    out.extend_from_slice(&frame[name..]);
+}
+
+/// The same in a chunk of its own.
+fn write_chunk(out: &mut Vec<u8>, frame: &[u8], id: Option<&IdLine>) {
+    let size = frame.len() + id.map_or(0, |id| id.as_bytes().len());
+    // Writing to a Vec cannot fail.
+    let _ = write!(out, "{size:x}\r\n");
+    write_frame(out, frame, id);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends frames without the `id` fields they may have. Fields begin at the start of a line, data never does.
+pub(super) fn without_ids(frames: &[u8]) -> Vec<u8> {
+    frames.split_inclusive(|byte| *byte == b'\n').filter(|line| !line.starts_with(b"id:")).flatten().copied().collect()
+}
+
+/// Where the first of some frames ends.
+pub(super) fn first_frame_end(frames: &[u8]) -> usize {
+    memchr::memmem::find(frames, b"\n\n").map_or(frames.len(), |at| at + 2)
+}
+
+/// The event that is on its way, in each framing that a member has asked for.
+#[derive(Default)]
+pub(super) struct LiveFrame {
+    position: Position,
+    encodings: [Vec<u8>; 4],
+}
+
+impl LiveFrame {
+    fn index(framing: Framing) -> usize {
+        usize::from(framing.ids) * 2 + usize::from(framing.chunks)
+    }
+
+    /// Whether that event is there in that framing.
+    pub(super) fn has(&self, position: Position, framing: Framing) -> bool {
+        self.position == position && !self.encodings[Self::index(framing)].is_empty()
+    }
+
+    pub(super) fn encode(&mut self, position: Position, frame: &[u8], id: Option<&IdLine>, framing: Framing) {
+        if self.position != position {
+            self.position = position;
+            self.encodings.iter_mut().for_each(Vec::clear);
+        }
+        let out = &mut self.encodings[Self::index(framing)];
+        let id = id.filter(|_| framing.ids);
+        if framing.chunks { write_chunk(out, frame, id) } else { write_frame(out, frame, id) }
+    }
+
+    fn bytes(&self, framing: Framing) -> &[u8] {
+        &self.encodings[Self::index(framing)]
+    }
+}
+
+/// Events for one stream, each framed by itself.
+#[derive(Default)]
+pub(super) struct Collected {
+    bytes: Vec<u8>,
+    /// Where each ends, and its position.
+    ends: Vec<(usize, Position)>,
+}
+
+impl Collected {
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+        if self.bytes.capacity() > SPARE_BYTES_MAX {
+            self.bytes = Vec::new();
+        }
+    }
+
+    /// Adds an event; `false` if there is no room for it.
+    pub(super) fn add(&mut self, cursor: Cursor, frame: &Frame, framing: Framing) -> bool {
+        if !self.ends.is_empty() && self.bytes.len() + frame.len() > COLLECTED_BYTES_MAX {
+            return false;
+        }
+        let id = framing.ids.then(|| IdLine::new(cursor));
+        if framing.chunks {
+            write_chunk(&mut self.bytes, frame, id.as_ref());
+        } else {
+            write_frame(&mut self.bytes, frame, id.as_ref());
+        }
+        self.ends.push((self.bytes.len(), cursor.position));
+        true
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+}
+
+/// What one member is offered: the kernel decides how much of it the member gets now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Offer {
+    pub id: ConnId,
+    /// The live event at this position, in this framing; `None`: what was collected.
+    pub live: Option<(Position, Framing)>,
+    /// What the member has already.
+    pub floor: Position,
+    /// Whoever takes all of it has got to this position; `None`: there is more behind it.
+    pub complete_to: Option<Position>,
+}
+
+/// How much of an offer was taken.
+pub(super) struct Taken {
+    /// The position of the last event of which a part was taken.
+    pub position: Option<Position>,
+    /// Of that event what was not.
+    pub rest: Vec<u8>,
+    /// Events of which a part was taken.
+    pub events: u64,
+    pub all: bool,
+}
+
+/// What follows once a stream has got to a position.
+pub(super) struct Tail {
+    pub until: Position,
+    /// Frames.
+    pub held: Vec<u8>,
+    pub held_events: u64,
+    /// The stream ends behind them.
+    pub end: Option<EndReason>,
+}
+
+/// Events on their way to members, and what follows them.
+#[derive(Default)]
+pub(super) struct Delivery {
+    pub live: LiveFrame,
+    pub collected: Collected,
+    pub offer: Option<Offer>,
+    /// By the slot of the stream.
+    pub tails: BTreeMap<u32, Tail>,
+}
+
+impl Delivery {
+    /// Begins to collect.
+    pub(super) fn start(&mut self) -> &mut Collected {
+        self.collected.clear();
+        &mut self.collected
+    }
+
+    /// The bytes of an offer.
+    pub(super) fn bytes(&self, offer: &Offer) -> &[u8] {
+        match offer.live {
+            Some((_, framing)) => self.live.bytes(framing),
+            None => &self.collected.bytes,
+        }
+    }
+
+    /// How much of an offer has been taken with its first `count` bytes.
+    pub(super) fn taken(&self, offer: &Offer, count: usize) -> Taken {
+        let bytes = self.bytes(offer);
+        let all = count >= bytes.len();
+        let live = [(bytes.len(), offer.live.map_or(0, |(position, _)| position))];
+        let ends = if offer.live.is_some() { &live[..] } else { &self.collected.ends[..] };
+        let whole = ends.partition_point(|(end, _)| *end <= count);
+        let start = whole.checked_sub(1).map_or(0, |last| ends[last].0);
+        let part = ends.get(whole).filter(|_| count > start);
+        let rest = part.map_or(Vec::new(), |(end, _)| bytes[count..*end].to_vec());
+        let last = part.or_else(|| ends.get(whole.checked_sub(1)?));
+        let events = whole as u64 + u64::from(part.is_some());
+        Taken { position: last.map(|(_, position)| *position), rest, events, all }
+    }
+
+    /// Gives up memory that is not in use.
+    pub(super) fn shrink(&mut self) {
+        self.live = LiveFrame::default();
+        self.collected = Collected::default();
+        self.offer = None;
+    }
+}

@@ -1,0 +1,166 @@
+//! Sends to groups, and streams that join and leave them.
+
+use super::answers::{MembershipResult, Published, SendResult};
+use super::connection::{Connection, HeldChange, State};
+use super::reached::Reached;
+use super::shared::Shared;
+use crate::clock::Millis;
+use crate::hub::{Frame, GROUPS_MAX, Joined, Publication, parse_token};
+use crate::send::{self, MembershipChange, MembershipError, SendCommand};
+use crate::sse::Event;
+use crate::table::Table;
+use log::warn;
+use std::borrow::Cow;
+
+impl Shared {
+    /// A send to groups: puts it in order, and carries it out.
+    pub(super) fn publish(&mut self, now: Millis, names: &[Cow<'_, str>], command: &SendCommand<'_>) -> SendResult {
+        let mut alive: Vec<&str> = Vec::with_capacity(names.len());
+        for name in names {
+            let is_ended = self.hub.groups.standing(name).is_some_and(|standing| standing.is_ended);
+            if !is_ended && !alive.contains(&&**name) {
+                alive.push(name);
+            }
+        }
+        if alive.is_empty() {
+            self.stats.group_sends.ended += 1;
+            return SendResult::Ended;
+        }
+        let events = command.events.as_slice();
+        if events.is_empty() && !command.close && !command.end {
+            let members = |name: &&str| self.hub.groups.standing(name).map_or(0, |standing| standing.members);
+            let reached = alive.iter().any(|name| members(name) > 0);
+            return SendResult::Published(Published { id: None, reached });
+        }
+        let frames: Vec<Frame> = events.iter().map(|event| self.encode(event)).collect();
+        let mut publication = Publication {
+            first: 0,
+            frames: &frames,
+            is_transient: command.transient,
+            closes: command.close,
+            ends: command.end,
+        };
+        let first = self.engine.order(publication.positions());
+        publication.first = first;
+        self.published(now, &alive, &publication)
+    }
+
+    fn encode(&mut self, event: &Event<'_>) -> Frame {
+        let scratch = &mut self.frame_scratch;
+        scratch.clear();
+        event.write(scratch);
+        Frame::from(scratch.as_slice())
+    }
+
+    /// A send to groups has its place.
+    fn published(&mut self, now: Millis, names: &[&str], publication: &Publication<'_>) -> SendResult {
+        let reached = self.hub.groups.publish(now, names, publication);
+        let has_id = self.hub.groups.has_history() && !publication.is_transient && !publication.frames.is_empty();
+        let id = has_id.then(|| self.engine.cursor(self.hub.groups.head()));
+        let counts = &mut self.stats.group_sends;
+        *(if reached { &mut counts.reached } else { &mut counts.unreached }) += 1;
+        SendResult::Published(Published { id, reached })
+    }
+
+    /// The body of a request to change a stream's groups.
+    pub(super) fn change_groups(
+        &mut self,
+        now: Millis,
+        connections: &mut Table<Connection>,
+        body: &[u8],
+    ) -> MembershipResult {
+        let mut scratch = std::mem::take(&mut self.send_scratch);
+        let result = match send::parse_membership(body, &mut scratch) {
+            Ok(change) => self.apply_change(now, connections, &change),
+            Err(error) => MembershipResult::Invalid(error),
+        };
+        self.send_scratch = scratch;
+        result
+    }
+
+    fn apply_change(
+        &mut self,
+        now: Millis,
+        connections: &mut Table<Connection>,
+        change: &MembershipChange<'_>,
+    ) -> MembershipResult {
+        let token_in = |slot| connections.in_slot(slot).map(|connection| connection.token);
+        let named = parse_token(&change.token).and_then(|token| self.hub.tokens.get(token, token_in));
+        let Some(connection) = named.and_then(|slot| connections.in_slot_mut(slot)) else {
+            return MembershipResult::NotFound;
+        };
+        match &mut connection.state {
+            State::Connecting(connecting) => {
+                if connecting.held_close {
+                    return MembershipResult::NotFound;
+                }
+                let owned = |names: &[Cow<'_, str>]| names.iter().map(|name| Box::from(&**name)).collect();
+                let held = HeldChange { join: owned(&change.join), leave: owned(&change.leave) };
+                let bytes: usize = connecting.held_changes.iter().chain([&held]).map(HeldChange::bytes).sum();
+                if bytes > self.settings.pending_bytes_max {
+                    return MembershipResult::Failed;
+                }
+                connecting.held_changes.push(held);
+                MembershipResult::Buffered
+            }
+            State::Streaming(_) => {
+                self.catch_up(now, connection);
+                match self.change_membership(connection, &change.join, &change.leave) {
+                    Ok(()) => MembershipResult::Ok,
+                    Err(error) => MembershipResult::Invalid(error),
+                }
+            }
+            State::Reading(_) | State::Answering(_) | State::Closing(_) | State::Closed(_) => {
+                debug_assert!(false, "a token names what is no stream");
+                MembershipResult::NotFound
+            }
+        }
+    }
+
+    /// Changes the groups of an open stream that has caught up, or lags. Errors: nothing is changed.
+    fn change_membership<S: AsRef<str>>(
+        &mut self,
+        connection: &mut Connection,
+        join: &[S],
+        leave: &[S],
+    ) -> Result<(), MembershipError> {
+        let slot = connection.id.slot();
+        let State::Streaming(streaming) = &mut connection.state else { return Ok(()) };
+        let groups = &mut self.hub.groups;
+        let leaves = |name: &str| leave.iter().any(|left| left.as_ref() == name);
+        let stays = groups.names_of(streaming.joined).filter(|name| !leaves(name)).count();
+        let is_new = |name: &&S| !groups.is_member(streaming.joined, name.as_ref()) || leaves(name.as_ref());
+        if stays + join.iter().filter(is_new).count() > GROUPS_MAX {
+            return Err(MembershipError::TooMany);
+        }
+        for name in leave {
+            groups.leave(&mut streaming.joined, name.as_ref());
+        }
+        let head = groups.head();
+        for name in join {
+            groups.join(slot, &mut streaming.joined, name.as_ref(), head, false);
+        }
+        if streaming.joined != Joined::NONE && streaming.reached.is_plain() {
+            streaming.reached = Reached::new(head, false);
+        } else if !streaming.reached.is_plain() && !streaming.reached.is_lagging() {
+            streaming.reached.set_position(head);
+        }
+        Ok(())
+    }
+
+    /// Makes the changes that were requested before the stream was open.
+    pub(super) fn make_held_changes(&mut self, connection: &mut Connection, changes: &[HeldChange]) {
+        for change in changes {
+            if let Err(error) = self.change_membership(connection, &change.join, &change.leave) {
+                let token = connection.token.to_string();
+                warn!(token, why = &*error.message(); "a change of groups that was requested meanwhile is ignored");
+            }
+        }
+    }
+}
+
+impl HeldChange {
+    fn bytes(&self) -> usize {
+        self.join.iter().chain(&self.leave).map(|name| name.len() + size_of::<Box<str>>()).sum()
+    }
+}

@@ -1,0 +1,251 @@
+//! Where a stream begins that is in groups: what its client has got already, whether something is missing, and what comes
+//! first (docs/protocol.md, sections 12 and 13).
+
+use super::answers::SendResult;
+use super::connection::{Connecting, Connection, Resume, State};
+use super::frames::{IdLine, Tail, first_frame_end, without_ids, write_frame};
+use super::members::GROUP_ENDED;
+use super::reached::Reached;
+use super::routes::query_value;
+use super::shared::Shared;
+use crate::callback::{self, Detail};
+use crate::clock::Millis;
+use crate::cursor::{Cursor, Position};
+use crate::http::request::Head;
+use crate::hub::{Completeness, EndReason};
+use crate::planted;
+use crate::sse::{self, Event};
+use std::borrow::Cow;
+
+/// The value of `since` that stands for all that is kept.
+const SINCE_START: &str = "start";
+
+/// How a stream that is in groups begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// What its client has got.
+    from: Position,
+    pub is_resumable: bool,
+    /// Something kept is behind that.
+    is_due: bool,
+    /// Something may be missing.
+    has_gap: bool,
+    /// All of its groups have ended.
+    is_over: bool,
+}
+
+impl Shared {
+    /// Where a client goes on, by the request for its stream.
+    pub(super) fn read_resume(&self, head: &Head<'_, '_>) -> Resume {
+        if !self.hub.groups.has_history() {
+            return Resume::Live(0);
+        }
+        if let Some(id) = head.header("last-event-id").filter(|id| !id.is_empty()) {
+            return Resume::Cursor(Cursor::parse(id));
+        }
+        match query_value(head, "last_event_id").filter(|id| !id.is_empty()) {
+            Some(id) => Resume::Cursor(Cursor::parse(&id)),
+            None => Resume::Live(self.hub.groups.head()),
+        }
+    }
+
+    /// How the stream begins; `None`: it is in no group. Errors: there is nothing to stream.
+    pub(super) fn find_entry(
+        &mut self,
+        answer: &callback::Answer<'_>,
+        resume: Resume,
+    ) -> Result<Option<Entry>, Detail> {
+        let (names, groups) = (&answer.groups, &self.hub.groups);
+        let standings = || names.iter().map(|name| groups.standing(name));
+        if answer.attach && !standings().any(|standing| standing.is_some_and(|standing| standing.is_alive)) {
+            return Err(Detail::NothingToAttach);
+        }
+        if names.is_empty() {
+            return Ok(None);
+        }
+        let is_over = standings().all(|standing| standing.is_some_and(|standing| standing.is_ended));
+        let head = groups.head();
+        if !groups.has_history() {
+            let entry = Entry { from: head, is_resumable: false, is_due: false, has_gap: false, is_over };
+            return if is_over { Err(Detail::GroupEnded) } else { Ok(Some(entry)) };
+        }
+        let resume = match (resume, answer.since.as_deref()) {
+            (Resume::Live(_), Some(SINCE_START)) => None,
+            (Resume::Live(_), Some(since)) => Some(Resume::Cursor(Cursor::parse(since.as_bytes()))),
+            (resume @ (Resume::Live(_) | Resume::Cursor(_)), _) => Some(resume),
+        };
+        let is_ours = |cursor: &Cursor| cursor.epoch == self.engine.epoch() && cursor.position <= head;
+        let missing = |from| names.iter().map(|name| groups.completeness(name, from)).max();
+        let counts = &mut self.stats.replays;
+        let (from, has_gap) = match resume {
+            // Everything that is kept: what was never known cannot be missing.
+            None => {
+                let has_gap = missing(0) == Some(Completeness::Dropped);
+                *(if has_gap { &mut counts.dropped } else { &mut counts.complete }) += 1;
+                (0, has_gap)
+            }
+            Some(Resume::Live(_)) if is_over => return Err(Detail::GroupEnded),
+            Some(Resume::Live(from)) => (from, missing(from) > Some(Completeness::Complete)),
+            Some(Resume::Cursor(cursor)) => match cursor.filter(is_ours) {
+                Some(Cursor { position, .. }) => {
+                    let completeness = missing(position).unwrap_or(Completeness::Complete);
+                    let count = match completeness {
+                        Completeness::Complete => &mut counts.complete,
+                        Completeness::Forgotten => &mut counts.forgotten,
+                        Completeness::Dropped => &mut counts.dropped,
+                    };
+                    *count += 1;
+                    let proved = planted::is("gaps-are-passed-over-in-silence");
+                    (position, completeness > Completeness::Complete && !proved)
+                }
+                None => {
+                    counts.unknown += 1;
+                    (0, true)
+                }
+            },
+        };
+        let is_due = standings().flatten().any(|standing| standing.newest_kept > Some(from));
+        if is_over && !is_due && !has_gap {
+            return Err(Detail::GroupEnded);
+        }
+        Ok(Some(Entry { from: if is_due { from } else { head }, is_resumable: true, is_due, has_gap, is_over }))
+    }
+
+    /// Puts a stream that has just been opened into its groups.
+    pub(super) fn enter(&mut self, connection: &mut Connection, names: &[Cow<'_, str>], entry: Entry) {
+        let slot = connection.id.slot();
+        let State::Streaming(streaming) = &mut connection.state else { return };
+        for name in names {
+            self.hub.groups.join(slot, &mut streaming.joined, name, entry.from, true);
+        }
+        streaming.reached = Reached::new(entry.from, entry.is_resumable);
+        streaming.reached.set_lagging(entry.is_due);
+    }
+
+    /// What a resumable stream begins with, behind its head: the first block has the stream's position.
+    pub(super) fn write_resumable_start(
+        &mut self,
+        now: Millis,
+        connection: &mut Connection,
+        (answer, connecting): (&callback::Answer<'_>, &Connecting),
+        entry: Entry,
+    ) {
+        let id = self.id_line(entry.from);
+        let mut first = Some(&id);
+        if let Some(delay) = self.settings.reconnect_delay_ms {
+            let retry = self.jitter.spread(delay);
+            let out = self.outbox.frames(now, &mut connection.out);
+            out.extend_from_slice(first.take().map_or(&[], IdLine::as_bytes));
+            sse::write_retry(out, retry);
+        }
+        if let Some(event) = &answer.event {
+            self.hints.foreign_id(event);
+            let mut frame = Vec::new();
+            Event { id: None, ..event.clone() }.write(&mut frame);
+            self.write_block(now, connection, &frame, first.take());
+        }
+        if entry.has_gap {
+            first = None;
+            self.write_block(now, connection, b"event: gap\ndata: \n\n", Some(&id));
+        }
+        let held = without_ids(&connecting.held);
+        if entry.is_due {
+            let until = self.hub.groups.head();
+            let tail = Tail { until, held, held_events: connecting.held_events, end: None };
+            if !tail.held.is_empty() {
+                self.delivery.tails.insert(connection.id.slot(), tail);
+                if let State::Streaming(streaming) = &mut connection.state {
+                    streaming.reached.set_tail(true);
+                }
+            }
+        } else if held.is_empty() {
+            if let Some(id) = first {
+                let out = self.outbox.frames(now, &mut connection.out);
+                out.extend_from_slice(id.as_bytes());
+                out.push(b'\n');
+            }
+        } else {
+            let (head, rest) = held.split_at(first_frame_end(&held));
+            self.write_block(now, connection, head, first);
+            self.outbox.frames(now, &mut connection.out).extend_from_slice(rest);
+            self.stats.events += connecting.held_events.saturating_sub(1);
+            self.stats.event_bytes += rest.len() as u64;
+        }
+        self.outbox.queue(connection.id, &mut connection.out);
+        if entry.is_over && !entry.is_due {
+            self.end_stream(now, connection, GROUP_ENDED);
+        }
+    }
+
+    /// Writes an event with or without an id.
+    fn write_block(&mut self, now: Millis, connection: &mut Connection, frame: &[u8], id: Option<&IdLine>) {
+        let out = self.outbox.frames(now, &mut connection.out);
+        let start = out.len();
+        write_frame(out, frame, id);
+        self.stats.events += 1;
+        self.stats.event_bytes += (out.len() - start) as u64;
+    }
+
+    /// A send to the token of a stream that is or was in groups.
+    pub(super) fn send_to_member(
+        &mut self,
+        now: Millis,
+        connection: &mut Connection,
+        events: &[Event<'_>],
+        close: bool,
+    ) -> SendResult {
+        self.catch_up(now, connection);
+        let State::Streaming(streaming) = &connection.state else { return SendResult::NotFound };
+        let reached = streaming.reached;
+        let is_foreign = |event: &&Event<'_>| reached.is_resumable() && event.id.is_some();
+        if let Some(event) = events.iter().find(is_foreign) {
+            self.hints.foreign_id(event);
+        }
+        let write = |out: &mut Vec<u8>| {
+            let start = out.len();
+            for event in events {
+                if is_foreign(&event) {
+                    Event { id: None, ..event.clone() }.write(out);
+                } else {
+                    event.write(out);
+                }
+            }
+            (out.len() - start) as u64
+        };
+        let count = events.len() as u64;
+        match self.delivery.tails.get_mut(&connection.id.slot()).filter(|_| reached.has_tail()) {
+            Some(Tail { end: Some(_), .. }) => return SendResult::NotFound,
+            Some(tail) if tail.held.len() > self.settings.pending_bytes_max && count > 0 => {
+                self.cut_stream(now, connection, EndReason::error(Detail::SlowConsumer));
+                return SendResult::Failed;
+            }
+            // Behind what was sent before it, which is behind what is replayed.
+            Some(tail) => {
+                write(&mut tail.held);
+                tail.held_events += count;
+            }
+            None if count > 0 => {
+                self.stats.event_bytes += write(self.outbox.frames(now, &mut connection.out));
+                self.stats.events += count;
+                self.outbox.queue(connection.id, &mut connection.out);
+            }
+            None => {}
+        }
+        if close {
+            self.end_in_order(now, connection, EndReason::SERVER_CLOSED);
+        }
+        SendResult::Ok
+    }
+
+    /// Ends a stream behind everything that is on its way to it.
+    pub(super) fn end_in_order(&mut self, now: Millis, connection: &mut Connection, reason: EndReason) {
+        match &connection.state {
+            State::Streaming(streaming) if streaming.reached.is_lagging() => {
+                let head = self.hub.groups.head();
+                self.end_behind(connection, head, reason);
+            }
+            State::Streaming(_) => self.end_stream(now, connection, reason),
+            State::Reading(_) | State::Answering(_) | State::Connecting(_) | State::Closing(_) | State::Closed(_) => {}
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Sends to streams: the body of `POST /internal/send`.
+
+use super::answers::{ConnectResult, SendResult};
+use super::connection::{Connection, State};
+use super::shared::Shared;
+use crate::callback::Detail;
+use crate::clock::Millis;
+use crate::hub::{EndReason, parse_token};
+use crate::planted;
+use crate::send::{self, GroupIds, SendCommand, Target};
+use crate::table::Table;
+
+impl Shared {
+    /// Executes the body of a send.
+    pub(super) fn send(&mut self, now: Millis, connections: &mut Table<Connection>, body: &[u8]) -> SendResult {
+        let mut scratch = std::mem::take(&mut self.send_scratch);
+        let ids = if self.hub.groups.has_history() { GroupIds::Gateway } else { GroupIds::Backend };
+        let result = match send::parse(body, &mut scratch, ids) {
+            Ok(command) => self.execute(now, connections, body, &command),
+            Err(error) => SendResult::Invalid(error),
+        };
+        self.send_scratch = scratch;
+        result
+    }
+
+    fn execute(
+        &mut self,
+        now: Millis,
+        connections: &mut Table<Connection>,
+        body: &[u8],
+        command: &SendCommand<'_>,
+    ) -> SendResult {
+        if command.events.is_empty() && !command.close && !command.end {
+            self.hints.missing_event(body);
+        }
+        let token = match &command.target {
+            Target::Token(token) => token,
+            Target::Group(name) => return self.publish(now, std::slice::from_ref(name), command),
+            Target::Groups(names) => return self.publish(now, names, command),
+        };
+        let token_in = |slot| connections.in_slot(slot).map(|connection| connection.token);
+        let named = parse_token(token).and_then(|token| self.hub.tokens.get(token, token_in));
+        let Some(connection) = named.and_then(|slot| connections.in_slot_mut(slot)) else {
+            return SendResult::NotFound;
+        };
+        let pending_max = self.settings.pending_bytes_max;
+        let events = command.events.as_slice();
+        match &mut connection.state {
+            State::Connecting(connecting) => {
+                if connecting.held_close {
+                    return SendResult::NotFound;
+                }
+                if !events.is_empty() {
+                    if connecting.held.len() > pending_max {
+                        self.stop_connecting(
+                            now,
+                            connection,
+                            EndReason::error(Detail::SlowConsumer),
+                            ConnectResult::Overflow,
+                        );
+                        return SendResult::Failed;
+                    }
+                    events.iter().for_each(|event| event.write(&mut connecting.held));
+                    connecting.held_events += events.len() as u64;
+                }
+                connecting.held_close = command.close;
+                self.count_unsent(connection);
+                SendResult::Buffered
+            }
+            State::Streaming(streaming) => {
+                let is_plain = streaming.reached.is_plain();
+                // An off-by-one error at a limit.
+                let pending_max =
+                    pending_max - usize::from(pending_max > 0 && planted::is("backlog-may-not-reach-its-limit"));
+                if !events.is_empty() && connection.out.is_overdue(now, pending_max) {
+                    self.cut_stream(now, connection, EndReason::error(Detail::SlowConsumer));
+                    let id = connection.id;
+                    self.settle(now, connections, id);
+                    return SendResult::Failed;
+                }
+                if !is_plain {
+                    return self.send_to_member(now, connection, events, command.close);
+                }
+                if !events.is_empty() {
+                    let write = |out: &mut Vec<u8>| events.iter().for_each(|event| event.write(out));
+                    self.write_events(now, connection, events.len() as u64, write);
+                }
+                if command.close {
+                    self.end_stream(now, connection, EndReason::SERVER_CLOSED);
+                }
+                SendResult::Ok
+            }
+            State::Reading(_) | State::Answering(_) | State::Closing(_) | State::Closed(_) => {
+                debug_assert!(false, "a token names what is no stream");
+                SendResult::NotFound
+            }
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! Groups by name: who is in each, and what is kept of it.
+//!
+//! A group is there as long as it has members, something kept, or a walk over its members.
+
+use super::history::{Completeness, Entry, Forgotten, HistoryLimits, Ring};
+use super::memberships::{Join, Joined, Memberships};
+use crate::clock::Millis;
+use crate::cursor::Position;
+use crate::table::{Key, Table};
+use hashbrown::HashTable;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::hash::{DefaultHasher, Hasher};
+use std::sync::Arc;
+
+/// Most groups of one stream.
+pub(crate) const GROUPS_MAX: usize = 64;
+
+/// What a group counts against `HISTORY_BYTES` beside its name and its events.
+const GROUP_BYTES: usize = 256;
+
+/// An event on its way to the members that is not kept, or no longer.
+pub(super) struct Passing {
+    pub(super) entry: Entry,
+    /// Members that lag do without it.
+    pub(super) is_transient: bool,
+}
+
+/// A walk over the members of a group, which brings each up to date. From the last to the first: whoever leaves
+/// meanwhile is replaced by one that has been visited, or by one that will be.
+pub(super) struct Walk {
+    /// Nobody has been told yet of what is behind this, and not everybody of what is at it.
+    pub(super) pending_from: Position,
+    /// Whoever is visited in this round gets everything up to here.
+    pub(super) covers: Position,
+    /// Members that have not been visited in this round.
+    pub(super) left: usize,
+    /// Streams that joined before this end behind it; 0: none.
+    pub(super) close_at: Position,
+    /// In order.
+    pub(super) passing: VecDeque<Passing>,
+}
+
+pub(super) struct Group {
+    pub(super) name: Box<str>,
+    pub(super) members: Vec<u32>,
+    pub(super) ring: Ring,
+    /// The position of whatever was sent to it last.
+    pub(super) newest: Position,
+    pub(super) walk: Option<Box<Walk>>,
+    /// It has an entry in [`Keeping::aging`].
+    pub(super) is_aging: bool,
+    /// It has an entry in [`Keeping::oldest`].
+    pub(super) is_heaped: bool,
+}
+
+/// What is kept in all groups together, and in which order it goes.
+pub(super) struct Keeping {
+    pub(super) limits: HistoryLimits,
+    pub(super) bytes: usize,
+    pub(super) events: u64,
+    pub(super) dropped_for_space: u64,
+    pub(super) dropped_for_age: u64,
+    /// Groups with something kept, each with the time at which its age is to be looked at; in order.
+    pub(super) aging: VecDeque<(Millis, Key)>,
+    /// Groups with events, by the oldest one; some have lost that already.
+    pub(super) oldest: BinaryHeap<Reverse<(Position, Key)>>,
+    pub(super) forgotten: Forgotten,
+}
+
+/// One event on its way out of a group.
+pub(super) struct Source {
+    pub(super) group: u32,
+    pub(super) index: usize,
+    pub(super) is_passing: bool,
+    pub(super) next: Position,
+}
+
+/// All groups.
+pub(crate) struct Groups {
+    pub(super) table: Table<Group>,
+    /// Slots.
+    names: HashTable<u32>,
+    pub(super) memberships: Memberships,
+    pub(super) keeping: Keeping,
+    /// Slots of groups with a walk under way, in the order of `pending_from`.
+    pub(super) walks: VecDeque<u32>,
+    /// Whose turn it is among them, and for how many members more.
+    pub(super) turn: usize,
+    pub(super) turn_left: usize,
+    /// The newest position.
+    pub(super) head: Position,
+    /// Groups that have ended.
+    pub(super) ended: usize,
+    /// So that nobody can choose names that fall together.
+    hash_key: u64,
+    /// Scratch memory of a merge.
+    pub(super) sources: Vec<Source>,
+}
+
+/// How many groups there are, and what they hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct GroupCounts {
+    pub(crate) groups: u64,
+    pub(crate) memberships: u64,
+    pub(crate) kept_events: u64,
+    /// As counted against `HISTORY_BYTES`.
+    pub(crate) kept_bytes: u64,
+    pub(crate) dropped_for_space: u64,
+    pub(crate) dropped_for_age: u64,
+}
+
+/// How a group stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) members: usize,
+    /// Of the newest event kept.
+    pub(crate) newest_kept: Option<Position>,
+    /// Of the newest event that is or was kept.
+    pub(crate) newest: Position,
+    pub(crate) is_ended: bool,
+    /// Anything is kept, or anybody is in it.
+    pub(crate) is_alive: bool,
+}
+
+impl Groups {
+    /// `random`: unknown to those who choose names.
+    pub(crate) fn new(limits: HistoryLimits, random: u64) -> Self {
+        Self {
+            table: Table::default(),
+            names: HashTable::new(),
+            memberships: Memberships::default(),
+            keeping: Keeping {
+                limits,
+                bytes: 0,
+                events: 0,
+                dropped_for_space: 0,
+                dropped_for_age: 0,
+                aging: VecDeque::new(),
+                oldest: BinaryHeap::new(),
+                forgotten: Forgotten::default(),
+            },
+            walks: VecDeque::new(),
+            turn: 0,
+            turn_left: 0,
+            head: 0,
+            ended: 0,
+            hash_key: random,
+            sources: Vec::new(),
+        }
+    }
+
+    /// Whether anything is kept for replay.
+    pub(crate) fn has_history(&self) -> bool {
+        !self.keeping.limits.age.is_zero()
+    }
+
+    /// The newest position there is.
+    pub(crate) fn head(&self) -> Position {
+        self.head
+    }
+
+    /// How many there are, and what they hold.
+    pub(crate) fn counts(&self) -> GroupCounts {
+        GroupCounts {
+            groups: self.table.len() as u64,
+            memberships: self.memberships.len() as u64,
+            kept_events: self.keeping.events,
+            kept_bytes: self.keeping.bytes as u64,
+            dropped_for_space: self.keeping.dropped_for_space,
+            dropped_for_age: self.keeping.dropped_for_age,
+        }
+    }
+
+    pub(super) fn kept(&self) -> (u64, usize) {
+        (self.keeping.events, self.keeping.bytes)
+    }
+
+    pub(super) fn hash(&self, name: &str) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(self.hash_key);
+        hasher.write(name.as_bytes());
+        hasher.finish()
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<u32> {
+        let is_named = |slot: &u32| self.table.in_slot(*slot).is_some_and(|group| *group.name == *name);
+        self.names.find(self.hash(name), is_named).copied()
+    }
+
+    pub(super) fn group(&self, slot: u32) -> &Group {
+        self.table.in_slot(slot).expect("a group is there while it is used")
+    }
+
+    pub(super) fn group_mut(&mut self, slot: u32) -> &mut Group {
+        self.table.in_slot_mut(slot).expect("a group is there while it is used")
+    }
+
+    pub(super) fn find_or_create(&mut self, name: &str) -> u32 {
+        if let Some(slot) = self.find(name) {
+            return slot;
+        }
+        let hash = self.hash(name);
+        let ring = Ring::remembering(self.keeping.forgotten.take(hash));
+        let (newest, members) = (ring.newest(), Vec::new());
+        let name = Box::from(name);
+        let group = Group { name, members, ring, newest, walk: None, is_aging: false, is_heaped: false };
+        let slot = self.table.insert(group).slot();
+        let (table, key) = (&self.table, self.hash_key);
+        let hash_of = |slot: &u32| {
+            let mut hasher = DefaultHasher::new();
+            hasher.write_u64(key);
+            hasher.write(table.in_slot(*slot).map_or(&b""[..], |group| group.name.as_bytes()));
+            hasher.finish()
+        };
+        self.names.insert_unique(hash, slot, hash_of);
+        slot
+    }
+
+    /// Frees the group if nothing needs it any more.
+    pub(super) fn release(&mut self, slot: u32) {
+        let group = self.group(slot);
+        if !group.members.is_empty() || group.walk.is_some() || group.ring.is_used() {
+            return;
+        }
+        let hash = self.hash(&group.name);
+        if let Ok(entry) = self.names.find_entry(hash, |known| *known == slot) {
+            entry.remove();
+        }
+        if let Some(key) = self.table.key_of(slot)
+            && let Some(group) = self.table.remove(key)
+        {
+            self.keeping.forgotten.remember(hash, &group.ring);
+        }
+    }
+
+    /// Puts the stream in a slot into a group, unless it is in already. It is owed what is kept behind `from`.
+    pub(crate) fn join(&mut self, stream: u32, joined: &mut Joined, name: &str, from: Position, is_granted: bool) {
+        let group = self.find_or_create(name);
+        if self.memberships.of(*joined).any(|membership| membership.group == group) {
+            return;
+        }
+        let Group { members, ring, .. } = self.table.in_slot_mut(group).expect("just found");
+        // What was dropped before is not missing on this stream: its client has been told of the gap.
+        let from = from.max(ring.dropped());
+        self.memberships.join(joined, members, Join { from, group, stream, is_granted });
+    }
+
+    /// Takes a stream out of a group, if it is in.
+    pub(crate) fn leave(&mut self, joined: &mut Joined, name: &str) {
+        if let Some(group) = self.find(name)
+            && let Some(index) = self.memberships.unlink(joined, group)
+        {
+            self.vacate(index);
+        }
+    }
+
+    /// Takes a stream out of all groups.
+    pub(crate) fn leave_all(&mut self, joined: &mut Joined) {
+        while let Some(index) = self.memberships.unlink_first(joined) {
+            self.vacate(index);
+        }
+    }
+
+    fn vacate(&mut self, index: u32) {
+        let group = self.memberships.get(index).group;
+        let members = &mut self.table.in_slot_mut(group).expect("it has a member").members;
+        self.memberships.vacate(index, members);
+        self.release(group);
+    }
+
+    /// How a group stands; `None`: nothing is known of it but perhaps what was dropped.
+    pub(crate) fn standing(&self, name: &str) -> Option<Standing> {
+        let group = self.group(self.find(name)?);
+        Some(Standing {
+            members: group.members.len(),
+            newest_kept: group.ring.newest_kept(),
+            newest: group.ring.newest(),
+            is_ended: group.ring.is_ended(),
+            is_alive: group.ring.is_used() || !group.members.is_empty(),
+        })
+    }
+
+    /// What a client that has everything of a group up to `position` can know of the rest.
+    pub(crate) fn completeness(&self, name: &str, position: Position) -> Completeness {
+        match self.find(name) {
+            Some(slot) => self.group(slot).ring.completeness(position),
+            None => self.keeping.forgotten.known(self.hash(name)).completeness(position),
+        }
+    }
+
+    /// The names of a stream's groups, the last one joined first.
+    pub(crate) fn names_of(&self, joined: Joined) -> impl Iterator<Item = &str> {
+        self.memberships.of(joined).map(|membership| &*self.group(membership.group).name)
+    }
+
+    /// Whether a stream is in the group of that name.
+    pub(crate) fn is_member(&self, joined: Joined, name: &str) -> bool {
+        self.find(name).is_some_and(|group| self.memberships.of(joined).any(|known| known.group == group))
+    }
+
+    /// Whether all groups have ended that the answer to the connect has granted, and that the stream is still in.
+    pub(crate) fn is_over(&self, joined: Joined) -> bool {
+        let mut granted = self.memberships.of(joined).filter(|membership| membership.is_granted()).peekable();
+        self.ended > 0
+            && granted.peek().is_some()
+            && granted.all(|membership| self.group(membership.group).ring.is_ended())
+    }
+
+    /// Whether something was dropped that a stream at `position` is owed.
+    pub(crate) fn is_lost(&self, joined: Joined, position: Position) -> bool {
+        self.memberships
+            .of(joined)
+            .any(|membership| self.group(membership.group).ring.dropped() > position.max(membership.from))
+    }
+
+    /// Gives up memory that is not in use.
+    pub(crate) fn shrink(&mut self) {
+        self.table.shrink();
+        let (table, key) = (&self.table, self.hash_key);
+        self.names.shrink_to_fit(|slot| {
+            let mut hasher = DefaultHasher::new();
+            hasher.write_u64(key);
+            hasher.write(table.in_slot(*slot).map_or(&b""[..], |group| group.name.as_bytes()));
+            hasher.finish()
+        });
+        self.memberships.shrink();
+        self.keeping.forgotten.shrink();
+        self.keeping.aging.shrink_to_fit();
+        self.keeping.oldest.shrink_to_fit();
+        self.walks.shrink_to_fit();
+        self.sources = Vec::new();
+    }
+}
+
+impl Group {
+    /// What the group counts against `HISTORY_BYTES` beside its events.
+    pub(super) fn bytes(&self) -> usize {
+        self.name.len() + GROUP_BYTES
+    }
+
+    /// Keeps an event for the walk that is under way, although it is not kept otherwise.
+    pub(super) fn pass(&mut self, entry: Entry, is_transient: bool) {
+        if let Some(walk) = &mut self.walk {
+            let at = walk.passing.partition_point(|passing| passing.entry.position < entry.position);
+            walk.passing.insert(at, Passing { entry, is_transient });
+        }
+    }
+}
+
+/// A frame without `id` and chunk framing, shared by all that send it.
+pub(crate) type Frame = Arc<[u8]>;

@@ -1,0 +1,177 @@
+//! Keeping events for replay, and dropping them: by their number in a group, by the bytes of all, by age.
+
+use super::groups::Groups;
+use super::history::Entry;
+use crate::clock::Millis;
+use crate::planted;
+use crate::table::Key;
+use std::cmp::Reverse;
+use std::time::Duration;
+
+/// How long the end of a group is remembered where there is no history.
+const END_AGE_WITHOUT_HISTORY: Duration = Duration::from_secs(60);
+
+/// Events dropped for age in one turn of the loop: a millisecond.
+const TURN_DROPS: usize = 4096;
+
+impl Groups {
+    fn age(&self) -> Duration {
+        let age = self.keeping.limits.age;
+        if age.is_zero() { END_AGE_WITHOUT_HISTORY } else { age }
+    }
+
+    /// Keeps an event of a group.
+    pub(super) fn keep(&mut self, now: Millis, slot: u32, entry: Entry) {
+        if self.group(slot).ring.len() >= self.keeping.limits.events.max(1) {
+            self.drop_oldest_of(slot);
+            self.keeping.dropped_for_space += 1;
+        }
+        self.start_aging(now, slot);
+        let key = self.table.key_of(slot);
+        let keeping = &mut self.keeping;
+        keeping.bytes += entry.bytes();
+        keeping.events += 1;
+        let group = self.table.in_slot_mut(slot).expect("a group is there while it is used");
+        if let Some(key) = key.filter(|_| !std::mem::replace(&mut group.is_heaped, true)) {
+            keeping.oldest.push(Reverse((entry.position, key)));
+        }
+        group.ring.push(now, entry);
+    }
+
+    /// Marks a group as ended.
+    pub(super) fn mark_end(&mut self, now: Millis, slot: u32) {
+        self.start_aging(now, slot);
+        let group = self.group_mut(slot);
+        let was_ended = group.ring.is_ended();
+        group.ring.end(now);
+        self.ended += usize::from(!was_ended);
+    }
+
+    /// The group has something kept from now on: counts it, and has its age looked at.
+    fn start_aging(&mut self, now: Millis, slot: u32) {
+        let due = now.after(self.age());
+        let key = self.table.key_of(slot);
+        let group = self.group_mut(slot);
+        if group.ring.is_used() {
+            return;
+        }
+        let bytes = group.bytes();
+        let is_aging = std::mem::replace(&mut group.is_aging, true);
+        self.keeping.bytes += bytes;
+        if let Some(key) = key.filter(|_| !is_aging) {
+            self.keeping.aging.push_back((due, key));
+        }
+    }
+
+    /// Drops the oldest event of a group. One that is on its way to the members stays until it has reached them.
+    fn drop_oldest_of(&mut self, slot: u32) {
+        let group = self.table.in_slot_mut(slot).expect("a group is there while it is used");
+        let Some(entry) = group.ring.pop() else { return };
+        self.keeping.bytes -= entry.bytes();
+        self.keeping.events -= 1;
+        if group.walk.as_ref().is_some_and(|walk| walk.pending_from <= entry.position) {
+            group.pass(entry, false);
+        }
+        self.stop_keeping(slot);
+    }
+
+    /// Uncounts a group of which nothing is kept any more.
+    fn stop_keeping(&mut self, slot: u32) {
+        let group = self.group(slot);
+        if !group.ring.is_used() {
+            self.keeping.bytes -= group.bytes();
+        }
+    }
+
+    /// Drops the oldest events of all groups, and then the oldest marks, until what is left fits.
+    pub(super) fn make_room(&mut self) {
+        while self.keeping.bytes > self.keeping.limits.bytes {
+            let Some(Reverse((position, key))) = self.keeping.oldest.pop() else {
+                if !self.drop_oldest_mark() {
+                    return;
+                }
+                continue;
+            };
+            let slot = key.slot();
+            let Some(group) = self.table.get_mut(key) else { continue };
+            // It may have lost its oldest event since, or all of them.
+            match group.ring.oldest() {
+                Some(oldest) if oldest == position => {
+                    self.drop_oldest_of(slot);
+                    self.keeping.dropped_for_space += 1;
+                    self.heap_again(key);
+                    self.release(slot);
+                }
+                Some(_) | None => self.heap_again(key),
+            }
+        }
+    }
+
+    fn heap_again(&mut self, key: Key) {
+        let Some(group) = self.table.get_mut(key) else { return };
+        let oldest = group.ring.oldest();
+        group.is_heaped = oldest.is_some();
+        self.keeping.oldest.extend(oldest.map(|oldest| Reverse((oldest, key))));
+    }
+
+    /// Forgets the oldest end of a group; `false` if there is none.
+    fn drop_oldest_mark(&mut self) -> bool {
+        while let Some((_, key)) = self.keeping.aging.pop_front() {
+            let Some(group) = self.table.get_mut(key) else { continue };
+            group.is_aging = false;
+            if group.ring.is_ended() {
+                self.forget_all(key.slot());
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Drops everything that is kept of a group.
+    fn forget_all(&mut self, slot: u32) {
+        while self.group(slot).ring.len() > 0 {
+            self.drop_oldest_of(slot);
+        }
+        let group = self.group_mut(slot);
+        if group.ring.is_ended() {
+            group.ring.forget_end();
+            self.ended -= 1;
+            self.stop_keeping(slot);
+        }
+        self.release(slot);
+    }
+
+    /// When [`Groups::expire`] has something to do.
+    pub(crate) fn next_expiry(&self) -> Option<Millis> {
+        self.keeping.aging.front().map(|(due, _)| *due)
+    }
+
+    /// Drops what is too old, as far as one turn of the loop goes.
+    pub(crate) fn expire(&mut self, now: Millis) {
+        let mut left = TURN_DROPS;
+        while let Some((due, key)) = self.keeping.aging.front().copied()
+            && due <= now
+            && left > 0
+        {
+            self.keeping.aging.pop_front();
+            let age = self.age();
+            let Some(group) = self.table.get_mut(key) else { continue };
+            group.is_aging = false;
+            if !group.ring.is_used() {
+                continue;
+            }
+            let expires_at = group.ring.touched_at().after(age);
+            if expires_at > now && !planted::is("history-expires-by-its-oldest-event") {
+                group.is_aging = true;
+                // The queue stays in order: whatever was touched later was queued later, or is queued again later.
+                let at = self.keeping.aging.partition_point(|(due, _)| *due <= expires_at);
+                self.keeping.aging.insert(at, (expires_at, key));
+                continue;
+            }
+            let events = group.ring.len();
+            self.keeping.dropped_for_age += events as u64;
+            left = left.saturating_sub(events.max(1));
+            self.forget_all(key.slot());
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Groups against a plain twin.

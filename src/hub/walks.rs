@@ -1,0 +1,319 @@
+//! How the events of groups reach their members: walks over the members, and what each is owed when it is visited.
+//!
+//! All events have one order, so what a stream has got is one position. A walk brings every member of a group up to date,
+//! with the events of all its groups; one whose socket is full is left behind, and reads on from what is kept when it has
+//! room. Everything goes by position, so nothing is delivered twice, and nothing out of order.
+
+use super::groups::{Frame, Groups, Source, Walk};
+use super::history::Entry;
+use super::memberships::Joined;
+use crate::clock::Millis;
+use crate::cursor::Position;
+use crate::planted;
+use std::collections::VecDeque;
+
+/// Members of a group that are visited before it is another group's turn.
+const TURN_MEMBERS: usize = 64;
+
+/// Something sent to groups.
+pub(crate) struct Publication<'a> {
+    /// The position of the first event, and of the first thing to do; the others follow.
+    pub(crate) first: Position,
+    pub(crate) frames: &'a [Frame],
+    pub(crate) is_transient: bool,
+    /// The members' streams end behind the events.
+    pub(crate) closes: bool,
+    /// The groups end behind the events.
+    pub(crate) ends: bool,
+}
+
+impl Publication<'_> {
+    /// How many positions it takes; an end or a close without an event takes one, too.
+    pub(crate) fn positions(&self) -> Position {
+        self.frames.len().max(1) as Position
+    }
+}
+
+/// A member of a group that is to be brought up to date.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Visit {
+    /// The connection's slot.
+    pub(crate) stream: u32,
+    /// What the group has up to here is on its way.
+    pub(crate) newest: Position,
+    /// The stream ends behind this; 0: it does not.
+    pub(crate) close_at: Position,
+    /// The one event that is on its way in all groups together, if there is but one.
+    pub(crate) sole: Option<Position>,
+}
+
+/// Whether an event is kept for replay, where there is history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keeps {
+    Replayable,
+    Transient,
+}
+
+/// Which events a stream takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// What is kept: the stream lags.
+    Kept,
+    /// The same, and what is on its way without being kept; transient events as well.
+    Live,
+    /// The same without transient events: the stream's socket is full.
+    Queued,
+}
+
+impl Groups {
+    /// Puts something into the groups in which it is to be found, and on its way to their members. Returns whether there
+    /// are any.
+    pub(crate) fn publish(&mut self, now: Millis, names: &[&str], publication: &Publication<'_>) -> bool {
+        let Publication { first, frames, is_transient, closes, ends } = *publication;
+        self.head = first + publication.positions() - 1;
+        let is_kept = self.has_history() && !is_transient;
+        let mut reached = false;
+        for name in names {
+            let needs_group = ends || (is_kept && !frames.is_empty());
+            let slot = match self.find(name) {
+                Some(slot) => slot,
+                None if needs_group => self.find_or_create(name),
+                None => continue,
+            };
+            let has_members = !self.group(slot).members.is_empty();
+            reached |= has_members;
+            if has_members {
+                self.start_walk(slot, first, closes);
+            }
+            for (position, frame) in (first..).zip(frames) {
+                let entry = Entry { position, frame: Frame::clone(frame) };
+                if is_kept {
+                    self.keep(now, slot, entry);
+                } else {
+                    self.group_mut(slot).pass(entry, is_transient);
+                }
+            }
+            self.group_mut(slot).newest = self.head;
+            if ends {
+                self.mark_end(now, slot);
+            }
+        }
+        self.make_room();
+        reached
+    }
+
+    /// Has the members visited.
+    fn start_walk(&mut self, slot: u32, first: Position, closes: bool) {
+        let head = self.head;
+        let group = self.table.in_slot_mut(slot).expect("a group is there while it is used");
+        let left = group.members.len();
+        let walk = match &mut group.walk {
+            Some(walk) => {
+                // Nobody has been visited yet in this round: it covers this, too.
+                if walk.left >= left {
+                    walk.covers = head;
+                }
+                walk
+            }
+            None => {
+                self.walks.push_back(slot);
+                group.walk.insert(Box::new(Walk {
+                    pending_from: first,
+                    covers: head,
+                    left,
+                    close_at: 0,
+                    passing: VecDeque::new(),
+                }))
+            }
+        };
+        if closes {
+            walk.close_at = head;
+        }
+    }
+
+    /// Everything up to here has been brought to everybody, but for streams that lag.
+    pub(crate) fn settled(&self) -> Position {
+        let oldest = self.walks.front().and_then(|slot| self.group(*slot).walk.as_ref());
+        oldest.map_or(self.head, |walk| walk.pending_from - 1)
+    }
+
+    /// Whether members are still to be visited.
+    pub(crate) fn has_walks(&self) -> bool {
+        !self.walks.is_empty()
+    }
+
+    /// The next member to visit.
+    pub(crate) fn next_visit(&mut self) -> Option<Visit> {
+        loop {
+            if self.turn_left == 0 {
+                self.turn += 1;
+                self.turn_left = TURN_MEMBERS;
+            }
+            if self.turn >= self.walks.len() {
+                self.turn = 0;
+            }
+            let slot = *self.walks.get(self.turn)?;
+            let is_sole = self.walks.len() == 1;
+            let group = self.table.in_slot_mut(slot).expect("a group is there while it is used");
+            let Some(walk) = &mut group.walk else { return None };
+            walk.left = walk.left.min(group.members.len());
+            if walk.left == 0 {
+                self.finish_round(slot);
+                continue;
+            }
+            self.turn_left -= 1;
+            walk.left -= 1;
+            let membership = self.memberships.get(group.members[walk.left]);
+            let closes = walk.close_at > membership.from;
+            let sole = (is_sole && walk.pending_from == group.newest).then_some(group.newest);
+            return Some(Visit {
+                stream: membership.stream(),
+                newest: group.newest,
+                close_at: if closes { walk.close_at } else { 0 },
+                sole,
+            });
+        }
+    }
+
+    /// All members have been visited: what has come meanwhile takes another round.
+    fn finish_round(&mut self, slot: u32) {
+        let turn = self.turn;
+        let group = self.table.in_slot_mut(slot).expect("a group is there while it is used");
+        let Some(walk) = &mut group.walk else { return };
+        let done = walk.passing.partition_point(|passing| passing.entry.position <= walk.covers);
+        walk.passing.drain(..done);
+        self.walks.remove(turn);
+        self.turn_left = 0;
+        if group.newest > walk.covers && !planted::is("events-behind-a-walk-are-forgotten") {
+            if walk.close_at <= walk.covers {
+                walk.close_at = 0;
+            }
+            walk.pending_from = walk.covers + 1;
+            walk.covers = group.newest;
+            walk.left = group.members.len();
+            let from = walk.pending_from;
+            let table = &self.table;
+            let pending_from = |slot: &u32| {
+                let walk = table.in_slot(*slot).and_then(|group| group.walk.as_ref());
+                walk.map_or(0, |walk| walk.pending_from)
+            };
+            let at = self.walks.partition_point(|slot| pending_from(slot) <= from);
+            self.walks.insert(at, slot);
+        } else {
+            group.walk = None;
+            self.release(slot);
+        }
+    }
+
+    /// Whether a stream is owed anything that has got to `floor` and does not lag.
+    pub(crate) fn owes(&self, joined: Joined, floor: Position) -> bool {
+        self.memberships.of(joined).any(|membership| self.group(membership.group).newest > floor.max(membership.from))
+    }
+
+    /// Whether anything is kept of what a stream is owed behind `floor`, up to `until`.
+    pub(crate) fn owes_kept(&self, joined: Joined, (floor, until): (Position, Position)) -> bool {
+        self.memberships.of(joined).any(|membership| {
+            let ring = &self.group(membership.group).ring;
+            ring.get(ring.first_after(floor.max(membership.from))).is_some_and(|entry| entry.position <= until)
+        })
+    }
+
+    /// Hands over what a stream is owed that has got to `floor`, in order, up to `until`. Ends early when `take` returns
+    /// `false`: then there may be more, and the result is `false`.
+    pub(crate) fn take_due(
+        &mut self,
+        joined: Joined,
+        (floor, until): (Position, Position),
+        due: Due,
+        mut take: impl FnMut(Position, &Frame, Keeps) -> bool,
+    ) -> bool {
+        let mut sources = std::mem::take(&mut self.sources);
+        sources.clear();
+        for membership in self.memberships.of(joined) {
+            let after = floor.max(membership.from);
+            let group = self.group(membership.group);
+            if group.newest <= after {
+                continue;
+            }
+            let index = group.ring.first_after(after);
+            if let Some(entry) = group.ring.get(index) {
+                let next = entry.position;
+                sources.push(Source { group: membership.group, index, is_passing: false, next });
+            }
+            if let Some(walk) = group.walk.as_ref().filter(|_| due != Due::Kept) {
+                let index = walk.passing.partition_point(|passing| passing.entry.position <= after);
+                if let Some(passing) = walk.passing.get(index) {
+                    let next = passing.entry.position;
+                    sources.push(Source { group: membership.group, index, is_passing: true, next });
+                }
+            }
+        }
+        let is_complete = self.merge(&mut sources, (floor, until), due, &mut take);
+        self.sources = sources;
+        is_complete
+    }
+
+    fn merge(
+        &self,
+        sources: &mut Vec<Source>,
+        (floor, until): (Position, Position),
+        due: Due,
+        take: &mut impl FnMut(Position, &Frame, Keeps) -> bool,
+    ) -> bool {
+        let mut last = floor;
+        loop {
+            let Some((at, source)) = sources.iter_mut().enumerate().min_by_key(|(_, source)| source.next) else {
+                return true;
+            };
+            if source.next > until {
+                return true;
+            }
+            let group = self.group(source.group);
+            let passing = group.walk.as_ref().map(|walk| &walk.passing).filter(|_| source.is_passing);
+            let (entry, keeps) = match passing {
+                Some(passing) => {
+                    let passing = &passing[source.index];
+                    (&passing.entry, if passing.is_transient { Keeps::Transient } else { Keeps::Replayable })
+                }
+                None => (group.ring.get(source.index).expect("it was there"), Keeps::Replayable),
+            };
+            let is_wanted = due == Due::Live || keeps == Keeps::Replayable;
+            // An event of several groups comes once.
+            if entry.position > last && is_wanted {
+                if !take(entry.position, &entry.frame, keeps) {
+                    return false;
+                }
+                last = entry.position;
+            }
+            source.index += 1;
+            let next = match passing {
+                Some(passing) => passing.get(source.index).map(|passing| passing.entry.position),
+                None => group.ring.get(source.index).map(|entry| entry.position),
+            };
+            match next {
+                Some(next) => source.next = next,
+                None => drop(sources.swap_remove(at)),
+            }
+        }
+    }
+
+    /// Panics if what must always hold does not; for tests, simulations and fuzzers.
+    pub(crate) fn assert_invariants(&self) {
+        let (mut events, mut bytes, mut members, mut ended, mut walks) = (0, 0, 0, 0, 0);
+        for (_, group) in self.table.iter() {
+            assert!(!group.members.is_empty() || group.walk.is_some() || group.ring.is_used(), "a group of nobody");
+            let entries = (0..group.ring.len()).filter_map(|index| group.ring.get(index));
+            bytes += entries.map(Entry::bytes).sum::<usize>() + if group.ring.is_used() { group.bytes() } else { 0 };
+            events += group.ring.len() as u64;
+            members += group.members.len();
+            ended += usize::from(group.ring.is_ended());
+            walks += usize::from(group.walk.is_some());
+            assert!(!group.ring.is_used() || group.is_aging, "a group that is kept for ever");
+            assert!(group.ring.oldest().is_none() || group.is_heaped, "an event that is never dropped for space");
+        }
+        assert_eq!((events, bytes), self.kept(), "what is kept is miscounted");
+        assert!(bytes <= self.keeping.limits.bytes, "more is kept than may be");
+        assert_eq!(members, self.memberships.len(), "memberships and members differ");
+        assert_eq!((ended, walks), (self.ended, self.walks.len()), "ends or walks are miscounted");
+    }
+}
