@@ -34,7 +34,7 @@
 //! | status, text or metric label of an answer | `gateway/answers.rs`: a row per refusal and per result of a connect, a match arm per result of a send |
 //! | who answers which request, and its checks | `gateway/routes.rs` |
 //! | the head of a stream, `Date`, CORS fields | `http/response.rs`; what it depends on: `StreamMode` in `gateway/connection.rs` |
-//! | opening streams, when a stream is refused, when a client is told a `retry:` | `gateway/streams.rs`; its jitter: `gateway/jitter.rs` |
+//! | opening streams, when a stream is refused, when a client gets a `retry:` | `gateway/streams.rs`; its jitter: `gateway/jitter.rs` |
 //! | sends to streams | `gateway/sends.rs` |
 //! | what a connect's answer may carry | `callback/answer.rs` (reading it), `gateway/streams.rs` (acting on it) |
 //! | how a stream ends; a reason or detail of a disconnect | `gateway/ending.rs`; `callback/mod.rs`, `gateway/stats.rs` |
@@ -102,9 +102,9 @@
 //! The queues of waiting callbacks live in the core (`hub`) and not in the worker pool, so that
 //! their order and their limits are simulated too; the pool only runs the calls it is given.
 //!
-//! What all connections share (`gateway/shared.rs`) is separate from the table of connections: a handler is handed one
-//! connection and reaches no other; only requests, which may name another stream, get the table. A connection keeps its slot
-//! until the handler of its input returns (`Shared::settle`), so inside a handler no id goes stale.
+//! What all connections share (`gateway/shared.rs`) is separate from the table of connections: a handler gets one
+//! connection and reaches no other; only requests, which may name another stream, get the table. A connection keeps its
+//! slot until the handler of its input returns (`Shared::settle`), so inside a handler no id goes stale.
 
 #![deny(unsafe_code)]
 

@@ -23,7 +23,7 @@ pub fn internal_reserve(connections_max: usize) -> usize {
 const DESCRIPTORS_MIN_INTERNAL: usize = 48;
 const DESCRIPTORS_MIN: usize = 40;
 
-/// More would be a crowd that the backend does not answer anyway.
+/// More would mean a backend that does not answer anyway.
 const LATE_MAX: usize = 64;
 
 /// The settings that raise the limit, for messages.

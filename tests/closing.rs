@@ -1,4 +1,4 @@
-//! How connections end, in the pure core driven by hand: who is read once more, and how many may linger.
+//! The end of connections, in the pure core: the last read, and the limit of lingering ones.
 
 use ssegateway::callback::{Called, Outcome};
 use ssegateway::clock::Millis;
@@ -9,14 +9,14 @@ use uuid::Uuid;
 
 const PROBE: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n";
 const LAST_PROBE: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
-/// More than one turn may deal with.
+/// More than the budget of one turn.
 const CROWD: u128 = 3000;
 
 fn connect(gateway: &mut Gateway, now: Millis) -> ConnId {
     gateway.accept(now, Listener::Public, Peer::Remote, Uuid::nil()).expect("a connection")
 }
 
-/// What the owner of the sockets is told, in order; everything is written at once.
+/// The actions for the owner of the sockets, in order; everything is written at once.
 #[derive(Debug, PartialEq, Eq)]
 enum Told {
     Wrote(ConnId, String),
@@ -24,7 +24,7 @@ enum Told {
     Closed(ConnId, CloseMode),
 }
 
-/// Does as the event loop does. `unread` is what a last look at a connection finds.
+/// Behaves like the event loop. `unread` is the input found by the last read of a connection.
 fn carry_out(gateway: &mut Gateway, now: Millis, unread: &mut VecDeque<(ConnId, &[u8])>) -> Vec<Told> {
     let mut told = Vec::new();
     loop {
@@ -67,7 +67,7 @@ fn crowded() -> Gateway {
     gateway
 }
 
-/// How many connections each turn shuts down or closes, until nothing is due any more.
+/// The number of connections that each turn shuts down or closes, until nothing is due.
 fn ended_per_turn(gateway: &mut Gateway, now: Millis) -> Vec<usize> {
     let mut turns = Vec::new();
     loop {
@@ -95,7 +95,7 @@ fn a_crowd_is_drained_over_several_turns() {
     gateway.shut_down(Millis::ZERO);
     let turns = ended_per_turn(&mut gateway, Millis::ZERO);
     assert!(turns.len() > 2 && turns.iter().all(|ended| *ended <= 1024), "{turns:?}");
-    assert_eq!(gateway.connection_count(), CROWD as usize, "none gives way to another in a drain");
+    assert_eq!(gateway.connection_count(), CROWD as usize, "no eviction in a drain");
     assert_eq!(gateway.finished(), None);
     ended_per_turn(&mut gateway, Millis::from_millis(1_100));
     assert_eq!(gateway.connection_count(), 0);
@@ -103,7 +103,7 @@ fn a_crowd_is_drained_over_several_turns() {
 }
 
 #[test]
-fn a_drain_leaves_an_answer_time_to_be_read() {
+fn a_drain_leaves_time_to_read_an_answer() {
     let mut gateway = Gateway::new(Settings::default(), Millis::ZERO, 0);
     let id = connect(&mut gateway, Millis::ZERO);
     gateway.receive(Millis::ZERO, id, PROBE);
@@ -123,7 +123,7 @@ fn a_drain_leaves_an_answer_time_to_be_read() {
 }
 
 #[test]
-fn what_a_last_look_finds_whole_is_answered_and_the_rest_refused() {
+fn complete_requests_in_the_last_read_are_answered_and_the_rest_refused() {
     let now = Millis::ZERO;
     let both = [PROBE, PROBE, b"GET /heal"].concat();
     for (unread, statuses, closes) in [
@@ -152,7 +152,7 @@ fn a_request_that_crosses_the_idle_timer_keeps_its_connection() {
     gateway.expire(at(75_100));
     let told = carry_out(&mut gateway, at(75_100), &mut VecDeque::from([(id, PROBE)]));
     assert!(matches!(&told[..], [Told::Wrote(_, answer)] if answer.starts_with("HTTP/1.1 200 ")), "{told:?}");
-    // A part of one has the time that every request has.
+    // An incomplete request gets the usual time.
     gateway.expire(at(150_300));
     assert_eq!(carry_out(&mut gateway, at(150_300), &mut VecDeque::from([(id, &PROBE[..9])])), []);
     gateway.receive(at(150_400), id, &PROBE[9..]);
@@ -162,7 +162,7 @@ fn a_request_that_crosses_the_idle_timer_keeps_its_connection() {
 }
 
 #[test]
-fn a_client_that_comes_with_the_drain_is_answered() {
+fn a_client_accepted_during_the_drain_is_answered() {
     let now = Millis::ZERO;
     let mut gateway = Gateway::new(Settings::default(), now, 0);
     gateway.shut_down(now);
@@ -175,7 +175,7 @@ fn a_client_that_comes_with_the_drain_is_answered() {
 }
 
 #[test]
-fn input_behind_the_last_answer_is_discarded_until_it_ends_or_for_half_a_minute() {
+fn input_after_the_last_answer_is_discarded_until_it_ends_or_for_half_a_minute() {
     let at = Millis::from_millis;
     let mut gateway = Gateway::new(Settings::default(), at(0), 0);
     let [silent, busy] = [0, 1].map(|_| connect(&mut gateway, at(0)));
@@ -198,8 +198,8 @@ fn input_behind_the_last_answer_is_discarded_until_it_ends_or_for_half_a_minute(
 }
 
 #[test]
-fn the_one_that_has_lingered_longest_gives_way() {
-    /// Connections that may linger.
+fn the_connection_that_has_lingered_longest_is_closed_first() {
+    /// The limit of lingering connections.
     const LINGERING: usize = 1024;
     let now = Millis::ZERO;
     let mut gateway = Gateway::new(Settings::default(), now, 0);
@@ -251,7 +251,7 @@ fn a_cut_stream_ends_at_once_in_the_process_and_later_in_the_kernel() {
 
 #[test]
 fn the_oldest_of_too_many_cut_streams_is_reset() {
-    /// Cut streams that may keep their sockets.
+    /// The limit of cut streams with a socket.
     const CUT: u128 = 128;
     let at = Millis::from_millis;
     let mut gateway = Gateway::new(Settings::default(), at(0), 0);

@@ -254,7 +254,7 @@ fn callbacks_share_kept_alive_connections() {
     assert_eq!(backend.connections(), 1, "sequential calls need one connection");
 }
 
-/// Of one that has not answered yet nobody knows how many workers it has.
+/// The capacity of a backend is unknown before its first answers.
 #[test]
 fn a_new_backend_gets_a_few_connects_at_once_and_all_of_them_when_it_answers() {
     const STREAMS: usize = 40;
@@ -263,9 +263,9 @@ fn a_new_backend_gets_a_few_connects_at_once_and_all_of_them_when_it_answers() {
     let gateway = Gateway::start(&backend);
     let clients: Vec<Client> = (0..STREAMS).map(|n| Client::open(gateway.port, get(&format!("/{n}")))).collect();
     common::eventually("seven are made", || backend.count("connect") == 7);
-    // The probe is answered by the loop that has seen all of them.
+    // By the time the probe is answered, the loop has seen all of them.
     assert_eq!(gateway.get("/healthz").status, 200);
-    assert_eq!(backend.count("connect"), 7, "and one place is kept for a disconnect");
+    assert_eq!(backend.count("connect"), 7, "one place is reserved for a disconnect");
     gate.open();
     for client in clients {
         Stream::accept(client);

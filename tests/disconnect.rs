@@ -209,7 +209,7 @@ fn an_early_leaver_with_a_buffered_close_gets_one() {
     assert_eq!(disconnects(&backend, &token).len(), 1);
 }
 
-/// Two clients whose connects time out; their tokens.
+/// Two clients whose connects time out; returns their tokens.
 fn time_out(gateway: &Gateway, backend: &Backend) -> [String; 2] {
     let mut stays = Client::open(gateway.port, get("/stays"));
     let leaves = Client::open(gateway.port, get("/leaves"));
@@ -220,7 +220,7 @@ fn time_out(gateway: &Gateway, backend: &Backend) -> [String; 2] {
     tokens
 }
 
-/// A backend that answers the connects above so when the gate opens, and everything else at once.
+/// A backend that gives this answer to those connects when the gate opens, and answers everything else at once.
 fn late(answer: Answer) -> (Backend, Gate, Gateway) {
     let gate = Gate::new();
     let answer = answer.after(&gate);
@@ -245,7 +245,7 @@ fn after_a_timeout_it_waits_for_the_late_answer() {
             assert_eq!((call.reason(), call.detail()), ("error", Some("connect_timeout")));
         }
         gateway.drain();
-        assert_eq!(backend.count("disconnect"), 3, "with the barrier's");
+        assert_eq!(backend.count("disconnect"), 3, "including the barrier's");
     }
 }
 
@@ -270,7 +270,8 @@ fn a_drain_waits_for_late_answers_no_longer_than_half_its_time() {
 
 #[test]
 fn a_connect_whose_retry_is_rejected_may_have_been_accepted_before() {
-    // The first connect leaves a kept connection. The second one is stored, and its answer lost; its retry finds it stored.
+    // The first connect leaves a kept-alive connection. The second one is stored, but its answer lost; its retry is
+    // then rejected.
     let backend = Backend::new(|call| match (call.action(), call.url(), call.ordinal) {
         ("connect", "/x", 1) => Answer::close(),
         ("connect", "/x", _) => Answer::status(409),

@@ -240,7 +240,7 @@ fn the_time_for_a_request_is_absolute() {
     let gateway = Gateway::builder().set("REQUEST_TIMEOUT_SECONDS", 1).start();
     let mut client = Client::open(gateway.port, "GET /x HTTP/1.1\r\nHost: h\r\nX: ");
     let start = Instant::now();
-    // A byte now and then does not buy more time.
+    // An occasional byte does not extend the time.
     let mut socket = client.socket().try_clone().expect("a second handle");
     let dripping = std::thread::spawn(move || {
         while socket.write_all(b"x").is_ok() {

@@ -147,7 +147,7 @@ fn the_pending_bytes_of_a_client_that_does_not_read_stay_near_the_limit_and_are_
     const ACKNOWLEDGED: usize = 128 * 1024;
     let backend = Backend::accepting();
     let gateway = Gateway::for_backend(&backend).set("MAX_PENDING_BYTES", LIMIT).start();
-    // Open: a stream that is still connecting is not listed.
+    // Open, since a connecting stream is not listed.
     let (_stream, token) = gateway.open_with(&backend, "/x");
     let data = "x".repeat(4000);
     let body = serde_json::json!({"token": token, "event": {"data": data}}).to_string();

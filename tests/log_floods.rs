@@ -53,7 +53,7 @@ fn timeouts_and_refusals_are_kinds_of_their_own() {
     let backend = Backend::connecting(Answer::silence());
     let port = backend.port.clone();
     let gateway = Gateway::for_backend(&backend).set("CALLBACK_TIMEOUT_SECONDS", 1).start();
-    // As many as are asked for at once.
+    // As many as are in flight at once.
     let mut clients: Vec<Client> = (0..7).map(|_| Client::open(gateway.port, get("/x"))).collect();
     for client in &mut clients {
         assert_eq!(client.response().status, 504);

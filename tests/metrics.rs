@@ -201,7 +201,7 @@ fn a_client_that_does_not_read_shows_as_pending_and_then_as_dropped() {
 }
 
 /// The pending bytes of each stream by token, from the other report.
-fn owed(gateway: &Gateway) -> HashMap<String, f64> {
+fn pending(gateway: &Gateway) -> HashMap<String, f64> {
     let page: Value = serde_json::from_slice(&gateway.get("/internal/connections").body).expect("JSON");
     let entries = page["connections"].as_array().expect("an array").iter();
     let token = |entry: &Value| entry["token"].as_str().expect("a token").to_owned();
@@ -221,16 +221,16 @@ fn pending_bytes_are_the_sum_and_the_maximum_over_all_clients() {
         let token = backend.connect(target).token().to_owned();
         eventually("the kernel accepts no more", || {
             assert_eq!(gateway.event(&token, &data).status, 200);
-            owed(&gateway).get(&token).is_some_and(|owed| *owed > factor * UNSENT)
+            pending(&gateway).get(&token).is_some_and(|pending| *pending > factor * UNSENT)
         });
     }
     /// The list also counts bytes in the kernel.
     const KERNEL: f64 = 256.0 * 1024.0;
     // The kernel still moves some bytes, so the reports are compared until they show the same moment.
     eventually("the reports agree", || {
-        let owed = owed(&gateway);
-        let (sum, most) = (owed.values().sum::<f64>(), owed.values().copied().fold(0.0, f64::max));
-        assert!(owed.len() == 2 && sum > most, "{owed:?}");
+        let pending = pending(&gateway);
+        let (sum, most) = (pending.values().sum::<f64>(), pending.values().copied().fold(0.0, f64::max));
+        assert!(pending.len() == 2 && sum > most, "{pending:?}");
         // Twice: reporting changes nothing.
         [scrape(&gateway), scrape(&gateway)].iter().all(|samples| {
             let in_kernel = sum - samples["ssegateway_pending_bytes"];

@@ -25,7 +25,7 @@ fn evicted(gateway: &Gateway) -> u64 {
 }
 
 #[test]
-fn a_silent_crowd_gives_way_to_probes_and_sends() {
+fn a_silent_crowd_is_evicted_for_probes_and_sends() {
     let backend = Backend::accepting();
     let gateway = small(&backend).start();
     let (mut stream, token) = gateway.open_with(&backend, "/x");
@@ -40,7 +40,7 @@ fn a_silent_crowd_gives_way_to_probes_and_sends() {
 }
 
 #[test]
-fn unfinished_heads_and_bodies_give_way() {
+fn incomplete_heads_and_bodies_are_evicted() {
     let backend = Backend::accepting();
     let gateway = small(&backend).start();
     let (mut stream, token) = gateway.open_with(&backend, "/x");
@@ -52,7 +52,7 @@ fn unfinished_heads_and_bodies_give_way() {
 }
 
 #[test]
-fn streams_never_give_way_and_sends_get_through_when_all_are_taken() {
+fn streams_are_never_evicted_and_sends_get_through_when_all_are_taken() {
     let backend = Backend::accepting();
     let gateway = small(&backend).start();
     let mut streams: Vec<_> = (0..20).map(|n| gateway.open_with(&backend, &format!("/{n}"))).collect();
@@ -81,7 +81,7 @@ fn a_sender_that_is_not_silent_keeps_its_connection() {
 }
 
 #[test]
-fn a_crowd_at_the_public_port_takes_no_place_of_the_internal_one() {
+fn a_crowd_on_the_public_port_takes_no_slot_of_the_internal_one() {
     let backend = Backend::accepting();
     let gateway = small(&backend).internal_port().start();
     let mut sender = Client::open(gateway.internal_port(), get("/healthz"));
@@ -94,7 +94,7 @@ fn a_crowd_at_the_public_port_takes_no_place_of_the_internal_one() {
 }
 
 #[test]
-fn a_limit_of_streams_bounds_connections_as_well() {
+fn a_limit_of_streams_limits_connections_too() {
     let backend = Backend::accepting();
     let gateway = Gateway::for_backend(&backend).set("MAX_STREAMS", 10).set("REQUEST_TIMEOUT_SECONDS", LONG).start();
     let before = gateway.descriptors();

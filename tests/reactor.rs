@@ -124,7 +124,7 @@ impl System for Kernel {
 #[test]
 fn timers_due_at_once_do_not_delay_a_client_until_the_last() {
     const IDLE: usize = 3_000;
-    /// Each of them is read once more, then shut down like one that has something written.
+    /// Each of them is read once more, then shut down like one with output.
     const ENDED_IN_A_TURN: usize = 512;
     let settings = Settings { keepalive_timeout: Duration::from_secs(5), ..Settings::default() };
     let gateway = Gateway::new(settings, Millis::ZERO, 0);
@@ -140,7 +140,7 @@ fn timers_due_at_once_do_not_delay_a_client_until_the_last() {
     while reactor.net().shut.len() < IDLE {
         reactor.turn().unwrap();
         let now = reactor.net().shut.len();
-        // What the turn before has left over has a budget of its own.
+        // The rest of the previous turn has a budget of its own.
         assert!(now > ended && now <= ended + 2 * ENDED_IN_A_TURN, "{ended}, then {now}");
         if ended > 0 {
             assert_eq!(reactor.net().timeout, Some(Duration::ZERO), "there is more to do");

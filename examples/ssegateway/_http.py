@@ -72,7 +72,7 @@ class Answers:
         self.closes = False  # the last answer is the last on its connection
         self.keep_alive_seconds = float("inf")  # how long the gateway keeps an idle connection
         self._buffer = b""
-        # The last head and its meaning: on a kept connection most heads are identical.
+        # The last head and its meaning: on a kept-alive connection most heads are identical.
         self._head = b""
         self._status = 0
         self._length: int | None = 0

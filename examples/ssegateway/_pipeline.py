@@ -70,7 +70,7 @@ class Connection(asyncio.Protocol):
             future.set_result(answer)
         self._used_at = self._loop.time()
         if self._answers.closes:
-            # RFC 9112 section 9.6: requests behind this one are not processed.
+            # RFC 9112 section 9.6: requests after this one are not processed.
             self._fail(LostConnection("closed", is_unprocessed=True))
 
     def _check_deadline(self) -> None:
@@ -137,7 +137,7 @@ class Pipeline:
             try:
                 return await connection.exchange(request, deadline)
             except LostConnection as error:
-                # The gateway may have closed the kept connection just before the request arrived.
+                # The gateway may have closed the kept-alive connection just before the request arrived.
                 is_unprocessed = error.is_unprocessed and loop.time() < deadline
                 if not (is_unprocessed or (is_kept and is_repeatable)):
                     raise

@@ -120,7 +120,7 @@ class Pool:
                 answer = connection.exchange(request, self._timeout)
             except LostConnection as error:
                 connection.close()
-                # The gateway may have closed the kept connection just before the request arrived.
+                # The gateway may have closed the kept-alive connection just before the request arrived.
                 if kept and (is_repeatable or error.is_unprocessed):
                     continue
                 raise

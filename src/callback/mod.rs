@@ -102,7 +102,7 @@ impl Call {
     }
 }
 
-/// How long a connect that has timed out may still be answered, which decides whether its stream has to be ended.
+/// How long the late answer of a timed-out connect is awaited. It decides whether the connect needs a disconnect.
 pub const LATE_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// The outcome of a callback.
@@ -117,8 +117,8 @@ pub enum Outcome {
         passed: Vec<(PassedHeader, Vec<u8>)>,
         /// The body of a 2xx; `None` if it was late, cut short or too long. Not read for a rejection.
         body: Option<Vec<u8>>,
-        /// An attempt before this one was written to a kept connection, which then closed unanswered: the backend may
-        /// have accepted that.
+        /// An attempt before this one was written to a kept-alive connection, which then closed unanswered: the backend
+        /// may have accepted that.
         in_doubt: bool,
     },
     /// Refused, reset, unresolvable name, or garbage.
@@ -126,7 +126,7 @@ pub enum Outcome {
         /// Whether some of the request may have reached the backend, which may have accepted it.
         written: bool,
     },
-    /// No head of an answer to a connect within the timeout. The worker goes on reading, without counting as in flight:
+    /// No head of an answer to a connect within the timeout. The worker keeps reading, without counting as in flight:
     /// exactly one more outcome follows, within [`LATE_TIME_MAX`].
     Overdue,
     /// No head within the timeout.

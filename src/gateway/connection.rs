@@ -257,8 +257,8 @@ pub(super) enum Closing {
     /// It is, and the sending side is shut down: input is discarded until the peer ends its side or is silent, at most
     /// until this time.
     Lingering { until: Millis },
-    /// The stream was cut, and what the process had for it dropped. The kernel sends what it has, and the end of input (FIN)
-    /// behind it, at most until then.
+    /// The stream was cut, and its unsent bytes dropped. The kernel sends its remaining bytes and the end of input
+    /// (FIN), at most until this time.
     Cut { until: Millis },
 }
 

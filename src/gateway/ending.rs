@@ -36,7 +36,7 @@ impl Shared {
             return self.end_stream(now, connection, ending);
         }
         self.retire_stream(connection, ending);
-        // Without chunks an end of input would look complete. A reset that destroys what the client has yet to read.
+        // Without chunks an end of input would look complete, hence a reset, although it destroys unread bytes.
         if !connection.out.is_chunked() || planted::is("cut-stream-is-reset") {
             return self.close(connection, CloseMode::Abort);
         }

@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_gives_way_and_those_that_left_do_not_pile_up() {
+    fn the_oldest_is_closed_and_gone_ones_do_not_accumulate() {
         let mut table = Table::default();
         let mut lingering = Lingering::new(2);
         let ids: Vec<ConnId> = (0..3).map(|n| table.insert(n)).collect();

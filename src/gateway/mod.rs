@@ -451,7 +451,8 @@ impl Gateway {
     fn advance_shutdown(&mut self, now: Millis) {
         let shared = &mut self.shared;
         if shared.shutdown.advance(now, shared.settings.shutdown_timeout) {
-            // A late answer decides whether its stream has to be ended. Half of the time is left for the disconnects.
+            // A late answer decides whether its connect needs a disconnect. Half of the time is reserved for the
+            // disconnects.
             shared.hub.calls.drain(now.after(shared.settings.shutdown_timeout / 2));
             shared.outbox.act(Action::StopAccepting);
         }

@@ -90,7 +90,7 @@ impl Shared {
         }
     }
 
-    /// A connect has timed out; whether its stream has to be ended is decided by its late answer.
+    /// A connect has timed out; its late answer decides whether it needs a disconnect.
     fn connect_overdue(&mut self, now: Millis, connections: &mut Table<Connection>, call: CallId) {
         let ending = EndReason::error(Detail::ConnectTimeout);
         let Some((owner, took)) = self.hub.calls.overdue(now, call, ending) else { return };
@@ -102,7 +102,7 @@ impl Shared {
         }
     }
 
-    /// Ends the streams of late connects that are no longer waited for.
+    /// Queues the disconnects of late connects that are no longer awaited.
     pub(super) fn give_up_late_connects(&mut self, now: Millis) {
         while let Some(PendingConnect { token, request, owner }) = self.hub.calls.give_up_late(now) {
             if let Err(ending) = owner {
@@ -140,7 +140,7 @@ impl Shared {
                 if let Some(connection) = waiting {
                     self.reject(now, connection, status, &passed);
                 }
-                // A ghost: the second attempt fails on what the first one has stored.
+                // A ghost stream: the second attempt fails because the first one was stored.
                 if in_doubt && !planted::is("rejected-retry-leaves-a-ghost") {
                     self.queue_disconnect(token, request, EndReason::error(Detail::ConnectBroken));
                 }
@@ -152,7 +152,7 @@ impl Shared {
             }
             Outcome::TimedOut { written: false } => (ConnectResult::Timeout, Detail::ConnectTimeout, false),
         };
-        // What came first counts.
+        // The first reason counts.
         let detail = match owner {
             Err(EndReason { detail: Some(Detail::ConnectTimeout), .. }) => Detail::ConnectTimeout,
             Ok(_) | Err(_) => detail,

@@ -60,14 +60,14 @@ impl Pending {
     }
 }
 
-/// How far a call has come.
+/// The progress of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
-    /// It waits for a worker.
+    /// Waiting for a worker.
     Waiting,
-    /// A worker was handed it then.
+    /// Received by a worker at this time.
     InFlight(Millis),
-    /// It has timed out, and may still be answered.
+    /// Timed out, but may still be answered.
     Late,
 }
 
@@ -124,9 +124,9 @@ pub(crate) struct Calls {
     /// No more connects start.
     draining: bool,
     started_last: Lane,
-    /// Connects that have timed out and may still be answered.
+    /// Timed-out connects that may still be answered.
     late: Vec<CallId>,
-    /// Once the drain has begun: when these are no longer waited for.
+    /// Once the drain has begun: the latest time for their answers.
     late_until: Millis,
 }
 
@@ -190,13 +190,13 @@ impl Calls {
     }
 
     /// From now on no connect starts, since all clients are about to be refused, and disconnects may use all workers.
-    /// Late answers are waited for until `late_until`.
+    /// Late answers are awaited until `late_until`.
     pub(crate) fn drain(&mut self, late_until: Millis) {
         self.draining = true;
         self.late_until = late_until;
     }
 
-    /// When something is due, whatever else happens.
+    /// The next due time.
     pub(crate) fn next_deadline(&self) -> Option<Millis> {
         let late = (self.draining && !self.late.is_empty()).then_some(self.late_until);
         let LaneCounts { in_flight, waiting } = self.counts(Lane::Connects);
@@ -210,7 +210,7 @@ impl Calls {
         self.spare_dead_backend.then(|| self.outage.next_try())
     }
 
-    /// Takes out a connect whose late answer is no longer waited for.
+    /// Removes a connect whose late answer is no longer awaited.
     pub(crate) fn give_up_late(&mut self, now: Millis) -> Option<PendingConnect> {
         // An order that only a slow backend shows.
         if now < self.late_until && !planted::is("late-answers-are-not-waited-for") {
@@ -287,8 +287,8 @@ impl Calls {
         Some((Call { id, kind, token: *token, request: request.clone() }, owner))
     }
 
-    /// A connect has timed out, and its worker reads on: it is no longer in flight. `ending` becomes the reason for its
-    /// disconnect. The client, if it still waits, and the time that took; `None` if the id is stale.
+    /// A connect has timed out, and its worker keeps reading: it is no longer in flight. `ending` becomes the reason of
+    /// its disconnect. Returns the client, if it still waits, and the call's duration; `None` if the id is stale.
     pub(crate) fn overdue(&mut self, now: Millis, id: CallId, ending: EndReason) -> Option<(Option<ConnId>, Duration)> {
         let entry = self.table.get_mut(id)?;
         let (Progress::InFlight(started_at), Pending::Connect(connect)) = (entry.progress, &mut entry.pending) else {
@@ -303,7 +303,7 @@ impl Calls {
         Some((owner, Duration::from_millis(now.since(started_at))))
     }
 
-    /// Takes out the call that has been answered, with the time that took, unless it is late; `None` if the id is stale.
+    /// Removes the answered call and returns it, with its duration unless it is late; `None` if the id is stale.
     pub(crate) fn finish(&mut self, now: Millis, id: CallId, outcome: &Outcome) -> Option<(Pending, Option<Duration>)> {
         let started_at = match self.table.get(id)?.progress {
             Progress::Waiting => return None,
@@ -402,7 +402,7 @@ mod tests {
         Outcome::Answered { status, passed: Vec::new(), body: None, in_doubt: false }
     }
 
-    /// With a backend that has been seen to take `limit` calls at once.
+    /// With a measured capacity of `limit` calls at once.
     fn at_limit(limit: usize) -> Calls {
         let mut calls = Calls::new(&settings(limit));
         while calls.limit() < limit {

@@ -372,16 +372,16 @@ mod tests {
     }
 
     #[test]
-    fn workers_that_double_and_halve_their_speed_get_no_more_than_they_can_take() {
+    fn workers_that_double_and_halve_their_speed_are_not_overloaded() {
         // 200 ms at first, then 100, 200, 400 and so on, each for two seconds.
         assert_all_answered(4, |now| [200, 100, 200, 400][(now / 2000 % 4) as usize], 28_000, "slowly");
         assert_all_answered(4, |now| [100, 400][(now / 3000 % 2) as usize], 25_000, "fourfold");
-        assert_all_answered(4, |now| [200, 400][usize::from(now > 5000)], 55_000, "for good");
+        assert_all_answered(4, |now| [200, 400][usize::from(now > 5000)], 55_000, "permanently slower");
         assert_all_answered(1, |now| [50, 25, 50, 100][(now / 2000 % 4) as usize], 28_000, "one worker");
     }
 
     #[test]
-    fn a_backend_that_is_slow_and_takes_everything_gets_everything() {
+    fn a_slow_backend_with_enough_workers_gets_all_calls() {
         for time_ms in [300_u64, 1000, 2000, 3000] {
             let service_ms: fn(u64) -> u64 = match time_ms {
                 300 => |_| 300,
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fast_backend_gets_everything_after_its_first_answers() {
+    fn a_fast_backend_gets_all_calls_after_its_first_answers() {
         let mut model = Model::new(10_000, |_| 20);
         let took_ms = model.wave(5000);
         // 40 rounds of 126.
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_was_not_reached_for_long_is_no_longer_trusted() {
+    fn a_limit_not_reached_for_long_is_reset() {
         let mut model = Model::new(10_000, |now| if now < 60_000 { 20 } else { 300 });
         model.wave(1000);
         assert_eq!(model.pace.limit(), 128);

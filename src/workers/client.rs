@@ -94,7 +94,7 @@ impl Client {
         let attempt = Attempt::current();
         let (result, written_before) = match first {
             first if attempt.reused && was_closed(&first, attempt) => {
-                // A 408 says that the request was not read.
+                // A 408 means that the request was not read.
                 let in_doubt = attempt.written && attempt.first_status != Some(*b"408");
                 drop(first);
                 self.idle.close_all();
@@ -157,7 +157,7 @@ impl Client {
     }
 }
 
-/// What is left to read once the outcome is known.
+/// The part left to read once the outcome is known.
 pub(super) enum Rest {
     /// The body of an answer.
     Body(Body),
@@ -170,7 +170,7 @@ impl Rest {
     pub(super) fn read(self) -> Option<Outcome> {
         match self {
             Self::Body(body) => {
-                // So that the connection can serve another call.
+                // So that the connection can be reused.
                 Attempt::read_until(Instant::now() + DRAIN_TIME_MAX);
                 let _ = read_body(body, DRAIN_BYTES_MAX);
                 None
@@ -209,8 +209,8 @@ fn passed_headers(headers: &HeaderMap) -> Vec<(PassedHeader, Vec<u8>)> {
     retry_after.into_iter().chain(authenticate).map(|(name, value)| (name, value.as_bytes().to_vec())).collect()
 }
 
-/// Whether the peer had given a kept connection up before it read the request: it closed it without an answer, or with the
-/// 408 that some servers send when their idle timer ends.
+/// Whether the peer had abandoned a kept-alive connection before it read the request: it closed it without an answer,
+/// or with the 408 that some servers send when their idle timer ends.
 fn was_closed(result: &Result<Response<Body>, Error>, attempt: Attempt) -> bool {
     let closed = attempt.answer_bytes == 0 && result.as_ref().is_err_and(is_disconnect);
     closed || attempt.first_status == Some(*b"408")

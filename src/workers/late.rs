@@ -1,5 +1,5 @@
-//! Answers to connects that have timed out. Their clients have gone, but whether the backend accepts decides whether it has
-//! to hear of an end; and not before it is done with the beginning.
+//! Late answers to timed-out connects. Their clients have gone, but the answer decides whether the connect needs a
+//! disconnect, which must not overtake it.
 
 use super::idle::Connection;
 use crate::callback::Outcome;
@@ -11,10 +11,10 @@ use ureq::unversioned::transport::NextTimeout;
 use ureq::unversioned::transport::time::Duration as UreqDuration;
 use ureq::{Error, Timeout};
 
-/// As in the answers that are in time.
+/// As for answers in time.
 const FIELDS_MAX: usize = 128;
 
-/// The late answers that are waited for.
+/// The awaited late answers.
 pub(super) struct LateAnswers {
     waiting: Arc<AtomicUsize>,
     max: usize,
@@ -27,12 +27,12 @@ impl LateAnswers {
         Self { waiting: Arc::default(), max, time_max }
     }
 
-    /// Whether one more may be waited for.
+    /// Whether one more may be awaited.
     pub(super) fn is_possible(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) < self.max
     }
 
-    /// Lets the answer on `connection` be waited for, unless there are too many. `in_doubt`: see [`Outcome::Answered`].
+    /// Awaits the answer on `connection`, unless there are too many. `in_doubt`: see [`Outcome::Answered`].
     pub(super) fn admit(&self, connection: Connection, in_doubt: bool) -> Option<LateAnswer> {
         let place = Place(Arc::clone(&self.waiting));
         let others = self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -41,7 +41,7 @@ impl LateAnswers {
     }
 }
 
-/// One of those that are waited for, until it is dropped.
+/// A place among the awaited ones, released on drop.
 struct Place(Arc<AtomicUsize>);
 
 impl Drop for Place {
@@ -58,10 +58,10 @@ pub(super) struct LateAnswer {
     _place: Place,
 }
 
-/// What has come of an answer.
+/// The part of an answer received so far.
 enum Head {
     Partial,
-    /// So many bytes that say nothing yet.
+    /// That many bytes, not yet conclusive.
     Interim(usize),
     Final(u16),
     Malformed,

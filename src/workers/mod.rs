@@ -98,8 +98,9 @@ impl Workers {
         })))
     }
 
-    /// Submits a call; never blocks. Exactly one [`Completion`] follows on the channel given at the start, then a wake (two
-    /// after [`Outcome::Overdue`]). If not even one thread can be started, the completion follows at once, as unavailable.
+    /// Submits a call; never blocks. Exactly one [`Completion`] follows on the channel given at the start, then a
+    /// wake-up (two after [`Outcome::Overdue`]). If no thread can be started, the completion follows at once, as
+    /// unavailable.
     pub fn submit(&self, call: Call) {
         let mut state = self.0.lock();
         if let Some(worker) = state.idle.pop() {

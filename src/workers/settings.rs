@@ -19,7 +19,7 @@ pub struct WorkerSettings {
     pub extra_roots: Vec<Vec<u8>>,
     /// Maximum callbacks in flight, at least 1.
     pub threads_max: usize,
-    /// Most connects that have timed out and may still be answered, beside those in flight.
+    /// Maximum timed-out connects that may still be answered, in addition to those in flight.
     pub late_max: usize,
 }
 

@@ -71,8 +71,8 @@ impl Attempt {
         ATTEMPT.set(Self { fresh_only, keep_failed, ..Self::default() });
     }
 
-    /// The head of the answer is there, or the attempt has failed. The connection of one that has, if there was one: an
-    /// answer may still come on it, of which nothing but interim ones has been consumed.
+    /// The head of the answer is complete, or the attempt has failed. Returns the connection of a failed one, if any:
+    /// an answer may still arrive on it, of which only interim ones have been consumed.
     pub(super) fn end() -> Option<Connection> {
         Self::record(|attempt| attempt.keep_failed = false);
         FAILED.take()

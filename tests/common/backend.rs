@@ -179,7 +179,7 @@ pub(crate) struct Backend {
     acceptors: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// Who serves the connections.
+/// How connections are served.
 #[derive(Clone, Copy)]
 enum Threads {
     PerConnection,
@@ -213,7 +213,7 @@ impl Backend {
         Self::with_workers(1, handler)
     }
 
-    /// So many at a time, like gunicorn with synchronous workers: further connections wait in the backlog.
+    /// That many at a time, like gunicorn with synchronous workers: further connections wait in the backlog.
     pub(crate) fn with_workers(count: usize, handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Self {
         Self::start(Port::reserve(), Threads::Workers(count), true, handler)
     }

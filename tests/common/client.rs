@@ -38,7 +38,7 @@ impl Client {
         Self::connect_to(([127, 0, 0, 1], port).into())
     }
 
-    /// `None`: nobody listens there, or no longer.
+    /// `None`: there is no listener.
     pub(crate) fn try_connect(port: u16) -> Option<Self> {
         match TcpStream::connect(("127.0.0.1", port)) {
             Ok(socket) => Some(Self::over(socket)),
@@ -175,7 +175,7 @@ impl Client {
         response
     }
 
-    /// Reads one response; `None` if the connection ends before its head is there.
+    /// Reads one response; `None` if the connection ends before its head is complete.
     pub(crate) fn try_response(&mut self) -> Option<Response> {
         while find(&self.buffer, b"\r\n\r\n").is_none() {
             if self.fill() == 0 {
@@ -185,7 +185,7 @@ impl Client {
         Some(self.response())
     }
 
-    /// Whether the connection has ended with a reset, as far as was read.
+    /// Whether the connection has ended with a reset, as far as it was read.
     pub(crate) fn was_reset(&self) -> bool {
         self.reset
     }

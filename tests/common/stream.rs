@@ -104,7 +104,7 @@ impl Stream {
         }
     }
 
-    /// Reads to the end of the connection, which is no reset.
+    /// Reads to the end of the connection, which must not be a reset.
     pub(crate) fn finish_unbroken(mut self) -> Finish {
         while self.more() {}
         assert!(!self.client.was_reset(), "reset after {} bytes of events", self.payload.len());

@@ -6,7 +6,7 @@ use crate::common::{
 use crate::healthy::Healthy;
 use crate::report;
 
-/// Most connects that have timed out and whose late answers the gateway waits for.
+/// The most late answers that the gateway awaits.
 const LATE_MAX: usize = 64;
 
 /// A million bytes of a body in pieces.

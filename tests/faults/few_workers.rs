@@ -1,4 +1,4 @@
-//! A backend with fewer workers than clients: everybody gets a stream, in the time that the backend needs.
+//! A backend with fewer workers than clients: every client gets a stream, in the time that the backend needs.
 
 use crate::common::{Answer, Backend, Gateway, get, sys};
 use crate::report;
@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 const CLIENTS: usize = 600;
 
-/// One after the other, and then the connection is closed.
+/// One call at a time, each on a connection of its own.
 fn answer(pause: Duration) -> Answer {
     Answer::new(200, &[("Connection", "close")], "").delayed(pause)
 }
 
-/// So many clients at once: how many get a stream, and when the last one is answered.
+/// That many clients at once; returns how many get a stream, and when the last one is answered.
 fn storm(gateway: &Gateway, count: usize) -> (usize, Duration, Vec<TcpStream>) {
     let start = Instant::now();
     let mut clients: Vec<TcpStream> = (0..count)
@@ -75,9 +75,9 @@ fn workers_that_change_their_speed() {
     });
 }
 
-/// The first answers tell that everything can be asked at once.
+/// The first answers show that all calls can be made at once.
 #[test]
-fn a_backend_that_takes_everything_at_once() {
+fn a_backend_with_unlimited_capacity() {
     const CLIENTS: usize = 5000;
     sys::raise_descriptor_limit();
     let backend = Backend::forgetful(|_| Answer::ok().delayed(Duration::from_millis(20)));

@@ -1,5 +1,5 @@
-//! Senders whose connection the gateway ends: whatever they have written, they read what they are owed and then an end,
-//! never a reset.
+//! Senders whose connection the gateway ends: whatever they have written, they can read all answers due and then a
+//! clean end, never a reset.
 
 use crate::common::{Backend, Client, Gateway, SIGTERM, assert_error, eventually, send_request};
 use crate::report;
@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// What senders met that had written a request.
+/// Results of senders that had written a request.
 #[derive(Clone, Copy, Debug, Default)]
 struct Ends {
     /// An answer.
@@ -35,7 +35,8 @@ impl Ends {
     }
 }
 
-/// Sends a request and reads its answer; whether that says that it is the last one. `None`: there is none. Errors: a reset.
+/// Sends a request and reads its answer; returns whether it is announced as the last one. `None`: no answer. Errors: a
+/// reset.
 fn exchange(client: &mut Client, request: &str) -> std::io::Result<Option<bool>> {
     client.try_send(request)?;
     match client.try_response() {
@@ -102,7 +103,7 @@ fn a_drain_answers_clients_who_have_just_connected() {
             .map(|_| {
                 thread::spawn(move || {
                     let (mut asked, mut lost) = (0, 0);
-                    // Until nobody listens any more.
+                    // Until the listener is closed.
                     while let Some(mut client) = Client::try_connect(port) {
                         asked += 1;
                         let answer = exchange(&mut client, &send_request(r#"{"token":"x"}"#));
@@ -121,7 +122,7 @@ fn a_drain_answers_clients_who_have_just_connected() {
         assert_eq!(gateway.exit_code(), Some(0), "{}", gateway.log());
     }
     report(&format!("{asked} requests on fresh connections around {ROUNDS} drains: {lost} without an answer"));
-    // The kernel resets who connects between the last accept and the end of the listener: microseconds.
+    // The kernel resets clients that connect between the last accept and the end of the listener: microseconds.
     assert!(lost <= ROUNDS, "{lost} of {asked}");
 }
 
@@ -139,7 +140,7 @@ fn the_idle_timer_resets_no_sender() {
                 for round in 0..ROUNDS {
                     let mut client = Client::connect(port);
                     assert_eq!(exchange(&mut client, &request).expect("an answer"), Some(false));
-                    // Each a little later than the one before, from just before the moment to just behind it.
+                    // Each slightly later than the previous one, from just before the timeout to just after it.
                     thread::sleep(Duration::from_millis(990) + Duration::from_micros((n * ROUNDS + round) * 30));
                     ends.count(&exchange(&mut client, &request));
                 }
@@ -181,7 +182,7 @@ fn a_refused_upload_without_an_end_is_given_up() {
     client.send("POST /internal/send HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000000\r\n\r\n");
     let start = Instant::now();
     while client.try_send("x").is_ok() {
-        assert!(start.elapsed() < 2 * TIME_MAX, "it goes on for ever");
+        assert!(start.elapsed() < 2 * TIME_MAX, "it continues forever");
         thread::sleep(Duration::from_millis(100));
     }
     let took = start.elapsed();

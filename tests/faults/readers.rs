@@ -159,12 +159,12 @@ fn a_cut_stream_delivers_what_the_kernel_has() {
     let body = serde_json::json!({"token": token, "event": {"data": data}}).to_string();
     let sent = (0..EVENTS_MAX).take_while(|_| sender.exchange(send_request(&body)).status == 200).count();
     assert!(sent < EVENTS_MAX, "the stream was never cut");
-    // Its client reads on only when the backend has heard of the end.
+    // Its client resumes reading only after the disconnect.
     assert_eq!(backend.disconnect(&token).detail(), Some("slow_consumer"));
     let finish = stream.finish_unbroken();
     assert!(!finish.clean, "a cut stream must look cut");
     let got = finish.text.matches("\n\n").count();
-    // What the process had is gone: at most four times the limit, and an event.
+    // The bytes in the process are lost: at most four times the limit, and one event.
     let lost = (4 * PENDING_BYTES).div_ceil(data.len()) + 1;
     report(&format!("a burst of {sent} events of {} bytes, then cut: {got} of them arrive", data.len()));
     assert!(got > 0 && got + lost >= sent, "{got} of {sent}");

@@ -129,7 +129,7 @@ fn in_a_stampede() {
 fn with_a_silent_backend() {
     let backend = Backend::new(|call| if call.url() == "/open" { Answer::ok() } else { Answer::silence() });
     let builder = Gateway::for_backend(&backend).set("CALLBACK_TIMEOUT_SECONDS", 1);
-    // Half of it is given to late answers.
+    // Half of it is reserved for late answers.
     let mut gateway = builder.set("SHUTDOWN_TIMEOUT_SECONDS", 4).start();
     let stream = gateway.open("/open");
     let clients: Vec<Client> = (0..20).map(|n| Client::open(gateway.port, get(&format!("/{n}")))).collect();

@@ -119,7 +119,7 @@ fn parse(body: &str) -> Option<(&str, &str, &str, &str)> {
 }
 
 impl Oracle {
-    /// Of `limit` callbacks in flight, how many may be of one kind.
+    /// How many of `limit` callbacks in flight may be of one kind.
     fn lane_limit(&self, limit: usize) -> usize {
         if limit <= 1 || self.is_draining() { limit } else { limit - (limit / 64).max(1) }
     }
@@ -253,7 +253,7 @@ impl Oracle {
     pub(crate) fn late_call_ended(&mut self, n: usize, reply: &Reply) {
         self.input += 1;
         let stream = self.exchanges[n].stream.as_mut().expect("a late answer without a stream");
-        // It has no effect once the drain has given up on it.
+        // It has no effect once the drain no longer awaits it.
         if stream.outcome != Some(Outcome::Overdue) {
             return;
         }
@@ -263,7 +263,7 @@ impl Oracle {
         stream.outcome = Some(reply.outcome.clone());
     }
 
-    /// In a drain, half of its time is given to late answers; then their connects may have been accepted.
+    /// In a drain, half of its time is reserved for late answers; after that their connects count as possibly accepted.
     pub(super) fn give_up_late(&mut self) {
         let until = self.drained_at.map(|at| at + millis(self.settings.shutdown_timeout / 2));
         if until.is_none_or(|until| self.now < until) {

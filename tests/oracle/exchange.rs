@@ -83,20 +83,20 @@ pub(crate) struct Exchange {
     pub refusal_owed: Option<u16>,
     /// No more requests are read.
     pub closing: bool,
-    /// It is read once more in this turn before it ends; what is begun and unfinished then gets this status.
+    /// It is read once more in this turn before it ends; an incomplete request then gets this status.
     pub last_look: Option<u16>,
-    /// When it was read last, whatever that found.
+    /// When it was last read, even without input.
     pub looked_at: Option<u64>,
-    /// It had more to be written than leaves room for further requests, when it was to be read once more.
+    /// When it was to be read once more, its unsent answers were over the limit for reading requests.
     pub look_waived: bool,
-    /// The send whose answer is to be the last one, by its place among the requests.
+    /// The index of the send whose answer must be the last one.
     pub concludes: Option<usize>,
-    /// When bytes were read last.
+    /// When bytes were last read.
     pub heard_at: u64,
     /// The last answer was written.
     pub concluded: bool,
     pub shut_at: Option<u64>,
-    /// Its stream was cut: the kernel sends what it has, and an end behind it.
+    /// Its stream was cut: the kernel sends its remaining bytes and then the end.
     pub cut: bool,
     pub accepted: bool,
     pub accepted_at: u64,
@@ -136,18 +136,18 @@ impl Exchange {
         Some(request.what.clone())
     }
 
-    /// Whether nothing has been read behind the request that arrived last.
+    /// Whether nothing has been read after the request that arrived last.
     pub(crate) fn arrived_last(&self) -> bool {
         self.read == self.requests[self.arrived - 1].end
     }
 
-    /// The answer to the request that arrived last is to be the last one.
+    /// The answer to the request that arrived last must be the last one.
     pub(crate) fn conclude(&mut self) {
         self.closing = true;
         self.concludes = Some(self.arrived - 1);
     }
 
-    /// It is about to end, but for what one more read may find.
+    /// It is about to end, unless one more read finds input.
     pub(crate) fn end_reading(&mut self, status: u16) {
         self.refuse_rest(status);
         self.last_look = Some(status);

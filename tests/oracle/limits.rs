@@ -7,8 +7,8 @@ use ssegateway::timer::TICK_MS;
 
 /// The most that one write offers.
 pub(crate) const OFFER_MAX: usize = 64 * 1024;
-/// A connection that was shut down is closed when its peer has been silent for so long, or after so much time in all; and
-/// while draining, behind a moment.
+/// A connection that was shut down is closed after this silence of its peer, or after this total time; while draining,
+/// after a moment.
 const LINGER_SILENCE: u64 = 5_000;
 const LINGER_MAX: u64 = 30_000;
 const LINGER_DRAINING: u64 = 1_000;
@@ -71,7 +71,7 @@ impl Oracle {
         it.backlog > 0 && due(it.progress_at + millis(self.settings.client_timeout), self.now)
     }
 
-    /// When the connection is closed that was shut down, if its client says nothing more.
+    /// When a shut-down connection is closed if its client stays silent.
     pub(crate) fn lingers_until(&self, n: usize) -> Option<u64> {
         let it = &self.exchanges[n];
         let shut_at = it.shut_at?;

@@ -203,7 +203,7 @@ impl Oracle {
         }
     }
 
-    /// Whoever was to be read once more has been.
+    /// Every connection that had to be read once more has been.
     fn end_looks(&mut self) {
         for n in &self.open {
             self.exchanges[*n].last_look = None;

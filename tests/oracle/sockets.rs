@@ -109,7 +109,7 @@ impl Oracle {
         let open = self.open_streams();
         let (leaving, configured) = (self.is_leaving(), self.settings.callback_configured);
         let it = &mut self.exchanges[n];
-        // From the first signal on, the answer to the last request that has come is the last one.
+        // From the first signal on, the answer to the last request received is the last one.
         let last = leaving && it.arrived_last();
         match what {
             What::Stream { chunked, declared: _, quoted } => self.arrive_stream(n, chunked, quoted),
@@ -327,7 +327,7 @@ impl Oracle {
                 assert_eq!((status, answer.close), (due, true), "wrong answer to a malformed request")
             }
             What::Send(number) => {
-                assert_eq!(answer.close, concludes, "another end of a connection: {body}");
+                assert_eq!(answer.close, concludes, "wrong end of a connection: {body}");
                 self.sent(number, status, body);
             }
         }
@@ -377,7 +377,7 @@ impl Oracle {
                     it.started_at.is_none() && self.now >= it.progress_at + millis(self.settings.keepalive_timeout);
                 assert!(idle || it.closing, "shut down for no reason");
                 let looked = it.look_waived || it.looked_at.is_some_and(|at| at >= look_since);
-                assert!(looked, "shut down without a last look at its input");
+                assert!(looked, "shut down without a last read");
             }
         }
         (it.closing, it.last_look) = (true, None);
@@ -403,7 +403,7 @@ impl Oracle {
         let cut = it.stream.as_ref().is_some_and(|stream| stream.was_cut());
         assert!(!it.owes() || it.failed || stalled || flooded || cut, "closed with output unsent");
         let reset = it.shut_at.is_none() && it.stream.as_ref().is_some_and(Stream::ends_visibly_cut);
-        assert!(!reset || it.ended || it.failed, "a cut stream loses what its client has not read yet");
+        assert!(!reset || it.ended || it.failed, "a cut stream loses unread bytes");
         if it.ended || it.failed || stalled || lingers_until.is_some_and(|until| now >= until) {
             return;
         }

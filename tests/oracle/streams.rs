@@ -120,15 +120,16 @@ impl Stream {
         !refused && matches!(self.cause, Some((Reason::ClientClosed | Reason::Error, _)))
     }
 
-    /// Whether it ended so, and its client can tell that from a clean end: what is on its way is not lost with it.
+    /// Whether it ended so, and its client can distinguish that from a clean end: bytes in the kernel are still
+    /// delivered.
     pub(crate) fn ends_visibly_cut(&self) -> bool {
         let cut = matches!(self.cause, Some((Reason::Error, _)));
         cut && self.chunked && self.verdict == Some(Verdict::Accepted)
     }
 
-    /// Nothing more is said on it.
+    /// Nothing more is written on it.
     pub(crate) fn fall_silent(&mut self) {
-        assert!(!self.complete, "the end of what had ended");
+        assert!(!self.complete, "a second end");
         self.expected.clear();
         (self.headed, self.heartbeats_owed, self.heartbeat_may) = (true, 0, false);
     }

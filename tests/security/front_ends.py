@@ -130,7 +130,7 @@ def await_port(port):
             return socket.create_connection(("127.0.0.1", port)).close()
         except OSError:
             time.sleep(0.02)
-    raise SystemExit(f"nobody listens on {port}")
+    raise SystemExit(f"nothing listens on {port}")
 
 
 def exchange(port, data, idle):

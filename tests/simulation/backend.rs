@@ -22,30 +22,30 @@ struct Record {
     client: usize,
     lane: Lane,
     reply: Reply,
-    /// What follows if this one is overdue, and how much later.
+    /// The second outcome if this one is overdue, and its delay.
     late: Option<(Reply, u64)>,
     is_late: bool,
     taken: bool,
 }
 
-/// A few workers that take one call after the other, whether or not its caller still waits.
+/// A few workers that take calls one by one, whether or not the caller still waits.
 pub(super) struct Workers {
     /// When each is free.
     free_at: BinaryHeap<Reverse<u64>>,
     service_ms: u64,
-    /// With nothing else wrong no call may time out: the gateway holds back what they cannot take.
+    /// Without other faults no call may time out, since the gateway limits the calls in flight to their capacity.
     never_late: bool,
 }
 
 impl Workers {
-    /// The first wave of a gateway that knows nothing yet can be answered in time.
+    /// The first wave, at the gateway's initial limit, can be answered in time.
     pub(super) fn draw(random: &mut Random, timeout_ms: u64, never_late: bool) -> Self {
         let count = random.within(1, 4);
         let service_ms = timeout_ms * count / random.within(10, 40);
         Self { free_at: (0..count).map(|_| Reverse(0)).collect(), service_ms, never_late }
     }
 
-    /// How long a call takes that comes at `now`.
+    /// The duration of a call that arrives at `now`.
     fn take(&mut self, now: u64) -> u64 {
         let free_at = self.free_at.pop().map_or(now, |Reverse(free_at)| free_at.max(now));
         self.free_at.push(Reverse(free_at + self.service_ms));
@@ -55,7 +55,7 @@ impl Workers {
 
 #[derive(Default)]
 pub(super) struct Backend {
-    /// Where there are fewer of them than calls may come.
+    /// If there are fewer workers than possible calls.
     pub workers: Option<Workers>,
     /// When it is down.
     pub down: Range<u64>,

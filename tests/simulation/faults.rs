@@ -76,9 +76,9 @@ faults! {
     SlowAnswer: 300,
     /// The backend never answers.
     LostAnswer: 100,
-    /// A call that has timed out is answered after all.
+    /// A timed-out call is answered late.
     LateAnswer: 500,
-    /// A kept connection closed unanswered; the answer is that to a second attempt.
+    /// A kept-alive connection closes unanswered; the answer is that to a second attempt.
     RetriedAnswer: 200,
     /// The worker itself reports late.
     LateOutcome: 100,

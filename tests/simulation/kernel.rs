@@ -41,7 +41,7 @@ pub(super) struct Socket {
     /// The client has closed: a write is answered with a reset.
     pub deaf: bool,
     pub accepted: bool,
-    /// It came in by the internal listener.
+    /// It was accepted by the internal listener.
     pub internal: bool,
     /// The gateway has shut its side down.
     pub shut: bool,

@@ -15,13 +15,13 @@ use uuid::Uuid;
 /// Allowed consecutive turns without waiting and without work.
 const IDLE_TURNS_MAX: u32 = 50;
 
-/// Connections that may be set aside for the other listener.
+/// Connections that may be reserved for the other listener.
 const RESERVE_MAX: usize = 16;
 
-/// How long nobody is accepted after accept(2) has failed for want of descriptors.
+/// How long accepting pauses after accept(2) has failed for lack of descriptors.
 const ACCEPT_PAUSE: u64 = 100;
 
-/// How long nobody is accepted while nobody can give way.
+/// How long accepting pauses while no connection can be evicted.
 const CROWDED_PAUSE: u64 = 1;
 
 /// A socket as the loop holds it: the number of its client.
@@ -66,7 +66,7 @@ impl World {
         }
     }
 
-    /// Where there is no place for another client of `listener`: the listener that one of whose must give way.
+    /// If there is no room for another client of `listener`: the listener whose connections are evicted.
     fn full(&self, listener: Listener) -> Option<Listener> {
         let reserved = if self.settings.internal_listener { 16.min(self.connections_max / 2) } else { 0 };
         let open = self.kernel.open.iter().filter(|n| Some(**n) != self.newcomer);
@@ -80,7 +80,7 @@ impl World {
         }
     }
 
-    /// Whether a connection may have to give way to the client that was accepted last.
+    /// Whether a connection may have to be evicted for the client accepted last.
     fn gives_way(&self, n: usize) -> bool {
         let listener = |n: usize| match self.kernel.sockets[n].internal {
             true => Listener::Internal,
@@ -202,7 +202,7 @@ impl System for World {
     }
 
     fn accept(&mut self, listener: Listener) -> io::Result<(Handle, Peer)> {
-        // It is the turn's end. Without a knock only a drain that has begun explains it.
+        // The end of a turn. Without an edge only a drain that has begun explains it.
         let heard = self.knocks[index(listener)].heard;
         if !self.oracle.is_draining() && (!heard || !self.oracle.holds_deadlines()) {
             self.oracle.timers_run();
@@ -213,7 +213,7 @@ impl System for World {
             return Err(interrupted());
         }
         let Knock { heard, exhausted_at } = &mut self.knocks[index(listener)];
-        assert!(*heard || draining, "an accept although nobody has knocked");
+        assert!(*heard || draining, "an accept without an edge");
         assert!(exhausted_at.is_none_or(|at| at + ACCEPT_PAUSE <= self.clock), "an accept during the pause");
         if self.kernel.backlog(listener) == 0 {
             *heard = false;
@@ -378,7 +378,7 @@ impl System for World {
     }
 
     fn release_memory(&mut self) {
-        self.trace.note(self.clock, "memory is given back", &[]);
+        self.trace.note(self.clock, "memory released", &[]);
         self.oracle.memory_released();
     }
 

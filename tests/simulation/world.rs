@@ -78,7 +78,7 @@ pub(super) struct World {
     pub stale: Vec<ConnId>,
     /// No descriptors, regardless of the count.
     pub exhausted: bool,
-    /// The client that was accepted and for which there may have to be made room.
+    /// The accepted client for which a connection may have to be evicted.
     pub newcomer: Option<usize>,
     /// The connection that was read last, if that was interrupted.
     pub interrupted: Option<usize>,

@@ -151,7 +151,7 @@ fn finish(mut crowd: Crowd, gateway: &mut Gateway, ledger: &Ledger, idle: Sample
     crowd.thin_out();
     let pid = gateway.pid();
     let held = crowd.connections() + idle.descriptors + 8;
-    until(&mut crowd, "descriptors are given back", |_| process::descriptors(pid) <= held);
+    until(&mut crowd, "descriptors are released", |_| process::descriptors(pid) <= held);
     println!("most have left: {:?}", Sample::take(gateway, crowd.connections()));
     let streams = crowd.connections();
     let start = Instant::now();

@@ -1,16 +1,16 @@
-//! Connects that have timed out, and what is said of them afterwards.
+//! Timed-out connects and their late answers.
 
 use super::*;
 
 const OK: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 
-/// A pool that waits for late answers to two connects, for so long.
+/// A pool that awaits late answers to two connects, for that long.
 fn pool(address: SocketAddr, time_max: Duration) -> Pool {
     let tuning = Tuning { late_time_max: time_max, ..Tuning::default() };
     Pool::new(&format!("http://{address}/"), Options { timeout: SHORT, late_max: 2, ..Options::from(tuning) })
 }
 
-/// The second outcome of a call to a backend that says this once the call has timed out.
+/// The second outcome of a call to a backend that gives this answer once the call has timed out.
 fn said(bytes: &'static [u8]) -> Outcome {
     let (say, when) = mpsc::channel::<()>();
     let (address, script) = backend(move |listener| {
@@ -38,7 +38,7 @@ fn a_late_answer_is_a_second_outcome() {
 }
 
 #[test]
-fn half_a_head_in_time_and_the_rest_late_are_one_answer() {
+fn a_head_partly_in_time_and_partly_late_is_one_answer() {
     let (say, when) = mpsc::channel::<()>();
     let (address, script) = backend(move |listener| {
         let (mut stream, _) = listener.accept().unwrap();
@@ -76,7 +76,7 @@ fn the_wait_is_limited_in_time_and_number_and_leaves_all_threads_to_others() {
 }
 
 #[test]
-fn no_disconnect_is_waited_for() {
+fn late_answers_to_disconnects_are_not_awaited() {
     let (address, _forever) = backend(|listener| {
         let (mut stream, _) = listener.accept().unwrap();
         read_request(&mut stream).unwrap();
