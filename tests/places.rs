@@ -15,7 +15,7 @@ fn crowd(port: u16, count: usize, bytes: &str) -> Vec<Client> {
 /// A gateway with 24 places for connections, 20 of them for streams.
 fn small(backend: &Backend) -> common::Builder {
     let builder = Gateway::for_backend(backend).set("REQUEST_TIMEOUT_SECONDS", LONG);
-    builder.set("KEEPALIVE_TIMEOUT_SECONDS", LONG).ulimit("-n 64")
+    builder.set("KEEPALIVE_TIMEOUT_SECONDS", LONG).ulimit("-n 65")
 }
 
 fn evicted(gateway: &Gateway) -> u64 {
