@@ -2,20 +2,46 @@
 
     gateway = Gateway()                                       # where and how: from the environment
     call = gateway.callback(request.body, request.headers)    # in the route that CALLBACK_URL names
-    gateway.send(call.token, "Hello", name="greeting")        # False: the stream has ended, forget its token
+    return accept(groups=[f"user:{user.id}"])                 # its answer: the stream opens, in this group
+    gateway.send(group="user:42", data="Hello")               # to every page of that user, from anywhere
 
 Standard library only. `ssegateway.aio` is the same for asyncio.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import overload
 
-from ._base import BaseGateway, Callback, Connection, GatewayError, Headers, Unavailable
+from ._base import (
+    BaseGateway,
+    Callback,
+    Connection,
+    Event,
+    GatewayError,
+    Gone,
+    Group,
+    Headers,
+    Sent,
+    Unavailable,
+    accept,
+)
 from ._http import Answer, BadAnswer, LostConnection
 from ._sockets import Pool
 
-__all__ = ["Callback", "Connection", "Gateway", "GatewayError", "Headers", "Unavailable"]
+__all__ = [
+    "Callback",
+    "Connection",
+    "Event",
+    "Gateway",
+    "GatewayError",
+    "Gone",
+    "Group",
+    "Headers",
+    "Sent",
+    "Unavailable",
+    "accept",
+]
 
 
 class Gateway(BaseGateway):
@@ -36,25 +62,99 @@ class Gateway(BaseGateway):
         super().__init__(url, internal_token=internal_token, callback_token=callback_token, timeout=timeout)
         self._pool = Pool(self._address, timeout)
 
+    @overload
     def send(
         self,
         token: str,
         data: str | None = None,
         *,
         name: str | None = None,
-        id: str | None = None,
+        id: str | int | None = None,
         retry: int | None = None,
         close: bool = False,
-    ) -> bool:
-        """Sends an event, closes the stream, or both. False: the stream has ended, so forget its token."""
-        request, is_repeatable = self._send(token, data, name, id, retry, close)
-        return self._is_open(self._call(request, is_repeatable))
+        events: Iterable[Event | str] | None = None,
+    ) -> bool: ...
 
-    def connections(self, limit: int = 1000) -> Iterator[Connection]:
-        """All open streams, requested in pages of `limit`."""
+    @overload
+    def send(
+        self,
+        *,
+        group: str,
+        data: str | None = None,
+        name: str | None = None,
+        id: str | int | None = None,
+        retry: int | None = None,
+        close: bool = False,
+        events: Iterable[Event | str] | None = None,
+        end: bool = False,
+        transient: bool = False,
+    ) -> Sent: ...
+
+    @overload
+    def send(
+        self,
+        *,
+        groups: Iterable[str],
+        data: str | None = None,
+        name: str | None = None,
+        id: str | int | None = None,
+        retry: int | None = None,
+        close: bool = False,
+        events: Iterable[Event | str] | None = None,
+        transient: bool = False,
+    ) -> Sent: ...
+
+    def send(
+        self,
+        token: str | None = None,
+        data: str | None = None,
+        *,
+        name: str | None = None,
+        id: str | int | None = None,
+        retry: int | None = None,
+        close: bool = False,
+        events: Iterable[Event | str] | None = None,
+        group: str | None = None,
+        groups: Iterable[str] | None = None,
+        end: bool = False,
+        transient: bool = False,
+    ) -> bool | Sent:
+        """Sends one or more events to a stream, to a group, or to all streams in any of several groups.
+
+        With a token: False if the stream has ended, so forget its token. With groups: a `Sent`. `close` closes the streams
+        behind the event, `end` ends the group for good. A `transient` event is not kept for clients that are away. Raises
+        `Gone` if the groups have ended.
+        """
+        request, is_repeatable = self._send(
+            token, data, name, id, retry, close, events, group, groups, end, transient
+        )
+        return self._sent(self._call(request, is_repeatable), token is not None)
+
+    def join(self, token: str, *groups: str, leave: Iterable[str] = ()) -> bool:
+        """Adds a stream to groups until it ends, after removing it from those in `leave`. False: it has ended."""
+        return self._is_open(self._call(self._membership(token, join=groups, leave=leave)))
+
+    def leave(self, token: str, *groups: str) -> bool:
+        """Removes a stream from groups. False: it has ended."""
+        return self._is_open(self._call(self._membership(token, leave=groups)))
+
+    def group(self, name: str) -> Group:
+        """The number of streams in a group, its newest cursor, and whether it has ended."""
+        return self._group(self._call(self._get_group(name)))
+
+    def cursor(self) -> str | None:
+        """The current cursor; None without history.
+
+        Read it before the data that a page is rendered from, and put it into the URL of the page's stream as
+        `last_event_id`: then the page misses nothing in between.
+        """
+        return self._cursor(self._call(self._get("/internal/cursor")))
+
+    def connections(self, limit: int = 1000, *, group: str | None = None) -> Iterator[Connection]:
+        """All open streams, or those in a group, requested in pages of `limit`."""
         after = None
         while True:
-            page, after = self._page(self._call(self._get_connections(limit, after)))
+            page, after = self._page(self._call(self._get_connections(limit, after, group)))
             yield from page
             if not after:
                 return

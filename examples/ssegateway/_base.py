@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hmac import compare_digest
 from json.encoder import encode_basestring_ascii as quote
-from typing import Any, Literal, Protocol
-from urllib.parse import parse_qsl, urlencode
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict
+from urllib.parse import parse_qsl, quote as percent_encode, urlencode
 
 from ._http import Address, Answer
 
-__all__ = ["BaseGateway", "Callback", "Connection", "GatewayError", "Headers", "Unavailable"]
+__all__ = [
+    "BaseGateway",
+    "Callback",
+    "Connection",
+    "Event",
+    "GatewayError",
+    "Gone",
+    "Group",
+    "Headers",
+    "Sent",
+    "Unavailable",
+    "accept",
+]
 
 
 # The stream has ended, or ends now because its client is too slow. Any other 404 means a wrong port or path.
@@ -31,10 +44,42 @@ class Unavailable(GatewayError):
     """No answer, or 503: try again later. A request without an answer may have taken effect."""
 
 
+class Gone(GatewayError):
+    """410: the group has ended; stop sending to it."""
+
+
 class Headers(Protocol):
     """Headers as in every framework: a look-up by name that ignores case."""
 
     def get(self, name: str, /) -> str | None: ...
+
+
+class Event(TypedDict, total=False):
+    """The fields of an event. `data` is required, and may have several lines."""
+
+    data: str
+    name: str
+    id: str | int
+    retry: int  # milliseconds
+
+
+class Sent(NamedTuple):
+    """The result of a send to groups; true if a stream was in one of them."""
+
+    id: str | None  # the cursor of the (last) event; None if it is not kept for replay
+    reached: bool
+
+    def __bool__(self) -> bool:
+        return self.reached
+
+
+class Group(NamedTuple):
+    """The state of a group."""
+
+    name: str
+    streams: int
+    cursor: str | None  # of the newest event kept
+    ended: bool
 
 
 @dataclass(frozen=True)
@@ -73,6 +118,32 @@ class Connection:
     url: str
     opened_at: str  # RFC 3339
     pending_bytes: int
+    groups: tuple[str, ...] = ()
+
+
+def accept(
+    event: Event | str | None = None,
+    *,
+    groups: Iterable[str] = (),
+    since: str | None = None,
+    attach: bool = False,
+) -> dict[str, Any]:
+    """The answer to a connect callback that opens the stream. (Any status other than 2xx rejects it.)
+
+    The stream begins with `event`. Then it receives the events of its `groups`: a client that reconnects those that it has
+    missed, a new one those after `since`, which is a cursor or "start" (all that are kept). With `attach` the stream opens
+    only if one of its groups has events or streams; otherwise the client gets 204, and does not reconnect.
+    """
+    answer: dict[str, Any] = {}
+    if event is not None:
+        answer["event"] = _event(event)
+    if names := _names(groups):
+        answer["groups"] = names
+    if since is not None:
+        answer["since"] = since
+    if attach:
+        answer["attach"] = True
+    return answer
 
 
 class BaseGateway:
@@ -99,9 +170,10 @@ class BaseGateway:
             fields += f"Authorization: Bearer {internal_token}\r\n"
         if fields.count("\n") > 2 or not fields.isascii():
             raise ValueError("INTERNAL_TOKEN must be one line of ASCII")
-        self._get_fields = f" HTTP/1.1\r\n{fields}\r\n"
         json_fields = f"{fields}Content-Type: application/json\r\nContent-Length: "
+        self._get_fields = f" HTTP/1.1\r\n{fields}\r\n"
         self._send_head = f"POST /internal/send HTTP/1.1\r\n{json_fields}"
+        self._groups_head = f"POST /internal/groups HTTP/1.1\r\n{json_fields}"
 
     def callback(self, body: bytes | str, headers: Headers) -> Callback:
         """Reads a callback. PermissionError if it does not carry CALLBACK_TOKEN, ValueError if it is not a callback."""
@@ -118,29 +190,72 @@ class BaseGateway:
         return Callback(action, token, url, client_headers, reason, detail, instance)
 
     def _send(
-        self, token: str, data: str | None, name: str | None, id: str | None, retry: int | None, close: bool
+        self,
+        token: str | None,
+        data: str | None,
+        name: str | None,
+        id: str | int | None,
+        retry: int | None,
+        close: bool,
+        events: Iterable[Event | str] | None,
+        group: str | None,
+        groups: Iterable[str] | None,
+        end: bool,
+        transient: bool,
     ) -> tuple[bytes, bool]:
         """The request, and whether it may be repeated if the first attempt got no answer."""
+        if (token is not None) + (group is not None) + (groups is not None) != 1:
+            raise TypeError("a send needs exactly one of token, group and groups")
         # Faster than json.dumps of nested dictionaries.
-        body = f'{{"token":{quote(token)}'
-        is_repeatable = False
+        if token is not None:
+            body = f'{{"token":{quote(token)}'
+        elif group is not None:
+            body = f'{{"group":{quote(group)}'
+        else:
+            body = f'{{"groups":{json.dumps(_names(groups or ()))}'
+        is_repeatable = not end
         if name is not None or id is not None or retry is not None:
             event = {"name": name, "data": data, "id": id, "retry": retry}
             body += f',"event":{json.dumps({field: value for field, value in event.items() if value is not None})}'
+            is_repeatable = False
         elif data is not None:
             body += f',"event":{{"data":{quote(data)}}}'
-        else:
-            is_repeatable = True
+            is_repeatable = False
+        if events is not None:
+            body += f',"events":{json.dumps([_event(event) for event in events])}'
+            is_repeatable = False
         if close:
             body += ',"close":true'
+        if end:
+            body += ',"end":true'
+        if transient:
+            body += ',"transient":true'
         # ASCII, so the length in characters is that in bytes.
         return f"{self._send_head}{len(body) + 1}\r\n\r\n{body}}}".encode("ascii"), is_repeatable
+
+    def _membership(self, token: str, **changes: Iterable[str]) -> bytes:
+        body = json.dumps({"token": token, **{change: _names(groups) for change, groups in changes.items()}})
+        return f"{self._groups_head}{len(body)}\r\n\r\n{body}".encode("ascii")
 
     def _get(self, path: str) -> bytes:
         return f"GET {path}{self._get_fields}".encode("ascii")
 
-    def _get_connections(self, limit: int, after: str | None) -> bytes:
-        return self._get("/internal/connections?" + urlencode({"limit": limit} | ({"after": after} if after else {})))
+    def _get_connections(self, limit: int, after: str | None, group: str | None) -> bytes:
+        query: dict[str, str | int] = {"limit": limit}
+        if after:
+            query["after"] = after
+        if group is not None:
+            query["group"] = group
+        return self._get("/internal/connections?" + urlencode(query, quote_via=percent_encode))
+
+    def _get_group(self, name: str) -> bytes:
+        return self._get(f"/internal/groups?group={percent_encode(name, safe='')}")
+
+    def _sent(self, answer: Answer, is_token: bool) -> bool | Sent:
+        if is_token:
+            return self._is_open(answer)
+        fields = self._fields(answer)
+        return Sent(fields.get("id"), fields["reached"])
 
     def _is_open(self, answer: Answer) -> bool:
         if answer.status == 200:
@@ -151,8 +266,20 @@ class BaseGateway:
 
     def _page(self, answer: Answer) -> tuple[list[Connection], str | None]:
         page = self._fields(answer)
-        fields = ("token", "url", "opened_at", "pending_bytes")
-        return [Connection(*map(entry.__getitem__, fields)) for entry in page["connections"]], page["next"]
+        return [
+            Connection(
+                entry["token"], entry["url"], entry["opened_at"], entry["pending_bytes"], tuple(entry.get("groups", ()))
+            )
+            for entry in page["connections"]
+        ], page["next"]
+
+    def _group(self, answer: Answer) -> Group:
+        fields = self._fields(answer)
+        return Group(fields["group"], fields["streams"], fields["cursor"], fields["ended"])
+
+    def _cursor(self, answer: Answer) -> str | None:
+        cursor: str | None = self._fields(answer)["cursor"]
+        return cursor
 
     def _fields(self, answer: Answer) -> dict[str, Any]:
         if answer.status != 200:
@@ -161,8 +288,18 @@ class BaseGateway:
         return fields
 
     def _refusal(self, answer: Answer) -> GatewayError:
-        kind = Unavailable if answer.status == 503 else GatewayError
+        kind = {410: Gone, 503: Unavailable}.get(answer.status, GatewayError)
         return kind(f"the gateway answered {answer.status}: {answer.body.decode(errors='replace')}", answer.status)
 
     def _no_answer(self, error: Exception) -> Unavailable:
         return Unavailable(f"no answer from the gateway at {self.url}: {error!r}")
+
+
+def _event(event: Event | str) -> Event:
+    return {"data": event} if isinstance(event, str) else event
+
+
+def _names(groups: Iterable[str]) -> list[str]:
+    if isinstance(groups, str):
+        raise TypeError("groups must be several names, not a string")
+    return list(groups)

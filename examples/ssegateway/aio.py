@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from typing import overload
 
-from ._base import BaseGateway, Connection
+from ._base import BaseGateway, Connection, Event, Group, Sent
 from ._http import Answer, BadAnswer, LostConnection
 from ._pipeline import Pipeline
 
@@ -29,25 +30,95 @@ class AsyncGateway(BaseGateway):
         super().__init__(url, internal_token=internal_token, callback_token=callback_token, timeout=timeout)
         self._pipeline = Pipeline(self._address, timeout)
 
+    @overload
     async def send(
         self,
         token: str,
         data: str | None = None,
         *,
         name: str | None = None,
-        id: str | None = None,
+        id: str | int | None = None,
         retry: int | None = None,
         close: bool = False,
-    ) -> bool:
-        """Sends an event, closes the stream, or both. False: the stream has ended, so forget its token."""
-        request, is_repeatable = self._send(token, data, name, id, retry, close)
-        return self._is_open(await self._call(request, is_repeatable))
+        events: Iterable[Event | str] | None = None,
+    ) -> bool: ...
 
-    async def connections(self, limit: int = 1000) -> AsyncIterator[Connection]:
-        """All open streams, requested in pages of `limit`."""
+    @overload
+    async def send(
+        self,
+        *,
+        group: str,
+        data: str | None = None,
+        name: str | None = None,
+        id: str | int | None = None,
+        retry: int | None = None,
+        close: bool = False,
+        events: Iterable[Event | str] | None = None,
+        end: bool = False,
+        transient: bool = False,
+    ) -> Sent: ...
+
+    @overload
+    async def send(
+        self,
+        *,
+        groups: Iterable[str],
+        data: str | None = None,
+        name: str | None = None,
+        id: str | int | None = None,
+        retry: int | None = None,
+        close: bool = False,
+        events: Iterable[Event | str] | None = None,
+        transient: bool = False,
+    ) -> Sent: ...
+
+    async def send(
+        self,
+        token: str | None = None,
+        data: str | None = None,
+        *,
+        name: str | None = None,
+        id: str | int | None = None,
+        retry: int | None = None,
+        close: bool = False,
+        events: Iterable[Event | str] | None = None,
+        group: str | None = None,
+        groups: Iterable[str] | None = None,
+        end: bool = False,
+        transient: bool = False,
+    ) -> bool | Sent:
+        """Sends one or more events to a stream, to a group, or to all streams in any of several groups.
+
+        With a token: False if the stream has ended, so forget its token. With groups: a `Sent`. `close` closes the streams
+        behind the event, `end` ends the group for good. A `transient` event is not kept for clients that are away. Raises
+        `Gone` if the groups have ended.
+        """
+        request, is_repeatable = self._send(
+            token, data, name, id, retry, close, events, group, groups, end, transient
+        )
+        return self._sent(await self._call(request, is_repeatable), token is not None)
+
+    async def join(self, token: str, *groups: str, leave: Iterable[str] = ()) -> bool:
+        """Adds a stream to groups until it ends, after removing it from those in `leave`. False: it has ended."""
+        return self._is_open(await self._call(self._membership(token, join=groups, leave=leave)))
+
+    async def leave(self, token: str, *groups: str) -> bool:
+        """Removes a stream from groups. False: it has ended."""
+        return self._is_open(await self._call(self._membership(token, leave=groups)))
+
+    async def group(self, name: str) -> Group:
+        """The number of streams in a group, its newest cursor, and whether it has ended."""
+        return self._group(await self._call(self._get_group(name)))
+
+    async def cursor(self) -> str | None:
+        """The current cursor; None without history. See `Gateway.cursor`."""
+        return self._cursor(await self._call(self._get("/internal/cursor")))
+
+    async def connections(self, limit: int = 1000, *, group: str | None = None) -> AsyncIterator[Connection]:
+        """All open streams, or those in a group, requested in pages of `limit`."""
         after = None
         while True:
-            page, after = self._page(await self._call(self._get_connections(limit, after)))
+            page, after = self._page(await self._call(self._get_connections(limit, after, group)))
             for connection in page:
                 yield connection
             if not after:
