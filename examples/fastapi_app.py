@@ -1,64 +1,76 @@
-"""Messages between users in FastAPI, complete, for one process: uvicorn fastapi_app:app"""
-import secrets
-from contextlib import aclosing, asynccontextmanager, suppress
+"""Messages between users in FastAPI, complete: SECRET_KEY=... uvicorn --workers 2 fastapi_app:app"""
+import json
+import os
+import sqlite3
+from contextlib import aclosing, asynccontextmanager, closing
+from pathlib import Path
 from typing import Annotated
 
-from fastapi import Cookie, FastAPI, Form, HTTPException, Request, Response
-from ssegateway import GatewayError
+from fastapi import Cookie, FastAPI, Form, HTTPException, Request
+from fastapi.responses import RedirectResponse
+from fastapi.templating import Jinja2Templates
+from itsdangerous import BadSignature, URLSafeSerializer
+from ssegateway import accept
 from ssegateway.aio import AsyncGateway
+
+EVENTS = os.environ.get("EVENTS_URL", "http://127.0.0.1:3000/messages")  # behind a proxy: /events/messages
 
 
 @asynccontextmanager
 async def lifespan(app):
     async with aclosing(gateway):
-        with suppress(GatewayError):  # the owners of open streams are not known: close them, the pages reconnect
-            async for connection in gateway.connections():
-                await gateway.send(connection.token, close=True)
         yield
 
 
 app, gateway = FastAPI(lifespan=lifespan), AsyncGateway()
-sessions = {}  # cookie -> user; a real application has its own
-streams = {}  # token -> user
-instance = None  # of the gateway that holds them
+templates, sessions = Jinja2Templates(Path(__file__).parent / "templates"), URLSafeSerializer(os.environ["SECRET_KEY"])
 
 
-async def send(token, *data, **options):
-    if not await gateway.send(token, *data, **options):  # the stream has ended
-        streams.pop(token, None)
+def query(sql, *values):  # a real application has an asynchronous driver
+    with closing(sqlite3.connect(os.environ.get("DATABASE", "messages.db"), isolation_level=None)) as database:
+        return database.execute(sql, values).fetchall()
+
+
+def user_of(session):
+    try:
+        return sessions.loads(session)
+    except BadSignature:
+        return None
+
+
+query("CREATE TABLE IF NOT EXISTS messages (id INTEGER PRIMARY KEY, sender TEXT, recipient TEXT, text TEXT)")
 
 
 @app.post("/callback")
 async def callback(request: Request):
-    global instance
     call = gateway.callback(await request.body(), request.headers)
     if call.action == "disconnect":
-        streams.pop(call.token, None)
         return {}
-    if not (user := sessions.get(call.cookies.get("session"))):
+    if not (user := user_of(call.cookies.get("session", ""))):
         raise HTTPException(401)
-    if instance != (instance := call.instance):  # the gateway restarted, and its streams are lost
-        streams.clear()
-    streams[call.token] = user
-    for oldest in [token for token, of in streams.items() if of == user][:-3]:
-        await send(oldest, "Three pages are enough.", name="replaced", close=True)
-    return {"event": {"name": "welcome", "data": user}}
+    return accept(groups=[f"user:{user}"])
+
+
+@app.get("/")
+async def page(request: Request, session: Annotated[str, Cookie()] = ""):
+    user, cursor = user_of(session), await gateway.cursor()  # before the query: the stream continues from here
+    messages = query("SELECT id, sender, text FROM messages WHERE ? IN (sender, recipient) ORDER BY id", user)
+    context = {"user": user, "messages": messages, "events": EVENTS, "cursor": cursor or ""}
+    return templates.TemplateResponse(request, "messages.html", context)
 
 
 @app.post("/messages")
-async def messages(to: Annotated[str, Form()], text: Annotated[str, Form()], session: Annotated[str, Cookie()] = ""):
-    if not (user := sessions.get(session)):
+async def send(to: Annotated[str, Form()], text: Annotated[str, Form()], session: Annotated[str, Cookie()] = ""):
+    if not (sender := user_of(session)):
         raise HTTPException(401)
-    for token in [token for token, of in streams.items() if of == to]:
-        await send(token, f"{user}: {text}")
+    sql = "INSERT INTO messages (sender, recipient, text) VALUES (?, ?, ?) RETURNING id"
+    [(number,)] = query(sql, sender, to, text)
+    message = json.dumps({"id": number, "sender": sender, "text": text})
+    await gateway.send(groups=[f"user:{to}", f"user:{sender}"], data=message)
 
 
-@app.get("/users")
-async def online():
-    return sorted(set(streams.values()))
-
-
-@app.post("/users")
-async def login(user: Annotated[str, Form()], response: Response):
-    sessions[cookie := secrets.token_urlsafe()] = user
-    response.set_cookie("session", cookie, httponly=True)
+@app.post("/login")
+async def login(user: Annotated[str, Form()]):  # a real application checks a password first
+    response = RedirectResponse("/", status_code=303)
+    response.set_cookie("session", sessions.dumps(user), httponly=True, samesite="lax")
+    return response

@@ -1,65 +1,59 @@
 """Messages between users in Flask, complete, for any number of workers of any kind.
 
-SECRET_KEY=... gunicorn --workers 2 flask_app:app     CALLBACK_URL=http://127.0.0.1:8000/callback ssegateway
+SECRET_KEY=... gunicorn --workers 2 --threads 4 flask_app:app
+CALLBACK_URL=http://127.0.0.1:8000/callback CORS_ORIGINS=http://127.0.0.1:8000 ssegateway
 """
+import json
 import os
 import sqlite3
-from contextlib import closing, suppress
+from contextlib import closing
 
-from flask import Flask, request, session
-from ssegateway import Gateway, GatewayError
+from flask import Flask, redirect, render_template, request, session
+from ssegateway import Gateway, accept
 
 app, gateway = Flask(__name__), Gateway()
 app.secret_key = os.environ["SECRET_KEY"]
+EVENTS = os.environ.get("EVENTS_URL", "http://127.0.0.1:3000/messages")  # behind a proxy: /events/messages
 
 
-def query(sql, *values):  # a database rather than a dict, since all workers share the streams
-    with closing(sqlite3.connect(os.environ.get("DATABASE", "streams.db"), isolation_level=None)) as database:
+def query(sql, *values):
+    with closing(sqlite3.connect(os.environ.get("DATABASE", "messages.db"), isolation_level=None)) as database:
         return database.execute(sql, values).fetchall()
 
 
-def send(token, *data, **options):
-    if not gateway.send(token, *data, **options):  # the stream has ended
-        query("DELETE FROM streams WHERE token = ?", token)
-
-
-query("CREATE TABLE IF NOT EXISTS streams (token TEXT PRIMARY KEY, user TEXT, instance TEXT)")
-with suppress(GatewayError):  # forget the streams that ended while this application was down
-    for token in {token for (token,) in query("SELECT token FROM streams")} - {c.token for c in gateway.connections()}:
-        send(token)  # a send without an event is a probe: the stream may still be connecting
+query("CREATE TABLE IF NOT EXISTS messages (id INTEGER PRIMARY KEY, sender TEXT, recipient TEXT, text TEXT)")
 
 
 @app.post("/callback")
 def callback():
     call = gateway.callback(request.get_data(), request.headers)
     if call.action == "disconnect":
-        query("DELETE FROM streams WHERE token = ?", call.token)
         return {}
     with app.test_request_context(headers=call.headers):  # the client's request, with its session cookie
-        if not (user := session.get("user")):
-            return {}, 401
-    query("DELETE FROM streams WHERE instance IS NOT ?", call.instance)  # lost when the gateway restarted
-    query("INSERT OR REPLACE INTO streams VALUES (?, ?, ?)", call.token, user, call.instance)  # the gateway may retry
-    for (oldest,) in query("SELECT token FROM streams WHERE user = ? ORDER BY rowid DESC LIMIT -1 OFFSET 3", user):
-        send(oldest, "Three pages are enough.", name="replaced", close=True)
-    return {"event": {"name": "welcome", "data": user}}
+        user = session.get("user")
+    return accept(groups=[f"user:{user}"]) if user else ({}, 401)
+
+
+@app.get("/")
+def page():
+    user, cursor = session.get("user"), gateway.cursor()  # before the query: the stream continues from here
+    messages = query("SELECT id, sender, text FROM messages WHERE ? IN (sender, recipient) ORDER BY id", user)
+    return render_template("messages.html", user=user, messages=messages, events=EVENTS, cursor=cursor or "")
 
 
 @app.post("/messages")
-def messages():
-    if "user" not in session:
+def send():
+    if not (sender := session.get("user")):
         return {}, 401
-    for (token,) in query("SELECT token FROM streams WHERE user = ?", request.form["to"]):
-        send(token, f"{session['user']}: {request.form['text']}")
+    recipient, text = request.form["to"], request.form["text"]
+    sql = "INSERT INTO messages (sender, recipient, text) VALUES (?, ?, ?) RETURNING id"
+    [(number,)] = query(sql, sender, recipient, text)
+    message = json.dumps({"id": number, "sender": sender, "text": text})
+    gateway.send(groups=[f"user:{recipient}", f"user:{sender}"], data=message)
     return {}
 
 
-@app.get("/users")
-def online():
-    return [user for (user,) in query("SELECT DISTINCT user FROM streams")]
-
-
-@app.post("/users")
+@app.post("/login")
 def login():
     session["user"] = request.form["user"]  # a real application checks a password first
-    return {}
+    return redirect("/")

@@ -34,6 +34,10 @@ class Page:
         self._browser.switch_to.window(self._tab)
         return self._browser.execute_script(script, *arguments)
 
+    def go(self, url):
+        self.run("")
+        self._browser.get(url)
+
     def wait_until(self, condition):
         """Waits until this JavaScript expression is true in the tab."""
         script = f"return Boolean({condition})"

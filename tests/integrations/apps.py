@@ -2,65 +2,90 @@
 
 from __future__ import annotations
 
+import atexit
 import http.client
 import json
 import os
+import re
+import shutil
 import socket
 import subprocess
+import sys
 import sysconfig
-import time
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Mapping
 from contextlib import closing
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlencode
 
 from ssegateway.pytest_plugin import LiveGateway, Stream
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-GUNICORN = ["gunicorn", "--no-control-socket", "--bind=fd://{fd}"]
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+# With threads: a connection that a browser opens in advance would occupy a worker without.
+GUNICORN = ["gunicorn", "--no-control-socket", "--bind=fd://{fd}", "--workers=2", "--threads=4", "--graceful-timeout=1"]
 SERVERS = {
-    "flask": [*GUNICORN, "--workers=2", "flask_app:app"],
-    "flask with one worker": [*GUNICORN, "--workers=1", "flask_app:app"],
-    "django": [*GUNICORN, "--workers=2", "django_app:application"],
-    "django with one worker": [*GUNICORN, "--workers=1", "django_app:application"],
-    "fastapi": ["uvicorn", "--fd={fd}", "fastapi_app:app"],
+    "flask": (EXAMPLES, [*GUNICORN, "flask_app:app"]),
+    "django": (EXAMPLES / "django_site", [*GUNICORN, "chat.wsgi"]),
+    "fastapi": (EXAMPLES, ["uvicorn", "--fd={fd}", "--workers=2", "fastapi_app:app"]),
 }
+USERS = ("ann", "bob")
+PASSWORD = "a long password"
+CREATE_USERS = f"""
+from django.contrib.auth.models import User
+for name in {USERS}: User.objects.create_user(name, password="{PASSWORD}")
+"""
 PATIENCE_SECONDS = 20
 TOKENS = {"CALLBACK_TOKEN": "from-the-gateway", "INTERNAL_TOKEN": "from-the-application"}
 # Django compares this cookie with this header; otherwise only its form matters.
 CSRF_TOKEN = "csrf" * 8
 
 
-def eventually(what: str, condition: Callable[[], Any]) -> None:
-    """For state that only the application can report."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.01)
-
-
 class Answer(NamedTuple):
     status: int
     cookies: list[str]
-    body: bytes
+    body: str
+
+
+class Page(NamedTuple):
+    messages: list[str]
+    events: str  # path and query of its stream
+
+
+@cache
+def _django_database() -> str:
+    """The database of the Django application, with its users. Slow, so it is made once and copied."""
+    path = os.path.join(tempfile.mkdtemp(), "messages.db")
+    atexit.register(shutil.rmtree, os.path.dirname(path))
+    environment = {**os.environ, "SECRET_KEY": "secret", "DATABASE": path, "PYTHONPATH": str(EXAMPLES)}
+    for arguments in (["migrate"], ["shell", "--command", CREATE_USERS]):
+        command = [sys.executable, "manage.py", *arguments]
+        subprocess.run(command, check=True, cwd=SERVERS["django"][0], env=environment, stdout=subprocess.DEVNULL)
+    return path
 
 
 class App:
-    def __init__(self, command: list[str], listener: socket.socket, gateway: LiveGateway, directory: Path) -> None:
-        self.gateway = gateway
+    def __init__(self, kind: str, listener: socket.socket, gateway: LiveGateway, directory: Path) -> None:
+        self.kind, self.gateway = kind, gateway
         self._listener = listener
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self._directory, command = SERVERS[kind]
         self._command = [argument.format(fd=listener.fileno()) for argument in command]
         self._command[0] = os.path.join(sysconfig.get_path("scripts"), self._command[0])
         self._environment = {
             **os.environ,
             **TOKENS,
             "GATEWAY_URL": gateway.client.url,
+            "EVENTS_URL": f"{gateway.url}/events",
             "SECRET_KEY": "secret of the tests, long enough",
-            "DATABASE": str(directory / "streams.db"),
+            "DATABASE": str(directory / "messages.db"),
+            "PYTHONPATH": str(EXAMPLES),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         self._log = directory / "app.log"
+        if kind == "django":
+            shutil.copy(_django_database(), self._environment["DATABASE"])
         self.start()
 
     def start(self) -> None:
@@ -69,7 +94,7 @@ class App:
             self._process = subprocess.Popen(
                 self._command,
                 env=self._environment,
-                cwd=EXAMPLES,
+                cwd=self._directory,
                 pass_fds=[self._listener.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -91,10 +116,7 @@ class App:
         with closing(http.client.HTTPConnection(host, port, timeout=PATIENCE_SECONDS)) as connection:
             connection.request(method, path, body, dict(headers))
             answer = connection.getresponse()
-            return Answer(answer.status, answer.headers.get_all("Set-Cookie", []), answer.read())
-
-    def online(self) -> list[str]:
-        return sorted(json.loads(self.request("GET", "/users").body))
+            return Answer(answer.status, answer.headers.get_all("Set-Cookie", []), answer.read().decode())
 
     def user(self, name: str) -> User:
         return User(self, name)
@@ -106,21 +128,39 @@ class User:
     def __init__(self, app: App, name: str) -> None:
         self.app = app
         self.headers = {"Cookie": f"csrftoken={CSRF_TOKEN}", "X-CSRFToken": CSRF_TOKEN}
-        for cookie in self._post("/users", user=name).cookies:
-            self.headers["Cookie"] += f"; {cookie.partition(';')[0]}"
+        credentials = {"username": name, "password": PASSWORD} if app.kind == "django" else {"user": name}
+        answer = self._post("/login", 303 if app.kind == "fastapi" else 302, **credentials)
+        cookies = dict(cookie.partition(";")[0].split("=", 1) for cookie in answer.cookies)
+        self.headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
+        self.headers["X-CSRFToken"] = cookies.get("csrftoken", "")
 
     def say(self, to: str, text: str) -> None:
-        self._post("/messages", to=to, text=text)
+        self._post("/messages", 200, to=to, text=text)
 
-    def open(self) -> Stream:
-        stream = self.app.gateway.open("/events", self.headers, PATIENCE_SECONDS)
+    def page(self) -> Page:
+        answer = self.app.request("GET", "/", headers=self.headers)
+        assert answer.status == 200
+        url = re.search(r'new EventSource\("(http[^"]+)"', answer.body)
+        assert url
+        messages = re.findall(r'<li id="message-(\d+)">(.*)</li>', answer.body)
+        return Page([text for _, text in messages], url[1].removeprefix(self.app.gateway.url))
+
+    def open(self, page: Page, last_event_id: str = "") -> Stream:
+        """The stream of a page."""
+        headers = {**self.headers, **({"Last-Event-ID": last_event_id} if last_event_id else {})}
+        stream = self.app.gateway.open(page.events, headers, PATIENCE_SECONDS)
         assert stream.status == 200
-        welcome = stream.event()
-        assert welcome and welcome.name == "welcome"
         return stream
 
-    def _post(self, path: str, **form: str) -> Answer:
+    def _post(self, path: str, status: int, **form: str) -> Answer:
         headers = {"Content-Type": "application/x-www-form-urlencoded", **self.headers}
         answer = self.app.request("POST", path, urlencode(form), headers)
-        assert answer.status == 200
+        assert answer.status == status
         return answer
+
+
+def next_message(stream: Stream) -> str:
+    event = stream.event()
+    assert event and event.name == "message", event
+    message = json.loads(event.data)
+    return f"{message['sender']}: {message['text']}"

@@ -2,12 +2,11 @@
 
 import json
 import socket
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from apps import PATIENCE_SECONDS, SERVERS, TOKENS, App, eventually
+from apps import PATIENCE_SECONDS, SERVERS, TOKENS, App, next_message
 from ssegateway.pytest_plugin import LiveGateway
 
 
@@ -27,7 +26,7 @@ def ssegateway_environment(listener: socket.socket) -> dict[str, str]:
 def app(
     request: pytest.FixtureRequest, listener: socket.socket, ssegateway: LiveGateway, tmp_path: Path
 ) -> Iterator[App]:
-    app = App(SERVERS[request.param], listener, ssegateway, tmp_path)
+    app = App(request.param, listener, ssegateway, tmp_path)
     yield app
     ssegateway.close()  # first, since it notifies the application of the streams that end
     app.stop()
@@ -35,108 +34,75 @@ def app(
 
 
 def test_nobody_gets_a_stream_without_a_session(app: App) -> None:
-    assert app.gateway.open("/events").status == 401
+    assert app.gateway.open("/events", timeout=PATIENCE_SECONDS).status == 401
     assert app.gateway.open("/events", {"Cookie": "session=forged; sessionid=forged"}).status == 401
-    assert app.online() == []
 
 
-def test_nobody_but_the_gateway_calls_back(app: App) -> None:
-    ann = app.user("ann")
-    client = {"url": "/events", "headers": {"cookie": ann.headers["Cookie"]}}
+def test_only_the_gateway_calls_back(app: App) -> None:
+    client = {"url": "/events", "headers": {"cookie": app.user("ann").headers["Cookie"]}}
     token = "6c0c52d7-a862-4e0f-8b04-fc6ea76f35f8"
     call = json.dumps({"action": "connect", "token": token, "request": client})
     for headers in ({}, {"Authorization": "Bearer guessed"}):
         assert app.request("POST", "/callback", call, headers).status >= 400
-    assert app.online() == []
+    assert app.request("POST", "/callback", call, {"Authorization": f"Bearer {TOKENS['CALLBACK_TOKEN']}"}).status == 200
 
 
-def test_a_message_reaches_all_streams_of_its_addressee_and_no_other(app: App) -> None:
+def test_a_message_reaches_all_pages_of_both_users(app: App) -> None:
     ann, bob = app.user("ann"), app.user("bob")
-    streams_of_ann, stream_of_bob = [ann.open(), ann.open()], bob.open()
-    # Often enough to reach each worker.
-    assert [app.online() for _ in range(10)] == [["ann", "bob"]] * 10
-
+    streams = [user.open(user.page()) for user in (ann, ann, bob)]
     bob.say(to="ann", text="hello\nthere")
-    for stream in streams_of_ann:
-        assert stream.event() == ("message", "bob: hello\nthere", "")
+    assert [next_message(stream) for stream in streams] == ["bob: hello\nthere"] * 3
+    ann.say(to="ann", text="a note")
     ann.say(to="bob", text="oh, hello")
-    assert stream_of_bob.event() == ("message", "ann: oh, hello", "")  # and not the message to ann
+    assert next_message(streams[0]) == "ann: a note"
+    assert next_message(streams[2]) == "ann: oh, hello"  # and not the note
 
 
-def test_who_leaves_is_forgotten(app: App) -> None:
+def test_a_page_shows_earlier_messages_and_misses_none_behind_them(app: App) -> None:
     ann, bob = app.user("ann"), app.user("bob")
-    first, second, _stream_of_bob = ann.open(), ann.open(), bob.open()
-    first.close()
-    bob.say(to="ann", text="hello")
-    assert second.event() == ("message", "bob: hello", "")
-    second.close()
-    eventually("ann is gone", lambda: app.online() == ["bob"])
+    bob.say(to="ann", text="one <b>")
+    page = ann.page()
+    assert page.messages == ["bob: one &lt;b&gt;"]
+    bob.say(to="ann", text="two")  # before the page opens its stream
+    stream = ann.open(page)
+    assert next_message(stream) == "bob: two"
 
 
-def test_a_stream_is_closed_from_within_the_callback_of_another(app: App) -> None:
-    ann = app.user("ann")
-    streams = [ann.open() for _ in range(5)]
-    for replaced in streams[:2]:
-        assert replaced.event() == ("replaced", "Three pages are enough.", "")
-        assert replaced.event() is None
-    ann.say(to="ann", text="hello")
-    for stream in streams[2:]:
-        assert stream.event() == ("message", "ann: hello", "")
-
-
-def test_a_drained_gateway_leaves_nobody_online(app: App) -> None:
-    streams = [app.user(name).open() for name in ("ann", "bob")]
-    assert app.gateway.stop() == 0
-    assert [stream.event() for stream in streams] == [None, None]
-    assert app.online() == []
-
-
-def test_streams_of_a_gateway_that_crashed_are_forgotten(app: App) -> None:
+def test_a_page_that_was_away_gets_what_it_missed(app: App) -> None:
     ann, bob = app.user("ann"), app.user("bob")
-    _lost = ann.open()
-    app.gateway.process.kill()  # without a drain
-    app.gateway.restart()
-    _stream = bob.open()
-    assert app.online() == ["bob"]
-
-
-def test_a_retried_connect_opens_no_second_stream(app: App) -> None:
-    ann, bob = app.user("ann"), app.user("bob")
-    stream = ann.open()
-    internal = {"Authorization": f"Bearer {TOKENS['INTERNAL_TOKEN']}"}
-    listing = urllib.request.Request(f"{app.gateway.client.url}/internal/connections", headers=internal)
-    with urllib.request.urlopen(listing) as answer:
-        listed = json.load(answer)
-    client = {"url": "/events", "headers": {"cookie": ann.headers["Cookie"]}}
-    call = json.dumps({"action": "connect", "token": listed["connections"][0]["token"], "request": client})
-    headers = {"Authorization": f"Bearer {TOKENS['CALLBACK_TOKEN']}", "SSEGateway-Instance": listed["instance"]}
-    assert app.request("POST", "/callback", call, headers).status == 200
-    for text in ("once", "only"):
+    page = ann.page()
+    stream = ann.open(page)
+    bob.say(to="ann", text="one")
+    event = stream.event()
+    assert event
+    stream.close()
+    for text in ("two", "three"):
         bob.say(to="ann", text=text)
-        assert stream.event() == ("message", f"bob: {text}", "")
+    stream = ann.open(page, last_event_id=event.id)
+    assert [next_message(stream) for _ in range(2)] == ["bob: two", "bob: three"]
 
 
-@pytest.mark.parametrize("app", ["flask", "django"], indirect=True)
-def test_streams_that_ended_while_the_application_was_down_are_forgotten(app: App, listener: socket.socket) -> None:
+def test_a_page_hears_of_a_gap_when_the_gateway_has_crashed(app: App) -> None:
     ann, bob = app.user("ann"), app.user("bob")
-    stream_of_ann, stream_of_bob = ann.open(), bob.open()
-    app.stop()
-    stream_of_ann.close()
-    listener.settimeout(PATIENCE_SECONDS)
-    with listener.accept()[0] as callback:  # and it is lost
-        received = b""
-        while b'"disconnect"' not in received:
-            received += callback.recv(4096)
-    app.start()
-    assert app.online() == ["bob"]
-    ann.say(to="bob", text="hello")
-    assert stream_of_bob.event() == ("message", "ann: hello", "")
+    page = ann.page()
+    ann.open(page)
+    app.gateway.process.kill()  # without a drain
+    app.gateway.process.wait()
+    app.gateway.start()
+    event = ann.open(page).event()
+    assert event and event.name == "gap"
+    bob.say(to="ann", text="hello")
+    page = ann.page()
+    assert page.messages == ["bob: hello"]
+    stream = ann.open(page)
+    bob.say(to="ann", text="again")
+    assert next_message(stream) == "bob: again"
 
 
-@pytest.mark.parametrize("app", ["fastapi"], indirect=True)
-def test_an_application_that_forgot_whose_the_streams_are_ends_them(app: App) -> None:
-    stream = app.user("ann").open()
+def test_streams_survive_a_restart_of_the_application(app: App) -> None:
+    ann, bob = app.user("ann"), app.user("bob")
+    stream = ann.open(ann.page())
     app.stop()
     app.start()
-    assert stream.event() is None
-    assert app.online() == []
+    bob.say(to="ann", text="still there?")
+    assert next_message(stream) == "bob: still there?"

@@ -18,5 +18,6 @@ def test_an_excerpt_is_one(path: str, text: str) -> None:
 
 def test_no_excerpt_is_overlooked() -> None:
     shown = {path for path, _ in EXCERPTS}
-    assert shown >= {f"examples/{name}.py" for name in ("flask_app", "django_app", "fastapi_app", "test_flask_app")}
+    applications = {"flask_app.py", "django_site/chat/views.py", "fastapi_app.py", "test_flask_app.py"}
+    assert shown >= {f"examples/{file}" for file in applications}
     assert len(EXCERPTS) == README.count("<!-- from ")
