@@ -1,16 +1,16 @@
-//! Cursors: places in the order of all group events, and how clients spell them (docs/protocol.md, section 12).
+//! Cursors: positions in the order of all group events, and their text form (docs/protocol.md, section 12).
 
 use std::fmt::{self, Display, Formatter};
 
-/// A place in the order of all group events: that of one event, or just behind it. 0 is before the first one.
+/// A position in the order of all group events: that of one event, or just after it. 0 is before the first one.
 pub type Position = u64;
 
-/// One run of positions. Another begins when what was kept of the last one may be gone.
+/// One run of positions. A new one begins when the kept events of the last one may be gone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Epoch(u64);
 
 impl Epoch {
-    /// The epoch that `random` names.
+    /// The epoch with the id `random`.
     pub const fn new(random: u64) -> Self {
         Self(random)
     }
@@ -19,9 +19,9 @@ impl Epoch {
 /// A position and the epoch that it belongs to. As text: both in base 36 with a dot between them, 27 characters at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
-    /// Where `position` has a meaning.
+    /// The epoch of `position`.
     pub epoch: Epoch,
-    /// How far a stream has got.
+    /// The position of a stream.
     pub position: Position,
 }
 
@@ -34,7 +34,7 @@ const DIGITS_MAX: usize = 13;
 const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 
 impl Cursor {
-    /// Reads the text of a cursor, in its one spelling; `None` for any other text.
+    /// Reads the text of a cursor, in its only form; `None` for any other text.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let dot = text.iter().position(|byte| *byte == b'.')?;
         Some(Self { epoch: Epoch(read_number(&text[..dot])?), position: read_number(&text[dot + 1..])? })

@@ -1,15 +1,15 @@
-//! The order of one gateway by itself.
+//! The order of a single gateway.
 
 use crate::cursor::{Cursor, Epoch, Position};
 
-/// Counts positions. Each run of the process is an epoch: what was kept is gone with it.
+/// Counts positions. Each run of the process is an epoch, since kept events end with it.
 pub(crate) struct Memory {
     epoch: Epoch,
     head: Position,
 }
 
 impl Memory {
-    /// `random` names the epoch.
+    /// `random` is the id of the epoch.
     pub(crate) fn new(random: u64) -> Self {
         Self { epoch: Epoch::new(random), head: 0 }
     }

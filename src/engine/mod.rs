@@ -1,7 +1,7 @@
-//! Puts what is sent to groups in order: one order for all groups, in which everything has a position.
+//! The order of sends to groups: one order for all groups, in which every event has a position.
 //!
-//! The gateway asks for an order and carries out what has one in two steps, so that an engine may take its time in
-//! between. The only one there is stands in memory and answers at once.
+//! The gateway requests an order and executes an ordered send in two steps, so that an engine may be asynchronous. The
+//! only one so far is in memory and answers at once.
 
 mod memory;
 

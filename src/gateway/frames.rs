@@ -1,4 +1,4 @@
-//! The events of groups as bytes: encoded once for all members, or collected for one that has missed some.
+//! The events of groups as bytes: encoded once for all members, or collected for a lagging one.
 
 use crate::cursor::{Cursor, Position, TEXT_BYTES_MAX};
 use crate::hub::{ConnId, EndReason, Frame};
@@ -6,10 +6,10 @@ use memchr::memchr;
 use std::collections::BTreeMap;
 use std::io::Write;
 
-/// What is collected for one write: as much as the loop writes at once.
+/// The maximum collected for one write: as much as the loop writes at once.
 const COLLECTED_BYTES_MAX: usize = 64 * 1024;
 
-/// Memory that is kept for the next time.
+/// Memory that is kept for reuse.
 const SPARE_BYTES_MAX: usize = 128 * 1024;
 
 /// `id: CURSOR` and a line feed, as a frame has it.
@@ -25,7 +25,7 @@ impl IdLine {
     pub(super) fn new(cursor: Cursor) -> Self {
         let mut bytes = [0; Self::BYTES_MAX];
         let mut rest = &mut bytes[..];
-        // There is room for the longest one.
+        // The buffer fits the longest one.
         let _ = writeln!(rest, "id: {cursor}");
         let length = Self::BYTES_MAX - rest.len();
         Self { bytes, length: length as u8 }
@@ -36,7 +36,7 @@ impl IdLine {
     }
 }
 
-/// How a stream's frames are framed.
+/// The framing of a stream's frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Framing {
     /// With the cursor as the id.
@@ -45,7 +45,7 @@ pub(super) struct Framing {
     pub chunks: bool,
 }
 
-/// Appends a frame with `id` behind its name.
+/// Appends a frame with `id` after its name.
 pub(super) fn write_frame(out: &mut Vec<u8>, frame: &[u8], id: Option<&IdLine>) {
     let Some(id) = id else { return out.extend_from_slice(frame) };
     let name = if frame.starts_with(b"event: ") { memchr(b'\n', frame).map_or(0, |end| end + 1) } else { 0 };
@@ -63,17 +63,17 @@ fn write_chunk(out: &mut Vec<u8>, frame: &[u8], id: Option<&IdLine>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends frames without the `id` fields they may have. Fields begin at the start of a line, data never does.
+/// Appends frames without their `id` fields. Fields begin at the start of a line, data never does.
 pub(super) fn without_ids(frames: &[u8]) -> Vec<u8> {
     frames.split_inclusive(|byte| *byte == b'\n').filter(|line| !line.starts_with(b"id:")).flatten().copied().collect()
 }
 
-/// Where the first of some frames ends.
+/// The end of the first frame.
 pub(super) fn first_frame_end(frames: &[u8]) -> usize {
     memchr::memmem::find(frames, b"\n\n").map_or(frames.len(), |at| at + 2)
 }
 
-/// The event that is on its way, in each framing that a member has asked for.
+/// The event in flight, in each framing used by a member.
 #[derive(Default)]
 pub(super) struct LiveFrame {
     position: Position,
@@ -85,7 +85,7 @@ impl LiveFrame {
         usize::from(framing.ids) * 2 + usize::from(framing.chunks)
     }
 
-    /// Whether that event is there in that framing.
+    /// Whether that event is available in that framing.
     pub(super) fn has(&self, position: Position, framing: Framing) -> bool {
         self.position == position && !self.encodings[Self::index(framing)].is_empty()
     }
@@ -122,7 +122,7 @@ impl Collected {
         }
     }
 
-    /// Adds an event; `false` if there is no room for it.
+    /// Adds an event; `false` if it does not fit.
     pub(super) fn add(&mut self, cursor: Cursor, frame: &Frame, framing: Framing) -> bool {
         if !self.ends.is_empty() && self.bytes.len() + frame.len() > COLLECTED_BYTES_MAX {
             return false;
@@ -142,40 +142,40 @@ impl Collected {
     }
 }
 
-/// What one member is offered: the kernel decides how much of it the member gets now.
+/// An offer to one member; the kernel decides how much of it is accepted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Offer {
     pub id: ConnId,
-    /// The live event at this position, in this framing; `None`: what was collected.
+    /// The live event at this position, in this framing; `None`: the collected events.
     pub live: Option<(Position, Framing)>,
-    /// What the member has already.
+    /// The member's position before it.
     pub floor: Position,
-    /// Whoever takes all of it has got to this position; `None`: there is more behind it.
+    /// The member's position after all of it; `None`: there are more events.
     pub complete_to: Option<Position>,
 }
 
-/// How much of an offer was taken.
+/// The accepted part of an offer.
 pub(super) struct Taken {
-    /// The position of the last event of which a part was taken.
+    /// The position of the last event that was at least partly accepted.
     pub position: Option<Position>,
-    /// Of that event what was not.
+    /// The rest of that event.
     pub rest: Vec<u8>,
-    /// Events of which a part was taken.
+    /// The number of events that were at least partly accepted.
     pub events: u64,
     pub all: bool,
 }
 
-/// What follows once a stream has got to a position.
+/// What follows once a stream has reached a position.
 pub(super) struct Tail {
     pub until: Position,
     /// Frames.
     pub held: Vec<u8>,
     pub held_events: u64,
-    /// The stream ends behind them.
+    /// The stream ends after them.
     pub end: Option<EndReason>,
 }
 
-/// Events on their way to members, and what follows them.
+/// Events in flight to members, and what follows them.
 #[derive(Default)]
 pub(super) struct Delivery {
     pub live: LiveFrame,
@@ -200,7 +200,7 @@ impl Delivery {
         }
     }
 
-    /// How much of an offer has been taken with its first `count` bytes.
+    /// The accepted part of an offer, given the first `count` bytes.
     pub(super) fn taken(&self, offer: &Offer, count: usize) -> Taken {
         let bytes = self.bytes(offer);
         let all = count >= bytes.len();
@@ -215,7 +215,7 @@ impl Delivery {
         Taken { position: last.map(|(_, position)| *position), rest, events, all }
     }
 
-    /// Gives up memory that is not in use.
+    /// Frees unused memory.
     pub(super) fn shrink(&mut self) {
         self.live = LiveFrame::default();
         self.collected = Collected::default();

@@ -1,7 +1,7 @@
-//! Members of groups: bringing a stream up to date, as far as its socket takes it.
+//! Members of groups: bringing a stream up to date, as far as its socket accepts it.
 //!
-//! A stream whose socket is full is not written to: it lags, and goes on from what is kept once there is room. What it
-//! has got is a position, which moves when the kernel has taken an event, and not before.
+//! A stream whose socket is full is not written to: it lags, and continues with the kept events once there is space.
+//! Its progress is a position, which moves only when the kernel has accepted an event.
 
 use super::connection::{Connection, State};
 use super::frames::{Framing, IdLine, Offer, Tail, write_frame};
@@ -17,7 +17,7 @@ use crate::planted;
 pub(super) const GROUP_ENDED: EndReason = EndReason { reason: Reason::ServerClosed, detail: Some(Detail::GroupEnded) };
 
 impl Shared {
-    /// What a stream has of its groups.
+    /// The position of a stream in its groups.
     pub(super) fn position_of(&self, reached: Reached) -> Position {
         let position = reached.position();
         if reached.is_lagging() { position } else { position.max(self.hub.groups.settled()) }
@@ -28,7 +28,7 @@ impl Shared {
         IdLine::new(self.engine.cursor(position))
     }
 
-    /// The groups of an open stream, and how far it has got.
+    /// The groups of an open stream, and its position.
     fn membership(connection: &Connection) -> Option<(Joined, Reached)> {
         match &connection.state {
             State::Streaming(streaming) => Some((streaming.joined, streaming.reached)),
@@ -47,7 +47,7 @@ impl Shared {
         }
     }
 
-    /// A walk has come to a member. `true`: it is to be written to now.
+    /// A walk visits a member. `true`: it must be written to now.
     pub(super) fn visit(&mut self, now: Millis, connection: &mut Connection, visit: Visit) -> bool {
         let Some((joined, reached)) = Self::membership(connection) else { return false };
         let end = if visit.close_at > 0 {
@@ -92,7 +92,7 @@ impl Shared {
         false
     }
 
-    /// The stream goes on from what is kept, behind `position`.
+    /// The stream continues with the kept events after `position`.
     fn lag(&mut self, connection: &mut Connection, position: Position) {
         if let Some(reached) = Self::reached_mut(connection) {
             reached.set_position(position);
@@ -100,7 +100,7 @@ impl Shared {
         }
     }
 
-    /// Lets a stream that lags end once it has got to `until`.
+    /// Lets a lagging stream end once it has reached `until`.
     pub(super) fn end_behind(&mut self, connection: &mut Connection, until: Position, reason: EndReason) {
         let Some(reached) = Self::reached_mut(connection) else { return };
         reached.set_tail(true);
@@ -116,7 +116,7 @@ impl Shared {
         Framing { ids: reached.is_resumable(), chunks: connection.out.is_chunked() }
     }
 
-    /// Offers what a stream is owed, without a copy if that is one event. `false`: it is owed nothing.
+    /// Offers the events due to a stream, without a copy if it is only one. `false`: none is due.
     fn offer(&mut self, connection: &mut Connection, sole: Option<Position>) -> bool {
         let Some((joined, reached)) = Self::membership(connection) else { return false };
         let framing = Self::framing(connection, reached);
@@ -141,7 +141,7 @@ impl Shared {
         self.collect(connection, head, Due::Live)
     }
 
-    /// Offers as much of what a stream is owed up to `until` as goes into one write.
+    /// Offers as many of the events due up to `until` as fit into one write.
     fn collect(&mut self, connection: &Connection, until: Position, due: Due) -> bool {
         let Some((joined, reached)) = Self::membership(connection) else { return false };
         let framing = Self::framing(connection, reached);
@@ -159,7 +159,7 @@ impl Shared {
         true
     }
 
-    /// Appends what a stream is owed up to `until` that does not lag, whatever its size, to what it has unsent.
+    /// Appends the events due up to `until`, whatever their size, to the unsent bytes of a stream that does not lag.
     fn append_due(&mut self, now: Millis, connection: &mut Connection, until: Position, due: Due) {
         let Some((joined, reached)) = Self::membership(connection) else { return };
         let floor = self.position_of(reached);
@@ -189,8 +189,7 @@ impl Shared {
         }
     }
 
-    /// Brings a stream up to date before something else is written to it: two sends to it stay in their order. Streams
-    /// that lag stay behind.
+    /// Brings a stream up to date before other output, so that sends to it stay in order. Lagging streams stay behind.
     pub(super) fn catch_up(&mut self, now: Millis, connection: &mut Connection) {
         let Some((joined, reached)) = Self::membership(connection) else { return };
         if reached.is_lagging() || joined == Joined::NONE || !self.hub.groups.has_walks() {
@@ -212,7 +211,7 @@ impl Shared {
         }
     }
 
-    /// What a stream that lags is offered next; it has nothing else unsent.
+    /// The next offer to a lagging stream, which has nothing else unsent.
     fn pull(&mut self, connection: &Connection) -> bool {
         let Some((joined, reached)) = Self::membership(connection) else { return false };
         if let Some(offer) = &self.delivery.offer
@@ -231,7 +230,7 @@ impl Shared {
         tail.map_or(self.hub.groups.head(), |tail| tail.until)
     }
 
-    /// What a stream is offered that has nothing else unsent.
+    /// The offer to a stream that has nothing else unsent.
     pub(super) fn offered(&mut self, connection: &Connection) -> &[u8] {
         if !self.pull(connection) {
             return &[];
@@ -244,18 +243,18 @@ impl Shared {
         connection.out.is_empty() && self.delivery.offer.is_some_and(|offer| offer.id == connection.id)
     }
 
-    /// The kernel took `count` bytes of what a stream was offered.
+    /// The kernel accepted `count` bytes of an offer.
     pub(super) fn settle_offer(&mut self, now: Millis, connection: &mut Connection, count: usize) {
         let Some(offer) = self.delivery.offer.take() else { return };
         let Some((_, reached)) = Self::membership(connection) else { return };
         let taken = self.delivery.taken(&offer, count);
         let mut position = taken.position.unwrap_or(offer.floor);
-        // A position that moves before the kernel has the event: whatever it refuses is lost.
+        // A position that moves before the kernel has the event: refused bytes are lost.
         if planted::is("position-moves-before-the-write") {
             position = offer.complete_to.unwrap_or(position);
         }
         self.stats.deliver(taken.events, count as u64);
-        // A stream that takes nothing in waits from when it began to.
+        // The wait of a stream that accepts nothing counts from its beginning.
         if count > 0 || !reached.is_lagging() {
             connection.out.touch(now);
         }
@@ -287,7 +286,7 @@ impl Shared {
         }
     }
 
-    /// A stream that lags has nothing unsent, and was offered nothing: it has caught up, or has fallen too far behind.
+    /// A lagging stream has nothing unsent and no offer: it has caught up, or has fallen too far behind.
     pub(super) fn end_pull(&mut self, now: Millis, connection: &mut Connection) {
         let Some((joined, reached)) = Self::membership(connection) else { return };
         let until = self.end_of_pull(connection, reached);
@@ -299,7 +298,7 @@ impl Shared {
         }
     }
 
-    /// A stream that lagged has everything up to `position`, and gets what follows there.
+    /// A lagging stream has reached `position`, and gets what follows there.
     fn catch_up_with(&mut self, now: Millis, connection: &mut Connection, position: Position) {
         let tail = self.delivery.tails.remove(&connection.id.slot());
         let head = self.hub.groups.head();

@@ -13,7 +13,7 @@ use log::warn;
 use std::borrow::Cow;
 
 impl Shared {
-    /// A send to groups: puts it in order, and carries it out.
+    /// A send to groups: orders and executes it.
     pub(super) fn publish(&mut self, now: Millis, names: &[Cow<'_, str>], command: &SendCommand<'_>) -> SendResult {
         let mut alive: Vec<&str> = Vec::with_capacity(names.len());
         for name in names {
@@ -52,7 +52,7 @@ impl Shared {
         Frame::from(scratch.as_slice())
     }
 
-    /// A send to groups has its place.
+    /// A send to groups has its position.
     fn published(&mut self, now: Millis, names: &[&str], publication: &Publication<'_>) -> SendResult {
         let reached = self.hub.groups.publish(now, names, publication);
         let has_id = self.hub.groups.has_history() && !publication.is_transient && !publication.frames.is_empty();
@@ -117,7 +117,7 @@ impl Shared {
         }
     }
 
-    /// Changes the groups of an open stream that has caught up, or lags. Errors: nothing is changed.
+    /// Changes the groups of an open stream, which has caught up or lags. Errors: nothing is changed.
     fn change_membership<S: AsRef<str>>(
         &mut self,
         connection: &mut Connection,
@@ -148,7 +148,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Makes the changes that were requested before the stream was open.
+    /// Applies the changes requested before the stream was open.
     pub(super) fn make_held_changes(&mut self, connection: &mut Connection, changes: &[HeldChange]) {
         for change in changes {
             if let Err(error) = self.change_membership(connection, &change.join, &change.leave) {

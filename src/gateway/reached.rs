@@ -1,4 +1,4 @@
-//! How far a stream has got with the events of its groups.
+//! A stream's position in the events of its groups.
 
 use crate::cursor::Position;
 
@@ -9,12 +9,12 @@ const HAS_TAIL: u64 = 1 << 3;
 const FLAGS: u64 = IN_GROUPS | RESUMABLE | LAGGING | HAS_TAIL;
 const FLAG_BITS: u32 = FLAGS.count_ones();
 
-/// A position and flags in one word: streams in no group pay for it, too.
+/// A position and flags in one word, since streams without groups have it too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reached(u64);
 
 impl Reached {
-    /// Of a stream that is in a group.
+    /// For a stream in a group.
     pub(super) fn new(position: Position, is_resumable: bool) -> Self {
         Self(position << FLAG_BITS | IN_GROUPS | if is_resumable { RESUMABLE } else { 0 })
     }
@@ -24,7 +24,7 @@ impl Reached {
         self.0 == 0
     }
 
-    /// What the stream has of its groups, at least; exact while it lags.
+    /// The minimum position of the stream; exact while it lags.
     pub(super) fn position(self) -> Position {
         self.0 >> FLAG_BITS
     }
@@ -38,7 +38,7 @@ impl Reached {
         self.0 & RESUMABLE != 0
     }
 
-    /// The stream reads on from what is kept: its socket was full, or it is replaying.
+    /// The stream reads kept events: its socket was full, or it is replaying.
     pub(super) fn is_lagging(self) -> bool {
         self.0 & LAGGING != 0
     }
@@ -47,7 +47,7 @@ impl Reached {
         self.set(LAGGING, is_lagging);
     }
 
-    /// Something follows once the stream has got to a certain position.
+    /// Something follows once the stream has reached a certain position.
     pub(super) fn has_tail(self) -> bool {
         self.0 & HAS_TAIL != 0
     }

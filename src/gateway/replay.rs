@@ -1,5 +1,5 @@
-//! Where a stream begins that is in groups: what its client has got already, whether something is missing, and what comes
-//! first (docs/protocol.md, sections 12 and 13).
+//! The start of a stream in groups: the client's position, a possible gap, and the first output (docs/protocol.md,
+//! sections 12 and 13).
 
 use super::answers::SendResult;
 use super::connection::{Connecting, Connection, Resume, State};
@@ -17,25 +17,25 @@ use crate::planted;
 use crate::sse::{self, Event};
 use std::borrow::Cow;
 
-/// The value of `since` that stands for all that is kept.
+/// The value of `since` for all kept events.
 const SINCE_START: &str = "start";
 
-/// How a stream that is in groups begins.
+/// How a stream in groups starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// What its client has got.
+    /// The client's position.
     from: Position,
     pub is_resumable: bool,
-    /// Something kept is behind that.
+    /// There are kept events after that.
     is_due: bool,
-    /// Something may be missing.
+    /// Events may be missing.
     has_gap: bool,
     /// All of its groups have ended.
     is_over: bool,
 }
 
 impl Shared {
-    /// Where a client goes on, by the request for its stream.
+    /// The client's position, from the request for its stream.
     pub(super) fn read_resume(&self, head: &Head<'_, '_>) -> Resume {
         if !self.hub.groups.has_history() {
             return Resume::Live(0);
@@ -78,7 +78,7 @@ impl Shared {
         let missing = |from| names.iter().map(|name| groups.completeness(name, from)).max();
         let counts = &mut self.stats.replays;
         let (from, has_gap) = match resume {
-            // Everything that is kept: what was never known cannot be missing.
+            // All kept events: those of an unknown group cannot be missing.
             None => {
                 let has_gap = missing(0) == Some(Completeness::Dropped);
                 *(if has_gap { &mut counts.dropped } else { &mut counts.complete }) += 1;
@@ -111,7 +111,7 @@ impl Shared {
         Ok(Some(Entry { from: if is_due { from } else { head }, is_resumable: true, is_due, has_gap, is_over }))
     }
 
-    /// Puts a stream that has just been opened into its groups.
+    /// Adds a newly opened stream to its groups.
     pub(super) fn enter(&mut self, connection: &mut Connection, names: &[Cow<'_, str>], entry: Entry) {
         let slot = connection.id.slot();
         let State::Streaming(streaming) = &mut connection.state else { return };
@@ -122,7 +122,7 @@ impl Shared {
         streaming.reached.set_lagging(entry.is_due);
     }
 
-    /// What a resumable stream begins with, behind its head: the first block has the stream's position.
+    /// The start of a resumable stream after its head: the first block has the stream's position.
     pub(super) fn write_resumable_start(
         &mut self,
         now: Millis,
@@ -219,7 +219,7 @@ impl Shared {
                 self.cut_stream(now, connection, EndReason::error(Detail::SlowConsumer));
                 return SendResult::Failed;
             }
-            // Behind what was sent before it, which is behind what is replayed.
+            // After earlier sends, which come after the replayed events.
             Some(tail) => {
                 write(&mut tail.held);
                 tail.held_events += count;
@@ -237,7 +237,7 @@ impl Shared {
         SendResult::Ok
     }
 
-    /// Ends a stream behind everything that is on its way to it.
+    /// Ends a stream after all events in flight to it.
     pub(super) fn end_in_order(&mut self, now: Millis, connection: &mut Connection, reason: EndReason) {
         match &connection.state {
             State::Streaming(streaming) if streaming.reached.is_lagging() => {

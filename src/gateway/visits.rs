@@ -1,17 +1,17 @@
-//! The members of groups, one after the other, as the owner of the sockets writes to them.
+//! Visits of the members of groups, one by one, for writes by the owner of the sockets.
 
 use super::Gateway;
 use crate::clock::Millis;
 use crate::hub::ConnId;
 
-/// Members of groups visited in a row of which none is to be written to: as many as take a fraction of a millisecond.
+/// Consecutive visits without a write: as many as take a fraction of a millisecond.
 const TURN_VISITS: usize = 4096;
 
 impl Gateway {
     /// The next member of a group to be written to; to be followed by [`Gateway::wrote`]. `None`: all are up to date, or it
     /// is enough for now, and [`Gateway::next_deadline`] has come.
     pub fn next_member(&mut self, now: Millis) -> Option<ConnId> {
-        // An offer that nobody has settled was not taken.
+        // An offer without a result was not accepted.
         if let Some(id) = self.shared.delivery.offer.as_ref().map(|offer| offer.id) {
             match self.connections.get_mut(id) {
                 Some(connection) => self.shared.settle_offer(now, connection, 0),

@@ -1,6 +1,6 @@
-//! Groups by name: who is in each, and what is kept of it.
+//! Groups by name: members and kept events.
 //!
-//! A group is there as long as it has members, something kept, or a walk over its members.
+//! A group exists as long as it has members, kept events, or a walk over its members.
 
 use super::history::{Completeness, Entry, Forgotten, HistoryLimits, Ring};
 use super::memberships::{Join, Joined, Memberships};
@@ -13,16 +13,16 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
-/// Most groups of one stream.
+/// Maximum number of groups of one stream.
 pub(crate) const GROUPS_MAX: usize = 64;
 
-/// What a group counts against `HISTORY_BYTES` beside its name and its events.
+/// A group's share of `HISTORY_BYTES` in addition to its name and its events.
 const GROUP_BYTES: usize = 256;
 
-/// An event on its way to the members that is not kept, or no longer.
+/// An event in flight to the members that is not kept, or no longer.
 pub(super) struct Passing {
     pub(super) entry: Entry,
-    /// Members that lag do without it.
+    /// Lagging members do not get it.
     pub(super) is_transient: bool,
 }
 
@@ -33,9 +33,9 @@ pub(super) struct Walk {
     pub(super) pending_from: Position,
     /// Whoever is visited in this round gets everything up to here.
     pub(super) covers: Position,
-    /// Members that have not been visited in this round.
+    /// Members not yet visited in this round.
     pub(super) left: usize,
-    /// Streams that joined before this end behind it; 0: none.
+    /// Streams that joined before this end after it; 0: none.
     pub(super) close_at: Position,
     /// In order.
     pub(super) passing: VecDeque<Passing>,
@@ -45,7 +45,7 @@ pub(super) struct Group {
     pub(super) name: Box<str>,
     pub(super) members: Vec<u32>,
     pub(super) ring: Ring,
-    /// The position of whatever was sent to it last.
+    /// The position of the last send to it.
     pub(super) newest: Position,
     pub(super) walk: Option<Box<Walk>>,
     /// It has an entry in [`Keeping::aging`].
@@ -54,7 +54,7 @@ pub(super) struct Group {
     pub(super) is_heaped: bool,
 }
 
-/// What is kept in all groups together, and in which order it goes.
+/// All kept events, and the order in which they are dropped.
 pub(super) struct Keeping {
     pub(super) limits: HistoryLimits,
     pub(super) bytes: usize,
@@ -68,7 +68,7 @@ pub(super) struct Keeping {
     pub(super) forgotten: Forgotten,
 }
 
-/// One event on its way out of a group.
+/// One event in flight from a group.
 pub(super) struct Source {
     pub(super) group: u32,
     pub(super) index: usize,
@@ -83,7 +83,7 @@ pub(crate) struct Groups {
     names: HashTable<u32>,
     pub(super) memberships: Memberships,
     pub(super) keeping: Keeping,
-    /// Slots of groups with a walk under way, in the order of `pending_from`.
+    /// Slots of groups with a walk in progress, in the order of `pending_from`.
     pub(super) walks: VecDeque<u32>,
     /// Whose turn it is among them, and for how many members more.
     pub(super) turn: usize,
@@ -92,13 +92,13 @@ pub(crate) struct Groups {
     pub(super) head: Position,
     /// Groups that have ended.
     pub(super) ended: usize,
-    /// So that nobody can choose names that fall together.
+    /// Keyed, so that an attacker cannot choose colliding names.
     hash_key: u64,
     /// Scratch memory of a merge.
     pub(super) sources: Vec<Source>,
 }
 
-/// How many groups there are, and what they hold.
+/// The number of groups, and their size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct GroupCounts {
     pub(crate) groups: u64,
@@ -110,7 +110,7 @@ pub(crate) struct GroupCounts {
     pub(crate) dropped_for_age: u64,
 }
 
-/// How a group stands.
+/// The state of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Standing {
     pub(crate) members: usize,
@@ -119,12 +119,12 @@ pub(crate) struct Standing {
     /// Of the newest event that is or was kept.
     pub(crate) newest: Position,
     pub(crate) is_ended: bool,
-    /// Anything is kept, or anybody is in it.
+    /// It has kept events or members.
     pub(crate) is_alive: bool,
 }
 
 impl Groups {
-    /// `random`: unknown to those who choose names.
+    /// `random`: unknown to clients.
     pub(crate) fn new(limits: HistoryLimits, random: u64) -> Self {
         Self {
             table: Table::default(),
@@ -234,7 +234,7 @@ impl Groups {
         }
     }
 
-    /// Puts the stream in a slot into a group, unless it is in already. It is owed what is kept behind `from`.
+    /// Adds the stream in a slot to a group, unless it is a member. The kept events after `from` are due to it.
     pub(crate) fn join(&mut self, stream: u32, joined: &mut Joined, name: &str, from: Position, is_granted: bool) {
         let group = self.find_or_create(name);
         if self.memberships.of(*joined).any(|membership| membership.group == group) {
@@ -246,7 +246,7 @@ impl Groups {
         self.memberships.join(joined, members, Join { from, group, stream, is_granted });
     }
 
-    /// Takes a stream out of a group, if it is in.
+    /// Removes a stream from a group, if it is a member.
     pub(crate) fn leave(&mut self, joined: &mut Joined, name: &str) {
         if let Some(group) = self.find(name)
             && let Some(index) = self.memberships.unlink(joined, group)
@@ -255,7 +255,7 @@ impl Groups {
         }
     }
 
-    /// Takes a stream out of all groups.
+    /// Removes a stream from all groups.
     pub(crate) fn leave_all(&mut self, joined: &mut Joined) {
         while let Some(index) = self.memberships.unlink_first(joined) {
             self.vacate(index);
@@ -294,7 +294,7 @@ impl Groups {
         self.memberships.of(joined).map(|membership| &*self.group(membership.group).name)
     }
 
-    /// Whether a stream is in the group of that name.
+    /// Whether a stream is a member of the group of that name.
     pub(crate) fn is_member(&self, joined: Joined, name: &str) -> bool {
         self.find(name).is_some_and(|group| self.memberships.of(joined).any(|known| known.group == group))
     }
@@ -307,14 +307,14 @@ impl Groups {
             && granted.all(|membership| self.group(membership.group).ring.is_ended())
     }
 
-    /// Whether something was dropped that a stream at `position` is owed.
+    /// Whether an event due to a stream at `position` was dropped.
     pub(crate) fn is_lost(&self, joined: Joined, position: Position) -> bool {
         self.memberships
             .of(joined)
             .any(|membership| self.group(membership.group).ring.dropped() > position.max(membership.from))
     }
 
-    /// Gives up memory that is not in use.
+    /// Frees unused memory.
     pub(crate) fn shrink(&mut self) {
         self.table.shrink();
         let (table, key) = (&self.table, self.hash_key);
@@ -339,7 +339,7 @@ impl Group {
         self.name.len() + GROUP_BYTES
     }
 
-    /// Keeps an event for the walk that is under way, although it is not kept otherwise.
+    /// Keeps an event for the walk in progress, although it is not kept otherwise.
     pub(super) fn pass(&mut self, entry: Entry, is_transient: bool) {
         if let Some(walk) = &mut self.walk {
             let at = walk.passing.partition_point(|passing| passing.entry.position < entry.position);
@@ -348,5 +348,5 @@ impl Group {
     }
 }
 
-/// A frame without `id` and chunk framing, shared by all that send it.
+/// A frame without `id` and chunk framing, shared by all members.
 pub(crate) type Frame = Arc<[u8]>;

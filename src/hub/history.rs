@@ -1,6 +1,6 @@
-//! What is kept of one group for replay, and what is still known of groups of which nothing is kept any more.
+//! The kept events of one group for replay, and the memory of groups without kept events.
 //!
-//! Whether a client has missed something is proved from one number per group: the newest position that was ever dropped.
+//! Whether a client has missed an event is proved by one number per group: the newest position that was ever dropped.
 
 use crate::clock::Millis;
 use crate::cursor::Position;
@@ -9,18 +9,18 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How much is kept (docs/protocol.md, section 12).
+/// The limits of history (docs/protocol.md, section 12).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct HistoryLimits {
     /// After the last event of a group; zero: nothing is kept.
     pub(crate) age: Duration,
-    /// Most events of one group.
+    /// Maximum number of events of one group.
     pub(crate) events: usize,
     /// All groups together.
     pub(crate) bytes: usize,
 }
 
-/// An event that is kept: its frame without `id` and chunk framing.
+/// A kept event: its frame without `id` and chunk framing.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) position: Position,
@@ -43,7 +43,7 @@ pub(crate) struct Ring {
     entries: VecDeque<Entry>,
     /// The newest position that was ever dropped; 0: none.
     dropped: Position,
-    /// Something up to here may have been dropped before the group was known, and been forgotten.
+    /// Events up to here may have been dropped before the group was known, and forgotten.
     doubt: Position,
     /// When its last event was kept, or the group ended.
     touched_at: Millis,
@@ -62,7 +62,7 @@ impl Ring {
     pub(crate) fn push(&mut self, now: Millis, entry: Entry) {
         debug_assert!(self.newest() < entry.position, "events out of order");
         if self.entries.len() == self.entries.capacity() {
-            // By an eighth and not by half of it: memory is bounded by what is used.
+            // By an eighth instead of a half: the memory limit counts used bytes.
             self.entries.reserve_exact((self.entries.len() / 8).max(2));
         }
         self.entries.push_back(entry);
@@ -127,7 +127,7 @@ impl Ring {
         self.entries.get(index)
     }
 
-    /// The index of the first event behind `position`.
+    /// The index of the first event after `position`.
     pub(crate) fn first_after(&self, position: Position) -> usize {
         // Nearly always one of the last.
         match self.entries.back() {
@@ -153,7 +153,7 @@ impl Ring {
     }
 }
 
-/// Whether everything behind a position is kept.
+/// Whether all events after a position are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Completeness {
     Complete,
@@ -163,7 +163,7 @@ pub(crate) enum Completeness {
     Dropped,
 }
 
-/// What is known of a group that is not there.
+/// The memory of a group that does not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Known {
     /// The newest position that was dropped.
@@ -179,7 +179,7 @@ impl Known {
     }
 }
 
-/// Most groups that are remembered when they are gone; a megabyte and a half.
+/// The maximum number of remembered groups that are gone; a megabyte and a half.
 const FORGOTTEN_MAX: usize = 64 * 1024;
 
 /// The newest dropped positions of groups that are gone, by the hash of their names: two names with the same 64 bits
@@ -198,7 +198,7 @@ impl Forgotten {
         }
     }
 
-    /// The group is there again.
+    /// The group exists again.
     pub(crate) fn take(&mut self, hash: u64) -> Known {
         let known = self.known(hash);
         if let Ok(entry) = self.dropped.find_entry(hash, |(known, _)| *known == hash) {
@@ -207,7 +207,7 @@ impl Forgotten {
         known
     }
 
-    /// The group is gone; `ring` is what is left of it.
+    /// The group is gone; `ring` is its last state.
     pub(crate) fn remember(&mut self, hash: u64, ring: &Ring) {
         debug_assert!(!ring.is_used());
         if ring.dropped <= self.floor {

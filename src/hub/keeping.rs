@@ -8,7 +8,7 @@ use crate::table::Key;
 use std::cmp::Reverse;
 use std::time::Duration;
 
-/// How long the end of a group is remembered where there is no history.
+/// How long the end of a group is remembered without history.
 const END_AGE_WITHOUT_HISTORY: Duration = Duration::from_secs(60);
 
 /// Events dropped for age in one turn of the loop: a millisecond.
@@ -47,7 +47,7 @@ impl Groups {
         self.ended += usize::from(!was_ended);
     }
 
-    /// The group has something kept from now on: counts it, and has its age looked at.
+    /// The group has kept events from now on: counts it, and schedules its expiry.
     fn start_aging(&mut self, now: Millis, slot: u32) {
         let due = now.after(self.age());
         let key = self.table.key_of(slot);
@@ -63,7 +63,7 @@ impl Groups {
         }
     }
 
-    /// Drops the oldest event of a group. One that is on its way to the members stays until it has reached them.
+    /// Drops the oldest event of a group. One in flight to the members stays until it has reached them.
     fn drop_oldest_of(&mut self, slot: u32) {
         let group = self.table.in_slot_mut(slot).expect("a group is there while it is used");
         let Some(entry) = group.ring.pop() else { return };
@@ -75,7 +75,7 @@ impl Groups {
         self.stop_keeping(slot);
     }
 
-    /// Uncounts a group of which nothing is kept any more.
+    /// Uncounts a group without kept events.
     fn stop_keeping(&mut self, slot: u32) {
         let group = self.group(slot);
         if !group.ring.is_used() {
@@ -83,7 +83,7 @@ impl Groups {
         }
     }
 
-    /// Drops the oldest events of all groups, and then the oldest marks, until what is left fits.
+    /// Drops the oldest events of all groups, and then the oldest marks, until the rest fits.
     pub(super) fn make_room(&mut self) {
         while self.keeping.bytes > self.keeping.limits.bytes {
             let Some(Reverse((position, key))) = self.keeping.oldest.pop() else {
@@ -127,7 +127,7 @@ impl Groups {
         false
     }
 
-    /// Drops everything that is kept of a group.
+    /// Drops all kept events of a group.
     fn forget_all(&mut self, slot: u32) {
         while self.group(slot).ring.len() > 0 {
             self.drop_oldest_of(slot);
@@ -146,7 +146,7 @@ impl Groups {
         self.keeping.aging.front().map(|(due, _)| *due)
     }
 
-    /// Drops what is too old, as far as one turn of the loop goes.
+    /// Drops expired events, within the budget of a turn.
     pub(crate) fn expire(&mut self, now: Millis) {
         let mut left = TURN_DROPS;
         while let Some((due, key)) = self.keeping.aging.front().copied()
@@ -163,7 +163,7 @@ impl Groups {
             let expires_at = group.ring.touched_at().after(age);
             if expires_at > now && !planted::is("history-expires-by-its-oldest-event") {
                 group.is_aging = true;
-                // The queue stays in order: whatever was touched later was queued later, or is queued again later.
+                // The queue stays in order: a group touched later was queued later, or is queued again.
                 let at = self.keeping.aging.partition_point(|(due, _)| *due <= expires_at);
                 self.keeping.aging.insert(at, (expires_at, key));
                 continue;

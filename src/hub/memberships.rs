@@ -1,11 +1,11 @@
-//! Memberships: which streams are in which groups, seen from both sides.
+//! Memberships: the groups of each stream, and the streams of each group.
 //!
 //! A stream's memberships are a list in one array that all streams share, and a stream holds the index of its first.
 //! So a stream in no group costs nothing, and a membership costs no allocation of its own.
 
 use crate::cursor::Position;
 
-/// Memberships that stand in one piece of memory: the array grows without moving, and without room to spare.
+/// Memberships in one contiguous piece of memory: the array grows without moving, and without spare capacity.
 const CHUNK: usize = 1024;
 
 /// No membership: the end of a list.
@@ -29,13 +29,13 @@ pub(crate) struct Membership {
     pub(crate) group: u32,
     /// The connection's slot, and [`GRANTED`].
     stream: u32,
-    /// Its index among the group's members.
+    /// Its index in the group's members.
     place: u32,
     /// The stream's next one, or the next free one.
     next: u32,
 }
 
-/// Marks a membership that the answer to the connect has granted.
+/// Marks a membership granted by the answer to the connect.
 const GRANTED: u32 = 1 << 31;
 
 impl Membership {
@@ -50,7 +50,7 @@ impl Membership {
     }
 }
 
-/// A membership to be.
+/// A new membership.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Join {
     /// The stream is owed what comes behind this.
@@ -173,7 +173,7 @@ impl Memberships {
         self.len -= 1;
     }
 
-    /// Gives up memory that is not in use.
+    /// Frees unused memory.
     pub(crate) fn shrink(&mut self) {
         if self.len == 0 {
             *self = Self::default();

@@ -1,8 +1,8 @@
-//! How the events of groups reach their members: walks over the members, and what each is owed when it is visited.
+//! Delivery of group events: walks over the members, and the events due to each at its visit.
 //!
-//! All events have one order, so what a stream has got is one position. A walk brings every member of a group up to date,
-//! with the events of all its groups; one whose socket is full is left behind, and reads on from what is kept when it has
-//! room. Everything goes by position, so nothing is delivered twice, and nothing out of order.
+//! All events have one order, so a stream's progress is one position. A walk brings every member of a group up to date
+//! with the events of all its groups; one whose socket is full is left behind, and reads kept events once there is
+//! space. Delivery goes by position, so no event is delivered twice or out of order.
 
 use super::groups::{Frame, Groups, Source, Walk};
 use super::history::Entry;
@@ -12,52 +12,52 @@ use crate::cursor::Position;
 use crate::planted;
 use std::collections::VecDeque;
 
-/// Members of a group that are visited before it is another group's turn.
+/// Members of a group visited before the next group's turn.
 const TURN_MEMBERS: usize = 64;
 
 /// Something sent to groups.
 pub(crate) struct Publication<'a> {
-    /// The position of the first event, and of the first thing to do; the others follow.
+    /// The position of the first event or command; the others follow.
     pub(crate) first: Position,
     pub(crate) frames: &'a [Frame],
     pub(crate) is_transient: bool,
-    /// The members' streams end behind the events.
+    /// The members' streams end after the events.
     pub(crate) closes: bool,
-    /// The groups end behind the events.
+    /// The groups end after the events.
     pub(crate) ends: bool,
 }
 
 impl Publication<'_> {
-    /// How many positions it takes; an end or a close without an event takes one, too.
+    /// The number of positions it takes; an end or a close without an event takes one too.
     pub(crate) fn positions(&self) -> Position {
         self.frames.len().max(1) as Position
     }
 }
 
-/// A member of a group that is to be brought up to date.
+/// A member of a group to bring up to date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Visit {
     /// The connection's slot.
     pub(crate) stream: u32,
-    /// What the group has up to here is on its way.
+    /// The group's events up to here are in flight.
     pub(crate) newest: Position,
-    /// The stream ends behind this; 0: it does not.
+    /// The stream ends after this; 0: it does not.
     pub(crate) close_at: Position,
-    /// The one event that is on its way in all groups together, if there is but one.
+    /// The only event in flight in all groups together, if there is exactly one.
     pub(crate) sole: Option<Position>,
 }
 
-/// Whether an event is kept for replay, where there is history.
+/// Whether an event is kept for replay, if there is history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Keeps {
     Replayable,
     Transient,
 }
 
-/// Which events a stream takes.
+/// The events that a stream gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
-    /// What is kept: the stream lags.
+    /// Kept events: the stream lags.
     Kept,
     /// The same, and what is on its way without being kept; transient events as well.
     Live,
@@ -102,14 +102,14 @@ impl Groups {
         reached
     }
 
-    /// Has the members visited.
+    /// Schedules visits of the members.
     fn start_walk(&mut self, slot: u32, first: Position, closes: bool) {
         let head = self.head;
         let group = self.table.in_slot_mut(slot).expect("a group is there while it is used");
         let left = group.members.len();
         let walk = match &mut group.walk {
             Some(walk) => {
-                // Nobody has been visited yet in this round: it covers this, too.
+                // No member has been visited yet in this round, so it covers this too.
                 if walk.left >= left {
                     walk.covers = head;
                 }
@@ -137,7 +137,7 @@ impl Groups {
         oldest.map_or(self.head, |walk| walk.pending_from - 1)
     }
 
-    /// Whether members are still to be visited.
+    /// Whether there are members left to visit.
     pub(crate) fn has_walks(&self) -> bool {
         !self.walks.is_empty()
     }
@@ -175,7 +175,7 @@ impl Groups {
         }
     }
 
-    /// All members have been visited: what has come meanwhile takes another round.
+    /// All members have been visited; events since then need another round.
     fn finish_round(&mut self, slot: u32) {
         let turn = self.turn;
         let group = self.table.in_slot_mut(slot).expect("a group is there while it is used");
@@ -297,7 +297,7 @@ impl Groups {
         }
     }
 
-    /// Panics if what must always hold does not; for tests, simulations and fuzzers.
+    /// Panics if an invariant is broken; for tests, simulations and fuzzers.
     pub(crate) fn assert_invariants(&self) {
         let (mut events, mut bytes, mut members, mut ended, mut walks) = (0, 0, 0, 0, 0);
         for (_, group) in self.table.iter() {

@@ -15,16 +15,16 @@ pub struct MembershipChange<'a> {
     pub leave: Vec<Cow<'a, str>>,
 }
 
-/// Which rule such a request breaks, in the order they are checked.
+/// The rules for such a request, in the order they are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MembershipError {
-    /// The body is no JSON object, or the token is bad.
+    /// The body is not a JSON object, or the token is bad.
     Send(SendError),
-    /// `join` is no list of names.
+    /// `join` is not a list of names.
     Join,
-    /// `leave` is no list of names.
+    /// `leave` is not a list of names.
     Leave,
-    /// There is neither.
+    /// Both are missing.
     Nothing,
     /// The stream would be in too many groups.
     TooMany,
