@@ -2,7 +2,7 @@
 import json
 import os
 import sqlite3
-from contextlib import aclosing, asynccontextmanager, closing
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -14,15 +14,7 @@ from ssegateway import accept
 from ssegateway.aio import AsyncGateway
 
 EVENTS = os.environ.get("EVENTS_URL", "http://127.0.0.1:3000/messages")  # behind a proxy: /events/messages
-
-
-@asynccontextmanager
-async def lifespan(app):
-    async with aclosing(gateway):
-        yield
-
-
-app, gateway = FastAPI(lifespan=lifespan), AsyncGateway()
+app, gateway = FastAPI(), AsyncGateway()
 templates, sessions = Jinja2Templates(Path(__file__).parent / "templates"), URLSafeSerializer(os.environ["SECRET_KEY"])
 
 
