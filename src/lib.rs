@@ -12,15 +12,15 @@
 //!
 //! | Module | Holds | Knows nothing of |
 //! |---|---|---|
-//! | [`clock`], `planted`, [`cursor`], [`table`], [`escape`], [`flood`], [`secret`], [`timer`], [`buffer`], [`metrics`] | milliseconds; bugs for the simulation to find; places in the order of group events; generational slab; escaped text for the log; rate-limited log lines; secrets; timer wheel; output buffers and their pool; histograms and the text format of Prometheus | everything else |
+//! | [`clock`], `planted`, [`cursor`], [`table`], [`escape`], [`flood`], [`secret`], [`timer`], [`buffer`], [`metrics`] | milliseconds; bugs for the simulation to find; positions in the order of group events; generational slab; escaped text for the log; rate-limited log lines; secrets; timer wheel; output buffers and their pool; histograms and the text format of Prometheus | everything else |
 //! | [`http`] | request heads, request bodies, responses: borrowed bytes in, appended bytes out | sockets, streams |
 //! | [`sse`] | the bytes of an event, a heartbeat, a `retry:` | HTTP, JSON |
 //! | `json` | JSON from backends, read in place: a hand-written fast path, the rest by serde_json | commands, callbacks |
 //! | [`send`] | the JSON of `/internal/send`, one error per row of the contract | connections |
 //! | [`callback`] | the client's request in callbacks; callbacks and their outcomes | threads, ureq |
 //! | [`job`] | work that the core hands to other threads, and its results | which threads |
-//! | `hub` | which connection a token names, who is in which group and what is kept of it, which callbacks are queued, how many are in flight: connection ids and frames in, connection ids and frames out | HTTP, sockets |
-//! | `engine` | the order of what is sent to groups | connections, members |
+//! | `hub` | which connection a token names, the members and kept events of each group, which callbacks are queued, how many are in flight: connection ids and frames in, connection ids and frames out | HTTP, sockets |
+//! | `engine` | the order of sends to groups | connections, members |
 //! | [`gateway`] | connections and the protocol: HTTP on one side, `hub` on the other. Inputs in, bytes and actions out | I/O, clocks, randomness |
 //! | [`sys`] | system calls that std and mio do not offer; the only `unsafe` code | the gateway |
 //! | [`limits`], [`logger`], [`config`], [`process`], [`notify`] | descriptors; the log; the environment; the process's own figures; the service manager | sockets of clients |
@@ -42,7 +42,7 @@
 //! | the stages of a shutdown | `gateway/shutdown.rs` |
 //! | unsent bytes, chunks, order of writes | `gateway/output.rs` |
 //! | what a member of a group gets, and when | `hub/walks.rs` (what is due), `gateway/members.rs` (how it is written) |
-//! | what is kept for replay, and for how long | `hub/history.rs`, `hub/keeping.rs` |
+//! | kept events for replay, and their limits | `hub/history.rs`, `hub/keeping.rs` |
 //! | cursors, gaps, 204 | `gateway/replay.rs` |
 //! | joining, leaving, sends to groups | `gateway/publishing.rs` |
 //! | what is known of one connection: listener, peer, state | `gateway/connection.rs` |

@@ -235,7 +235,7 @@ pub const VARIABLES: &[Variable] = {
         row("SHUTDOWN_TIMEOUT_SECONDS", Literal, "longest drain after that delay",
             |config, text| set(&mut config.gateway.shutdown_timeout, seconds(text, 1)),
             |config| shown(&config.gateway.shutdown_timeout.as_secs())),
-        row("HISTORY_SECONDS", Literal, "how long a group's events are kept for replay behind the last one; 0: no replay",
+        row("HISTORY_SECONDS", Literal, "how long a group's events are kept for replay after the last one; 0: no replay",
             |config, text| set(&mut config.gateway.history_age, seconds(text, 0)),
             |config| shown(&config.gateway.history_age.as_secs())),
         row("HISTORY_EVENTS", Literal, "maximum events kept of one group",
