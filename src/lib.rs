@@ -23,7 +23,7 @@
 //! | `engine` | the order of sends to groups | connections, members |
 //! | [`gateway`] | connections and the protocol: HTTP on one side, `hub` on the other. Inputs in, bytes and actions out | I/O, clocks, randomness |
 //! | [`sys`] | system calls that std and mio do not offer; the only `unsafe` code | the gateway |
-//! | [`limits`], [`logger`], [`config`], [`process`], [`notify`] | descriptors; the log; the environment; the process's own figures; the service manager | sockets of clients |
+//! | [`limits`], [`cgroup`], [`logger`], [`config`], [`process`], [`notify`] | descriptors; the container's limit of memory; the log; the environment; the process's own figures; the service manager | sockets of clients |
 //! | [`workers`], [`reactor`] | the callback pool on ureq: elastic threads, a caching resolver; the event loop: readiness, fairness, accepting, flushing, over [`reactor::System`], one method per system call | the protocol's rules |
 //! | [`healthcheck`], [`serve`], [`cli`] | the probe for containers; start and end; the command line | |
 //!
@@ -110,6 +110,7 @@
 
 pub mod buffer;
 pub mod callback;
+pub mod cgroup;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -7,7 +7,7 @@ use ssegateway::config::{Config, Warning};
 use ssegateway::gateway::Finished;
 use ssegateway::limits::Limits;
 use ssegateway::serve::{self, Listeners};
-use ssegateway::{healthcheck, logger, sys};
+use ssegateway::{cgroup, healthcheck, logger, sys};
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -16,7 +16,7 @@ const MISUSE: u8 = 2;
 
 fn main() -> ExitCode {
     sys::pin_nss();
-    sys::limit_heap_arenas();
+    sys::limit_heap();
     match cli::parse(std::env::args_os().skip(1)) {
         Err(line) => fail(&line, MISUSE),
         Ok(Command::Help) => show(&cli::help()),
@@ -45,6 +45,7 @@ fn configured(command: Command, mut config: Config, warnings: &[Warning]) -> Exi
         Ok(descriptors) => descriptors,
         Err(error) => return fail(&format!("cannot read the descriptor limit: {error}"), 1),
     };
+    config.fit_memory(cgroup::memory_limit());
     let limits = match config.fit(descriptors) {
         Ok(limits) => limits,
         Err(line) => return fail(&line, MISUSE),

@@ -15,7 +15,19 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::{Arc, mpsc};
 
 /// Enough for a burst of reconnecting pages; the kernel caps it at net.core.somaxconn.
-const BACKLOG: i32 = 4096;
+const BACKLOG_MAX: u64 = 4096;
+/// Enough for a small container.
+const BACKLOG_MIN: u64 = 128;
+/// What a client that is not accepted yet makes the kernel hold, if its request is as large as it may be: together at most
+/// a quarter of the limit of memory.
+const WAITING_CLIENT_BYTES: u64 = 16 * 1024;
+
+/// How many clients may wait to be accepted.
+fn backlog(memory_max: Option<u64>) -> i32 {
+    let backlog = memory_max.map_or(BACKLOG_MAX, |max| max / 4 / WAITING_CLIENT_BYTES).clamp(BACKLOG_MIN, BACKLOG_MAX);
+    // It fits: it is clamped.
+    backlog as i32
+}
 
 /// The open ports, nonblocking.
 #[derive(Debug)]
@@ -29,17 +41,18 @@ pub struct Listeners {
 impl Listeners {
     /// Opens them. Errors: one line with the address and the reason.
     pub fn open(config: &Config) -> Result<Self, String> {
-        let public = listen(config.public_socket(), "PORT")?;
-        let internal = config.internal_socket().map(|socket| listen(socket, "INTERNAL_PORT")).transpose()?;
+        let backlog = backlog(config.gateway.memory_bytes_max);
+        let public = listen(config.public_socket(), backlog, "PORT")?;
+        let internal = config.internal_socket().map(|socket| listen(socket, backlog, "INTERNAL_PORT")).transpose()?;
         Ok(Self { public, internal })
     }
 }
 
 /// `variable` sets the port.
-fn listen(address: SocketAddr, variable: &str) -> Result<TcpListener, String> {
-    let opened = match sys::listen(address, BACKLOG) {
+fn listen(address: SocketAddr, backlog: i32, variable: &str) -> Result<TcpListener, String> {
+    let opened = match sys::listen(address, backlog) {
         Err(error) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && lacks_ipv6(&error) => {
-            sys::listen(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()), BACKLOG)
+            sys::listen(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()), backlog)
         }
         result => result,
     };
@@ -86,7 +99,8 @@ fn log_start(config: &Config, limits: &Limits, listeners: &Listeners) {
         callback,
         streams_max = limits.streams_max,
         connections_max = limits.connections_max,
-        callbacks_max = limits.threads_max;
+        callbacks_max = limits.threads_max,
+        memory_max = config.gateway.memory_bytes_max.map_or("none".to_owned(), |bytes| bytes.to_string());
         "started"
     );
     if config.callback_url.is_none() {
@@ -155,6 +169,11 @@ mod tests {
     }
 
     #[test]
+    fn clients_that_wait_are_bounded_by_the_memory_there_is() {
+        assert_eq!([None, Some(16 << 20), Some(48 << 20), Some(1 << 40)].map(backlog), [4096, 256, 768, 4096]);
+    }
+
+    #[test]
     fn a_taken_port_is_named() {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = taken.local_addr().unwrap();
@@ -169,7 +188,7 @@ mod tests {
             assert!(lacks_ipv6(&io::Error::from_raw_os_error(code)));
         }
         assert!(!lacks_ipv6(&io::Error::from_raw_os_error(libc::EADDRINUSE)));
-        let anywhere = listen((Ipv6Addr::UNSPECIFIED, 0).into(), "PORT").unwrap();
+        let anywhere = listen((Ipv6Addr::UNSPECIFIED, 0).into(), 16, "PORT").unwrap();
         TcpStream::connect((Ipv4Addr::LOCALHOST, anywhere.local_addr().unwrap().port())).unwrap();
     }
 }

@@ -12,16 +12,26 @@ fn crowd(port: u16, count: usize, bytes: &str) -> Vec<Client> {
     (0..count).map(|_| Client::open(port, bytes)).collect()
 }
 
-/// A gateway with 24 places for connections, 20 of them for streams.
+/// A gateway with some 24 places for connections, most of them for streams.
 fn small(backend: &Backend) -> common::Builder {
     let builder = Gateway::for_backend(backend).set("REQUEST_TIMEOUT_SECONDS", LONG);
     builder.set("KEEPALIVE_TIMEOUT_SECONDS", LONG).ulimit("-n 65")
 }
 
-fn evicted(gateway: &Gateway) -> u64 {
+/// A sample of the metrics, by its name.
+fn sample(gateway: &Gateway, name: &str) -> u64 {
     let response = gateway.get("/internal/metrics");
-    let line = response.text().lines().find_map(|line| line.strip_prefix("ssegateway_connections_evicted_total "));
-    line.expect("a counter").parse().expect("a number")
+    let line = response.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.expect("a sample").parse().expect("a number")
+}
+
+fn evicted(gateway: &Gateway) -> u64 {
+    sample(gateway, "ssegateway_connections_evicted_total")
+}
+
+/// Places for streams that are not taken.
+fn free_streams(gateway: &Gateway) -> u64 {
+    sample(gateway, "ssegateway_streams_max") - sample(gateway, "ssegateway_streams_open")
 }
 
 #[test]
@@ -55,7 +65,10 @@ fn incomplete_heads_and_bodies_are_evicted() {
 fn streams_are_never_evicted_and_sends_get_through_when_all_are_taken() {
     let backend = Backend::accepting();
     let gateway = small(&backend).start();
-    let mut streams: Vec<_> = (0..20).map(|n| gateway.open_with(&backend, &format!("/{n}"))).collect();
+    let mut streams = Vec::new();
+    while free_streams(&gateway) > 0 {
+        streams.push(gateway.open_with(&backend, &format!("/{}", streams.len())));
+    }
     let crowd = crowd(gateway.port, 100, "");
     assert_eq!(gateway.get("/one-more").status, 503);
     for (stream, token) in &mut streams {

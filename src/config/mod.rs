@@ -99,6 +99,14 @@ impl Config {
         Ok(limits)
     }
 
+    /// Sets the limit of memory, unless one was configured, by that of the cgroup: a quarter is for what no peer has
+    /// piled up.
+    pub fn fit_memory(&mut self, cgroup: Option<u64>) {
+        let share = |limit: u64| (limit - limit / 4).max(variables::MEMORY_MIN);
+        let configured = &mut self.gateway.memory_bytes_max;
+        *configured = configured.or(cgroup.map(share));
+    }
+
     /// The public listener's address.
     pub fn public_socket(&self) -> SocketAddr {
         SocketAddr::new(self.listen_address, self.port)

@@ -21,6 +21,10 @@ const RECONNECT_DELAY_MAX: u64 = 1_000_000_000;
 const CONCURRENCY_MAX: u64 = 10_000;
 /// More than any machine can hold.
 const STREAMS_MAX: u64 = 1_000_000_000;
+/// Room for a few hundred streams, and for a send of the largest size beside them.
+pub(super) const MEMORY_MIN: u64 = 16 << 20;
+/// More than any machine has.
+const MEMORY_MAX: u64 = 1 << 50;
 /// A request line and a Host header fit.
 const HEADER_BYTES_MIN: u64 = 256;
 
@@ -220,6 +224,10 @@ pub const VARIABLES: &[Variable] = {
         row("MAX_PENDING_BYTES", Literal, "maximum unsent bytes of a stream",
             |config, text| set(&mut config.gateway.pending_bytes_max, integer(text, 1, BYTES_MAX)),
             |config| shown(&config.gateway.pending_bytes_max)),
+        row("MEMORY_LIMIT_BYTES", Derived("three quarters of the cgroup's limit"),
+            "memory that clients and senders may take up together",
+            |config, text| set(&mut config.gateway.memory_bytes_max, integer(text, MEMORY_MIN, MEMORY_MAX).map(Some)),
+            |config| optional(config.gateway.memory_bytes_max, |bytes| shown(&bytes))),
         row("REQUEST_TIMEOUT_SECONDS", Literal, "time limit for a whole request to arrive",
             |config, text| set(&mut config.gateway.request_timeout, seconds(text, 1)),
             |config| shown(&config.gateway.request_timeout.as_secs())),

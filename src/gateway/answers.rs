@@ -41,10 +41,12 @@ pub(super) enum Refusal {
     /// The unguarded list of tokens, requested from another host.
     ListingUnguarded,
     ShuttingDown,
+    /// The gateway is short of memory.
+    Memory,
 }
 
 /// Each refusal at its index: status, text of the `error` field (for some only its beginning), metric label.
-const REFUSALS: [(Refusal, u16, &str, &str); 15] = [
+const REFUSALS: [(Refusal, u16, &str, &str); 16] = [
     (Refusal::Malformed, 400, "Bad request", "malformed"),
     (Refusal::HeadTooLarge, 431, "Request header fields too large", "head_too_large"),
     (Refusal::BodyTooLarge, 413, "Request body too large", "body_too_large"),
@@ -65,6 +67,7 @@ const REFUSALS: [(Refusal, u16, &str, &str); 15] = [
         "listing_unguarded",
     ),
     (Refusal::ShuttingDown, 503, "Shutting down", "shutting_down"),
+    (Refusal::Memory, 503, "Out of memory", "memory"),
 ];
 
 impl Refusal {
@@ -100,13 +103,15 @@ pub(super) enum ConnectResult {
     Overflow,
     /// Accepted, but there is nothing to stream any more: 204.
     NoContent,
+    /// The gateway is short of memory.
+    Memory,
 }
 
 /// Status and text of the gateway's own answers.
 type OwnAnswer = (u16, &'static str);
 
 /// Each result at its index: metric label, and the answer if the backend has given none.
-const CONNECT_RESULTS: [(ConnectResult, &str, Option<OwnAnswer>); 11] = [
+const CONNECT_RESULTS: [(ConnectResult, &str, Option<OwnAnswer>); 12] = [
     (ConnectResult::Accepted, "accepted", None),
     (ConnectResult::Rejected, "rejected", None),
     (ConnectResult::Unavailable, "unavailable", Some((503, "Backend unavailable"))),
@@ -118,6 +123,7 @@ const CONNECT_RESULTS: [(ConnectResult, &str, Option<OwnAnswer>); 11] = [
     (ConnectResult::ShuttingDown, "shutting_down", Some((503, "Shutting down"))),
     (ConnectResult::Overflow, "overflow", Some((503, "Too much was sent before the stream opened"))),
     (ConnectResult::NoContent, "no_content", None),
+    (ConnectResult::Memory, "memory", Some((503, "Out of memory"))),
 ];
 
 impl ConnectResult {
@@ -180,7 +186,7 @@ impl SendResult {
     }
 }
 
-/// Field of "Too many streams", in seconds.
+/// Field of "Too many streams" and "Out of memory", in seconds.
 const RETRY_AFTER: &[Field<'static>] = &[("Retry-After", b"5")];
 
 /// Field of "Unauthorized".
@@ -224,6 +230,7 @@ impl<'a> Answer<'a> {
         let answer = Answer::error(refusal.status(), refusal.message()).with_cors(cors);
         match refusal {
             Refusal::Unauthorized => answer.with_fields(CHALLENGE),
+            Refusal::Memory => answer.with_fields(RETRY_AFTER),
             Refusal::Malformed
             | Refusal::HeadTooLarge
             | Refusal::BodyTooLarge
@@ -332,7 +339,19 @@ impl<'a> Answer<'a> {
     pub(super) fn connect_failure(failure: ConnectResult, cors: &'a CorsHeaders) -> Self {
         let (status, message) = CONNECT_RESULTS[failure as usize].2.unwrap_or((503, "Backend unavailable"));
         let answer = Answer::error(status, message).with_cors(cors);
-        if failure == ConnectResult::TooManyStreams { answer.with_fields(RETRY_AFTER) } else { answer }
+        match failure {
+            ConnectResult::TooManyStreams | ConnectResult::Memory => answer.with_fields(RETRY_AFTER),
+            ConnectResult::Accepted
+            | ConnectResult::Rejected
+            | ConnectResult::Unavailable
+            | ConnectResult::Timeout
+            | ConnectResult::QueueTimeout
+            | ConnectResult::ClientLeft
+            | ConnectResult::NotConfigured
+            | ConnectResult::ShuttingDown
+            | ConnectResult::Overflow
+            | ConnectResult::NoContent => answer,
+        }
     }
 
     /// The backend rejected the connect.

@@ -306,6 +306,17 @@ impl Connection {
         held + self.out.len()
     }
 
+    /// Bytes of a request that is not complete, or that waits for the answer to the one before it.
+    pub(super) fn unfinished_bytes(&self) -> usize {
+        match &self.state {
+            State::Reading(reading) => {
+                reading.inbox.len() + reading.body.as_ref().map_or(0, |body| size_of::<Body>() + body.bytes.len())
+            }
+            State::Answering(answering) => answering.rest.len(),
+            State::Connecting(_) | State::Streaming(_) | State::Closing(_) | State::Closed(_) => 0,
+        }
+    }
+
     /// Whether more input should be read now. `answers_max`: the maximum unsent bytes of answers.
     pub(super) fn wants_input(&self, answers_max: usize) -> bool {
         self.input != Input::Ended

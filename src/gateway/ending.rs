@@ -64,6 +64,7 @@ impl Shared {
                 }
                 self.hub.tokens.remove(connection.token, connection.id);
                 self.stats.streams_open -= 1;
+                self.budget.release(streaming.request.json().len());
                 self.queue_disconnect(connection.token, streaming.request, ending);
             }
             State::Reading(_) | State::Answering(_) | State::Closing(_) | State::Closed(_) => {}

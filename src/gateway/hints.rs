@@ -57,6 +57,15 @@ impl Hints {
         })
     }
 
+    /// The limit of memory is near.
+    pub(super) fn memory(&mut self) {
+        if let Some(hint) =
+            self.once("give it more memory, or set MAX_STREAMS, MAX_HEADER_BYTES or MAX_BODY_BYTES lower")
+        {
+            warn!(hint; "requests are refused: MEMORY_LIMIT_BYTES is nearly reached");
+        }
+    }
+
     /// The maximum number of streams is reached.
     pub(super) fn streams_max(&mut self, streams_max: usize) {
         if let Some(hint) = self.once("raise MAX_STREAMS if it is set, else the limit on open descriptors") {
@@ -147,7 +156,8 @@ impl Hints {
                 | Refusal::Method
                 | Refusal::Expectation
                 | Refusal::Parameter
-                | Refusal::ShuttingDown => return,
+                | Refusal::ShuttingDown
+                | Refusal::Memory => return,
             },
             Reply::MethodNotAllowed(..) if is_internal => "a send is a POST to /internal/send, a report is a GET",
             Reply::MethodNotAllowed(..) => "a stream is opened by GET; a send is a POST to /internal/send",
@@ -172,6 +182,10 @@ impl Hints {
             Refusal::BodyTooLarge => "raise MAX_BODY_BYTES if sends may be that large",
             Refusal::HeadTooLarge => {
                 "raise MAX_HEADER_BYTES, or reduce the header fields: usually cookies are the largest"
+            }
+            Refusal::Memory => {
+                self.memory();
+                return;
             }
             Refusal::Malformed
             | Refusal::Timeout

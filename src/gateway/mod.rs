@@ -15,12 +15,13 @@
 //! | `output` | the unsent bytes of a connection, chunks, and the connections with unsent bytes |
 //! | `connection` | one connection: state, request body, deadline |
 //! | `sweep`, `shutdown`, `jitter` | a walk in slices; the stages of a shutdown; jitter of `retry` |
-//! | `deadlines`, `places` | the deadline of each connection; which connection is evicted for another |
+//! | `deadlines`, `places`, `budget` | the deadline of each connection; which connection is evicted for another; the memory they take |
 //! | `lingering` | connections that linger after their last response |
 //! | `reached`, `frames` | how far a stream has got with its groups; their events as bytes |
 //! | `stats`, `hints`, `listing` | counters and their text; one-time log hints; pages of the list of streams |
 //! | `shared` | state shared by all connections; answering, closing and settling one |
 //! | `ending` | the end of a stream, and its disconnect |
+//! | `relief` | what is given up when memory is short |
 //! | `members` | bringing streams up to date with their groups |
 //! | `publishing`, `replay` | sends to groups, joining and leaving; where a stream in groups begins |
 //! | `streams` | asking the backend, opening |
@@ -32,12 +33,14 @@
 
 mod actions;
 mod answers;
+mod budget;
 mod connection;
 mod deadlines;
 mod ending;
 mod expiry;
 mod frames;
 mod hints;
+mod invariants;
 mod jitter;
 mod lingering;
 mod listing;
@@ -46,6 +49,7 @@ mod output;
 mod places;
 mod publishing;
 mod reached;
+mod relief;
 mod replay;
 mod requests;
 mod routes;
@@ -75,7 +79,7 @@ use crate::planted;
 use crate::table::Table;
 use answers::Answer;
 use connection::{Closing, Connection, Input, State};
-use places::Places;
+
 use shared::Shared;
 use stats::Gauges;
 use std::time::Duration;
@@ -153,14 +157,17 @@ impl Gateway {
         if Victim::of(now, connection) != Some(victim) {
             return;
         }
+        let unfinished = connection.unfinished_bytes();
         self.shared.stats.connections_evicted += 1;
         self.shared.close(connection, CloseMode::Graceful);
         self.shared.remove_closed(&mut self.connections, id);
+        self.recount(id, unfinished);
     }
 
     /// Bytes arrived.
     pub fn receive(&mut self, now: Millis, id: ConnId, bytes: &[u8]) {
         if let Some(connection) = self.connections.get_mut(id) {
+            let unfinished = connection.unfinished_bytes();
             // A wrong order between two connections.
             if planted::is("answers-overtake-their-events") {
                 self.shared.outbox.queue(id, &mut connection.out);
@@ -168,20 +175,36 @@ impl Gateway {
             self.shared.read_input(now, &mut self.connections, id, bytes);
             // The answers go last, after their streams' events have been offered to the kernel.
             self.shared.settle(now, &mut self.connections, id);
+            self.recount(id, unfinished);
+            if self.shared.is_short_of_memory() {
+                self.shared.relieve(now, &mut self.connections, Some(id));
+            }
+        }
+    }
+
+    /// The unfinished request of a connection has changed; it had so many bytes before.
+    fn recount(&mut self, id: ConnId, before: usize) {
+        let after = self.connections.get(id).map_or(0, Connection::unfinished_bytes);
+        // An account that grows for ever: only requests that are cut short show it.
+        if after > before || !planted::is("refused-requests-stay-in-the-account") {
+            self.shared.budget.recount(before, after);
         }
     }
 
     /// The connection has been read once more, as [`Action::ReadLast`] says: it ends, unless new input keeps it.
     pub fn end_reading(&mut self, now: Millis, id: ConnId) {
         if let Some(connection) = self.connections.get_mut(id) {
+            let unfinished = connection.unfinished_bytes();
             self.shared.end_reading(now, connection);
             self.shared.settle(now, &mut self.connections, id);
+            self.recount(id, unfinished);
         }
     }
 
     /// The peer will send nothing more.
     pub fn receive_eof(&mut self, now: Millis, id: ConnId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
+        let unfinished = connection.unfinished_bytes();
         connection.input = Input::Ended;
         match &connection.state {
             // Bytes lost with a half-closed connection, of a client that sends, ends its side and reads.
@@ -202,6 +225,7 @@ impl Gateway {
             }
         }
         self.shared.settle(now, &mut self.connections, id);
+        self.recount(id, unfinished);
     }
 
     /// The socket failed.
@@ -212,8 +236,10 @@ impl Gateway {
             SocketError::WriteFailed => EndReason::error(Detail::WriteFailed),
             SocketError::TimedOut => EndReason::error(Detail::ClientTimeout),
         };
+        let unfinished = connection.unfinished_bytes();
         self.shared.lose_client(connection, ending);
         self.shared.settle(now, &mut self.connections, id);
+        self.recount(id, unfinished);
     }
 
     /// The bytes to write to that connection next; empty for a stale id.
@@ -307,6 +333,7 @@ impl Gateway {
             if connection.deadline > now && planted::is("moved-deadline-is-lost") {
                 continue;
             }
+            let unfinished = connection.unfinished_bytes();
             if connection.deadline <= now {
                 self.shared.time_out(now, connection);
             }
@@ -315,6 +342,7 @@ impl Gateway {
             {
                 self.shared.deadlines.schedule(now, connection, &self.shared.settings);
             }
+            self.recount(id, unfinished);
         }
         self.shared.bound_lingering(&mut self.connections);
         self.shared.start_calls(now, &mut self.connections);
@@ -376,6 +404,8 @@ impl Gateway {
             pending_bytes: shared.outbox.unsent_bytes(),
             pending_bytes_largest: shared.sweep_unsent(&mut self.connections).into(),
             groups: shared.hub.groups.counts(),
+            memory_bytes: shared.memory(),
+            memory_bytes_max: shared.settings.memory_bytes_max,
         };
         let answer = Answer::metrics(shared.stats.render(&gauges, process));
         shared.answer_owed(now, &mut self.connections, ticket, &answer);
@@ -412,6 +442,20 @@ impl Gateway {
     /// Connections of every kind.
     pub fn connection_count(&self) -> usize {
         self.connections.len()
+    }
+
+    /// All bytes that peers make the gateway and the kernel hold, as far as they are known.
+    pub fn memory(&self) -> u64 {
+        self.shared.memory()
+    }
+
+    /// Gives up memory if that is near its limit; `true` if it still is, so that a connection should give way to another
+    /// one.
+    pub fn is_short_of_memory(&mut self, now: Millis) -> bool {
+        if self.shared.is_short_of_memory() {
+            self.shared.relieve(now, &mut self.connections, None);
+        }
+        self.shared.is_short_of_memory()
     }
 
     /// The number of connections on one listener.
@@ -460,38 +504,11 @@ impl Gateway {
         let slots = sweep.slice(TURN_CONNECTIONS, self.connections.slots());
         for slot in slots {
             let Some(connection) = self.connections.in_slot_mut(slot as u32) else { continue };
-            let id = connection.id;
+            let (id, unfinished) = (connection.id, connection.unfinished_bytes());
             shared.drain(now, connection);
             shared.settle(now, &mut self.connections, id);
+            let left = self.connections.get(id).map_or(0, Connection::unfinished_bytes);
+            shared.budget.recount(unfinished, left);
         }
-    }
-
-    /// Panics if counts, tokens or buffers do not match the connections. Walks all of them; for tests, simulations and
-    /// fuzzers.
-    pub fn assert_invariants(&self) {
-        let Shared { settings, hub, outbox, stats, places, .. } = &self.shared;
-        let token_in = |slot| self.connections.in_slot(slot).map(|connection| connection.token);
-        let (mut streams, mut open, mut unsent) = (0, 0, 0);
-        for (id, connection) in self.connections.iter() {
-            unsent += u64::from(connection.out.counted());
-            connection.out.assert_invariants(connection.unsent_bytes());
-            assert_eq!(connection.id, id);
-            let is_named = hub.tokens.get(connection.token, token_in) == Some(id.slot());
-            assert_eq!(is_named, connection.is_stream(), "tokens name streams, and nothing else");
-            streams += usize::from(connection.is_stream());
-            open += u64::from(matches!(connection.state, State::Streaming(_)));
-            if let State::Reading(reading) = &connection.state {
-                assert!(reading.inbox.len() < settings.head_bytes_max, "an inbox over its limit");
-            }
-            assert!(!matches!(connection.state, State::Closed(_)), "a connection that is over keeps its slot");
-            deadlines::assert_scheduled(connection, settings);
-        }
-        let taken: usize = places.iter().map(Places::taken).sum();
-        assert_eq!(taken, self.connections.len(), "places are miscounted");
-        assert_eq!(streams, hub.tokens.len(), "tokens and streams differ");
-        assert_eq!(open, stats.streams_open, "open streams are miscounted");
-        assert_eq!(unsent, outbox.unsent_bytes(), "unsent bytes are miscounted");
-        hub.calls.assert_invariants();
-        hub.groups.assert_invariants();
     }
 }

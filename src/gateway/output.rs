@@ -141,6 +141,8 @@ pub(super) struct Outbox {
     actions: VecDeque<Action>,
     /// The sum of all unsent bytes.
     unsent_bytes: u64,
+    /// How many connections have some.
+    blocked: u64,
     /// Connections with unsent output, each at most once; some may have caught up or be gone.
     unsent: Vec<ConnId>,
 }
@@ -224,6 +226,7 @@ impl Outbox {
             return;
         }
         self.unsent_bytes = self.unsent_bytes - u64::from(output.counted) + u64::from(bytes);
+        self.blocked = self.blocked - u64::from(output.counted > 0) + u64::from(bytes > 0);
         output.counted = bytes;
         if !output.listed && bytes > 0 {
             output.listed = true;
@@ -237,16 +240,23 @@ impl Outbox {
         self.unsent.len() > 2 * connections + 64
     }
 
-    /// Removes the connections without unsent output from the list; returns the maximum of the others. `relist` is
-    /// [`Output::relist`] of a connection; `None` if it is gone.
-    pub(super) fn sweep_unsent(&mut self, mut relist: impl FnMut(ConnId) -> Option<u32>) -> u32 {
-        let mut largest = 0;
+    /// Drops the connections without unsent output from their list; returns the most bytes that one of the others has, and
+    /// which one. `relist` is [`Output::relist`] of a connection; `None` if it is gone.
+    pub(super) fn sweep_unsent(&mut self, mut relist: impl FnMut(ConnId) -> Option<u32>) -> Option<(u32, ConnId)> {
+        let mut largest = None;
         self.unsent.retain(|id| {
             let bytes = relist(*id).unwrap_or(0);
-            largest = largest.max(bytes);
+            if bytes > 0 {
+                largest = largest.max(Some((bytes, *id)));
+            }
             bytes > 0
         });
         largest
+    }
+
+    /// How many connections have unsent output.
+    pub(super) fn blocked(&self) -> u64 {
+        self.blocked
     }
 
     /// Unsent bytes of all connections.
@@ -267,6 +277,7 @@ impl Outbox {
     pub(super) fn close(&mut self, id: ConnId, mut output: Output, mode: CloseMode) {
         output.buffer.clear(&mut self.pool);
         self.unsent_bytes -= u64::from(output.counted);
+        self.blocked -= u64::from(output.counted > 0);
         self.act(Action::Close(id, mode));
     }
 

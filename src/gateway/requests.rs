@@ -354,6 +354,7 @@ impl Shared {
         let id = ticket.connection();
         let Some(connection) = connections.get_mut(id) else { return };
         let State::Answering(answering) = &mut connection.state else { return };
+        let unfinished = answering.rest.len();
         let Answering { mode, rest } =
             std::mem::replace(&mut **answering, Answering { mode: ResponseMode::LAST, rest: Vec::new() });
         let keep_alive = mode.keep_alive && connection.input == Input::Open && !self.shutdown.is_draining();
@@ -365,6 +366,8 @@ impl Shared {
             self.start_closing(connection);
         }
         self.settle(now, connections, id);
+        let left = connections.get(id).map_or(0, Connection::unfinished_bytes);
+        self.budget.recount(unfinished, left);
     }
 
     /// Continues the pages of the list of streams that take more than a turn.

@@ -57,6 +57,8 @@ pub struct Settings {
     pub body_bytes_max: usize,
     /// `MAX_PENDING_BYTES`: unsent bytes of one stream.
     pub pending_bytes_max: usize,
+    /// `MEMORY_LIMIT_BYTES`: all that peers can pile up together.
+    pub memory_bytes_max: Option<u64>,
     /// `REQUEST_TIMEOUT_SECONDS`: for a head, and for a body.
     pub request_timeout: Duration,
     /// `KEEPALIVE_TIMEOUT_SECONDS`: silence between two requests.
@@ -108,6 +110,8 @@ impl Default for Settings {
             head_bytes_max: 16 * 1024,
             body_bytes_max: 1024 * 1024,
             pending_bytes_max: 1024 * 1024,
+            // Really derived from the limit of the cgroup.
+            memory_bytes_max: None,
             request_timeout: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(75),
             client_timeout: Duration::from_secs(30),

@@ -2,6 +2,7 @@
 
 use super::actions::{Action, CloseMode, Ticket};
 use super::answers::{Answer, Refusal, ResponseMode, SendResult};
+use super::budget::Budget;
 use super::connection::{Answering, Closing, Connection, State};
 use super::deadlines::{self, Deadlines};
 use super::frames::Delivery;
@@ -47,6 +48,7 @@ pub(super) struct Shared {
     pub frame_scratch: Vec<u8>,
     pub outbox: Outbox,
     pub deadlines: Deadlines,
+    pub budget: Budget,
     /// By listener.
     pub places: [Places; 2],
     pub shutdown: Shutdown,
@@ -74,6 +76,7 @@ impl Shared {
             HistoryLimits { age: settings.history_age, events: settings.history_events, bytes: settings.history_bytes };
         // Not the jitter's own numbers, of which everybody sees some.
         let random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ seed >> 29;
+        let budget = Budget::new(settings.memory_bytes_max);
         let mut shared = Self {
             hub: Hub::new(Calls::new(&settings.calls()), Groups::new(history, random.rotate_left(32))),
             engine: Engine::new(random),
@@ -82,6 +85,7 @@ impl Shared {
             settings,
             outbox: Outbox::default(),
             deadlines: Deadlines::new(now),
+            budget,
             places: Default::default(),
             shutdown: Shutdown::default(),
             lingering: Lingering::new(LINGERING_MAX),
@@ -270,7 +274,8 @@ impl Shared {
 
     /// Removes stale entries from the list of connections with unsent output; returns the maximum of the others.
     pub(super) fn sweep_unsent(&mut self, connections: &mut Table<Connection>) -> u32 {
-        self.outbox.sweep_unsent(|id| connections.get_mut(id).map(|connection| connection.out.relist()))
+        let largest = self.outbox.sweep_unsent(|id| connections.get_mut(id).map(|connection| connection.out.relist()));
+        largest.map_or(0, |(bytes, _)| bytes)
     }
 
     /// Frees unused memory.

@@ -132,6 +132,8 @@ pub(super) struct Gauges {
     pub pending_bytes: u64,
     pub pending_bytes_largest: u64,
     pub groups: GroupCounts,
+    pub memory_bytes: u64,
+    pub memory_bytes_max: Option<u64>,
 }
 
 impl Default for Stats {
@@ -349,6 +351,14 @@ impl Stats {
             "Connections closed because others needed their places: silent ones, then unfinished requests.",
             self.connections_evicted,
         );
+        text.gauge(
+            "ssegateway_memory_bytes",
+            "Memory that clients and senders make the gateway and the kernel hold, estimated.",
+            gauges.memory_bytes,
+        );
+        if let Some(max) = gauges.memory_bytes_max {
+            text.gauge("ssegateway_memory_max_bytes", "Most of it there may be (MEMORY_LIMIT_BYTES).", max);
+        }
         text.gauge("ssegateway_connections_open", "Connections that are open now.", gauges.connections_open);
         let name = "ssegateway_requests_refused_total";
         text.family(name, "counter", "Requests refused before they came to a stream or a send.");

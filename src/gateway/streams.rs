@@ -43,6 +43,10 @@ impl Shared {
             self.hints.streams_max(self.settings.streams_max);
             return self.fail_connect(now, connection, &mode, ConnectResult::TooManyStreams);
         }
+        if self.budget.is_full(self.memory(), head.bytes) {
+            self.hints.memory();
+            return self.fail_connect(now, connection, &mode, ConnectResult::Memory);
+        }
         let parts = RequestParts { url: head.target, headers: head.headers };
         let request = Request::encode(&mut self.scratch, &parts);
         let token = connection.token;
@@ -241,6 +245,7 @@ impl Shared {
         };
         self.stats.connect(ConnectResult::Accepted);
         self.stats.streams_open += 1;
+        self.budget.keep(request.json().len());
         info!(token = token.to_string(), url = self.shown_url(&request).as_ref(); "stream opened");
         connection.state = State::Streaming(Streaming {
             request,

@@ -52,6 +52,13 @@ pub(crate) enum Pending {
 }
 
 impl Pending {
+    fn request(&self) -> &Request {
+        match self {
+            Self::Connect(connect) => &connect.request,
+            Self::Disconnect(disconnect) => &disconnect.request,
+        }
+    }
+
     pub(crate) fn lane(&self) -> Lane {
         match self {
             Self::Connect(_) => Lane::Connects,
@@ -74,6 +81,17 @@ enum Progress {
 struct Entry {
     progress: Progress,
     pending: Pending,
+}
+
+impl Entry {
+    /// What its request takes.
+    fn request_bytes(&self) -> usize {
+        let copies = match self.progress {
+            Progress::Waiting => 1,
+            Progress::InFlight(_) | Progress::Late => COPIES_IN_FLIGHT,
+        };
+        self.pending.request().json().len() * copies
+    }
 }
 
 /// The kinds of callbacks. A call waits only for others of its kind.
@@ -128,7 +146,11 @@ pub(crate) struct Calls {
     late: Vec<CallId>,
     /// Once the drain has begun: the latest time for their answers.
     late_until: Millis,
+    request_bytes: usize,
 }
+
+/// How often a call in flight holds its request: here, and in the worker's buffers.
+const COPIES_IN_FLIGHT: usize = 4;
 
 /// Withdrawn ids that a lane may contain before they are removed.
 const WITHDRAWN_MAX: usize = 1024;
@@ -145,6 +167,7 @@ impl Calls {
             started_last: Lane::Disconnects,
             late: Vec::new(),
             late_until: Millis::NEVER,
+            request_bytes: 0,
         }
     }
 
@@ -155,6 +178,11 @@ impl Calls {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.table.is_empty()
+    }
+
+    /// Bytes of the requests that calls hold.
+    pub(crate) fn request_bytes(&self) -> usize {
+        self.request_bytes
     }
 
     /// Frees unused memory.
@@ -217,7 +245,7 @@ impl Calls {
             return None;
         }
         let id = self.late.pop()?;
-        match self.table.remove(id)?.pending {
+        match self.take_out(id)? {
             Pending::Connect(connect) => Some(connect),
             Pending::Disconnect(_) => None,
         }
@@ -226,6 +254,7 @@ impl Calls {
     /// Queues a callback; it starts by [`Calls::start_next`].
     pub(crate) fn queue(&mut self, pending: Pending) -> CallId {
         let lane = pending.lane();
+        self.request_bytes += pending.request().json().len();
         let id = self.table.insert(Entry { progress: Progress::Waiting, pending });
         self.lanes[lane as usize].waiting.push_back(id);
         id
@@ -250,13 +279,19 @@ impl Calls {
             }
             return;
         }
-        self.table.remove(id);
+        self.take_out(id);
         let queue = &mut self.lanes[Lane::Connects as usize];
         queue.withdrawn += 1;
         if queue.withdrawn > WITHDRAWN_MAX {
             queue.waiting.retain(|id| self.table.get(*id).is_some());
             queue.withdrawn = 0;
         }
+    }
+
+    fn take_out(&mut self, id: CallId) -> Option<Pending> {
+        let entry = self.table.remove(id)?;
+        self.request_bytes -= entry.request_bytes();
+        Some(entry.pending)
     }
 
     /// Takes the next call that may start now, with the connection waiting for it.
@@ -276,6 +311,7 @@ impl Calls {
         self.pace.started(now, self.in_flight());
         let entry = self.table.get_mut(id)?;
         entry.progress = Progress::InFlight(now);
+        self.request_bytes += entry.pending.request().json().len() * (COPIES_IN_FLIGHT - 1);
         let (kind, token, request, owner) = match &entry.pending {
             Pending::Connect(PendingConnect { token, request, owner }) => {
                 (CallKind::Connect, token, request, owner.ok())
@@ -309,11 +345,11 @@ impl Calls {
             Progress::Waiting => return None,
             Progress::Late => {
                 self.late.retain(|late| *late != id);
-                return Some((self.table.remove(id)?.pending, None));
+                return Some((self.take_out(id)?, None));
             }
             Progress::InFlight(started_at) => started_at,
         };
-        let pending = self.table.remove(id)?.pending;
+        let pending = self.take_out(id)?;
         self.lanes[pending.lane() as usize].in_flight -= 1;
         self.pace.ended(now, started_at, ending_of(outcome));
         if pending.lane() == Lane::Connects {
@@ -347,6 +383,8 @@ impl Calls {
     /// Panics if the limit of calls in flight is out of its bounds.
     pub(crate) fn assert_invariants(&self) {
         self.pace.assert_invariants();
+        let bytes = self.table.iter().map(|(_, entry)| entry.request_bytes());
+        assert_eq!(self.request_bytes, bytes.sum::<usize>(), "bytes of requests are miscounted");
     }
 }
 

@@ -12,12 +12,13 @@ mod link;
 mod memory;
 pub mod mio;
 mod pause;
+mod run;
 mod system;
 
 pub use system::{Event, System};
 
 use crate::clock::Millis;
-use crate::gateway::{Action, CloseMode, ConnId, Finished, Gateway, Left, Listener, Peer, SocketError};
+use crate::gateway::{Action, CloseMode, ConnId, Gateway, Listener, Peer, SocketError};
 use crate::planted;
 use budgets::{
     BACKLOG_ACCEPTS, SCRATCH_BYTES, TURN_ACCEPTS, TURN_BYTES, TURN_COMPLETIONS, TURN_EXPIRIES, TURN_FLUSHES,
@@ -74,27 +75,6 @@ impl<N: System> Reactor<N> {
             memory: Release::default(),
             now: Millis::ZERO.after(clock),
             clock,
-        }
-    }
-
-    /// Runs until the gateway has finished, and returns the work left undone. The first signal calls `stopping`, a
-    /// second one ends the loop at once.
-    ///
-    /// # Errors
-    ///
-    /// Polling failed, which is fatal.
-    pub fn run(mut self, stopping: impl FnOnce()) -> io::Result<(Finished, Left)> {
-        let mut stopping = Some(stopping);
-        loop {
-            for _ in 0..self.turn()? {
-                match stopping.take() {
-                    Some(stopping) => stopping(),
-                    None => return Ok((Finished::TimedOut, self.gateway.left())),
-                }
-            }
-            if let Some(finished) = self.gateway.finished() {
-                return Ok((finished, self.gateway.left()));
-            }
         }
     }
 
@@ -432,12 +412,15 @@ impl<N: System> Reactor<N> {
             if self.flushes_left == 0 {
                 return;
             }
-            let full = self.room.full(listener, &self.gateway);
-            if full.is_some_and(|owner| self.gateway.longest_silent(now, owner).is_none()) {
+            if self
+                .room
+                .full(listener, &self.gateway)
+                .is_some_and(|owner| self.gateway.longest_silent(now, owner).is_none())
+            {
                 return self.gates.of(listener).crowded();
             }
             match self.net.accept(listener) {
-                Ok((socket, _)) if full.is_some() && !self.make_room(listener) => self.net.close(socket),
+                Ok((socket, _)) if !self.make_room(listener) => self.net.close(socket),
                 // A lost wake-up: one edge may mean any number of clients.
                 Ok((socket, peer)) if planted::is("clients-behind-the-first-are-forgotten") => {
                     self.admit(listener, peer, socket);
@@ -471,23 +454,34 @@ impl<N: System> Reactor<N> {
     /// Makes room for a client of `listener`. A connection to be evicted is read once more first: a complete request is
     /// answered. `false`: all candidates had such requests.
     fn make_room(&mut self, listener: Listener) -> bool {
+        if self.gateway.is_short_of_memory(self.now) {
+            self.give_way(listener);
+        }
         for _ in 0..VICTIMS_TRIED {
             let Some(owner) = self.room.full(listener, &self.gateway) else { return true };
-            let Some(victim) = self.gateway.longest_silent(self.now, owner) else { return false };
-            if let Some(link) = self.links.get_mut(victim.connection())
-                && !planted::is("victim-is-not-read-once-more")
-            {
-                link.readable = true;
-                while self.read(victim.connection()) {}
-                self.carry_out();
-            }
-            if self.flushes_left == 0 {
+            if !self.give_way(owner) {
                 return false;
             }
-            self.gateway.give_way(self.now, victim);
-            self.carry_out();
         }
         self.room.full(listener, &self.gateway).is_none()
+    }
+
+    /// Closes the connection that gives way next, unless it has spoken. `false`: there is none.
+    fn give_way(&mut self, owner: Listener) -> bool {
+        let Some(victim) = self.gateway.longest_silent(self.now, owner) else { return false };
+        if let Some(link) = self.links.get_mut(victim.connection())
+            && !planted::is("victim-is-not-read-once-more")
+        {
+            link.readable = true;
+            while self.read(victim.connection()) {}
+            self.carry_out();
+        }
+        if self.flushes_left == 0 {
+            return false;
+        }
+        self.gateway.give_way(self.now, victim);
+        self.carry_out();
+        true
     }
 
     fn release_memory(&mut self) {

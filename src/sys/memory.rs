@@ -4,13 +4,19 @@ use libc::c_void;
 use std::hint::black_box;
 use std::mem::MaybeUninit;
 
-/// Makes all threads share one heap: an arena for each callback thread would cost memory and gain nothing here. Call
-/// before any thread starts.
-pub fn limit_heap_arenas() {
+/// Makes all threads share one heap: an arena for each callback thread would cost memory and gain nothing here. Large
+/// pieces, bodies above all, stay outside it and are given back at once: by default glibc takes them from the heap once
+/// the first has been freed (mallopt(3), `M_MMAP_THRESHOLD`), where small ones between them keep their pages. Call before
+/// any thread starts.
+pub fn limit_heap() {
+    /// glibc's first value.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    const LARGE_BYTES: libc::c_int = 128 * 1024;
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: takes plain integers; a refusal (0) leaves the default in place.
     unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1)
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES);
     };
 }
 

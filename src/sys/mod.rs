@@ -10,7 +10,7 @@ mod socket;
 mod stdio;
 
 use errno::check;
-pub use memory::{limit_heap_arenas, release_heap, release_stack};
+pub use memory::{limit_heap, release_heap, release_stack};
 pub use signals::{Signals, delay_abort};
 pub use socket::{
     abort_on_close, is_quiet, is_window_closed, listen, send_now, set_stream_options, unacknowledged,

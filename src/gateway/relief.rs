@@ -1,0 +1,80 @@
+//! What happens near the limit of memory (docs/protocol.md, section 10): requests that are not complete are refused, then
+//! the streams with most unsent bytes are cut.
+
+use super::actions::CloseMode;
+use super::answers::Refusal;
+use super::budget::{BLOCKED_BYTES, CONNECTION_BYTES};
+use super::connection::Connection;
+use super::places::Places;
+use super::shared::Shared;
+use crate::callback::Detail;
+use crate::clock::Millis;
+use crate::hub::{ConnId, EndReason};
+use crate::table::Table;
+
+/// Streams cut at once.
+const CUTS_MAX: usize = 8;
+/// One with fewer unsent bytes would free little.
+const CUT_BYTES_MIN: u32 = 64 * 1024;
+
+impl Shared {
+    /// All bytes that peers make the gateway and the kernel hold now, as far as they are known.
+    pub(super) fn memory(&self) -> u64 {
+        let connections: usize = self.places.iter().map(Places::taken).sum();
+        connections as u64 * CONNECTION_BYTES
+            + self.budget.bytes()
+            + self.hub.calls.request_bytes() as u64
+            + self.outbox.unsent_bytes()
+            + self.outbox.blocked() * BLOCKED_BYTES
+    }
+
+    /// Whether that is near its limit.
+    pub(super) fn is_short_of_memory(&self) -> bool {
+        self.budget.is_short(self.memory())
+    }
+
+    /// Gives up memory until there is enough; `current`: the connection that has just been read.
+    #[cold]
+    pub(super) fn relieve(&mut self, now: Millis, connections: &mut Table<Connection>, current: Option<ConnId>) {
+        while self.budget.is_strained(self.memory()) {
+            let Some(id) = self.budget.next_victim(now, connections) else { break };
+            self.refuse_unfinished(now, connections, id);
+        }
+        self.budget.end_search();
+        for _ in 0..CUTS_MAX {
+            if !self.is_short_of_memory() || !self.cut_most_unsent(now, connections) {
+                break;
+            }
+        }
+        if let Some(current) = current.filter(|_| self.budget.is_exhausted(self.memory())) {
+            self.refuse_unfinished(now, connections, current);
+        }
+    }
+
+    fn refuse_unfinished(&mut self, now: Millis, connections: &mut Table<Connection>, id: ConnId) {
+        let Some(connection) = connections.get_mut(id) else { return };
+        let bytes = connection.unfinished_bytes();
+        if bytes > 0 {
+            self.refuse(now, connection, Refusal::Memory);
+            self.budget.recount(bytes, connection.unfinished_bytes());
+            self.settle(now, connections, id);
+        }
+    }
+
+    /// `false`: nobody has much unsent.
+    fn cut_most_unsent(&mut self, now: Millis, connections: &mut Table<Connection>) -> bool {
+        let largest = self.outbox.sweep_unsent(|id| connections.get_mut(id).map(|connection| connection.out.relist()));
+        let Some((bytes, id)) = largest.filter(|(bytes, _)| *bytes >= CUT_BYTES_MIN) else { return false };
+        let Some(connection) = connections.get_mut(id) else { return false };
+        log::debug!(token = connection.token.to_string(), bytes; "cut for want of memory");
+        let unfinished = connection.unfinished_bytes();
+        if connection.is_stream() {
+            self.cut_stream(now, connection, EndReason::error(Detail::SlowConsumer));
+        } else {
+            self.close(connection, CloseMode::Abort);
+        }
+        self.budget.recount(unfinished, connection.unfinished_bytes());
+        self.settle(now, connections, id);
+        true
+    }
+}

@@ -1,0 +1,159 @@
+//! The limit of memory (contract, section 10), driven by hand in the pure core: what is given up, in which order, and what
+//! never is.
+
+use ssegateway::callback::{Called, Outcome};
+use ssegateway::clock::Millis;
+use ssegateway::gateway::{Action, ConnId, Gateway, Listener, Peer, Settings};
+use ssegateway::job::{Completion, Job};
+use uuid::Uuid;
+
+const LIMIT: u64 = 2_000_000;
+const OUT_OF_MEMORY: &str = r#"{"error":"Out of memory"}"#;
+
+/// A gateway, its time, and the number of its connections so far.
+struct World {
+    gateway: Gateway,
+    now: u64,
+    connections: u128,
+}
+
+impl World {
+    fn new() -> Self {
+        let settings = Settings { memory_bytes_max: Some(LIMIT), ..Settings::default() };
+        Self { gateway: Gateway::new(settings, Millis::ZERO, 0), now: 0, connections: 0 }
+    }
+
+    fn now(&self) -> Millis {
+        Millis::from_millis(self.now)
+    }
+
+    /// A client connects and sends.
+    fn open(&mut self, bytes: &[u8]) -> ConnId {
+        self.connections += 1;
+        let token = Uuid::from_u128(self.connections);
+        let id = self.gateway.accept(self.now(), Listener::Public, Peer::Loopback, token).expect("a connection");
+        self.send(id, bytes);
+        id
+    }
+
+    /// A client sends; what the gateway writes is taken.
+    fn send(&mut self, id: ConnId, bytes: &[u8]) {
+        self.gateway.receive(self.now(), id, bytes);
+        self.gateway.assert_invariants();
+        assert!(self.gateway.memory() < LIMIT, "{} bytes", self.gateway.memory());
+    }
+
+    /// What was sent is refused by the kernel of that stream; the answer is taken.
+    fn flush(&mut self, stream: ConnId) {
+        while let Some(id) = self.gateway.next_dirty() {
+            let unsent = self.gateway.unsent(id).len();
+            match id == stream {
+                true => self.gateway.refused(self.now(), id, || false),
+                false => self.gateway.wrote(self.now(), id, unsent),
+            }
+        }
+        self.gateway.assert_invariants();
+    }
+
+    /// The answer that waits for a client, from its status on.
+    fn answer(&mut self, id: ConnId) -> String {
+        let text = String::from_utf8_lossy(self.gateway.unsent(id)).into_owned();
+        text.strip_prefix("HTTP/1.1 ").unwrap_or_default().to_owned()
+    }
+
+    /// A stream whose request has so many bytes of header fields, or the answer that refuses it.
+    fn open_stream(&mut self, bytes: usize) -> Result<(ConnId, Uuid), String> {
+        let id = self.open(format!("GET /x HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(bytes)).as_bytes());
+        let token = Uuid::from_u128(self.connections);
+        let mut actions = std::iter::from_fn(|| self.gateway.next_action());
+        let call = actions.find_map(|action| match action {
+            Action::Start(Job::Call(call)) => Some(call),
+            _ => None,
+        });
+        let Some(call) = call else { return Err(self.answer(id)) };
+        let outcome = Outcome::Answered { status: 200, passed: Vec::new(), body: None, in_doubt: false };
+        self.gateway.complete(self.now(), Completion::Called(Called { id: call.id, outcome }));
+        let head = self.gateway.unsent(id).len();
+        self.gateway.wrote(self.now(), id, head);
+        self.gateway.assert_invariants();
+        Ok((id, token))
+    }
+}
+
+fn head_of_send(length: usize) -> String {
+    format!("POST /internal/send HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n")
+}
+
+fn send(token: Uuid, data: &str) -> String {
+    let body = format!(r#"{{"token":"{token}","event":{{"data":"{data}"}}}}"#);
+    head_of_send(body.len()) + &body
+}
+
+#[test]
+fn unfinished_sends_are_refused_the_largest_first_and_a_whole_one_never() {
+    let mut world = World::new();
+    let (stream, token) = world.open_stream(0).expect("a stream");
+    let small = world.open((head_of_send(1_000_000) + &"x".repeat(1_000)).as_bytes());
+    let mut large = Vec::new();
+    for _ in 0..63 {
+        world.now += 1;
+        let id = world.open(head_of_send(1_000_000).as_bytes());
+        for _ in 0..10 {
+            world.send(id, &[b'x'; 50_000]);
+        }
+        large.push(id);
+        let sender = world.open(send(token, "whole").as_bytes());
+        assert!(world.answer(sender).starts_with("200 OK"), "{}", world.answer(sender));
+    }
+    let answers: Vec<String> = large.iter().map(|id| world.answer(*id)).collect();
+    let refused = answers.iter().filter(|answer| answer.starts_with("503 ") && answer.ends_with(OUT_OF_MEMORY)).count();
+    assert!((59..63).contains(&refused), "{refused} refused");
+    let answer = answers[0].to_ascii_lowercase();
+    assert!(answer.contains("\r\nretry-after: 5\r\n") && answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    assert_eq!(world.answer(small), "", "smaller ones stay");
+    assert!(world.gateway.unsent(stream).len() > 63 * 5, "every whole send is delivered");
+}
+
+#[test]
+fn of_unfinished_heads_the_oldest_are_refused() {
+    let mut world = World::new();
+    let head = format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(15_000));
+    let heads: Vec<ConnId> = (0..300)
+        .map(|_| {
+            world.now += 1;
+            world.open(head.as_bytes())
+        })
+        .collect();
+    let refused: Vec<bool> = heads.iter().map(|id| world.answer(*id).starts_with("503 ")).collect();
+    let first_kept = refused.iter().position(|refused| !refused).expect("some are kept");
+    assert!(first_kept > 100 && refused[first_kept..].iter().all(|refused| !refused), "{refused:?}");
+}
+
+#[test]
+fn the_stream_with_most_unsent_bytes_is_cut_if_that_is_not_enough() {
+    let mut world = World::new();
+    let streams: Vec<_> = (0..8).map(|_| world.open_stream(0).expect("a stream")).collect();
+    let data = "x".repeat(20_000);
+    for round in 0..20 {
+        for (n, (id, token)) in streams.iter().enumerate() {
+            // The first one falls behind more than the others.
+            if n == 0 || round % 2 == 0 {
+                world.open(send(*token, &data).as_bytes());
+                world.flush(*id);
+            }
+        }
+    }
+    let alive: Vec<bool> = streams.iter().map(|(id, _)| !world.gateway.unsent(*id).is_empty()).collect();
+    assert!(!alive[0] && alive[1..].iter().any(|alive| *alive), "{alive:?}");
+}
+
+#[test]
+fn large_requests_of_streams_do_not_keep_out_small_ones() {
+    let mut world = World::new();
+    let large = (0..200).take_while(|_| world.open_stream(15_000).is_ok()).count();
+    assert!((40..80).contains(&large), "{large} with large requests");
+    let small = (0..1000).take_while(|_| world.open_stream(700).is_ok()).count();
+    assert!(small > 100, "{small} with small requests");
+    let refusal = world.open_stream(700).expect_err("there is no more memory");
+    assert!(refusal.starts_with("503 ") && refusal.ends_with(OUT_OF_MEMORY), "{refusal}");
+}
