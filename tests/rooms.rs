@@ -31,7 +31,22 @@ const FILES: [(&str, &[&str]); 13] = [
     ("json", &["unescape", "value", "scan", "mod"]),
     ("send", &["mod", "membership"]),
     ("callback", &["answer", "request", "mod"]),
-    ("hub", &["tokens", "outage", "pace", "calls", "history", "memberships", "groups", "keeping", "walks", "mod"]),
+    (
+        "hub",
+        &[
+            "tokens",
+            "outage",
+            "pace",
+            "pending",
+            "calls",
+            "history",
+            "memberships",
+            "groups",
+            "keeping",
+            "walks",
+            "mod",
+        ],
+    ),
     ("engine", &["memory", "mod"]),
     (
         "gateway",

@@ -5,67 +5,14 @@
 
 use super::outage::Outage;
 use super::pace::{Ending, Pace};
+use super::pending::{EndReason, Lane, Pending, PendingConnect, PendingDisconnect};
 use super::tokens::ConnId;
-use crate::callback::{Call, CallId, CallKind, Detail, Outcome, Reason, Request};
+use crate::callback::{Call, CallId, CallKind, Outcome};
 use crate::clock::Millis;
 use crate::planted;
 use crate::table::Table;
 use std::collections::VecDeque;
 use std::time::Duration;
-use uuid::Uuid;
-
-/// Why a stream ended, as in its disconnect callback.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct EndReason {
-    pub(crate) reason: Reason,
-    pub(crate) detail: Option<Detail>,
-}
-
-impl EndReason {
-    pub(crate) const CLIENT_CLOSED: Self = Self { reason: Reason::ClientClosed, detail: None };
-    pub(crate) const SERVER_CLOSED: Self = Self { reason: Reason::ServerClosed, detail: None };
-    pub(crate) const SHUTDOWN: Self = Self { reason: Reason::ServerClosed, detail: Some(Detail::Shutdown) };
-
-    pub(crate) const fn error(detail: Detail) -> Self {
-        Self { reason: Reason::Error, detail: Some(detail) }
-    }
-}
-
-/// An unanswered connect callback.
-pub(crate) struct PendingConnect {
-    pub(crate) token: Uuid,
-    pub(crate) request: Request,
-    /// The connection waiting for the answer, or why it no longer does.
-    pub(crate) owner: Result<ConnId, EndReason>,
-}
-
-/// An unanswered disconnect callback.
-pub(crate) struct PendingDisconnect {
-    pub(crate) token: Uuid,
-    pub(crate) request: Request,
-    pub(crate) ending: EndReason,
-}
-
-pub(crate) enum Pending {
-    Connect(PendingConnect),
-    Disconnect(PendingDisconnect),
-}
-
-impl Pending {
-    fn request(&self) -> &Request {
-        match self {
-            Self::Connect(connect) => &connect.request,
-            Self::Disconnect(disconnect) => &disconnect.request,
-        }
-    }
-
-    pub(crate) fn lane(&self) -> Lane {
-        match self {
-            Self::Connect(_) => Lane::Connects,
-            Self::Disconnect(_) => Lane::Disconnects,
-        }
-    }
-}
 
 /// The progress of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,19 +39,6 @@ impl Entry {
         };
         self.pending.request().json().len() * copies
     }
-}
-
-/// The kinds of callbacks. A call waits only for others of its kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lane {
-    Connects,
-    Disconnects,
-}
-
-impl Lane {
-    /// Each at its index.
-    pub(crate) const ALL: [Self; 2] = [Self::Connects, Self::Disconnects];
-    pub(crate) const COUNT: usize = Self::ALL.len();
 }
 
 /// The number of callbacks in one lane.
@@ -409,7 +343,9 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::callback::Request;
     use crate::table::Key;
+    use uuid::Uuid;
 
     fn settings(concurrency: usize) -> CallSettings {
         CallSettings { concurrency, timeout: Duration::from_secs(5), spare_dead_backend: false }

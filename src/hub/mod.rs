@@ -8,16 +8,18 @@ mod keeping;
 mod memberships;
 mod outage;
 mod pace;
+mod pending;
 mod tokens;
 mod walks;
 
 #[cfg(test)]
 mod tests;
 
-pub(crate) use calls::{CallSettings, Calls, EndReason, Lane, LaneCounts, Pending, PendingConnect, PendingDisconnect};
+pub(crate) use calls::{CallSettings, Calls, LaneCounts};
 pub(crate) use groups::{Frame, GROUPS_MAX, GroupCounts, Groups};
 pub(crate) use history::{Completeness, HistoryLimits};
 pub(crate) use memberships::Joined;
+pub(crate) use pending::{EndReason, Lane, Pending, PendingConnect, PendingDisconnect};
 pub use tokens::ConnId;
 pub(crate) use tokens::{Tokens, parse as parse_token};
 pub(crate) use walks::{Due, Keeps, Publication, Visit};
