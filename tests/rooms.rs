@@ -81,6 +81,7 @@ const FILES: [(&str, &[&str]); 13] = [
             "requests",
             "mod",
             "visits",
+            "room",
             "invariants",
         ],
     ),
