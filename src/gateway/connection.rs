@@ -33,6 +33,9 @@ pub(super) struct Connection {
     pub scheduled: Millis,
 }
 
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<Connection>() == 120, "with its slot's own eight bytes, two cache lines");
+
 /// Whether more input is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Input {

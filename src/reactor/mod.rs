@@ -388,11 +388,11 @@ impl<N: System> Reactor<N> {
         // The next client may get the slot of a connection that is not yet closed.
         let is_last_call = self.is_last_call && self.flushes_left > 0;
         for listener in [Listener::Internal, Listener::Public] {
-            if is_last_call && !planted::is("drain-leaves-the-backlog") {
+            if !is_last_call {
+                self.accept(listener, TURN_ACCEPTS);
+            } else if !planted::is("drain-leaves-the-backlog") {
                 self.gates.of(listener).clients_wait();
                 self.accept(listener, BACKLOG_ACCEPTS);
-            } else {
-                self.accept(listener, TURN_ACCEPTS);
             }
         }
         if is_last_call {

@@ -203,7 +203,14 @@ impl Oracle {
         }
     }
 
-    /// Every connection that had to be read once more has been.
+    /// A connection is read although no event has announced input: the last look of a drain that has begun.
+    pub(crate) fn looks_unasked(&mut self) {
+        if !self.holds_deadlines() && !self.is_draining() && self.drain_at.is_some_and(|at| at <= self.now) {
+            self.timers_run();
+        }
+    }
+
+    /// Whoever was to be read once more has been.
     fn end_looks(&mut self) {
         for n in &self.open {
             self.exchanges[*n].last_look = None;

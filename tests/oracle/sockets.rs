@@ -380,7 +380,8 @@ impl Oracle {
                 assert!(looked, "shut down without a last read");
             }
         }
-        (it.closing, it.last_look) = (true, None);
+        // What a stream that is not followed has is dropped with it.
+        (it.closing, it.last_look, it.backlog) = (true, None, 0);
         it.shut_at = Some(self.now);
         it.progress_at = self.now;
     }

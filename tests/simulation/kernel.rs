@@ -49,6 +49,9 @@ pub(super) struct Socket {
     pub closed: Option<CloseMode>,
     edges: Edges,
     queued: bool,
+    /// The loop was told that there is input, and no read has said otherwise; and that the input ends.
+    pub told: bool,
+    pub told_end: bool,
 }
 
 /// The result of a client's read.

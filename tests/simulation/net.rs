@@ -133,6 +133,9 @@ impl World {
         if writable {
             self.oracle.exchanges[n].refused = false;
         }
+        let socket = &mut self.kernel.sockets[n];
+        socket.told |= readable || read_closed;
+        socket.told_end |= read_closed;
         let bits = u64::from(readable) | u64::from(writable) << 1 | u64::from(read_closed) << 2;
         self.trace.note(self.clock, "edge", &[("client", n as u64), ("bits", bits)]);
         events.push(Event::Socket { id, readable, writable, read_closed });
@@ -263,6 +266,14 @@ impl System for World {
             self.trace.bytes(&buffer[..count]);
         }
         self.worked |= result != Err(ErrorKind::WouldBlock);
+        let socket = &mut self.kernel.sockets[n];
+        if !socket.told {
+            self.oracle.looks_unasked();
+        }
+        socket.told = match result {
+            Ok(count) => count == buffer.len() || socket.told_end,
+            Err(error) => error == ErrorKind::Interrupted && socket.told,
+        };
         self.oracle.read(n, result);
         result.map_err(io::Error::from)
     }
