@@ -364,7 +364,8 @@ impl Oracle {
         assert!(it.shut_at.is_none(), "shut down twice");
         if let Some(stream) = it.stream.as_mut().filter(|stream| stream.ends_visibly_cut()) {
             stream.fall_silent();
-            (it.cut, it.backlog, it.unlucky) = (true, 0, false);
+            // Answers before the stream that the client has not read are lost with it.
+            (it.cut, it.backlog, it.unlucky, it.concluded) = (true, 0, false, true);
         }
         assert!(it.cut || it.wild || it.responses.is_between(), "shut down within a response");
         if !it.wild && !it.cut {
