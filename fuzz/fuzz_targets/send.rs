@@ -8,22 +8,30 @@ mod json;
 use json::{Body, Fields, is_line};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
-use ssegateway::send::{Scratch, SendCommand, SendError, parse};
+use ssegateway::send::{Events, GroupIds, Scratch, SendCommand, SendError, Target, is_group_name, parse};
 use ssegateway::sse::Event;
 
 fuzz_target!(|input: &[u8]| {
     let mut scratch = Scratch::default();
-    let command = parse(input, &mut scratch);
+    let command = parse(input, &mut scratch, GroupIds::Gateway);
     if let Ok(command) = &command {
-        assert!(!command.token.is_empty());
-        if let Some(event) = &command.event {
+        match &command.target {
+            Target::Token(token) => assert!(!token.is_empty()),
+            Target::Group(name) => assert!(is_group_name(name)),
+            Target::Groups(names) => assert!(!names.is_empty() && names.iter().all(|name| is_group_name(name))),
+        }
+        for event in command.events.as_slice() {
             assert!([&event.name, &event.id].into_iter().flatten().all(|line| is_line(line)));
             assert!(event.retry.is_none_or(|retry| retry <= 2_147_483_647));
         }
     }
     let Ok(text) = std::str::from_utf8(input) else {
         let text = String::from_utf8_lossy(input);
-        assert_eq!(command, parse(text.as_bytes(), &mut Scratch::default()), "bytes that are not UTF-8 are U+FFFD");
+        assert_eq!(
+            command,
+            parse(text.as_bytes(), &mut Scratch::default(), GroupIds::Gateway),
+            "bytes that are not UTF-8 are U+FFFD"
+        );
         return;
     };
     match json::read(text) {
@@ -35,20 +43,64 @@ fuzz_target!(|input: &[u8]| {
 
 /// The rows of the table, in their order.
 fn read(fields: &Fields) -> Result<SendCommand<'static>, SendError> {
-    let token = fields.get("token").and_then(Value::as_str).unwrap_or_default().to_owned();
-    if token.is_empty() {
-        return Err(SendError::Token);
+    let target = read_target(fields)?;
+    let is_token = matches!(target, Target::Token(_));
+    let events = match (fields.get("event"), fields.get("events")) {
+        (None, None) => Events::None,
+        (Some(_), None) => Events::One(read_event(&fields.object("event").ok_or(SendError::Event)?)?),
+        (None, Some(_)) => Events::Many(read_events(fields)?),
+        (Some(_), Some(_)) => return Err(SendError::EventAndEvents),
+    };
+    if let Some(at) = events.as_slice().iter().position(|event| event.id.is_some() && !is_token) {
+        return Err(match events {
+            Events::Many(_) => SendError::Listed(at as u16, &SendError::GroupEventId),
+            Events::None | Events::One(_) => SendError::GroupEventId,
+        });
     }
-    let event = match fields.get("event") {
-        None => None,
-        Some(_) => Some(read_event(&fields.object("event").ok_or(SendError::Event)?)?),
+    let close = read_switch(fields, "close", SendError::Close)?;
+    let transient = read_switch(fields, "transient", SendError::Transient)?;
+    if transient && is_token {
+        return Err(SendError::TransientToken);
+    }
+    let end = read_switch(fields, "end", SendError::End)?;
+    if end && !matches!(target, Target::Group(_)) {
+        return Err(SendError::EndTarget);
+    }
+    Ok(SendCommand { target, events, close, end, transient })
+}
+
+fn read_target(fields: &Fields) -> Result<Target<'static>, SendError> {
+    let name = |value: &Value| value.as_str().filter(|name| is_group_name(name)).map(|name| name.to_owned().into());
+    match (fields.get("token"), fields.get("group"), fields.get("groups")) {
+        (token, None, None) => match token.and_then(Value::as_str) {
+            None | Some("") => Err(SendError::Token),
+            Some(token) => Ok(Target::Token(token.to_owned().into())),
+        },
+        (None, Some(group), None) => name(group).map(Target::Group).ok_or(SendError::Group),
+        (None, None, Some(groups)) => {
+            let names = groups.as_array().filter(|names| (1..=64).contains(&names.len()));
+            let names = names.and_then(|names| names.iter().map(name).collect::<Option<Vec<_>>>());
+            names.map(Target::Groups).ok_or(SendError::Groups)
+        }
+        _ => Err(SendError::Targets),
+    }
+}
+
+fn read_switch(fields: &Fields, name: &str, error: SendError) -> Result<bool, SendError> {
+    match fields.get(name) {
+        None => Ok(false),
+        Some(Value::Bool(value)) => Ok(*value),
+        Some(_) => Err(error),
+    }
+}
+
+fn read_events(fields: &Fields) -> Result<Vec<Event<'static>>, SendError> {
+    let events = fields.array("events").filter(|events| (1..=1000).contains(&events.len()));
+    let read = |(at, event): (usize, Option<Fields>)| {
+        let rule = event.ok_or(SendError::Event).and_then(|event| read_event(&event));
+        rule.map_err(|rule| SendError::Listed(at as u16, Box::leak(Box::new(rule))))
     };
-    let close = match fields.get("close") {
-        None => false,
-        Some(Value::Bool(close)) => *close,
-        Some(_) => return Err(SendError::Close),
-    };
-    Ok(SendCommand { token: token.into(), event, close })
+    events.ok_or(SendError::Events)?.into_iter().enumerate().map(read).collect()
 }
 
 fn read_event(event: &Fields) -> Result<Event<'static>, SendError> {

@@ -12,9 +12,6 @@ mod pending;
 mod tokens;
 mod walks;
 
-#[cfg(test)]
-mod tests;
-
 pub(crate) use calls::{CallSettings, Calls, LaneCounts};
 pub(crate) use groups::{Frame, GROUPS_MAX, GroupCounts, Groups};
 pub(crate) use history::{Completeness, HistoryLimits};

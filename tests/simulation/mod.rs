@@ -1,5 +1,6 @@
 //! One run of the simulation, from its seed.
 
+pub(crate) mod audience;
 mod backend;
 mod client;
 mod faults;

@@ -39,6 +39,12 @@ impl Fields {
         Fields::read(self.texts.get(name)?.get())
     }
 
+    /// The elements of the array in that field, each as an object if it is one.
+    pub fn array(&self, name: &str) -> Option<Vec<Option<Fields>>> {
+        let elements: Vec<Box<RawValue>> = serde_json::from_str(self.texts.get(name)?.get()).ok()?;
+        Some(elements.iter().map(|element| Fields::read(element.get())).collect())
+    }
+
     /// Whether the field is absent or `null`.
     pub fn is_absent(&self, name: &str) -> bool {
         self.get(name).is_none_or(Value::is_null)

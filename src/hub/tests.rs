@@ -1,1 +1,0 @@
-//! Groups against a plain twin.
