@@ -9,14 +9,14 @@ use crate::hub::ConnId;
 use crate::table::Table;
 use std::cmp::Reverse;
 
-/// A connection that has nothing to send and sends nothing: 3.8 kB in the kernel (docs/performance.md), the rest here.
-pub(super) const CONNECTION_BYTES: u64 = 4 * 1024;
+/// A connection that has nothing to send and sends nothing, nearly all of it in the kernel (docs/performance.md).
+pub(super) const CONNECTION_BYTES: u64 = 3584;
 
 /// What the kernel holds for a client that does not take its output, at least: what it takes unsent, and a segment more.
 pub(super) const BLOCKED_BYTES: u64 = 96 * 1024;
 
-/// Larger requests of streams are kept only while half of the memory is free: a stranger's header fields must not keep
-/// out everybody else. A browser with a few cookies sends less.
+/// Larger requests of streams may take up half of the memory: a stranger's header fields must not keep out everybody
+/// else. A browser with a few cookies sends less.
 const LARGE_REQUEST_BYTES: usize = 4 * 1024;
 
 /// Slots looked at for victims at once: a fraction of a millisecond.
@@ -34,8 +34,9 @@ pub(super) struct Budget {
     max: Option<u64>,
     /// Bytes of requests that are not complete.
     unfinished: u64,
-    /// Bytes of the requests that open streams keep.
+    /// Bytes of the requests that open streams keep, and of those the large ones.
     kept: u64,
+    kept_large: u64,
     /// The largest and then oldest come last.
     victims: Vec<Victim>,
     sweep: Sweep,
@@ -44,7 +45,15 @@ pub(super) struct Budget {
 
 impl Budget {
     pub(super) fn new(max: Option<u64>) -> Self {
-        Self { max, unfinished: 0, kept: 0, victims: Vec::new(), sweep: Sweep::default(), fruitless_at: None }
+        Self {
+            max,
+            unfinished: 0,
+            kept: 0,
+            kept_large: 0,
+            victims: Vec::new(),
+            sweep: Sweep::default(),
+            fruitless_at: None,
+        }
     }
 
     /// What is counted here.
@@ -60,11 +69,13 @@ impl Budget {
     /// A stream keeps its request from now on.
     pub(super) fn keep(&mut self, bytes: usize) {
         self.kept += bytes as u64;
+        self.kept_large += if bytes > LARGE_REQUEST_BYTES { bytes as u64 } else { 0 };
     }
 
     /// A stream no longer keeps it.
     pub(super) fn release(&mut self, bytes: usize) {
         self.kept -= bytes as u64;
+        self.kept_large -= if bytes > LARGE_REQUEST_BYTES { bytes as u64 } else { 0 };
     }
 
     /// Whether so much is near the limit: seven eighths of it.
@@ -82,9 +93,10 @@ impl Budget {
         self.max.is_some_and(|max| bytes >= max)
     }
 
-    /// Whether another stream, with a request of `request` bytes, would be too much where there is so much already.
-    pub(super) fn is_full(&self, bytes: u64, request: usize) -> bool {
-        let is_half = self.max.is_some_and(|max| bytes > max / 2);
+    /// Whether another stream, with a request of `request` bytes, would be too much where there is so much already;
+    /// `calls`: bytes of the requests of callbacks.
+    pub(super) fn is_full(&self, bytes: u64, calls: usize, request: usize) -> bool {
+        let is_half = self.max.is_some_and(|max| self.kept_large + calls as u64 > max / 2);
         self.is_short(bytes) || (is_half && request > LARGE_REQUEST_BYTES)
     }
 

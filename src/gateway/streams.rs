@@ -43,7 +43,7 @@ impl Shared {
             self.hints.streams_max(self.settings.streams_max);
             return self.fail_connect(now, connection, &mode, ConnectResult::TooManyStreams);
         }
-        if self.budget.is_full(self.memory(), head.bytes) {
+        if self.budget.is_full(self.memory(), self.hub.calls.request_bytes(), head.bytes) {
             self.hints.memory();
             return self.fail_connect(now, connection, &mode, ConnectResult::Memory);
         }
