@@ -49,6 +49,7 @@
 //! | what the loop reports to the core: accepted, received, written | `gateway/mod.rs` |
 //! | order and lanes of callbacks | `hub/calls.rs` |
 //! | how many callbacks are in flight | `hub/pace.rs` |
+//! | which disconnects are made again | `hub/redelivery.rs` |
 //! | how often a dead backend is tried | `hub/outage.rs` |
 //! | a field of an event | `send/mod.rs`, `sse/mod.rs` |
 //! | a counter or gauge | `gateway/stats.rs`, and where it is counted |

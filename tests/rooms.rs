@@ -38,6 +38,7 @@ const FILES: [(&str, &[&str]); 13] = [
             "outage",
             "pace",
             "pending",
+            "redelivery",
             "calls",
             "history",
             "memberships",

@@ -37,6 +37,8 @@ pub struct Settings {
     pub connect_queue: Duration,
     /// Callbacks in flight at once; at least 1.
     pub callback_concurrency: usize,
+    /// `DISCONNECT_RETRY_SECONDS`: for how long a disconnect that was not received is made again; zero: not at all.
+    pub disconnect_retry: Duration,
     /// `CONNECT_FAILURE`.
     pub connect_failure: ConnectFailure,
     /// `HEARTBEAT_INTERVAL_SECONDS`.
@@ -85,6 +87,7 @@ impl Settings {
         CallSettings {
             concurrency: self.callback_concurrency,
             timeout: self.callback_timeout,
+            disconnect_retry: self.disconnect_retry,
             spare_dead_backend: self.connect_failure == ConnectFailure::Retry,
         }
     }
@@ -99,6 +102,7 @@ impl Default for Settings {
             callback_timeout: Duration::from_secs(5),
             connect_queue: Duration::from_secs(30),
             callback_concurrency: 128,
+            disconnect_retry: Duration::ZERO,
             connect_failure: ConnectFailure::Status,
             heartbeat_interval: Duration::from_secs(15),
             reconnect_delay_ms: None,

@@ -91,6 +91,8 @@ pub(super) struct Stats {
     pub group_sends: GroupSends,
     pub group_deliveries: u64,
     pub replays: Replays,
+    /// Disconnects that were queued for another attempt.
+    pub redeliveries: u64,
     connects: [u64; ConnectResult::COUNT],
     sends: [u64; SendResult::LABELS.len()],
     refusals: [u64; Refusal::COUNT],
@@ -148,6 +150,7 @@ impl Default for Stats {
             group_sends: GroupSends::default(),
             group_deliveries: 0,
             replays: Replays::default(),
+            redeliveries: 0,
             connects: [0; _],
             sends: [0; _],
             refusals: [0; _],
@@ -323,6 +326,11 @@ impl Stats {
                 }
             }
         }
+        text.counter(
+            "ssegateway_disconnect_retries_total",
+            "Disconnects queued again because the backend did not receive them (DISCONNECT_RETRY_SECONDS).",
+            self.redeliveries,
+        );
         let name = "ssegateway_callbacks_in_flight";
         text.family(name, "gauge", "Callbacks being made now.");
         for (action, counts) in ACTIONS.iter().zip(gauges.calls) {

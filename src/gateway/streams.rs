@@ -9,7 +9,7 @@ use crate::callback::{self, CallId, Detail, Outcome, PassedHeader, Reason, Reque
 use crate::clock::Millis;
 use crate::http::request::{Framing, Head};
 use crate::http::response;
-use crate::hub::{EndReason, Joined, Lane, Pending, PendingConnect, PendingDisconnect};
+use crate::hub::{EndReason, Ended, Joined, Lane, Pending, PendingConnect, PendingDisconnect};
 use crate::planted;
 use crate::sse;
 use crate::table::Table;
@@ -83,11 +83,22 @@ impl Shared {
         if outcome == Outcome::Overdue {
             return self.connect_overdue(now, connections, call);
         }
-        let Some((pending, took)) = self.hub.calls.finish(now, call, &outcome) else { return };
-        match took {
-            Some(took) => self.stats.call_ended(pending.lane(), &outcome, took),
-            None => debug!(outcome:?; "late answer to a connect"),
-        }
+        let pending = match self.hub.calls.finish(now, call, &outcome) {
+            None => return,
+            Some(Ended::Again(took)) => {
+                self.stats.call_ended(Lane::Disconnects, &outcome, took);
+                self.stats.redeliveries += 1;
+                return;
+            }
+            Some(Ended::Over(pending, Some(took))) => {
+                self.stats.call_ended(pending.lane(), &outcome, took);
+                pending
+            }
+            Some(Ended::Over(pending, None)) => {
+                debug!(outcome:?; "late answer to a connect");
+                pending
+            }
+        };
         match pending {
             Pending::Connect(connect) => self.connect_answered(now, connections, connect, outcome),
             Pending::Disconnect(disconnect) => disconnect_answered(&disconnect, &outcome),

@@ -6,6 +6,7 @@
 use super::outage::Outage;
 use super::pace::{Ending, Pace};
 use super::pending::{EndReason, Lane, Pending, PendingConnect, PendingDisconnect};
+use super::redelivery::Redelivery;
 use super::tokens::ConnId;
 use crate::callback::{Call, CallId, CallKind, Outcome};
 use crate::clock::Millis;
@@ -26,6 +27,10 @@ enum Progress {
 }
 
 struct Entry {
+    /// Calls are numbered in the order in which they were queued.
+    number: u64,
+    /// For disconnects, if they may be made again.
+    queued_at: Millis,
     progress: Progress,
     pending: Pending,
 }
@@ -39,6 +44,14 @@ impl Entry {
         };
         self.pending.request().json().len() * copies
     }
+}
+
+/// What becomes of a call at its end.
+pub(crate) enum Ended {
+    /// It is over, after so long; `None` for a late answer.
+    Over(Pending, Option<Duration>),
+    /// A disconnect was not received, after so long, and is made again.
+    Again(Duration),
 }
 
 /// The number of callbacks in one lane.
@@ -64,6 +77,8 @@ pub(crate) struct CallSettings {
     pub(crate) timeout: Duration,
     /// Connects wait for their turn while the backend is down, as their clients come back in any case.
     pub(crate) spare_dead_backend: bool,
+    /// For how long disconnects that were not received are made again.
+    pub(crate) disconnect_retry: Duration,
 }
 
 pub(crate) struct Calls {
@@ -73,6 +88,13 @@ pub(crate) struct Calls {
     pace: Pace,
     outage: Outage,
     spare_dead_backend: bool,
+    redelivery: Redelivery,
+    /// Number of the next call.
+    next_number: u64,
+    /// Disconnects at the end of the queue whose time is not noted yet.
+    unstamped: usize,
+    /// Of the requests of all disconnects that wait.
+    waiting_bytes: usize,
     /// No more connects start.
     draining: bool,
     started_last: Lane,
@@ -97,6 +119,10 @@ impl Calls {
             pace: Pace::new(settings.concurrency, settings.timeout),
             outage: Outage::default(),
             spare_dead_backend: settings.spare_dead_backend,
+            redelivery: Redelivery::new(settings.disconnect_retry),
+            next_number: 0,
+            unstamped: 0,
+            waiting_bytes: 0,
             draining: false,
             started_last: Lane::Disconnects,
             late: Vec::new(),
@@ -161,10 +187,17 @@ impl Calls {
     /// The next due time.
     pub(crate) fn next_deadline(&self) -> Option<Millis> {
         let late = (self.draining && !self.late.is_empty()).then_some(self.late_until);
-        let LaneCounts { in_flight, waiting } = self.counts(Lane::Connects);
-        let has_room = self.in_flight() < self.pace.limit() && in_flight < self.lane_limit();
-        let connect = self.next_connect().filter(|_| waiting > 0 && has_room && !self.draining);
-        [late, connect].into_iter().flatten().min()
+        let connect = self.next_connect().filter(|_| self.could_start(Lane::Connects) && !self.draining);
+        let next_disconnect = self.redelivery.next_at();
+        let is_due = next_disconnect > Millis::ZERO && self.lanes[Lane::Disconnects as usize].in_flight == 0;
+        let disconnect = Some(next_disconnect).filter(|_| is_due && self.could_start(Lane::Disconnects));
+        [late, connect, disconnect].into_iter().flatten().min()
+    }
+
+    /// Whether a call waits there that has a place.
+    fn could_start(&self, lane: Lane) -> bool {
+        let LaneCounts { in_flight, waiting } = self.counts(lane);
+        waiting > 0 && self.in_flight() < self.pace.limit() && in_flight < self.lane_limit()
     }
 
     /// When the next connect may start, where a dead backend is spared.
@@ -179,7 +212,7 @@ impl Calls {
             return None;
         }
         let id = self.late.pop()?;
-        match self.take_out(id)? {
+        match self.take_out(id)?.pending {
             Pending::Connect(connect) => Some(connect),
             Pending::Disconnect(_) => None,
         }
@@ -189,9 +222,45 @@ impl Calls {
     pub(crate) fn queue(&mut self, pending: Pending) -> CallId {
         let lane = pending.lane();
         self.request_bytes += pending.request().json().len();
-        let id = self.table.insert(Entry { progress: Progress::Waiting, pending });
+        if let Pending::Disconnect(disconnect) = &pending {
+            self.unstamped += 1;
+            self.waiting_bytes += disconnect.request.json().len();
+        }
+        let (number, queued_at) = (self.next_number, Millis::ZERO);
+        self.next_number += 1;
+        let id = self.table.insert(Entry { number, queued_at, progress: Progress::Waiting, pending });
         self.lanes[lane as usize].waiting.push_back(id);
         id
+    }
+
+    /// Notes when the last disconnects were queued.
+    fn stamp(&mut self, now: Millis) {
+        let unstamped = std::mem::take(&mut self.unstamped);
+        if self.redelivery.is_on() {
+            for id in self.lanes[Lane::Disconnects as usize].waiting.iter().rev().take(unstamped) {
+                if let Some(entry) = self.table.get_mut(*id) {
+                    entry.queued_at = now;
+                }
+            }
+        }
+    }
+
+    /// Puts a disconnect back into the queue, before all that were queued after it.
+    fn queue_again(&mut self, entry: Entry) {
+        if let Pending::Disconnect(disconnect) = &entry.pending {
+            self.waiting_bytes += disconnect.request.json().len();
+        }
+        let number = entry.number;
+        self.request_bytes += entry.request_bytes();
+        let id = self.table.insert(entry);
+        let waiting = &mut self.lanes[Lane::Disconnects as usize].waiting;
+        let is_later = |other: &CallId| self.table.get(*other).is_some_and(|other| other.number > number);
+        let mut place = waiting.iter().position(is_later).unwrap_or(waiting.len());
+        // An order that only an outage shows.
+        if planted::is("redelivery-loses-the-order") {
+            place = waiting.len();
+        }
+        waiting.insert(place, id);
     }
 
     /// The client of a connect no longer waits. A call that has not started is withdrawn; otherwise the reason is kept
@@ -222,14 +291,15 @@ impl Calls {
         }
     }
 
-    fn take_out(&mut self, id: CallId) -> Option<Pending> {
+    fn take_out(&mut self, id: CallId) -> Option<Entry> {
         let entry = self.table.remove(id)?;
         self.request_bytes -= entry.request_bytes();
-        Some(entry.pending)
+        Some(entry)
     }
 
     /// Takes the next call that may start now, with the connection waiting for it.
     pub(crate) fn start_next(&mut self, now: Millis) -> Option<(Call, Option<ConnId>)> {
+        self.stamp(now);
         let is_idle = self.lanes.iter().all(|lane| lane.waiting.is_empty());
         if is_idle || self.in_flight() >= self.pace.limit() {
             return None;
@@ -251,6 +321,7 @@ impl Calls {
                 (CallKind::Connect, token, request, owner.ok())
             }
             Pending::Disconnect(PendingDisconnect { token, request, ending: EndReason { reason, detail } }) => {
+                self.waiting_bytes -= request.json().len();
                 (CallKind::Disconnect { reason: *reason, detail: *detail }, token, request, None)
             }
         };
@@ -273,23 +344,34 @@ impl Calls {
         Some((owner, Duration::from_millis(now.since(started_at))))
     }
 
-    /// Removes the answered call and returns it, with its duration unless it is late; `None` if the id is stale.
-    pub(crate) fn finish(&mut self, now: Millis, id: CallId, outcome: &Outcome) -> Option<(Pending, Option<Duration>)> {
+    /// Removes the ended call; `None` if the id is stale.
+    pub(crate) fn finish(&mut self, now: Millis, id: CallId, outcome: &Outcome) -> Option<Ended> {
         let started_at = match self.table.get(id)?.progress {
             Progress::Waiting => return None,
             Progress::Late => {
                 self.late.retain(|late| *late != id);
-                return Some((self.take_out(id)?, None));
+                return Some(Ended::Over(self.take_out(id)?.pending, None));
             }
             Progress::InFlight(started_at) => started_at,
         };
-        let pending = self.take_out(id)?;
-        self.lanes[pending.lane() as usize].in_flight -= 1;
+        let took = Duration::from_millis(now.since(started_at));
+        let entry = self.take_out(id)?;
+        let lane = entry.pending.lane();
+        self.lanes[lane as usize].in_flight -= 1;
         self.pace.ended(now, started_at, ending_of(outcome));
-        if pending.lane() == Lane::Connects {
-            self.outage.ended(now, outcome.is_temporary());
+        match lane {
+            Lane::Connects => self.outage.ended(now, outcome.is_temporary()),
+            Lane::Disconnects => {
+                let (waiting, bytes) = (self.counts(lane).waiting, self.waiting_bytes);
+                let again = self.redelivery.tried(now, entry.queued_at, outcome, waiting, bytes);
+                // A callback that is missing: only an outage shows it.
+                if again && !planted::is("undelivered-disconnect-is-forgotten") {
+                    self.queue_again(Entry { progress: Progress::Waiting, ..entry });
+                    return Some(Ended::Again(took));
+                }
+            }
         }
-        Some((pending, Some(Duration::from_millis(now.since(started_at)))))
+        Some(Ended::Over(entry.pending, Some(took)))
     }
 
     /// A few places (2 of 128) are withheld from each lane, so that a flood in one does not block the others. When
@@ -307,7 +389,16 @@ impl Calls {
         let limit = self.lane_limit();
         let no_connects = self.draining || self.next_connect().is_some_and(|at| now < at);
         let turns = (1..=Lane::COUNT).map(|turn| Lane::ALL[(self.started_last as usize + turn) % Lane::COUNT]);
-        turns.filter(|lane| !(no_connects && *lane == Lane::Connects)).find(|lane| {
+        // After a failure one at a time, or the order is left to chance.
+        let next_disconnect = self.redelivery.next_at();
+        let is_probe = next_disconnect > Millis::ZERO;
+        let no_disconnects =
+            is_probe && (now < next_disconnect || self.lanes[Lane::Disconnects as usize].in_flight > 0);
+        let may_start = |lane: &Lane| match lane {
+            Lane::Connects => !no_connects,
+            Lane::Disconnects => !no_disconnects,
+        };
+        turns.filter(may_start).find(|lane| {
             let queue = &mut self.lanes[*lane as usize];
             queue.pass_withdrawn(&self.table);
             !queue.waiting.is_empty() && queue.in_flight < limit
@@ -341,112 +432,4 @@ impl Queue {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::callback::Request;
-    use crate::table::Key;
-    use uuid::Uuid;
-
-    fn settings(concurrency: usize) -> CallSettings {
-        CallSettings { concurrency, timeout: Duration::from_secs(5), spare_dead_backend: false }
-    }
-
-    fn queue_both(calls: &mut Calls, count: usize) {
-        let ending = EndReason::CLIENT_CLOSED;
-        for _ in 0..count {
-            let (token, request) = (Uuid::nil(), Request::default());
-            calls.queue(Pending::Connect(PendingConnect { token, request, owner: Ok(Key::from_parts(0, 0)) }));
-            calls.queue(Pending::Disconnect(PendingDisconnect { token, request: Request::default(), ending }));
-        }
-    }
-
-    fn queue_connects(calls: &mut Calls, count: usize) {
-        let owner = Ok(Key::from_parts(0, 0));
-        for _ in 0..count {
-            let (token, request) = (Uuid::nil(), Request::default());
-            calls.queue(Pending::Connect(PendingConnect { token, request, owner }));
-        }
-    }
-
-    fn start(calls: &mut Calls) -> Option<(CallId, bool)> {
-        calls.start_next(Millis::ZERO).map(|(call, _)| (call.id, call.kind == CallKind::Connect))
-    }
-
-    fn answered(status: u16) -> Outcome {
-        Outcome::Answered { status, passed: Vec::new(), body: None, in_doubt: false }
-    }
-
-    /// With a measured capacity of `limit` calls at once.
-    fn at_limit(limit: usize) -> Calls {
-        let mut calls = Calls::new(&settings(limit));
-        while calls.limit() < limit {
-            let count = calls.limit();
-            queue_connects(&mut calls, count);
-            let started = Vec::from_iter(std::iter::from_fn(|| start(&mut calls)));
-            for (id, _) in started {
-                calls.finish(Millis::ZERO, id, &answered(200));
-            }
-        }
-        while let Some((id, _)) = start(&mut calls) {
-            calls.finish(Millis::ZERO, id, &answered(500));
-        }
-        calls
-    }
-
-    #[test]
-    fn a_flood_in_one_lane_leaves_the_other_moving() {
-        for limit in [1, 2, 16, 128, 1000] {
-            let mut calls = at_limit(limit);
-            queue_connects(&mut calls, 2 * limit);
-            let mut flying = VecDeque::new();
-            while let Some((id, connect)) = start(&mut calls) {
-                assert!(connect);
-                flying.push_back(id);
-            }
-            // All except the places reserved for the others.
-            assert_eq!(limit - flying.len(), if limit == 1 { 0 } else { (limit / 64).max(1) });
-            queue_both(&mut calls, 2 * limit);
-            let mut disconnects = 0;
-            for _ in 0..2 * limit {
-                while let Some((id, connect)) = start(&mut calls) {
-                    flying.push_back(id);
-                    disconnects += usize::from(!connect);
-                }
-                assert_eq!(flying.len(), limit);
-                assert!(disconnects > 0 || limit == 1);
-                // The limit does not change.
-                calls.finish(Millis::ZERO, flying.pop_front().unwrap(), &answered(500));
-            }
-            assert!(
-                disconnects >= limit && disconnects <= limit + limit.div_ceil(64),
-                "{disconnects} of {}",
-                2 * limit
-            );
-        }
-    }
-
-    #[test]
-    fn withdrawn_connects_are_passed_over_and_do_not_pile_up() {
-        let mut calls = Calls::new(&settings(2));
-        let left = EndReason::CLIENT_CLOSED;
-        let connect = |calls: &mut Calls, slot| {
-            let owner = Ok(Key::from_parts(slot, 0));
-            let (token, request) = (Uuid::nil(), Request::default());
-            calls.queue(Pending::Connect(PendingConnect { token, request, owner }))
-        };
-        let start = |calls: &mut Calls| calls.start_next(Millis::ZERO).and_then(|(_, owner)| owner);
-        let first = connect(&mut calls, 0);
-        assert_eq!(start(&mut calls), Some(Key::from_parts(0, 0)));
-        for slot in 1..10_000 {
-            let id = connect(&mut calls, slot);
-            calls.abandon(id, left);
-            assert!(calls.lanes[0].waiting.len() <= WITHDRAWN_MAX + 1);
-            assert_eq!(calls.len(), 1, "the one in flight");
-        }
-        connect(&mut calls, 10_000);
-        assert!(start(&mut calls).is_none(), "one worker is kept for disconnects");
-        assert!(calls.finish(Millis::ZERO, first, &answered(200)).is_some());
-        assert_eq!(start(&mut calls), Some(Key::from_parts(10_000, 0)));
-        assert_eq!((calls.lanes[0].waiting.len(), calls.lanes[0].withdrawn), (0, 0));
-    }
-}
+mod tests;

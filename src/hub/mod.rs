@@ -9,10 +9,11 @@ mod memberships;
 mod outage;
 mod pace;
 mod pending;
+mod redelivery;
 mod tokens;
 mod walks;
 
-pub(crate) use calls::{CallSettings, Calls, LaneCounts};
+pub(crate) use calls::{CallSettings, Calls, Ended, LaneCounts};
 pub(crate) use groups::{Frame, GROUPS_MAX, GroupCounts, Groups};
 pub(crate) use history::{Completeness, HistoryLimits};
 pub(crate) use memberships::Joined;

@@ -127,7 +127,15 @@ impl Oracle {
     /// Whether a callback of that kind could be made at once.
     pub(super) fn may_call(&self, lane: Lane) -> bool {
         let limit = self.call_limit;
-        if lane == Lane::Connects && self.spares_backend() {
+        let waits = match lane {
+            Lane::Connects => self.spares_backend(),
+            Lane::Disconnects => {
+                let in_flight = self.flying[Lane::Disconnects as usize];
+                self.disconnect_at > 0 && (self.now < self.disconnect_at || in_flight > 0)
+            }
+        };
+        let is_timed = self.failing_since.is_some() || self.disconnect_at > 0;
+        if waits || (is_timed && self.holds_deadlines()) {
             return false;
         }
         self.flying.iter().sum::<usize>() < limit && self.flying[lane as usize] < self.lane_limit(limit)
@@ -224,6 +232,15 @@ impl Oracle {
         let it = &mut self.exchanges[n];
         let stream = it.stream.as_mut().expect("a disconnect without a stream");
         assert!(stream.owes_disconnect(), "a disconnect for a stream that was not accepted, or not yet");
+        let number = *stream.disconnect_number.get_or_insert(self.disconnected.len());
+        stream.owed_at.get_or_insert(self.now);
+        assert!(self.undelivered.range(..number).next().is_none(), "a disconnect before one that is made again");
+        let alone = self.disconnect_at == 0 || self.flying[Lane::Disconnects as usize] == 1;
+        assert!(self.now >= self.disconnect_at && alone, "a disconnect made again too soon");
+        if self.undelivered.remove(&number) {
+            return;
+        }
+        self.disconnected.push(n);
         stream.disconnects += 1;
         assert_eq!(stream.disconnects, 1, "a second disconnect");
         let accepted = matches!(stream.outcome, Some(Outcome::Answered { .. }));
@@ -246,6 +263,31 @@ impl Oracle {
                 Outcome::Unavailable { .. } | Outcome::Overdue | Outcome::TimedOut { .. } => true,
             });
             self.connect_answered(n, reply);
+        } else {
+            self.disconnect_ended(n, &reply.outcome);
+        }
+    }
+
+    /// Notes when disconnects came to be owed.
+    pub(super) fn note_owed(&mut self) {
+        let now = self.now;
+        for stream in self.exchanges[self.settled..].iter_mut().filter_map(|exchange| exchange.stream.as_mut()) {
+            if stream.phase == Phase::Over && stream.owes_disconnect() {
+                stream.owed_at.get_or_insert(now);
+            }
+        }
+    }
+
+    fn disconnect_ended(&mut self, n: usize, outcome: &Outcome) {
+        let stream = self.exchanges[n].stream.as_ref().expect("a disconnect without a stream");
+        let (Some(number), Some(owed_at)) = (stream.disconnect_number, stream.owed_at) else { return };
+        let undelivered =
+            matches!(outcome, Outcome::Unavailable { written: false } | Outcome::TimedOut { written: false });
+        if !undelivered {
+            self.disconnect_at = 0;
+        } else if self.now < owed_at + millis(self.settings.disconnect_retry) {
+            self.disconnect_at = self.now + TRY_INTERVAL;
+            self.undelivered.insert(number);
         }
     }
 
@@ -327,6 +369,7 @@ impl Oracle {
 
     /// At the end every accepted stream has had exactly one disconnect.
     pub(crate) fn check_disconnects(&self) {
+        assert!(self.undelivered.is_empty(), "disconnects that are not made again");
         for (n, exchange) in self.exchanges.iter().enumerate() {
             if let Some(stream) = &exchange.stream {
                 let owed = u32::from(stream.owes_disconnect());

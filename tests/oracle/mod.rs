@@ -29,7 +29,7 @@ use limits::{HOLD_MAX, JUMP_MIN, due};
 use sends::Send;
 use ssegateway::callback::{CallId, Detail, Reason};
 use ssegateway::gateway::{Finished, Gateway, Settings};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use streams::{Expected, Phase};
 
 #[derive(Default)]
@@ -55,6 +55,11 @@ pub(crate) struct Oracle {
     outage: (u64, u64),
     /// When the last connect callback was made.
     connect_called_at: u64,
+    /// Disconnects made so far, by their clients; again for those that are to be made again, by number.
+    disconnected: Vec<usize>,
+    pub undelivered: BTreeSet<usize>,
+    /// When the next disconnect may be made after one that was not received.
+    disconnect_at: u64,
     /// Accepted and not closed.
     pub open: Vec<usize>,
     /// In a turn, and its timers are not known to have run.
@@ -222,6 +227,7 @@ impl Oracle {
         self.end_looks();
         assert!(!self.may_judge(), "deadlines held without a pause, or for too long after one");
         self.note_call_limit(state);
+        self.note_owed();
         assert_eq!(state.connections, self.open.len(), "connections and sockets differ");
         assert_eq!(state.streams, self.streams(), "wrong number of streams");
     }
@@ -248,6 +254,7 @@ impl Oracle {
         assert!(state.streams <= self.settings.streams_max, "too many streams");
         assert!(state.calls >= self.flying.iter().sum(), "callbacks in flight that are not counted");
         self.note_call_limit(state);
+        self.note_owed();
         // The drain ends when it is done or its time is over, not before.
         let over = self.drained_at.map(|at| at + millis(self.settings.shutdown_timeout));
         match state.finished {
@@ -279,6 +286,8 @@ impl Oracle {
             let owes = stream.phase == Phase::Over && stream.owes_disconnect() && stream.disconnects == 0;
             assert!(!owes || !self.may_call(Lane::Disconnects), "client {n}: asleep with a disconnect not made");
         }
+        let again = !self.undelivered.is_empty() && self.may_call(Lane::Disconnects);
+        assert!(!again, "asleep with a disconnect not made again");
         for n in &self.open {
             let it = &self.exchanges[*n];
             if it.refused || it.failed {

@@ -58,6 +58,10 @@ pub(crate) struct Stream {
     /// The gateway has received the outcome.
     pub outcome: Option<Outcome>,
     pub disconnects: u32,
+    /// The place of its disconnect among all, once it was made for the first time.
+    pub disconnect_number: Option<usize>,
+    /// When the backend came to be owed a disconnect.
+    pub owed_at: Option<u64>,
     /// The reason of its end: the first event that ended it.
     pub cause: Option<(Reason, Option<Detail>)>,
     /// Or this one, if both happened in one turn and cannot be distinguished from outside.

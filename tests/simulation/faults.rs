@@ -152,6 +152,7 @@ pub(super) fn draw_settings(random: &mut Random) -> Settings {
         callback_timeout: millis(random, 500, 4_000),
         connect_queue: millis(random, 500, 6_000),
         callback_concurrency: random.pick(&[1, 2, 3, 8, 128]),
+        disconnect_retry: Duration::from_secs(random.pick(&[0, 0, 2, 10])),
         connect_failure: random.pick(&[ConnectFailure::Status, ConnectFailure::Status, ConnectFailure::Retry]),
         heartbeat_interval: millis(random, 200, 5_000),
         reconnect_delay_ms: random.pick(&[None, None, Some(0), Some(1_000)]),
