@@ -145,7 +145,8 @@ fn connects_answered_during_a_pause_are_accepted() {
     let backend = Backend::new(move |call| if call.action() == "connect" { answer.clone() } else { Answer::ok() });
     let mut gateway = Gateway::start(&backend);
     let clients: Vec<Client> = (0..CONNECTS).map(|n| Client::open(gateway.port, get(&format!("/{n}")))).collect();
-    eventually("the backend has received all of them", || backend.count("connect") == CONNECTS);
+    // The others wait until the gateway knows what the backend can take.
+    eventually("the backend has received several of them", || backend.count("connect") > 4);
     stop(&gateway);
     gate.open();
     std::thread::sleep(LONG);
