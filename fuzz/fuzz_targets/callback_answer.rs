@@ -8,7 +8,9 @@ use json::{Body, Fields, is_line};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use ssegateway::callback::read_answer;
+use ssegateway::send::is_group_name;
 use ssegateway::sse::Event;
+use std::collections::BTreeSet;
 
 fuzz_target!(|input: &[u8]| {
     let mut lossy = String::new();
@@ -56,7 +58,29 @@ fn read(fields: &Fields) -> (Option<Event<'static>>, bool, usize) {
             None
         }
     };
+    flaws += group_flaws(fields.get("groups"));
+    flaws += usize::from(!matches!(fields.get("since"), None | Some(Value::Null | Value::String(_))));
+    flaws += usize::from(!matches!(fields.get("attach"), None | Some(Value::Null | Value::Bool(_))));
     (event, close, flaws)
+}
+
+/// Bad names count once, and so does what is too many, where the reading ends.
+fn group_flaws(groups: Option<&Value>) -> usize {
+    let names = match groups {
+        None | Some(Value::Null) => return 0,
+        Some(Value::Array(names)) => names,
+        Some(_) => return 1,
+    };
+    let (mut known, mut flaws) = (BTreeSet::new(), 0);
+    for name in names {
+        match name.as_str().filter(|name| is_group_name(name)) {
+            Some(name) if known.contains(name) => {}
+            Some(_) if known.len() == 64 => return flaws + 1,
+            Some(name) => drop(known.insert(name)),
+            None => flaws = 1,
+        }
+    }
+    flaws
 }
 
 fn read_event(event: &Fields, flaws: &mut usize) -> Option<Event<'static>> {
