@@ -48,7 +48,7 @@ impl World {
         while let Some(id) = self.gateway.next_dirty() {
             let unsent = self.gateway.unsent(id).len();
             match id == stream {
-                true => self.gateway.refused(self.now(), id, || false),
+                true => self.gateway.refused(self.now(), id),
                 false => self.gateway.wrote(self.now(), id, unsent),
             }
         }

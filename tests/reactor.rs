@@ -77,10 +77,6 @@ impl System for Kernel {
         0
     }
 
-    fn is_window_closed(&mut self, _: &usize) -> bool {
-        false
-    }
-
     fn shutdown_write(&mut self, client: &mut usize) -> io::Result<()> {
         self.shut.push(*client);
         Ok(())

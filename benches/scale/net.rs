@@ -116,10 +116,6 @@ impl System for Memory {
         0
     }
 
-    fn is_window_closed(&mut self, _socket: &Socket) -> bool {
-        false
-    }
-
     fn shutdown_write(&mut self, _socket: &mut Socket) -> io::Result<()> {
         Ok(())
     }

@@ -267,11 +267,10 @@ impl Gateway {
         }
     }
 
-    /// The kernel accepts no more for that connection now. `is_window_closed`: whether the client's receive window is
-    /// the reason; called once per backlog.
-    pub fn refused(&mut self, now: Millis, id: ConnId, is_window_closed: impl FnOnce() -> bool) {
+    /// The kernel accepts no more for that connection now.
+    pub fn refused(&mut self, now: Millis, id: ConnId) {
         if let Some(connection) = self.connections.get_mut(id) {
-            self.shared.outbox.refused(now, &mut connection.out, is_window_closed);
+            self.shared.outbox.refused(now, &mut connection.out);
         }
         self.wrote(now, id, 0);
     }

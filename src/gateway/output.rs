@@ -205,11 +205,11 @@ impl Outbox {
         }
     }
 
-    /// The kernel accepted nothing. If the client's receive window is open, it is unknown whether it reads: it gets
-    /// some time to show that.
-    pub(super) fn refused(&mut self, now: Millis, output: &mut Output, is_window_closed: impl FnOnce() -> bool) {
+    /// The kernel accepted nothing. Of a backlog that has just begun it is unknown whether the client reads: it gets some
+    /// time to show that.
+    pub(super) fn refused(&mut self, now: Millis, output: &mut Output) {
         let Some(content) = output.buffer.present_mut() else { return };
-        if !std::mem::replace(&mut content.was_refused, true) && !is_window_closed() {
+        if !std::mem::replace(&mut content.was_refused, true) {
             content.reads_until = now.after(READS_FOR);
         }
     }

@@ -188,10 +188,6 @@ impl System for MioSystem {
         sys::unacknowledged(socket.as_fd())
     }
 
-    fn is_window_closed(&mut self, socket: &TcpStream) -> bool {
-        sys::is_window_closed(socket.as_fd())
-    }
-
     fn shutdown_write(&mut self, socket: &mut TcpStream) -> io::Result<()> {
         socket.shutdown(Shutdown::Write)
     }

@@ -353,7 +353,7 @@ impl<N: System> Reactor<N> {
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 link.writable = false;
-                self.gateway.refused(self.now, id, || self.net.is_window_closed(&link.socket));
+                self.gateway.refused(self.now, id);
                 // A spinning loop: everything is delivered, but a core is busy.
                 if planted::is("refused-write-is-repeated") {
                     link.writable = true;

@@ -49,8 +49,6 @@ pub trait System {
     fn write(&mut self, socket: &mut Self::Socket, bytes: &[u8]) -> io::Result<usize>;
     /// Bytes written to a socket that its peer has not acknowledged.
     fn unacknowledged(&self, socket: &Self::Socket) -> usize;
-    /// Whether the peer's receive window is closed.
-    fn is_window_closed(&mut self, socket: &Self::Socket) -> bool;
     /// shutdown(2) of the sending side.
     fn shutdown_write(&mut self, socket: &mut Self::Socket) -> io::Result<()>;
     /// close(2).

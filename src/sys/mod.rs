@@ -13,8 +13,7 @@ use errno::check;
 pub use memory::{limit_heap, release_heap, release_stack};
 pub use signals::{Signals, delay_abort};
 pub use socket::{
-    abort_on_close, is_quiet, is_window_closed, listen, send_now, set_stream_options, unacknowledged,
-    wait_any_writable, wait_writable,
+    abort_on_close, is_quiet, listen, send_now, set_stream_options, unacknowledged, wait_any_writable, wait_writable,
 };
 
 use std::io;

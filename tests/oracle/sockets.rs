@@ -182,7 +182,9 @@ impl Oracle {
         if it.backlog == 0 || taken > 0 {
             it.progress_at = now;
         }
-        if taken > 0 && it.was_refused {
+        let begins = it.refused && !it.was_refused;
+        it.was_refused |= it.refused;
+        if begins || (taken > 0 && it.was_refused) {
             it.reads_until = now + READS_FOR;
         }
         it.left_over = offered.len() - taken;
@@ -201,16 +203,6 @@ impl Oracle {
         if let (true, false, Some(stream)) = (it.written_whole, it.wild, &mut it.stream) {
             stream.heartbeat_may = false;
             assert!(stream.expected.is_empty(), "an event left out of the write for its batch");
-        }
-    }
-
-    /// The gateway asks whether a write was refused because the client's window is closed.
-    pub(crate) fn window_told(&mut self, n: usize, closed: bool) {
-        let it = &mut self.exchanges[n];
-        assert!(it.refused && !it.was_refused, "client {n}: an unnecessary query of the window");
-        it.was_refused = true;
-        if !closed {
-            it.reads_until = self.now + READS_FOR;
         }
     }
 

@@ -314,12 +314,6 @@ impl System for World {
         self.kernel.sockets[socket.0].output
     }
 
-    fn is_window_closed(&mut self, socket: &Handle) -> bool {
-        let closed = self.random.chance(500);
-        self.oracle.window_told(socket.0, closed);
-        closed
-    }
-
     fn shutdown_write(&mut self, socket: &mut Handle) -> io::Result<()> {
         let n = socket.0;
         self.worked = true;

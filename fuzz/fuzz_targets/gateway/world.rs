@@ -381,11 +381,7 @@ impl World {
             client.room = client.room.map(|room| room - count);
             let now = Millis::from_millis(self.now);
             if !offered.is_empty() && count == 0 {
-                let oracle = &mut self.oracle;
-                self.gateway.refused(now, client.id, || {
-                    oracle.window_told(at, true);
-                    true
-                });
+                self.gateway.refused(now, client.id);
             } else {
                 self.gateway.wrote(now, client.id, count);
             }
