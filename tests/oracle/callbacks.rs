@@ -150,11 +150,14 @@ impl Oracle {
 
     /// The outage as the gateway may see it in this turn: its start and its last moment.
     fn note_outage(&mut self, is_failure: bool) {
+        let (now, is_on) = (self.now, self.failing_since.is_some());
         if is_failure {
-            let since = *self.failing_since.get_or_insert(self.now);
-            self.outage = (since, self.now);
-        } else {
+            let since = *self.failing_since.get_or_insert(now);
+            // One that has ended in this turn still explains what is written in it.
+            self.outage = (if !is_on && self.outage.1 == now { self.outage.0 } else { since }, now);
+        } else if is_on {
             self.failing_since = None;
+            self.outage.1 = now;
         }
     }
 
