@@ -34,9 +34,10 @@
 //! | status, text or metric label of an answer | `gateway/answers.rs`: a row per refusal and per result of a connect, a match arm per result of a send |
 //! | who answers which request, and its checks | `gateway/routes.rs` |
 //! | the head of a stream, `Date`, CORS fields | `http/response.rs`; what it depends on: `StreamMode` in `gateway/connection.rs` |
-//! | opening streams, when a stream is refused, when a client gets a `retry:` | `gateway/streams.rs`; its jitter: `gateway/jitter.rs` |
+//! | opening streams, when a stream is refused | `gateway/streams.rs` |
+//! | what a client gets in place of a stream, when it is told a `retry:` | `gateway/rejections.rs`; its jitter: `gateway/jitter.rs` |
 //! | sends to streams | `gateway/sends.rs` |
-//! | what a connect's answer may carry | `callback/answer.rs` (reading it), `gateway/streams.rs` (acting on it) |
+//! | what a connect's answer may carry | `callback/answer.rs`, `callback/headers.rs` (reading it), `gateway/streams.rs` (acting on it) |
 //! | how a stream ends; a reason or detail of a disconnect | `gateway/ending.rs`; `callback/mod.rs`, `gateway/stats.rs` |
 //! | a timeout, the heartbeat | its due time in `gateway/connection.rs`, when it is next in `gateway/deadlines.rs`, what happens then in `gateway/expiry.rs` |
 //! | the stages of a shutdown | `gateway/shutdown.rs` |

@@ -149,6 +149,7 @@ pub fn run(mut config: Config, limits: &Limits, listeners: Listeners, signals: S
 fn worker_settings(config: &Config, limits: &Limits, url: &CallbackUrl) -> WorkerSettings {
     WorkerSettings {
         url: url.url.clone(),
+        pass_rejections: config.pass_rejections,
         extra_roots: Vec::new(),
         authorization: config.callback_authorization().map(|value| value.expose().to_owned()),
         instance: config.gateway.instance.clone(),

@@ -141,6 +141,7 @@ fn every_possible_end_of_a_stream_has_a_sample_from_the_start() {
         r#"{reason="error",detail="excess_input"}"#,
         r#"{reason="error",detail="slow_consumer"}"#,
         r#"{reason="error",detail="write_failed"}"#,
+        r#"{reason="server_closed",detail="expired"}"#,
         r#"{reason="server_closed",detail="group_ended"}"#,
         r#"{reason="server_closed",detail="none"}"#,
         r#"{reason="server_closed",detail="nothing_to_attach"}"#,

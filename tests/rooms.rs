@@ -30,7 +30,7 @@ const FILES: [(&str, &[&str]); 13] = [
     ("sse", &["mod"]),
     ("json", &["unescape", "value", "scan", "mod"]),
     ("send", &["mod", "membership"]),
-    ("callback", &["answer", "request", "mod"]),
+    ("callback", &["headers", "answer", "request", "mod"]),
     (
         "hub",
         &[
@@ -75,6 +75,7 @@ const FILES: [(&str, &[&str]); 13] = [
             "members",
             "replay",
             "publishing",
+            "rejections",
             "relief",
             "streams",
             "sends",

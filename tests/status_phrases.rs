@@ -10,10 +10,11 @@ fn every_registered_status_has_its_phrase() {
         let mut out = Vec::new();
         let response = Response {
             status,
-            content_type: "application/json",
+            content_type: b"application/json",
             body: b"",
             fields: &[],
             cors: &CorsHeaders::Off,
+            exposed: false,
             close: true,
             keepalive: None,
             head_only: false,

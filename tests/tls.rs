@@ -135,6 +135,7 @@ fn calls(url: String, extra_roots: &[&CertificateDer<'_>], count: u32) -> Vec<Ou
         authorization: Some("Bearer opensesame".to_owned()),
         instance: "an-instance".to_owned(),
         timeout: Duration::from_secs(1),
+        pass_rejections: false,
         extra_roots: extra_roots.iter().map(|root| root.to_vec()).collect(),
         threads_max: 1,
         late_max: 0,
@@ -144,7 +145,13 @@ fn calls(url: String, extra_roots: &[&CertificateDer<'_>], count: u32) -> Vec<Ou
         .map(|number| {
             let token = uuid::Uuid::from_u128(number.into());
             let request = Request::encode(&mut String::new(), &RequestParts { url: "/x", headers: &[] });
-            workers.submit(Call { id: Key::from_parts(number, 1), kind: CallKind::Connect, token, request });
+            workers.submit(Call {
+                id: Key::from_parts(number, 1),
+                kind: CallKind::Connect,
+                token,
+                request,
+                body: None,
+            });
             let Completion::Called(Called { outcome, .. }) = completions.recv_timeout(PATIENCE).expect("a completion");
             outcome
         })

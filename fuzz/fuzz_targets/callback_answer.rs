@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 fuzz_target!(|input: &[u8]| {
     let mut lossy = String::new();
     let answer = read_answer(input, &mut lossy);
-    if let Some(event) = &answer.event {
+    for event in &answer.events {
         assert!([&event.name, &event.id].into_iter().flatten().all(|line| is_line(line)));
         assert!(event.retry.is_none_or(|retry| retry <= 2_147_483_647));
     }

@@ -1,17 +1,18 @@
 //! The body of a backend's 2xx answer, read field by field: a malformed field is ignored and reported, and does not
 //! hide a valid one (docs/protocol.md, section 3).
 
+use super::headers::ExtraHeaders;
 use crate::json::{self, Value};
-use crate::send::{self, EVENT_FIELDS, GROUPS_MAX, SendError, present};
+use crate::send::{self, EVENT_FIELDS, EVENTS_MAX, GROUPS_MAX, SendError, present};
 use crate::sse::Event;
 use std::borrow::Cow;
 
 /// The commands in a 2xx answer's body. Read leniently: the connect is accepted whatever the body contains.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer<'a> {
-    /// The stream's first event.
-    pub event: Option<Event<'a>>,
-    /// Whether the stream ends after it.
+    /// The stream's first events, in order; at most 1000.
+    pub events: Vec<Event<'a>>,
+    /// Whether the stream ends after them.
     pub close: bool,
     /// The groups that the stream is in: each once, at most 64.
     pub groups: Vec<Cow<'a, str>>,
@@ -19,9 +20,19 @@ pub struct Answer<'a> {
     pub since: Option<Cow<'a, str>>,
     /// Whether there is to be a stream only if one of the groups is alive.
     pub attach: bool,
+    /// Fields for the head of the response.
+    pub headers: ExtraHeaders<'a>,
+    /// The names of fields that may not be written.
+    pub left_out: Vec<Cow<'a, str>>,
+    /// There is to be no stream: 204.
+    pub no_content: bool,
+    /// How long the stream may live, in seconds; at least 1.
+    pub expires_in: Option<u32>,
     /// The rules broken by ignored fields; empty in the normal case.
     pub ignored: Vec<SendError>,
 }
+
+const FIELDS: [&str; 9] = ["event", "close", "groups", "since", "attach", "events", "headers", "status", "expires_in"];
 
 /// Reads the body of a 2xx answer. Empty or blank means `{}`; `null` means that a field is absent, since many backends
 /// serialize optional fields that way. `lossy` is a buffer for a body that is not UTF-8.
@@ -31,14 +42,18 @@ pub fn read_answer<'a>(body: &'a [u8], lossy: &'a mut String) -> Answer<'a> {
     if text.trim_ascii().is_empty() {
         return answer;
     }
-    let Some(fields) = json::object(text, &["event", "close", "groups", "since", "attach"]) else {
+    let Some(fields) = json::object(text, &FIELDS) else {
         answer.ignored.push(SendError::InvalidJson);
         return answer;
     };
-    let [event, close, groups, since, attach] = fields.map(present);
-    match event.map(|event| read_event(event, &mut answer.ignored)).transpose() {
-        Ok(event) => answer.event = event,
-        Err(error) => answer.ignored.push(error),
+    let [event, close, groups, since, attach, events, headers, status, expires_in] = fields.map(present);
+    match (event, events) {
+        (Some(event), _) => match read_event(event, &mut answer.ignored) {
+            Ok(event) => answer.events.push(event),
+            Err(error) => answer.ignored.push(error),
+        },
+        (None, Some(events)) => read_events(events, &mut answer),
+        (None, None) => {}
     }
     match close.map_or(Some(false), Value::as_bool) {
         Some(close) => answer.close = close,
@@ -56,7 +71,38 @@ pub fn read_answer<'a>(body: &'a [u8], lossy: &'a mut String) -> Answer<'a> {
         Some(attach) => answer.attach = attach,
         None => answer.ignored.push(SendError::Attach),
     }
+    match headers.map(ExtraHeaders::read) {
+        Some(Some((headers, left_out))) => (answer.headers, answer.left_out) = (headers, left_out),
+        Some(None) => answer.ignored.push(SendError::Headers),
+        None => {}
+    }
+    match status.map(Value::as_u31) {
+        Some(Some(204)) => answer.no_content = true,
+        Some(_) => answer.ignored.push(SendError::Status),
+        None => {}
+    }
+    match expires_in.map(Value::as_u31) {
+        Some(Some(seconds @ 1..)) => answer.expires_in = Some(seconds),
+        Some(_) => answer.ignored.push(SendError::ExpiresIn),
+        None => {}
+    }
     answer
+}
+
+/// Bad events are left out.
+fn read_events<'a>(events: Value<'a>, answer: &mut Answer<'a>) {
+    let events = events.as_array(EVENTS_MAX).filter(|events| !events.is_empty());
+    let Some(events) = events else { return answer.ignored.push(SendError::Events) };
+    for (index, event) in events.into_iter().enumerate() {
+        let ignored = answer.ignored.len();
+        match read_event(event, &mut answer.ignored) {
+            Ok(event) => answer.events.push(event),
+            Err(error) => answer.ignored.push(error),
+        }
+        for error in &mut answer.ignored[ignored..] {
+            *error = error.in_list(index);
+        }
+    }
 }
 
 /// Bad names are left out, and what is too many.
@@ -101,9 +147,10 @@ mod tests {
 
     /// Reads `body`, checks the ignored fields, and returns the rest.
     fn read<'a>(body: &'a str, ignored: &[SendError]) -> (Option<Event<'a>>, bool) {
-        let answer = read_bytes(body.as_bytes());
+        let mut answer = read_bytes(body.as_bytes());
         assert_eq!(answer.ignored, ignored, "{body}");
-        (answer.event, answer.close)
+        assert!(answer.events.len() <= 1, "{body}");
+        (answer.events.pop(), answer.close)
     }
 
     fn read_bytes(body: &[u8]) -> Answer<'_> {
@@ -224,7 +271,7 @@ mod tests {
     fn broken_text_becomes_replacement_characters() {
         let answer = read_bytes(b"{\"event\":{\"name\":\"\xFF\",\"data\":\"\\ud800\xC3\"},\"close\":true}");
         let event = Event { name: Some("\u{fffd}".into()), ..unnamed("\u{fffd}\u{fffd}") };
-        assert_eq!(answer, Answer { event: Some(event), close: true, ..Answer::default() });
+        assert_eq!(answer, Answer { events: vec![event], close: true, ..Answer::default() });
     }
 
     #[test]
@@ -266,5 +313,42 @@ mod tests {
             assert_eq!(answer.ignored, ignored, "{body}");
         }
         assert!(read_bytes(br#"{"attach":true}"#).attach);
+    }
+
+    #[test]
+    fn several_events_are_read_in_order_and_bad_ones_left_out() {
+        let answer =
+            read_bytes(br#"{"events":[{"data":"a"},{"name":"n"},{"data":"c","id":0.5},{"data":"d","name":"\n"}]}"#);
+        let data: Vec<&str> = answer.events.iter().map(|event| &*event.data).collect();
+        assert_eq!(data, ["a", "c"]);
+        let rules = [SendError::Data.in_list(1), SendError::Id.in_list(2), SendError::NameLineBreak.in_list(3)];
+        assert_eq!(answer.ignored, rules);
+        let both = read_bytes(br#"{"event":{"data":"a"},"events":[{"data":"b"}]}"#);
+        assert_eq!((both.events, both.ignored), (vec![unnamed("a")], Vec::new()));
+        let too_many = format!("{{\"events\":[{}]}}", vec!["{\"data\":\"\"}"; 1001].join(","));
+        for events in ["1", "{}", "[]", "\"x\"", &too_many[10..too_many.len() - 1]] {
+            let body = format!("{{\"events\":{events}}}");
+            let answer = read_bytes(body.leak().as_bytes());
+            assert_eq!((answer.events.len(), answer.ignored), (0, vec![SendError::Events]));
+        }
+    }
+
+    #[test]
+    fn status_and_expiry_are_read_or_named() {
+        let answer = read_bytes(br#"{"status":204,"expires_in":60,"headers":{"X-A":"b","Date":"c"}}"#);
+        assert_eq!((answer.no_content, answer.expires_in, answer.ignored.len()), (true, Some(60), 0));
+        assert_eq!(answer.headers.iter().collect::<Vec<_>>(), [("X-A", &b"b"[..])]);
+        assert_eq!(answer.left_out, ["Date"]);
+        for status in ["200", "404", "\"204\"", "true", "204.5"] {
+            let body = format!("{{\"status\":{status}}}");
+            let answer = read_bytes(body.leak().as_bytes());
+            assert_eq!((answer.no_content, answer.ignored), (false, vec![SendError::Status]), "{status}");
+        }
+        for seconds in ["0", "-1", "1.5", "\"60\"", "true", "2147483648"] {
+            let body = format!("{{\"expires_in\":{seconds}}}");
+            let answer = read_bytes(body.leak().as_bytes());
+            assert_eq!((answer.expires_in, answer.ignored), (None, vec![SendError::ExpiresIn]), "{seconds}");
+        }
+        assert_eq!(read_bytes(br#"{"headers":[]}"#).ignored, [SendError::Headers]);
     }
 }

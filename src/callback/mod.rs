@@ -2,12 +2,16 @@
 //! nor ureq.
 
 mod answer;
+mod headers;
 mod request;
 
 pub use answer::{Answer, read_answer};
+pub use headers::ExtraHeaders;
 pub use request::{Request, RequestParts};
 
 use crate::table::Key;
+use std::str::Utf8Error;
+use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -43,6 +47,8 @@ pub enum Detail {
     GroupEnded,
     /// There was nothing to attach to: `nothing_to_attach`.
     NothingToAttach,
+    /// The stream has lived as long as it may: `expired`.
+    Expired,
 }
 
 /// Identifies one callback in flight.
@@ -74,6 +80,26 @@ pub struct Call {
     pub token: Uuid,
     /// The client's request.
     pub request: Request,
+    /// The body of a POST that asks for a stream.
+    pub body: Option<RequestBody>,
+}
+
+/// The body of a client's request, as a JSON string. It goes with the connect and is not kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestBody(Arc<str>);
+
+impl RequestBody {
+    /// Errors: `text` is not UTF-8.
+    pub fn new(text: &[u8]) -> Result<Self, Utf8Error> {
+        // Writing a string cannot fail.
+        let json = serde_json::to_string(std::str::from_utf8(text)?).unwrap_or_default();
+        Ok(Self(json.into()))
+    }
+
+    /// The length of the JSON string.
+    pub fn bytes(&self) -> usize {
+        self.0.len()
+    }
 }
 
 impl Call {
@@ -91,14 +117,20 @@ impl Call {
         self.body_parts(self.token.hyphenated().encode_lower(&mut buffer)).into_iter().map(str::len).sum()
     }
 
-    fn body_parts<'a>(&'a self, token: &'a str) -> [&'a str; 8] {
+    fn body_parts<'a>(&'a self, token: &'a str) -> [&'a str; 11] {
         let [action, reason, end] = match self.kind {
             CallKind::Connect => ["{\"action\":\"connect", "", ""],
             CallKind::Disconnect { reason, detail: _ } => {
                 ["{\"action\":\"disconnect", "\",\"reason\":\"", reason.as_str()]
             }
         };
-        [action, reason, end, "\",\"token\":\"", token, "\",\"request\":", self.request.json(), "}"]
+        let request = self.request.json();
+        let [request, before, body, after] = match &self.body {
+            // Inside the object, behind its last field.
+            Some(body) => [request.strip_suffix('}').unwrap_or(request), ",\"body\":", &*body.0, "}"],
+            None => [request, "", "", ""],
+        };
+        [action, reason, end, "\",\"token\":\"", token, "\",\"request\":", request, before, body, after, "}"]
     }
 }
 
@@ -112,10 +144,11 @@ pub enum Outcome {
     Answered {
         /// Of the final response; 200 to 999.
         status: u16,
-        /// Values of `Retry-After` (at most one) and `WWW-Authenticate` (each), as received, to be
-        /// passed on with a rejection. Empty for a 2xx.
+        /// Values of `Retry-After` (at most one), `WWW-Authenticate` (each) and `Content-Type` (with `body`), as received, to
+        /// be passed on with a rejection. Empty for a 2xx.
         passed: Vec<(PassedHeader, Vec<u8>)>,
-        /// The body of a 2xx; `None` if it was late, cut short or too long. Not read for a rejection.
+        /// The body, also of a rejection where it is to be passed on; `None` if it is not, or was late, cut short or too
+        /// long.
         body: Option<Vec<u8>>,
         /// An attempt before this one was written to a kept-alive connection, which then closed unanswered: the backend
         /// may have accepted that.
@@ -159,6 +192,8 @@ pub enum PassedHeader {
     RetryAfter,
     /// `WWW-Authenticate`.
     WwwAuthenticate,
+    /// `Content-Type`, of a body that is passed on.
+    ContentType,
 }
 
 /// A finished callback.
@@ -194,6 +229,7 @@ impl Detail {
             Self::ConnectBroken => "connect_broken",
             Self::GroupEnded => "group_ended",
             Self::NothingToAttach => "nothing_to_attach",
+            Self::Expired => "expired",
         }
     }
 }
@@ -205,7 +241,7 @@ mod tests {
     const TOKEN: Uuid = Uuid::from_u128(0x0123_4567_89AB_4DEF_8123_4567_89AB_CDEF);
 
     fn body(kind: CallKind, request: Request) -> String {
-        let call = Call { id: Key::from_parts(0, 0), kind, token: TOKEN, request };
+        let call = Call { id: Key::from_parts(0, 0), kind, token: TOKEN, request, body: None };
         let mut body = Vec::new();
         call.write_body(&mut body);
         assert_eq!(body.len(), call.body_bytes());
@@ -250,5 +286,23 @@ mod tests {
         ] {
             assert_eq!(detail.as_str(), text);
         }
+    }
+
+    #[test]
+    fn the_body_of_a_post_goes_with_its_connect() {
+        let parts = RequestParts { url: "/chat", headers: &[] };
+        let request = Request::encode_post(&mut String::new(), &parts);
+        let text = RequestBody::new("{\"q\":\"\u{e9}\n\"}".as_bytes()).unwrap();
+        let call = Call { id: Key::from_parts(0, 0), kind: CallKind::Connect, token: TOKEN, request, body: Some(text) };
+        let mut body = Vec::new();
+        call.write_body(&mut body);
+        assert_eq!(body.len(), call.body_bytes());
+        assert_eq!(
+            String::from_utf8(body).unwrap(),
+            format!(
+                r#"{{"action":"connect","token":"{TOKEN}","request":{{"url":"/chat","headers":{{}},"method":"POST","body":"{{\"q\":\"é\n\"}}"}}}}"#
+            )
+        );
+        assert!(RequestBody::new(b"\xff").is_err());
     }
 }

@@ -47,14 +47,22 @@ const BEFORE_URL: &str = "{\"url\":\"";
 impl Request {
     /// The JSON is built in `scratch`, so that the result is one allocation of the right size.
     pub fn encode(scratch: &mut String, parts: &RequestParts<'_>) -> Self {
+        Self::encode_to(scratch, parts, "}}")
+    }
+
+    /// The same of a POST: with `"method":"POST"` behind the headers.
+    pub fn encode_post(scratch: &mut String, parts: &RequestParts<'_>) -> Self {
+        Self::encode_to(scratch, parts, "},\"method\":\"POST\"}")
+    }
+
+    fn encode_to(out: &mut String, parts: &RequestParts<'_>, end: &str) -> Self {
         let RequestParts { url, headers } = *parts;
-        let out = scratch;
         out.clear();
         out.push_str(BEFORE_URL);
         push_text(out, url);
         out.push_str("\",\"headers\":{");
         push_headers(out, headers);
-        out.push_str("}}");
+        out.push_str(end);
         Self(Arc::from(out.as_str()))
     }
 

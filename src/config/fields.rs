@@ -29,6 +29,8 @@ pub struct Config {
     pub internal_address: Option<IpAddr>,
     /// `MAX_STREAMS`; the possible number is in [`Settings::streams_max`] after [`Config::fit`].
     pub streams_wanted: Option<usize>,
+    /// `REJECTION_BODY`: whether bodies of rejections are passed on.
+    pub pass_rejections: bool,
     /// `LOG_LEVEL`.
     pub log_level: LevelFilter,
     /// `LOG_FORMAT`.
@@ -49,6 +51,7 @@ impl Default for Config {
             internal_port: None,
             internal_address: None,
             streams_wanted: None,
+            pass_rejections: false,
             log_level: LevelFilter::Info,
             log_format: LogFormat::Text,
             gateway: Settings::default(),

@@ -30,6 +30,7 @@ const HEADER_BYTES_MIN: u64 = 256;
 
 const CONNECT_FAILURES: [(&str, ConnectFailure); 2] =
     [("status", ConnectFailure::Status), ("retry", ConnectFailure::Retry)];
+const REJECTION_BODIES: [(&str, bool); 2] = [("pass", true), ("replace", false)];
 const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 const SWITCH: [(&str, bool); 2] = [("on", true), ("off", false)];
 
@@ -205,6 +206,9 @@ pub const VARIABLES: &[Variable] = {
             "what clients get while the backend is unreachable: an error (status), or a short stream after which they reconnect (retry)",
             |config, text| set(&mut config.gateway.connect_failure, choice(text, &CONNECT_FAILURES)),
             |config| name_of(config.gateway.connect_failure, &CONNECT_FAILURES)),
+        row("REJECTION_BODY", Literal, "whether a rejected client gets the backend's body (pass) or a short JSON error (replace)",
+            |config, text| set(&mut config.pass_rejections, choice(text, &REJECTION_BODIES)),
+            |config| name_of(config.pass_rejections, &REJECTION_BODIES)),
         row("RECONNECT_DELAY_MILLISECONDS", Derived("none"), "retry field sent to clients, plus or minus 20 %",
             |config, text| set(&mut config.gateway.reconnect_delay_ms, integer(text, 0, RECONNECT_DELAY_MAX).map(Some)),
             |config| optional(config.gateway.reconnect_delay_ms, |delay| shown(&delay))),
@@ -218,6 +222,15 @@ pub const VARIABLES: &[Variable] = {
         row("MAX_STREAMS", Derived("from the descriptor limit"), "maximum streams",
             |config, text| set(&mut config.streams_wanted, integer(text, 1, STREAMS_MAX).map(Some)),
             |config| shown(&config.gateway.streams_max)),
+        row("POST_STREAMS", Literal, "whether a POST asks for a stream as a GET does, with its body for the backend: on or off",
+            |config, text| set(&mut config.gateway.post_streams, choice(text, &SWITCH)),
+            |config| name_of(config.gateway.post_streams, &SWITCH)),
+        row("MAX_STREAM_BODY_BYTES", Literal, "maximum size of the body of a POST that asks for a stream",
+            |config, text| set(&mut config.gateway.stream_body_bytes_max, integer(text, 1, BYTES_MAX)),
+            |config| shown(&config.gateway.stream_body_bytes_max)),
+        row("MAX_STREAM_SECONDS", Literal, "a stream ends after so long, plus or minus 10 %, and its client reconnects; 0: never",
+            |config, text| set(&mut config.gateway.stream_age_max, seconds(text, 0).map(|age| Some(age).filter(|age| !age.is_zero()))),
+            |config| shown(&config.gateway.stream_age_max.map_or(0, |age| age.as_secs()))),
         row("MAX_HEADER_BYTES", Literal, "maximum size of request line and headers",
             |config, text| set(&mut config.gateway.head_bytes_max, integer(text, HEADER_BYTES_MIN, BYTES_MAX)),
             |config| shown(&config.gateway.head_bytes_max)),

@@ -1,6 +1,6 @@
 //! Outcomes as HTTP: each refusal, result of a send and result of a connect, with its status, text and metric label.
 
-use crate::callback::PassedHeader;
+use crate::callback::{ExtraHeaders, PassedHeader};
 use crate::cursor::Cursor;
 use crate::http::response::{self, CorsHeaders, Date, Response};
 use crate::metrics;
@@ -195,21 +195,30 @@ const CHALLENGE: &[Field<'static>] = &[("WWW-Authenticate", b"Bearer")];
 const NO_CORS: &CorsHeaders = &CorsHeaders::Off;
 
 /// Name and value of a header field.
-type Field<'a> = (&'static str, &'a [u8]);
+type Field<'a> = (&'a str, &'a [u8]);
 
 /// A response, without its date and [`ResponseMode`].
 #[derive(Debug)]
 pub(super) struct Answer<'a> {
     status: u16,
-    content_type: &'static str,
+    content_type: &'a [u8],
     body: Cow<'a, [u8]>,
     fields: Cow<'a, [Field<'a>]>,
     cors: &'a CorsHeaders,
+    /// Whether pages of other origins may read the fields.
+    exposed: bool,
 }
 
 impl<'a> Answer<'a> {
     fn new(status: u16, body: impl Into<Cow<'a, [u8]>>) -> Self {
-        Answer { status, content_type: response::JSON, body: body.into(), fields: Cow::Borrowed(&[]), cors: NO_CORS }
+        Answer {
+            status,
+            content_type: response::JSON.as_bytes(),
+            body: body.into(),
+            fields: Cow::Borrowed(&[]),
+            cors: NO_CORS,
+            exposed: false,
+        }
     }
 
     /// All messages are plain text without quotes.
@@ -262,13 +271,15 @@ impl<'a> Answer<'a> {
         Answer::new(204, b"".as_slice()).with_cors(cors).with_fields(vec![("Allow", allow.as_bytes())])
     }
 
-    /// The answer to a CORS preflight (WHATWG Fetch, section 3.2.2). `headers` may be sent.
-    pub(super) fn preflight(cors: &'a CorsHeaders, headers: &'a str) -> Self {
+    /// The answer to a CORS preflight (WHATWG Fetch, section 3.2.2). `headers` may be sent, by a POST where there are such
+    /// streams.
+    pub(super) fn preflight(cors: &'a CorsHeaders, headers: &'a str, post_streams: bool) -> Self {
+        let methods: &[u8] = if post_streams { b"GET, POST" } else { b"GET" };
         let answer = Answer::new(204, b"".as_slice()).with_cors(cors);
         match cors {
             CorsHeaders::Off | CorsHeaders::Denied => answer,
             CorsHeaders::Any | CorsHeaders::Origin(_) => answer.with_fields(vec![
-                ("Access-Control-Allow-Methods", b"GET".as_slice()),
+                ("Access-Control-Allow-Methods", methods),
                 ("Access-Control-Allow-Headers", headers.as_bytes()),
                 ("Access-Control-Max-Age", b"86400"),
             ]),
@@ -314,8 +325,9 @@ impl<'a> Answer<'a> {
     }
 
     /// The one answer after which `EventSource` stays away.
-    pub(super) fn no_content(cors: &'a CorsHeaders) -> Self {
-        Answer::new(204, b"".as_slice()).with_cors(cors)
+    pub(super) fn no_content(cors: &'a CorsHeaders, headers: &'a ExtraHeaders<'a>) -> Self {
+        let fields: Vec<Field<'a>> = headers.iter().collect();
+        Answer { exposed: true, ..Answer::new(204, b"".as_slice()).with_cors(cors).with_fields(fields) }
     }
 
     /// How a group stands.
@@ -354,14 +366,28 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// The backend rejected the connect.
-    pub(super) fn rejection(status: u16, passed: &'a [(PassedHeader, Vec<u8>)], cors: &'a CorsHeaders) -> Self {
-        let answer = Answer::error(status, &format!("Backend returned {status}")).with_cors(cors);
-        let field = |(header, value): &'a (PassedHeader, Vec<u8>)| match header {
-            PassedHeader::RetryAfter => ("Retry-After", value.as_slice()),
-            PassedHeader::WwwAuthenticate => ("WWW-Authenticate", value.as_slice()),
+    /// The backend rejected the connect; `body` is its own, if that is passed on.
+    pub(super) fn rejection(
+        status: u16,
+        passed: &'a [(PassedHeader, Vec<u8>)],
+        body: Option<&'a [u8]>,
+        cors: &'a CorsHeaders,
+    ) -> Self {
+        let body = body.filter(|body| !body.is_empty());
+        let mut answer = match body {
+            Some(body) => Answer { content_type: b"", ..Answer::new(status, body) },
+            None => Answer::error(status, &format!("Backend returned {status}")),
         };
-        answer.with_fields(passed.iter().map(field).collect::<Vec<_>>())
+        let mut fields = Vec::new();
+        for (header, value) in passed {
+            match header {
+                PassedHeader::RetryAfter => fields.push(("Retry-After", value.as_slice())),
+                PassedHeader::WwwAuthenticate => fields.push(("WWW-Authenticate", value.as_slice())),
+                PassedHeader::ContentType if body.is_some() => answer.content_type = value,
+                PassedHeader::ContentType => {}
+            }
+        }
+        answer.with_cors(cors).with_fields(fields)
     }
 
     pub(super) fn listing(json: String) -> Self {
@@ -369,7 +395,7 @@ impl<'a> Answer<'a> {
     }
 
     pub(super) fn metrics(text: String) -> Self {
-        Answer { content_type: metrics::CONTENT_TYPE, ..Answer::new(200, text.into_bytes()) }
+        Answer { content_type: metrics::CONTENT_TYPE.as_bytes(), ..Answer::new(200, text.into_bytes()) }
     }
 
     /// Appends the response; `keepalive` is how long its connection may be idle, if it is announced.
@@ -380,6 +406,7 @@ impl<'a> Answer<'a> {
             body: &self.body,
             fields: &self.fields,
             cors: self.cors,
+            exposed: self.exposed,
             close: !mode.keep_alive,
             keepalive,
             head_only: mode.head_only,

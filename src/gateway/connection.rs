@@ -84,8 +84,17 @@ pub(super) enum Purpose {
     Send,
     /// Change the groups of a stream.
     Groups,
+    /// A stream, by a POST.
+    Stream(Box<StreamRequest>),
     /// Read past the body, then answer.
     Answer(Reply),
+}
+
+/// A client's request for a stream.
+pub(super) struct StreamRequest {
+    pub request: Request,
+    pub mode: StreamMode,
+    pub resume: Resume,
 }
 
 impl Purpose {
@@ -95,6 +104,7 @@ impl Purpose {
             Self::Answer(Reply::Refused(..) | Reply::MethodNotAllowed(..) | Reply::BadParameter(_)) => true,
             Self::Send
             | Self::Groups
+            | Self::Stream(_)
             | Self::Answer(
                 Reply::Healthz
                 | Reply::Readyz
@@ -111,6 +121,7 @@ impl Purpose {
     /// The CORS fields of the answer.
     pub(super) fn cors(&self) -> &CorsHeaders {
         match self {
+            Self::Stream(stream) => &stream.mode.cors,
             Self::Answer(
                 Reply::Options(_, cors)
                 | Reply::Preflight(cors, _)
@@ -166,7 +177,7 @@ impl Body {
     /// Continues reading. `bytes_max` limits a chunked body; a declared length has been checked earlier.
     pub(super) fn read(&mut self, input: &[u8], bytes_max: usize) -> Progress {
         let keep = match self.purpose {
-            Purpose::Send | Purpose::Groups => true,
+            Purpose::Send | Purpose::Groups | Purpose::Stream(_) => true,
             Purpose::Answer(_) => false,
         };
         let (bytes, taken) = (&mut self.bytes, &mut self.taken);

@@ -7,6 +7,8 @@ use crate::hub::ConnId;
 use crate::planted;
 use crate::table::Table;
 use crate::timer::Timer;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::time::Duration;
 
 /// How long a peer may be silent after the last response before its connection is closed, and the longest time that its
@@ -23,11 +25,14 @@ const TIMER_AHEAD_MAX: Duration = Duration::from_secs(30);
 /// The deadlines of all connections.
 pub(super) struct Deadlines {
     timer: Timer,
+    /// When streams expire. Apart from the other deadlines, as few streams do, and the others are not to pay for it. Some
+    /// have ended since.
+    expiries: BinaryHeap<Reverse<(Millis, ConnId)>>,
 }
 
 impl Deadlines {
     pub(super) fn new(now: Millis) -> Self {
-        Self { timer: Timer::new(now) }
+        Self { timer: Timer::new(now), expiries: BinaryHeap::new() }
     }
 
     /// Schedules a check of the connection's deadline.
@@ -47,7 +52,30 @@ impl Deadlines {
     }
 
     pub(super) fn next_due(&self) -> Option<Millis> {
-        self.timer.next_due()
+        let expiry = self.expiries.peek().map(|Reverse((at, _))| *at);
+        self.timer.next_due().into_iter().chain(expiry).min()
+    }
+
+    /// Ends that stream at `at`.
+    pub(super) fn expire_at(&mut self, at: Millis, id: ConnId) {
+        self.expiries.push(Reverse((at, id)));
+    }
+
+    /// Takes the next stream that expires; it may have ended already.
+    pub(super) fn pop_expiry(&mut self, now: Millis) -> Option<ConnId> {
+        let Reverse((at, _)) = self.expiries.peek()?;
+        if *at > now {
+            return None;
+        }
+        self.expiries.pop().map(|Reverse((_, id))| id)
+    }
+
+    /// Forgets expiries of streams that have ended, once these are most of them. `streams`: how many are open.
+    pub(super) fn bound_expiries(&mut self, streams: u64, connections: &Table<Connection>) {
+        const STALE_MIN: u64 = 64;
+        if self.expiries.len() as u64 > 2 * streams + STALE_MIN {
+            self.expiries.retain(|Reverse((_, id))| connections.get(*id).is_some_and(Connection::is_stream));
+        }
     }
 
     /// Frees unused memory.

@@ -5,11 +5,15 @@ use super::answers::{ConnectResult, Refusal};
 use super::connection::{Closing, Connection, Input, State};
 use super::deadlines;
 use super::shared::Shared;
-use crate::callback::Detail;
+use crate::callback::{Detail, Reason};
 use crate::clock::Millis;
 use crate::hub::EndReason;
 use crate::planted;
+use crate::table::Table;
 use std::time::Duration;
+
+/// The end of a stream that has lived as long as it may.
+const EXPIRED: EndReason = EndReason { reason: Reason::ServerClosed, detail: Some(Detail::Expired) };
 
 impl Shared {
     /// The connection's deadline has passed.
@@ -45,6 +49,18 @@ impl Shared {
             State::Closing(Closing::Flushing | Closing::Cut { .. }) => self.close(connection, CloseMode::Abort),
             State::Answering(_) | State::Closed(_) => {}
         }
+    }
+
+    /// Ends streams that have lived as long as they may: at most so many. `true` if there may be more.
+    pub(super) fn expire_streams(&mut self, now: Millis, connections: &mut Table<Connection>, at_most: usize) -> bool {
+        self.deadlines.bound_expiries(self.stats.streams_open, connections);
+        for _ in 0..at_most {
+            let Some(id) = self.deadlines.pop_expiry(now) else { return false };
+            let Some(connection) = connections.get_mut(id) else { continue };
+            self.end_in_order(now, connection, EXPIRED);
+            self.settle(now, connections, id);
+        }
+        true
     }
 
     /// The drain reaches a connection.

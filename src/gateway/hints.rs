@@ -103,7 +103,10 @@ impl Hints {
             | SendError::AnswerGroups
             | SendError::TooManyGroups
             | SendError::Since
-            | SendError::Attach => "the sender received this error as its answer",
+            | SendError::Attach
+            | SendError::Headers
+            | SendError::Status
+            | SendError::ExpiresIn => "the sender received this error as its answer",
         };
         if let Some(hint) = self.once(hint) {
             warn!(error = &*error.message(), hint; "a send was refused");

@@ -1,5 +1,7 @@
 //! Jitter for `retry`, so that pages that lost their streams together do not reconnect together.
 
+use std::time::Duration;
+
 /// A generator of pseudo-random numbers: SplitMix64 (Steele, Lea and Flood, 2014). Not for secrets.
 pub(super) struct Jitter(u64);
 
@@ -18,14 +20,23 @@ impl Jitter {
         self.between(delay - delay / 5, delay.saturating_add(delay / 5).max(most))
     }
 
+    /// A time within a tenth of `age`, in milliseconds.
+    pub(super) fn spread_age(&mut self, age: Duration) -> Duration {
+        let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX / 2);
+        Duration::from_millis(self.next_between(age - age / 10, age + age / 10))
+    }
+
     fn between(&mut self, least: u32, most: u32) -> u32 {
+        u32::try_from(self.next_between(least.into(), most.into())).unwrap_or(u32::MAX)
+    }
+
+    fn next_between(&mut self, least: u64, most: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         mixed ^= mixed >> 31;
-        let (least, most) = (u64::from(least), u64::from(most.max(least)));
-        u32::try_from(least + mixed % (most - least + 1)).unwrap_or(u32::MAX)
+        least + mixed % (most.saturating_sub(least) + 1)
     }
 }
 
@@ -45,5 +56,8 @@ mod tests {
         let delays: Vec<u32> = (0..10_000).map(|_| jitter.spread_up_to(100, 300)).collect();
         assert_eq!((delays.iter().min(), delays.iter().max()), (Some(&80), Some(&300)));
         assert!((0..1000).all(|_| jitter.spread_up_to(100, 90) <= 120));
+        let ages: Vec<Duration> = (0..10_000).map(|_| jitter.spread_age(Duration::from_secs(1))).collect();
+        let bounds = (Duration::from_millis(900), Duration::from_millis(1100));
+        assert_eq!((ages.iter().min(), ages.iter().max()), (Some(&bounds.0), Some(&bounds.1)));
     }
 }

@@ -24,8 +24,7 @@
 //! | `relief` | what is given up when memory is short |
 //! | `members` | bringing streams up to date with their groups |
 //! | `publishing`, `replay` | sends to groups, joining and leaving; where a stream in groups begins |
-//! | `streams` | asking the backend, opening |
-//! | `sends` | sends to streams |
+//! | `rejections`, `streams` | what a client gets in place of a stream; asking the backend, opening |
 //! | `sends` | sends to streams |
 //! | `expiry` | timeouts, heartbeats and the drain of a connection |
 //! | `requests` | bytes to requests to answers |
@@ -49,6 +48,7 @@ mod output;
 mod places;
 mod publishing;
 mod reached;
+mod rejections;
 mod relief;
 mod replay;
 mod requests;
@@ -297,12 +297,10 @@ impl Gateway {
 
     /// The same for a few more timers, once all output is flushed.
     pub fn expire_more(&mut self, now: Millis) -> bool {
-        let mut more = true;
-        for _ in 0..FIRED_AT_ONCE {
-            let Some((id, due)) = self.shared.deadlines.pop(now) else {
-                more = false;
-                break;
-            };
+        let mut more = self.shared.expire_streams(now, &mut self.connections, FIRED_AT_ONCE);
+        for fired in 1..=FIRED_AT_ONCE {
+            let Some((id, due)) = self.shared.deadlines.pop(now) else { break };
+            more |= fired == FIRED_AT_ONCE;
             let Some(connection) = self.connections.get_mut(id) else { continue };
             if connection.scheduled != due {
                 continue;

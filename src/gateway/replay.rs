@@ -138,7 +138,7 @@ impl Shared {
             out.extend_from_slice(first.take().map_or(&[], IdLine::as_bytes));
             sse::write_retry(out, retry);
         }
-        if let Some(event) = &answer.event {
+        for event in &answer.events {
             self.hints.foreign_id(event);
             let mut frame = Vec::new();
             Event { id: None, ..event.clone() }.write(&mut frame);

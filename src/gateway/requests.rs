@@ -7,6 +7,7 @@ use super::connection::{
 };
 use super::listing::{Heading, Listing};
 use super::routes::{self, Reply, Route};
+use super::settings::Settings;
 use super::shared::Shared;
 use crate::callback::Detail;
 use crate::clock::Millis;
@@ -82,7 +83,7 @@ impl Shared {
             let State::Reading(reading) = &mut connection.state else { break };
             let rest = &input[at..];
             let used = match &mut reading.body {
-                Some(body) => match body.read(rest, self.settings.body_bytes_max) {
+                Some(body) => match body.read(rest, body_bytes_max(&body.purpose, &self.settings)) {
                     Progress::More(used) => Some(used),
                     Progress::Done(used) => {
                         self.finish_body_of_request(now, connections, id, &rest[used..]);
@@ -134,7 +135,7 @@ impl Shared {
             }
         };
         match routes::route(&head, connection.listener, connection.peer, &self.settings) {
-            Route::Stream(cors) if self.is_too_long(head.framing) => {
+            Route::Stream(cors) if is_longer(head.framing, self.settings.body_bytes_max) => {
                 self.refuse_cors(now, connection, Refusal::BodyTooLarge, &cors);
                 Some(head.bytes)
             }
@@ -142,6 +143,11 @@ impl Shared {
                 let mode = StreamMode { chunked: head.version == Version::Http11, cors };
                 self.connect(now, connection, &head, mode);
                 Some(head.bytes)
+            }
+            Route::PostedStream(cors) => {
+                let mode = StreamMode { chunked: head.version == Version::Http11, cors };
+                let purpose = Purpose::Stream(Box::new(self.read_posted(&head, mode)));
+                self.start_body(now, connections, id, &head, purpose, &input[head.bytes..])
             }
             Route::Send => self.start_body(now, connections, id, &head, Purpose::Send, &input[head.bytes..]),
             Route::Groups => self.start_body(now, connections, id, &head, Purpose::Groups, &input[head.bytes..]),
@@ -163,7 +169,7 @@ impl Shared {
         rest: &[u8],
     ) -> Option<usize> {
         let mode = ResponseMode { keep_alive: head.keep_alive, head_only: head.method == "HEAD" };
-        let too_long = self.is_too_long(head.framing);
+        let too_long = is_longer(head.framing, body_bytes_max(&purpose, &self.settings));
         let remaining = match head.framing {
             Framing::Empty => {
                 let mode = self.mode_before(mode, rest);
@@ -183,7 +189,7 @@ impl Shared {
                 self.finish_request(now, connections, id, purpose, &[], ResponseMode { keep_alive: false, ..mode });
                 return Some(head.bytes);
             }
-            Purpose::Send | Purpose::Groups | Purpose::Answer(_) => {}
+            Purpose::Send | Purpose::Groups | Purpose::Stream(_) | Purpose::Answer(_) => {}
         }
         if head.expect == Expect::Continue {
             response::write_continue(self.outbox.bytes(now, &mut current(connections, id).out));
@@ -221,10 +227,6 @@ impl Shared {
         }
     }
 
-    fn is_too_long(&self, framing: Framing) -> bool {
-        matches!(framing, Framing::Length(length) if length > self.settings.body_bytes_max as u64)
-    }
-
     /// The current body is too long.
     fn refuse_body(&mut self, now: Millis, connections: &mut Table<Connection>, id: ConnId) {
         let connection = current(connections, id);
@@ -234,7 +236,11 @@ impl Shared {
                 body.mode.keep_alive = false;
                 self.finish_body_of_request(now, connections, id, &[]);
             }
-            Some(_) | None => self.refuse(now, connection, Refusal::BodyTooLarge),
+            Some(body) => {
+                let cors = body.purpose.cors().clone();
+                self.refuse_cors(now, connection, Refusal::BodyTooLarge, &cors);
+            }
+            None => {}
         }
     }
 
@@ -259,6 +265,7 @@ impl Shared {
                 self.answer(now, current(connections, id), &Answer::membership(result), mode);
                 mode.keep_alive
             }
+            Purpose::Stream(stream) => return self.connect_posted(now, current(connections, id), *stream, body),
             // Reports can be a megabyte, so each is the last answer on its connection.
             Purpose::Answer(Reply::Metrics) => {
                 let mode = ResponseMode { keep_alive: false, ..mode };
@@ -313,7 +320,7 @@ impl Shared {
             Reply::Healthz => Answer::healthy(),
             Reply::Readyz => Answer::readiness(self.settings.callback_configured, self.shutdown.has_begun()),
             Reply::Options(allow, cors) => Answer::options(allow, cors),
-            Reply::Preflight(cors, headers) => Answer::preflight(cors, headers),
+            Reply::Preflight(cors, headers) => Answer::preflight(cors, headers, self.settings.post_streams),
             Reply::Refused(refusal, cors) => {
                 self.stats.refuse(*refusal);
                 Answer::refusal(*refusal, cors)
@@ -401,6 +408,19 @@ impl Shared {
         self.answer(now, connection, &answer, ResponseMode::LAST);
         self.start_closing(connection);
     }
+}
+
+/// The longest body of a request for that purpose.
+fn body_bytes_max(purpose: &Purpose, settings: &Settings) -> usize {
+    match purpose {
+        Purpose::Stream(_) => settings.stream_body_bytes_max,
+        Purpose::Send | Purpose::Groups | Purpose::Answer(_) => settings.body_bytes_max,
+    }
+}
+
+/// Whether a body is declared to be longer than that.
+fn is_longer(framing: Framing, bytes_max: usize) -> bool {
+    matches!(framing, Framing::Length(length) if length > bytes_max as u64)
 }
 
 /// The client of a refused expectation may never send its body.

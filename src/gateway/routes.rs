@@ -33,6 +33,8 @@ pub enum Peer {
 pub(super) enum Route {
     /// A GET for a stream.
     Stream(CorsHeaders),
+    /// A POST that asks for a stream.
+    PostedStream(CorsHeaders),
     /// A POST whose body is a send.
     Send,
     /// A POST whose body changes the groups of a stream.
@@ -88,6 +90,7 @@ const PAGE_LIMIT_MAX: usize = 10_000;
 const ALLOWED_HEADERS: &str = "Authorization, Cache-Control, Content-Type, Last-Event-ID";
 
 const ALLOW_STREAM: &str = "GET, OPTIONS";
+const ALLOW_POSTED_STREAM: &str = "GET, POST, OPTIONS";
 const ALLOW_PROBE: &str = "GET, HEAD, OPTIONS";
 const ALLOW_SEND: &str = "POST, OPTIONS";
 const ALLOW_REPORT: &str = "GET, OPTIONS";
@@ -122,14 +125,20 @@ fn probe(head: &Head<'_, '_>, reply: Reply) -> Route {
 
 fn stream(head: &Head<'_, '_>, settings: &Settings) -> Route {
     let cors = cors_headers(&settings.cors, head.origin);
+    let post = settings.post_streams;
+    let allow = if post { ALLOW_POSTED_STREAM } else { ALLOW_STREAM };
     match head.method {
-        "GET" if head.expect == Expect::Unknown => Route::Answer(Reply::Refused(Refusal::Expectation, cors)),
+        "GET" | "POST" if head.expect == Expect::Unknown && (post || head.method == "GET") => {
+            Route::Answer(Reply::Refused(Refusal::Expectation, cors))
+        }
         "GET" => Route::Stream(cors),
+        "POST" if post && head.is_coded => Route::Answer(Reply::Refused(Refusal::MediaType, cors)),
+        "POST" if post => Route::PostedStream(cors),
         "OPTIONS" if cors != CorsHeaders::Off && head.header("access-control-request-method").is_some() => {
             Route::Answer(Reply::Preflight(cors, allowed_headers(head)))
         }
-        "OPTIONS" => Route::Answer(Reply::Options(ALLOW_STREAM, cors)),
-        _ => Route::Answer(Reply::MethodNotAllowed(ALLOW_STREAM, cors)),
+        "OPTIONS" => Route::Answer(Reply::Options(allow, cors)),
+        _ => Route::Answer(Reply::MethodNotAllowed(allow, cors)),
     }
 }
 

@@ -53,6 +53,12 @@ pub struct Settings {
     pub internal_token: Option<Secret>,
     /// `MAX_STREAMS`, or the number allowed by the descriptor limit.
     pub streams_max: usize,
+    /// `MAX_STREAM_SECONDS`: a stream ends after so long, give or take a tenth.
+    pub stream_age_max: Option<Duration>,
+    /// `POST_STREAMS`: whether a POST outside `/internal/` asks for a stream.
+    pub post_streams: bool,
+    /// `MAX_STREAM_BODY_BYTES`: the body of such a POST.
+    pub stream_body_bytes_max: usize,
     /// `MAX_HEADER_BYTES`.
     pub head_bytes_max: usize,
     /// `MAX_BODY_BYTES`.
@@ -111,6 +117,9 @@ impl Default for Settings {
             internal_token: None,
             // A placeholder; it is derived from the descriptor limit.
             streams_max: 1024,
+            post_streams: false,
+            stream_body_bytes_max: 256 * 1024,
+            stream_age_max: None,
             head_bytes_max: 16 * 1024,
             body_bytes_max: 1024 * 1024,
             pending_bytes_max: 1024 * 1024,

@@ -22,7 +22,7 @@ impl CallFailure {
 const REASONS: [Reason; 3] = [Reason::ClientClosed, Reason::ServerClosed, Reason::Error];
 
 /// The possible details of a reason; `None` is "none".
-const DETAILS: [Option<Detail>; 10] = [
+const DETAILS: [Option<Detail>; 11] = [
     None,
     Some(Detail::SlowConsumer),
     Some(Detail::ClientTimeout),
@@ -33,6 +33,7 @@ const DETAILS: [Option<Detail>; 10] = [
     Some(Detail::ConnectBroken),
     Some(Detail::GroupEnded),
     Some(Detail::NothingToAttach),
+    Some(Detail::Expired),
 ];
 
 /// The `action` of each lane's callbacks, at its index.
@@ -395,7 +396,7 @@ fn goes_with(reason: Reason, detail: Option<Detail>) -> bool {
 /// Whether a stream with that detail ends as it should.
 fn is_clean(detail: Detail) -> bool {
     match detail {
-        Detail::Shutdown | Detail::GroupEnded | Detail::NothingToAttach => true,
+        Detail::Shutdown | Detail::GroupEnded | Detail::NothingToAttach | Detail::Expired => true,
         Detail::SlowConsumer
         | Detail::ClientTimeout
         | Detail::WriteFailed

@@ -1,15 +1,14 @@
-//! Streams: asking the backend, opening, sending.
+//! Streams: asking the backend, opening.
 
-use super::answers::{Answer, ConnectResult, ResponseMode};
-use super::connection::{Closing, Connecting, Connection, DiscardBudget, State, StreamMode, Streaming};
+use super::answers::{ConnectResult, Refusal};
+use super::connection::{Connecting, Connection, DiscardBudget, State, StreamMode, StreamRequest, Streaming};
 use super::reached::Reached;
-use super::settings::ConnectFailure;
+use super::rejections::take_connecting;
 use super::shared::Shared;
-use crate::callback::{self, CallId, Detail, Outcome, PassedHeader, Reason, Request, RequestParts};
+use crate::callback::{self, CallId, Detail, Outcome, Reason, Request, RequestBody, RequestParts};
 use crate::clock::Millis;
 use crate::http::request::{Framing, Head};
-use crate::http::response;
-use crate::hub::{EndReason, Ended, Joined, Lane, Pending, PendingConnect, PendingDisconnect};
+use crate::hub::{ConnId, EndReason, Ended, Joined, Lane, Pending, PendingConnect, PendingDisconnect};
 use crate::planted;
 use crate::sse;
 use crate::table::Table;
@@ -20,12 +19,6 @@ use std::time::Duration;
 /// Bytes that a client may send after its GET and its body; enough for a stray CRLF or a pipelined request.
 const INPUT_AFTER_GET_BYTES: u64 = 8 * 1024;
 
-/// `retry` of a stream that failed to open, if `RECONNECT_DELAY_MILLISECONDS` is not set; the default of browsers.
-const RETRY_DEFAULT_MS: u32 = 3000;
-
-/// The longest `retry` of a stream that failed to open while the backend is down.
-const RETRY_MAX: Duration = Duration::from_secs(60);
-
 /// This many disconnects may be queued even if very few streams are allowed.
 const DISCONNECTS_WAITING_MIN: usize = 1024;
 
@@ -33,15 +26,8 @@ impl Shared {
     /// A GET for a stream: asks the backend.
     pub(super) fn connect(&mut self, now: Millis, connection: &mut Connection, head: &Head<'_, '_>, mode: StreamMode) {
         self.hints.cors(head, &mode.cors);
-        if !self.settings.callback_configured {
-            return self.answer_failed_connect(now, connection, &mode, ConnectResult::NotConfigured);
-        }
-        if self.shutdown.is_draining() {
-            return self.fail_connect(now, connection, &mode, ConnectResult::ShuttingDown);
-        }
-        if self.is_full() {
-            self.hints.streams_max(self.settings.streams_max);
-            return self.fail_connect(now, connection, &mode, ConnectResult::TooManyStreams);
+        if let Some(failure) = self.connect_refusal() {
+            return self.refuse_connect(now, connection, &mode, failure);
         }
         if self.budget.is_full(self.memory(), self.hub.calls.request_bytes(), head.bytes) {
             self.hints.memory();
@@ -49,13 +35,75 @@ impl Shared {
         }
         let parts = RequestParts { url: head.target, headers: head.headers };
         let request = Request::encode(&mut self.scratch, &parts);
-        let token = connection.token;
-        let pending = PendingConnect { token, request, owner: Ok(connection.id) };
+        let stream = StreamRequest { request, mode, resume: self.read_resume(head) };
         let declared = match head.framing {
             Framing::Empty => 0,
             Framing::Chunked => self.settings.body_bytes_max as u64,
             Framing::Length(length) => length,
         };
+        self.ask_backend(now, connection, stream, None, declared);
+    }
+
+    /// A POST for a stream has come, but for its body.
+    pub(super) fn read_posted(&mut self, head: &Head<'_, '_>, mode: StreamMode) -> StreamRequest {
+        self.hints.cors(head, &mode.cors);
+        let parts = RequestParts { url: head.target, headers: head.headers };
+        let request = Request::encode_post(&mut self.scratch, &parts);
+        StreamRequest { request, mode, resume: self.read_resume(head) }
+    }
+
+    /// A POST for a stream, with all of its body: asks the backend.
+    pub(super) fn connect_posted(
+        &mut self,
+        now: Millis,
+        connection: &mut Connection,
+        stream: StreamRequest,
+        body: &[u8],
+    ) {
+        let Ok(body) = RequestBody::new(body) else {
+            return self.refuse_cors(now, connection, Refusal::MediaType, &stream.mode.cors);
+        };
+        match self.connect_refusal() {
+            Some(failure) => self.refuse_connect(now, connection, &stream.mode, failure),
+            None => self.ask_backend(now, connection, stream, Some(body), 0),
+        }
+    }
+
+    /// Why no stream can be opened now, if none can.
+    fn connect_refusal(&self) -> Option<ConnectResult> {
+        if !self.settings.callback_configured {
+            Some(ConnectResult::NotConfigured)
+        } else if self.shutdown.is_draining() {
+            Some(ConnectResult::ShuttingDown)
+        } else if self.is_full() {
+            Some(ConnectResult::TooManyStreams)
+        } else {
+            None
+        }
+    }
+
+    fn refuse_connect(&mut self, now: Millis, connection: &mut Connection, mode: &StreamMode, failure: ConnectResult) {
+        if failure == ConnectResult::TooManyStreams {
+            self.hints.streams_max(self.settings.streams_max);
+        }
+        if failure == ConnectResult::NotConfigured {
+            return self.answer_failed_connect(now, connection, mode, failure);
+        }
+        self.fail_connect(now, connection, mode, failure);
+    }
+
+    /// `declared`: bytes of a body that are still to come, and mean nothing.
+    fn ask_backend(
+        &mut self,
+        now: Millis,
+        connection: &mut Connection,
+        stream: StreamRequest,
+        body: Option<RequestBody>,
+        declared: u64,
+    ) {
+        let StreamRequest { request, mode, resume } = stream;
+        let token = connection.token;
+        let pending = PendingConnect { token, request, body, owner: Ok(connection.id) };
         connection.discard = DiscardBudget::new(declared.saturating_add(INPUT_AFTER_GET_BYTES));
         connection.state = State::Connecting(Box::new(Connecting {
             call: self.hub.calls.queue(Pending::Connect(pending)),
@@ -64,7 +112,7 @@ impl Shared {
             held_events: 0,
             held_close: false,
             answer_by: now.after(self.settings.connect_queue),
-            resume: self.read_resume(head),
+            resume,
             held_changes: Vec::new(),
         }));
         self.hub.tokens.insert(token, connection.id);
@@ -119,7 +167,7 @@ impl Shared {
 
     /// Queues the disconnects of late connects that are no longer awaited.
     pub(super) fn give_up_late_connects(&mut self, now: Millis) {
-        while let Some(PendingConnect { token, request, owner }) = self.hub.calls.give_up_late(now) {
+        while let Some(PendingConnect { token, request, body: _, owner }) = self.hub.calls.give_up_late(now) {
             if let Err(ending) = owner {
                 self.queue_disconnect(token, request, ending);
             }
@@ -133,7 +181,7 @@ impl Shared {
         connect: PendingConnect,
         outcome: Outcome,
     ) {
-        let PendingConnect { token, request, owner } = connect;
+        let PendingConnect { token, request, body: _, owner } = connect;
         let waiting = owner.ok().and_then(|id| connections.get_mut(id));
         debug_assert_eq!(owner.is_ok(), waiting.is_some(), "a client that leaves gives up its call");
         let (failure, detail, written) = match outcome {
@@ -142,18 +190,20 @@ impl Shared {
                     (Some(connection), _) => self.open(now, connection, request, body.as_deref()),
                     // A missing callback: only a client that leaves during its connect shows it.
                     (None, Err(_)) if planted::is("early-leaver-is-never-reported") => {}
+                    // There is no stream of whose end the backend could be told.
+                    (None, Err(_)) if is_no_content(body.as_deref()) => {}
                     (None, Err(ending)) => self.queue_disconnect(token, request, ending),
                     (None, Ok(_)) => {}
                 }
                 return;
             }
-            Outcome::Answered { status, passed, body: _, in_doubt } => {
+            Outcome::Answered { status, passed, body, in_doubt } => {
                 match self.hints.rejection(status, &self.stats) {
                     Some(hint) => warn!(token = token.to_string(), status, hint; "connect rejected"),
                     None => debug!(token = token.to_string(), status; "connect rejected"),
                 }
                 if let Some(connection) = waiting {
-                    self.reject(now, connection, status, &passed);
+                    self.reject(now, connection, status, &passed, body.as_deref());
                 }
                 // A ghost stream: the second attempt fails because the first one was stored.
                 if in_doubt && !planted::is("rejected-retry-leaves-a-ghost") {
@@ -187,57 +237,6 @@ impl Shared {
         }
     }
 
-    /// Ends a client's wait for the backend without a stream: its token is removed.
-    fn give_up_connecting(&mut self, connection: &mut Connection) -> Option<Box<Connecting>> {
-        let connecting = take_connecting(connection)?;
-        self.hub.tokens.remove(connection.token, connection.id);
-        Some(connecting)
-    }
-
-    fn reject(&mut self, now: Millis, connection: &mut Connection, status: u16, passed: &[(PassedHeader, Vec<u8>)]) {
-        let Some(connecting) = self.give_up_connecting(connection) else { return };
-        let mode = &connecting.mode;
-        self.stats.connect(ConnectResult::Rejected);
-        if self.settings.connect_failure == ConnectFailure::Retry && Outcome::is_temporary_status(status) {
-            return self.write_retry_stream(now, connection, mode);
-        }
-        self.answer(now, connection, &Answer::rejection(status, passed, &mode.cors), ResponseMode::LAST);
-        self.start_closing(connection);
-    }
-
-    fn fail_connect(&mut self, now: Millis, connection: &mut Connection, mode: &StreamMode, failure: ConnectResult) {
-        match self.settings.connect_failure {
-            ConnectFailure::Status => self.answer_failed_connect(now, connection, mode, failure),
-            ConnectFailure::Retry => {
-                self.stats.connect(failure);
-                self.write_retry_stream(now, connection, mode);
-            }
-        }
-    }
-
-    fn answer_failed_connect(
-        &mut self,
-        now: Millis,
-        connection: &mut Connection,
-        mode: &StreamMode,
-        failure: ConnectResult,
-    ) {
-        self.stats.connect(failure);
-        self.answer(now, connection, &Answer::connect_failure(failure, &mode.cors), ResponseMode::LAST);
-        self.start_closing(connection);
-    }
-
-    /// A 200 event stream that carries only `retry:` and ends: `EventSource` never reconnects after any other status.
-    fn write_retry_stream(&mut self, now: Millis, connection: &mut Connection, mode: &StreamMode) {
-        let usual = self.settings.reconnect_delay_ms.unwrap_or(RETRY_DEFAULT_MS);
-        // Pages come back after about as long as the backend has been away already.
-        let outage = self.hub.calls.outage(now).min(RETRY_MAX);
-        let delay = self.jitter.spread_up_to(usual, outage.as_millis() as u32);
-        self.write_stream_head(now, connection, mode);
-        sse::write_retry(self.outbox.frames(now, &mut connection.out), delay);
-        self.finish_body(now, connection);
-    }
-
     /// The backend accepted: opens the stream, with all output so far in one write.
     fn open(&mut self, now: Millis, connection: &mut Connection, request: Request, body: Option<&[u8]>) {
         let Some(mut connecting) = take_connecting(connection) else { return };
@@ -250,9 +249,19 @@ impl Shared {
         for ignored in &answer.ignored {
             warn!(token = token.to_string(), why = ignored.rule(); "connect answer partly ignored");
         }
+        for field in &answer.left_out {
+            warn!(token = token.to_string(), field = field.as_ref(); "connect answer's header field left out");
+        }
+        if answer.no_content {
+            return self.answer_no_content(now, connection, &connecting.mode, &answer.headers);
+        }
         let entry = match self.find_entry(&answer, connecting.resume) {
             Ok(entry) => entry,
-            Err(detail) => return self.answer_no_content(now, connection, request, &connecting.mode, detail),
+            Err(detail) => {
+                self.answer_no_content(now, connection, &connecting.mode, &answer.headers);
+                let ending = EndReason { reason: Reason::ServerClosed, detail: Some(detail) };
+                return self.queue_disconnect(token, request, ending);
+            }
         };
         self.stats.connect(ConnectResult::Accepted);
         self.stats.streams_open += 1;
@@ -265,7 +274,8 @@ impl Shared {
             joined: Joined::NONE,
             reached: Reached::default(),
         });
-        self.write_stream_head(now, connection, &connecting.mode);
+        self.limit_age(now, connection.id, answer.expires_in);
+        self.write_stream_head(now, connection, &connecting.mode, &answer.headers);
         if let Some(entry) = entry {
             self.enter(connection, &answer.groups, entry);
         }
@@ -299,7 +309,7 @@ impl Shared {
             let held = std::mem::take(&mut connecting.held);
             self.write_events(now, connection, connecting.held_events, |out| out.extend_from_slice(&held));
         }
-        if let Some(event) = &answer.event {
+        for event in &answer.events {
             self.write_events(now, connection, 1, |out| event.write(out));
         }
         if connecting.held_events > 0 {
@@ -307,28 +317,13 @@ impl Shared {
         }
     }
 
-    /// The backend accepted, but nothing will come any more: 204, after which `EventSource` stays away.
-    fn answer_no_content(
-        &mut self,
-        now: Millis,
-        connection: &mut Connection,
-        request: Request,
-        mode: &StreamMode,
-        detail: Detail,
-    ) {
-        self.stats.connect(ConnectResult::NoContent);
-        self.hub.tokens.remove(connection.token, connection.id);
-        self.answer(now, connection, &Answer::no_content(&mode.cors), ResponseMode::LAST);
-        self.start_closing(connection);
-        let ending = EndReason { reason: Reason::ServerClosed, detail: Some(detail) };
-        self.queue_disconnect(connection.token, request, ending);
-    }
-
-    fn write_stream_head(&mut self, now: Millis, connection: &mut Connection, mode: &StreamMode) {
-        let out = self.outbox.bytes(now, &mut connection.out);
-        response::write_stream_head(out, &self.date, mode.chunked, &mode.cors);
-        connection.out.set_chunked(mode.chunked);
-        self.outbox.queue(connection.id, &mut connection.out);
+    /// Sets the end of a stream that opens now, if it has one.
+    fn limit_age(&mut self, now: Millis, id: ConnId, expires_in: Option<u32>) {
+        let asked = expires_in.map(|seconds| Duration::from_secs(seconds.into()));
+        let usual = self.settings.stream_age_max.map(|age| self.jitter.spread_age(age));
+        if let Some(age) = asked.into_iter().chain(usual).min() {
+            self.deadlines.expire_at(now.after(age), id);
+        }
     }
 
     /// Appends that many events to an open stream.
@@ -345,26 +340,6 @@ impl Shared {
         self.stats.events += count;
         self.stats.event_bytes += (out.len() - start) as u64;
         self.outbox.queue(connection.id, &mut connection.out);
-    }
-
-    /// Refuses a client that waits for the backend; `ending` handles a later answer of the backend.
-    pub(super) fn stop_connecting(
-        &mut self,
-        now: Millis,
-        connection: &mut Connection,
-        ending: EndReason,
-        failure: ConnectResult,
-    ) {
-        let Some(connecting) = self.give_up_connecting(connection) else { return };
-        self.hub.calls.abandon(connecting.call, ending);
-        self.fail_connect(now, connection, &connecting.mode, failure);
-    }
-
-    /// The backend did not answer in time, and the worker did not report it.
-    pub(super) fn connect_timed_out(&mut self, now: Millis, connection: &mut Connection, call: CallId) {
-        let is_started = self.hub.calls.is_started(call);
-        let failure = if is_started { ConnectResult::Timeout } else { ConnectResult::QueueTimeout };
-        self.stop_connecting(now, connection, EndReason::error(Detail::ConnectTimeout), failure);
     }
 
     /// The drain reaches an open stream.
@@ -403,20 +378,9 @@ impl Shared {
     }
 }
 
-/// Ends a connection's wait for the backend, whatever its next state.
-fn take_connecting(connection: &mut Connection) -> Option<Box<Connecting>> {
-    match std::mem::replace(&mut connection.state, State::Closing(Closing::Flushing)) {
-        State::Connecting(connecting) => Some(connecting),
-        other @ (State::Reading(_)
-        | State::Answering(_)
-        | State::Streaming(_)
-        | State::Closing(_)
-        | State::Closed(_)) => {
-            debug_assert!(false, "no client waits here for the backend");
-            connection.state = other;
-            None
-        }
-    }
+/// Whether the body of a connect's answer wants no stream.
+fn is_no_content(body: Option<&[u8]>) -> bool {
+    callback::read_answer(body.unwrap_or_default(), &mut String::new()).no_content
 }
 
 fn disconnect_answered(disconnect: &PendingDisconnect, outcome: &Outcome) {
@@ -425,7 +389,7 @@ fn disconnect_answered(disconnect: &PendingDisconnect, outcome: &Outcome) {
         Outcome::Answered { status: 200..=299, passed: _, body, in_doubt: _ } => {
             let mut lossy = String::new();
             let answer = callback::read_answer(body.as_deref().unwrap_or_default(), &mut lossy);
-            if answer.event.is_some() || answer.close {
+            if !answer.events.is_empty() || answer.close {
                 warn!(token = token.to_string(); "disconnect answer ignored: it has an event or a close, but the stream has ended");
             }
         }

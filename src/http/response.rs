@@ -56,6 +56,26 @@ impl CorsHeaders {
     }
 }
 
+impl CorsHeaders {
+    /// Lets pages read the fields `names` (WHATWG Fetch, section 3.2.3), if they may read the answer at all.
+    fn expose<'a>(&self, out: &mut Vec<u8>, names: impl Iterator<Item = &'a str>) {
+        match self {
+            Self::Off | Self::Denied => {}
+            Self::Any | Self::Origin(_) => {
+                let start = out.len();
+                for name in names {
+                    let separator: &[u8] = if out.len() == start { b"Access-Control-Expose-Headers: " } else { b", " };
+                    out.extend_from_slice(separator);
+                    out.extend_from_slice(name.as_bytes());
+                }
+                if out.len() > start {
+                    out.extend_from_slice(b"\r\n");
+                }
+            }
+        }
+    }
+}
+
 /// The media type of all answers except the metrics.
 pub const JSON: &str = "application/json";
 
@@ -64,14 +84,16 @@ pub const JSON: &str = "application/json";
 pub struct Response<'a> {
     /// 200 to 599.
     pub status: u16,
-    /// The media type of the body.
-    pub content_type: &'a str,
+    /// The media type of the body; empty: none is told.
+    pub content_type: &'a [u8],
     /// Empty: no body and no `Content-Type`.
     pub body: &'a [u8],
     /// Further fields, in this order.
     pub fields: &'a [(&'a str, &'a [u8])],
     /// The CORS fields.
     pub cors: &'a CorsHeaders,
+    /// Whether pages of other origins may read `fields`.
+    pub exposed: bool,
     /// Whether this is the last response on its connection.
     pub close: bool,
     /// The idle timeout of the connection after it, if announced.
@@ -85,8 +107,8 @@ pub fn write(out: &mut Vec<u8>, date: &Date, response: &Response<'_>) {
     write_status(out, response.status, date);
     // RFC 9110 section 8.6: none in a 204, and a 304 would have to name another body's length.
     if !matches!(response.status, 204 | 304) {
-        if !response.body.is_empty() {
-            write_field(out, "Content-Type", response.content_type.as_bytes());
+        if !response.body.is_empty() && !response.content_type.is_empty() {
+            write_field(out, "Content-Type", response.content_type);
         }
         out.extend_from_slice(b"Content-Length: ");
         write_decimal(out, response.body.len());
@@ -96,6 +118,9 @@ pub fn write(out: &mut Vec<u8>, date: &Date, response: &Response<'_>) {
         write_field(out, name, value);
     }
     response.cors.write(out);
+    if response.exposed {
+        response.cors.expose(out, response.fields.iter().map(|(name, _)| *name));
+    }
     if response.close {
         out.extend_from_slice(b"Connection: close\r\n");
     }
@@ -110,8 +135,15 @@ pub fn write(out: &mut Vec<u8>, date: &Date, response: &Response<'_>) {
     }
 }
 
-/// Appends the head of an event stream (docs/protocol.md, section 3).
-pub fn write_stream_head(out: &mut Vec<u8>, date: &Date, chunked: bool, cors: &CorsHeaders) {
+/// Appends the head of an event stream (docs/protocol.md, section 3). `fields` are those of the backend, which a page of
+/// another origin may read.
+pub fn write_stream_head<'a>(
+    out: &mut Vec<u8>,
+    date: &Date,
+    chunked: bool,
+    cors: &CorsHeaders,
+    fields: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
+) {
     write_status(out, 200, date);
     out.extend_from_slice(
         b"Content-Type: text/event-stream\r\nCache-Control: no-cache, no-transform\r\nX-Accel-Buffering: no\r\n\
@@ -120,7 +152,11 @@ pub fn write_stream_head(out: &mut Vec<u8>, date: &Date, chunked: bool, cors: &C
     if chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
+    for (name, value) in fields.clone() {
+        write_field(out, name, value);
+    }
     cors.write(out);
+    cors.expose(out, fields.map(|(name, _)| name));
     out.extend_from_slice(b"\r\n");
 }
 
@@ -218,10 +254,11 @@ mod tests {
 
     const PLAIN: Response<'static> = Response {
         status: 200,
-        content_type: JSON,
+        content_type: JSON.as_bytes(),
         body: b"{}",
         fields: &[],
         cors: &CorsHeaders::Off,
+        exposed: false,
         close: false,
         keepalive: None,
         head_only: false,
@@ -247,6 +284,16 @@ mod tests {
              Access-Control-Allow-Origin: https://a.example\r\nAccess-Control-Allow-Credentials: true\r\n\
              Vary: Origin\r\nConnection: close\r\n\r\n{}"
         );
+    }
+
+    #[test]
+    fn exposed_fields_are_named_to_origins_that_may_read() {
+        let fields: &[(&str, &[u8])] = &[("X-A", b"1"), ("X-B", b"2")];
+        for (cors, exposes) in [(CorsHeaders::Off, false), (CorsHeaders::Denied, false), (CorsHeaders::Any, true)] {
+            let response = render(&Response { status: 204, fields, cors: &cors, exposed: true, ..PLAIN });
+            assert_eq!(response.contains("\r\nAccess-Control-Expose-Headers: X-A, X-B\r\n"), exposes, "{response}");
+        }
+        assert!(!render(&Response { exposed: true, cors: &CorsHeaders::Any, ..PLAIN }).contains("Expose"));
     }
 
     #[test]

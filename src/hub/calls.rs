@@ -42,7 +42,7 @@ impl Entry {
             Progress::Waiting => 1,
             Progress::InFlight(_) | Progress::Late => COPIES_IN_FLIGHT,
         };
-        self.pending.request().json().len() * copies
+        self.pending.bytes() * copies
     }
 }
 
@@ -221,7 +221,7 @@ impl Calls {
     /// Queues a callback; it starts by [`Calls::start_next`].
     pub(crate) fn queue(&mut self, pending: Pending) -> CallId {
         let lane = pending.lane();
-        self.request_bytes += pending.request().json().len();
+        self.request_bytes += pending.bytes();
         if let Pending::Disconnect(disconnect) = &pending {
             self.unstamped += 1;
             self.waiting_bytes += disconnect.request.json().len();
@@ -315,17 +315,17 @@ impl Calls {
         self.pace.started(now, self.in_flight());
         let entry = self.table.get_mut(id)?;
         entry.progress = Progress::InFlight(now);
-        self.request_bytes += entry.pending.request().json().len() * (COPIES_IN_FLIGHT - 1);
-        let (kind, token, request, owner) = match &entry.pending {
-            Pending::Connect(PendingConnect { token, request, owner }) => {
-                (CallKind::Connect, token, request, owner.ok())
+        self.request_bytes += entry.pending.bytes() * (COPIES_IN_FLIGHT - 1);
+        let (kind, token, request, body, owner) = match &entry.pending {
+            Pending::Connect(PendingConnect { token, request, body, owner }) => {
+                (CallKind::Connect, token, request, body.clone(), owner.ok())
             }
             Pending::Disconnect(PendingDisconnect { token, request, ending: EndReason { reason, detail } }) => {
                 self.waiting_bytes -= request.json().len();
-                (CallKind::Disconnect { reason: *reason, detail: *detail }, token, request, None)
+                (CallKind::Disconnect { reason: *reason, detail: *detail }, token, request, None, None)
             }
         };
-        Some((Call { id, kind, token: *token, request: request.clone() }, owner))
+        Some((Call { id, kind, token: *token, request: request.clone(), body }, owner))
     }
 
     /// A connect has timed out, and its worker keeps reading: it is no longer in flight. `ending` becomes the reason of

@@ -1,7 +1,7 @@
 //! Callbacks that have not been answered, and what they say.
 
 use super::tokens::ConnId;
-use crate::callback::{Detail, Reason, Request};
+use crate::callback::{Detail, Reason, Request, RequestBody};
 use uuid::Uuid;
 
 /// Why a stream ended, as in its disconnect callback.
@@ -25,6 +25,8 @@ impl EndReason {
 pub(crate) struct PendingConnect {
     pub(crate) token: Uuid,
     pub(crate) request: Request,
+    /// The body of a POST.
+    pub(crate) body: Option<RequestBody>,
     /// The connection waiting for the answer, or why it no longer does.
     pub(crate) owner: Result<ConnId, EndReason>,
 }
@@ -42,10 +44,13 @@ pub(crate) enum Pending {
 }
 
 impl Pending {
-    pub(super) fn request(&self) -> &Request {
+    /// Bytes of the client's request.
+    pub(super) fn bytes(&self) -> usize {
         match self {
-            Self::Connect(connect) => &connect.request,
-            Self::Disconnect(disconnect) => &disconnect.request,
+            Self::Connect(connect) => {
+                connect.request.json().len() + connect.body.as_ref().map_or(0, RequestBody::bytes)
+            }
+            Self::Disconnect(disconnect) => disconnect.request.json().len(),
         }
     }
 

@@ -4,6 +4,8 @@ use super::unescape::unescaped;
 use serde::de::{Deserializer as _, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 
 /// The values of the requested fields, in that order; the last of duplicates.
@@ -117,6 +119,12 @@ impl<'a> Value<'a> {
         serde_json::Deserializer::from_str(text).deserialize_seq(ElementsVisitor { count_max }).ok()
     }
 
+    /// Name and value of each field of the object, in order; of two with one name the later. `None` for any other type.
+    pub(crate) fn as_entries(self) -> Option<Vec<(Cow<'a, str>, Self)>> {
+        let Value::Other(text) = self else { return None };
+        serde_json::Deserializer::from_str(text).deserialize_map(EntriesVisitor).ok()
+    }
+
     /// The fields `names` of the object, as [`object`] finds them; `None` for any other type.
     pub(crate) fn as_object<const N: usize>(self, names: &[&str; N]) -> Option<Fields<'a, N>> {
         match self {
@@ -147,6 +155,34 @@ impl<'de> Visitor<'de> for ElementsVisitor {
             values.push(Value::from_text(element.get()));
         }
         Ok(values)
+    }
+}
+
+/// Collects all fields of one object.
+struct EntriesVisitor;
+
+impl<'de> Visitor<'de> for EntriesVisitor {
+    type Value = Vec<(Cow<'de, str>, Value<'de>)>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut entries: Self::Value = Vec::new();
+        let mut places: HashMap<Cow<'de, str>, usize> = HashMap::new();
+        while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+            let Some(key) = Value::from_text(key.get()).as_string() else { continue };
+            let value = Value::from_text(value.get());
+            match places.entry(key.clone()) {
+                Entry::Occupied(place) => entries[*place.get()].1 = value,
+                Entry::Vacant(place) => {
+                    place.insert(entries.len());
+                    entries.push((key, value));
+                }
+            }
+        }
+        Ok(entries)
     }
 }
 

@@ -141,6 +141,12 @@ pub enum SendError {
     Since,
     /// Of the answer to a connect: `attach` is no boolean.
     Attach,
+    /// Of the answer to a connect: `headers` is no object.
+    Headers,
+    /// Of the answer to a connect: a `status` other than 204.
+    Status,
+    /// Of the answer to a connect: `expires_in` is no number of seconds.
+    ExpiresIn,
 }
 
 /// Most names in `groups`.
@@ -195,6 +201,9 @@ impl SendError {
             Self::TooManyGroups => "a stream can be in at most 64 groups",
             Self::Since => "since must be a string",
             Self::Attach => "attach must be a boolean",
+            Self::Headers => "headers must be an object",
+            Self::Status => "status must be 204",
+            Self::ExpiresIn => "expires_in must be an integer of at least 1",
         }
     }
 
@@ -226,7 +235,10 @@ impl SendError {
             | Self::AnswerGroups
             | Self::TooManyGroups
             | Self::Since
-            | Self::Attach => return self,
+            | Self::Attach
+            | Self::Headers
+            | Self::Status
+            | Self::ExpiresIn => return self,
         };
         Self::Listed(u16::try_from(index).unwrap_or(u16::MAX), rule)
     }

@@ -18,6 +18,8 @@ use ureq::{Agent, Body, Error};
 
 /// The longest body of a 2xx answer; a longer one is ignored.
 const BODY_BYTES_MAX: u64 = 1024 * 1024;
+/// Longest body of a rejection that is passed on; a longer one is replaced.
+const REJECTION_BYTES_MAX: u64 = 64 * 1024;
 /// The most of an error's body that is read to keep its connection; opening another is cheaper than reading more.
 const DRAIN_BYTES_MAX: u64 = 64 * 1024;
 /// The longest wait for an error's body, which occupies only the worker.
@@ -35,6 +37,7 @@ pub(super) struct Client {
     authorization: Option<HeaderValue>,
     instance: HeaderValue,
     timeout: Duration,
+    pass_rejections: bool,
     idle: Arc<Idle>,
     late: LateAnswers,
 }
@@ -43,7 +46,16 @@ impl Client {
     /// Errors: a URL or header value that HTTP does not allow, `https` in a build without TLS (which the configuration
     /// refuses earlier), and an extra root that is not a certificate.
     pub(super) fn new(settings: &WorkerSettings, tuning: &Tuning) -> io::Result<Self> {
-        let WorkerSettings { url, authorization, instance, timeout, extra_roots, threads_max: _, late_max } = settings;
+        let WorkerSettings {
+            url,
+            authorization,
+            instance,
+            timeout,
+            extra_roots,
+            pass_rejections,
+            threads_max: _,
+            late_max,
+        } = settings;
         let uri: Uri = url.parse().map_err(io::Error::other)?;
         let host = uri.host().ok_or_else(|| io::Error::other("the URL has no host"))?;
         let is_https = uri.scheme_str() == Some("https");
@@ -81,7 +93,17 @@ impl Client {
         let instance = HeaderValue::from_str(instance).map_err(io::Error::other)?;
         let failures = Failures::new(url, host);
         let late = LateAnswers::new(*late_max, tuning.late_time_max);
-        Ok(Self { agent, uri, failures, authorization, instance, timeout: *timeout, idle, late })
+        Ok(Self {
+            agent,
+            uri,
+            failures,
+            authorization,
+            instance,
+            timeout: *timeout,
+            pass_rejections: *pass_rejections,
+            idle,
+            late,
+        })
     }
 
     /// Makes `call`. The outcome may be known before the end of the answer; the rest is then read after the outcome has
@@ -108,7 +130,7 @@ impl Client {
         match result {
             Ok(response) => {
                 self.failures.answered(call.kind);
-                answered(response, written_before)
+                answered(response, written_before, self.pass_rejections && call.kind == CallKind::Connect)
             }
             Err(error) => {
                 let written = written_before || Attempt::current().written;
@@ -180,13 +202,21 @@ impl Rest {
     }
 }
 
-fn answered(response: Response<Body>, in_doubt: bool) -> (Outcome, Option<Rest>) {
+/// `pass_rejection`: the body of a rejection is passed on.
+fn answered(response: Response<Body>, in_doubt: bool, pass_rejection: bool) -> (Outcome, Option<Rest>) {
     let status = response.status();
     if status.is_success() {
         let body = read_body(response.into_body(), BODY_BYTES_MAX);
         return (Outcome::Answered { status: status.as_u16(), passed: Vec::new(), body, in_doubt }, None);
     }
-    let passed = passed_headers(response.headers());
+    let mut passed = passed_headers(response.headers());
+    if pass_rejection {
+        if let Some(value) = response.headers().get(CONTENT_TYPE) {
+            passed.push((PassedHeader::ContentType, value.as_bytes().to_vec()));
+        }
+        let body = read_body(response.into_body(), REJECTION_BYTES_MAX);
+        return (Outcome::Answered { status: status.as_u16(), passed, body, in_doubt }, None);
+    }
     let outcome = Outcome::Answered { status: status.as_u16(), passed, body: None, in_doubt };
     (outcome, Some(Rest::Body(response.into_body())))
 }

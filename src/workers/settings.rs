@@ -17,6 +17,8 @@ pub struct WorkerSettings {
     pub timeout: Duration,
     /// Certificates (DER) of authorities trusted in addition to the built-in ones.
     pub extra_roots: Vec<Vec<u8>>,
+    /// Whether bodies of rejections are passed on: `REJECTION_BODY`.
+    pub pass_rejections: bool,
     /// Maximum callbacks in flight, at least 1.
     pub threads_max: usize,
     /// Maximum timed-out connects that may still be answered, in addition to those in flight.

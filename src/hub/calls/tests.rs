@@ -16,7 +16,7 @@ fn queue_both(calls: &mut Calls, count: usize) {
     let ending = EndReason::CLIENT_CLOSED;
     for _ in 0..count {
         let (token, request) = (Uuid::nil(), Request::default());
-        calls.queue(Pending::Connect(PendingConnect { token, request, owner: Ok(Key::from_parts(0, 0)) }));
+        calls.queue(Pending::Connect(PendingConnect { token, request, body: None, owner: Ok(Key::from_parts(0, 0)) }));
         calls.queue(Pending::Disconnect(PendingDisconnect { token, request: Request::default(), ending }));
     }
 }
@@ -25,7 +25,7 @@ fn queue_connects(calls: &mut Calls, count: usize) {
     let owner = Ok(Key::from_parts(0, 0));
     for _ in 0..count {
         let (token, request) = (Uuid::nil(), Request::default());
-        calls.queue(Pending::Connect(PendingConnect { token, request, owner }));
+        calls.queue(Pending::Connect(PendingConnect { token, request, body: None, owner }));
     }
 }
 
@@ -89,7 +89,7 @@ fn withdrawn_connects_are_passed_over_and_do_not_pile_up() {
     let connect = |calls: &mut Calls, slot| {
         let owner = Ok(Key::from_parts(slot, 0));
         let (token, request) = (Uuid::nil(), Request::default());
-        calls.queue(Pending::Connect(PendingConnect { token, request, owner }))
+        calls.queue(Pending::Connect(PendingConnect { token, request, body: None, owner }))
     };
     let start = |calls: &mut Calls| calls.start_next(Millis::ZERO).and_then(|(_, owner)| owner);
     let first = connect(&mut calls, 0);

@@ -70,6 +70,7 @@ impl Pool {
             authorization: options.authorization,
             instance: INSTANCE.to_owned(),
             timeout: options.timeout,
+            pass_rejections: false,
             extra_roots: Vec::new(),
             threads_max: options.threads_max,
             late_max: options.late_max,
@@ -121,7 +122,7 @@ fn call(number: u32, detail: Option<Detail>) -> Call {
         Some(_) => CallKind::Disconnect { reason: Reason::Error, detail },
     };
     let token = uuid::Uuid::from_u128(number.into());
-    Call { id: key(number), kind, token, request: format!("{{\"n\":{number}}}").into() }
+    Call { id: key(number), kind, token, request: format!("{{\"n\":{number}}}").into(), body: None }
 }
 
 fn answered(status: u16, body: Option<&str>) -> Outcome {
