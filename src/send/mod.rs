@@ -280,7 +280,8 @@ struct SendValues<'a> {
     /// `Some(None)`: present, but not an object.
     event: Option<Option<EventValues<'a>>>,
     close: Option<Value<'a>>,
-    rare: RareValues<'a>,
+    /// Absent in the usual send, so that it costs nothing there.
+    rare: Option<Box<RareValues<'a>>>,
 }
 
 /// Those that a send to one stream seldom has.
@@ -302,9 +303,9 @@ fn scan<'a>(text: &'a str, scratch: &'a mut String) -> Option<SendValues<'a>> {
             "token" => values.token = Some(scanner.value()?),
             "event" => values.event = Some(Some(scanner.fields(&EVENT_FIELDS)?)),
             "close" => values.close = Some(scanner.value()?),
-            "group" => values.rare.group = Some(scanner.value()?),
-            "end" => values.rare.end = Some(scanner.value()?),
-            "transient" => values.rare.transient = Some(scanner.value()?),
+            "group" => values.rare.get_or_insert_default().group = Some(scanner.value()?),
+            "end" => values.rare.get_or_insert_default().end = Some(scanner.value()?),
+            "transient" => values.rare.get_or_insert_default().transient = Some(scanner.value()?),
             // Lists are for the full parser.
             "groups" | "events" => return None,
             _ => drop(scanner.value()?),
@@ -318,13 +319,24 @@ fn scan<'a>(text: &'a str, scratch: &'a mut String) -> Option<SendValues<'a>> {
 fn find(text: &str) -> Option<SendValues<'_>> {
     let names = ["token", "event", "close", "group", "groups", "events", "end", "transient"];
     let [token, event, close, group, groups, events, end, transient] = json::object(text, &names)?;
-    let rare = RareValues { group, groups, events, end, transient };
+    let is_rare = [&group, &groups, &events, &end, &transient].into_iter().any(Option::is_some);
+    let rare = is_rare.then(|| Box::new(RareValues { group, groups, events, end, transient }));
     Some(SendValues { token, event: event.map(|event| event.as_object(&EVENT_FIELDS)), close, rare })
 }
 
 impl<'a> SendValues<'a> {
     fn read(self, ids: GroupIds) -> Result<SendCommand<'a>, SendError> {
-        let RareValues { group, groups, events, end, transient } = self.rare;
+        let Some(rare) = self.rare else {
+            let token = self.token.and_then(Value::as_string).filter(|token| !token.is_empty());
+            let target = Target::Token(token.ok_or(SendError::Token)?);
+            let events = match self.event {
+                None => Events::None,
+                Some(event) => Events::One(read_event(event, Err)?),
+            };
+            let close = read_switch(self.close, SendError::Close)?;
+            return Ok(SendCommand { target, events, close, end: false, transient: false });
+        };
+        let RareValues { group, groups, events, end, transient } = *rare;
         let target = match (self.token, group, groups) {
             (token, None, None) => {
                 let token = token.and_then(Value::as_string).filter(|token| !token.is_empty());
