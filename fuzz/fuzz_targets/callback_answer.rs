@@ -7,7 +7,7 @@ mod json;
 use json::{Body, Fields, is_line};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
-use ssegateway::callback::read_answer;
+use ssegateway::callback::{Answer, read_answer};
 use ssegateway::send::is_group_name;
 use ssegateway::sse::Event;
 use std::collections::BTreeSet;
@@ -26,12 +26,16 @@ fuzz_target!(|input: &[u8]| {
     };
     match json::read(text) {
         Body::Object(fields) => {
-            let (event, close, flaws) = read(&fields);
-            assert_eq!((&answer.event, answer.close), (&event, close));
+            let (events, close, flaws) = read(&fields);
+            assert_eq!((&answer.events, answer.close), (&events, close));
+            let is = |name, number| fields.integer(name) == Some(Ok(number));
+            assert_eq!(answer.no_content, is("status", 204));
+            assert!(answer.expires_in.is_none_or(|seconds| seconds > 0 && is("expires_in", seconds)));
+            check_headers(&answer, fields.get("headers"));
             assert_eq!(answer.ignored.len(), flaws, "{:?}", answer.ignored);
         }
         Body::Refused => {
-            assert_eq!((&answer.event, answer.close), (&None, false));
+            assert_eq!((answer.events.len(), answer.close), (0, false));
             let blank = text.strip_prefix('\u{feff}').unwrap_or(text).bytes().all(|byte| byte.is_ascii_whitespace());
             assert_eq!(answer.ignored.is_empty(), blank, "{:?}", answer.ignored);
         }
@@ -39,8 +43,21 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// Event and close, and the number of errors.
-fn read(fields: &Fields) -> (Option<Event<'static>>, bool, usize) {
+/// What is written is what the backend gave, can stand in a head, and is bounded.
+fn check_headers(answer: &Answer<'_>, headers: Option<&Value>) {
+    let bytes: usize = answer.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
+    assert!(answer.headers.iter().count() <= 64 && bytes <= 8 * 1024);
+    for (name, value) in answer.headers.iter() {
+        assert!(!name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':'));
+        assert!(!value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)));
+        let given = headers.and_then(|headers| headers.get(name)).expect("a field of the answer");
+        let is_it = |given: &Value| given.as_str().is_some_and(|given| given.as_bytes() == value);
+        assert!(is_it(given) || given.as_array().is_some_and(|values| values.iter().any(is_it)));
+    }
+}
+
+/// Events and close, and the number of errors.
+fn read(fields: &Fields) -> (Vec<Event<'static>>, bool, usize) {
     let mut flaws = 0;
     let close = match fields.get("close") {
         None | Some(Value::Null) => false,
@@ -50,18 +67,32 @@ fn read(fields: &Fields) -> (Option<Event<'static>>, bool, usize) {
             false
         }
     };
-    let event = match fields.get("event") {
-        None | Some(Value::Null) => None,
-        Some(Value::Object(_)) => fields.object("event").and_then(|event| read_event(&event, &mut flaws)),
-        Some(_) => {
-            flaws += 1;
-            None
+    let mut events = Vec::new();
+    match fields.get("event") {
+        None | Some(Value::Null) if fields.is_absent("events") => {}
+        None | Some(Value::Null) => match fields.array("events").filter(|events| (1..=1000).contains(&events.len())) {
+            Some(listed) => {
+                for event in listed {
+                    match event {
+                        Some(event) => events.extend(read_event(&event, &mut flaws)),
+                        None => flaws += 1,
+                    }
+                }
+            }
+            None => flaws += 1,
+        },
+        Some(Value::Object(_)) => {
+            events.extend(fields.object("event").and_then(|event| read_event(&event, &mut flaws)));
         }
-    };
+        Some(_) => flaws += 1,
+    }
+    flaws += usize::from(!matches!(fields.get("headers"), None | Some(Value::Null | Value::Object(_))));
+    flaws += usize::from(!fields.is_absent("status") && fields.integer("status") != Some(Ok(204)));
+    flaws += usize::from(!fields.is_absent("expires_in") && !matches!(fields.integer("expires_in"), Some(Ok(1..))));
     flaws += group_flaws(fields.get("groups"));
     flaws += usize::from(!matches!(fields.get("since"), None | Some(Value::Null | Value::String(_))));
     flaws += usize::from(!matches!(fields.get("attach"), None | Some(Value::Null | Value::Bool(_))));
-    (event, close, flaws)
+    (events, close, flaws)
 }
 
 /// Bad names count once, and so does what is too many, where the reading ends.
