@@ -4,6 +4,9 @@ use crate::hub::ConnId;
 use crate::table::Table;
 use std::collections::VecDeque;
 
+/// So many entries of gone connections are kept in any case.
+const GONE_MIN: usize = 64;
+
 /// Connections of one kind, oldest first.
 pub(super) struct Lingering {
     /// Some may be gone.
@@ -29,6 +32,11 @@ impl Lingering {
         self.live -= 1;
     }
 
+    /// Whether there may be something for [`Lingering::excess`] to do: too many connections, or entries of gone ones.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.live > self.max || self.queue.len() > 2 * self.live + GONE_MIN
+    }
+
     /// The connection to close if there are too many: the oldest. `connections` are all live ones.
     pub(super) fn excess<T>(&mut self, connections: &Table<T>) -> Option<ConnId> {
         let is_live = |id: &ConnId| connections.get(*id).is_some();
@@ -40,7 +48,7 @@ impl Lingering {
             }
         }
         // Entries of gone connections would accumulate after one that stays.
-        if self.queue.len() > 2 * self.live + 64 {
+        if self.queue.len() > 2 * self.live + GONE_MIN {
             self.queue.retain(is_live);
         }
         None

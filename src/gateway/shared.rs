@@ -222,6 +222,14 @@ impl Shared {
     /// Closes the connections that have lingered longest, if there are too many. Not while draining, when their slots
     /// are not needed.
     pub(super) fn bound_lingering(&mut self, connections: &mut Table<Connection>) {
+        // Every input asks, and hardly one finds anything.
+        if self.lingering.is_crowded() || self.cut.is_crowded() {
+            self.close_oldest_lingering(connections);
+        }
+    }
+
+    #[cold]
+    fn close_oldest_lingering(&mut self, connections: &mut Table<Connection>) {
         while !self.shutdown.is_draining() {
             let lingering = self.lingering.excess(connections).map(|id| (id, CloseMode::Graceful));
             let excess = lingering.or_else(|| self.cut.excess(connections).map(|id| (id, CloseMode::Abort)));

@@ -234,6 +234,8 @@ impl Oracle {
             stream.verdict = Some(Verdict::Failed { status: 503, error: error.to_owned(), retries });
         }
         self.exchanges[n].stream = Some(stream);
+        // The gateway sees it too, however short it lasts.
+        self.streams_peak = self.streams_peak.max(self.streams());
     }
 
     /// Streams that count against the limit.
