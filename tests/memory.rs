@@ -157,3 +157,28 @@ fn large_requests_of_streams_do_not_keep_out_small_ones() {
     let refusal = world.open_stream(700).expect_err("there is no more memory");
     assert!(refusal.starts_with("503 ") && refusal.ends_with(OUT_OF_MEMORY), "{refusal}");
 }
+
+#[test]
+fn history_is_given_up_before_anything_else() {
+    let mut world = World::new();
+    let sender = world.open(b"");
+    let half = world.open(
+        format!("POST /internal/send HTTP/1.1\r\nHost: h\r\nContent-Length: 400000\r\n\r\n{}", "x".repeat(300_000))
+            .as_bytes(),
+    );
+    for number in 0..100 {
+        let body = format!(r#"{{"group":"g{}","event":{{"data":"{}"}}}}"#, number % 7, "x".repeat(50_000));
+        let length = body.len();
+        world.send(
+            sender,
+            format!("POST /internal/send HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{body}").as_bytes(),
+        );
+        let answer = world.answer(sender);
+        assert!(answer.starts_with("200 OK"), "{number}: {answer}");
+        world.flush(half);
+    }
+    // What was begun is still welcome, and the newest events are there.
+    world.send(half, "y".repeat(100_000).as_bytes());
+    assert!(world.answer(half).starts_with("400 "), "complete, if no JSON");
+    assert!(world.gateway.memory() > LIMIT / 2, "{} bytes", world.gateway.memory());
+}

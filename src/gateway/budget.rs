@@ -85,7 +85,12 @@ impl Budget {
 
     /// Whether so much is beyond what relief goes down to: three quarters of the limit.
     pub(super) fn is_strained(&self, bytes: u64) -> bool {
-        self.max.is_some_and(|max| bytes > max - max / 4)
+        self.strain(bytes) > 0
+    }
+
+    /// How much that is too much.
+    pub(super) fn strain(&self, bytes: u64) -> u64 {
+        self.max.map_or(0, |max| bytes.saturating_sub(max - max / 4))
     }
 
     /// Whether so much is the limit, or beyond.

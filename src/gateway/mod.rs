@@ -314,12 +314,15 @@ impl Gateway {
             if connection.deadline <= now {
                 self.shared.time_out(now, connection);
             }
-            if !self.shared.remove_closed(&mut self.connections, id)
-                && let Some(connection) = self.connections.get_mut(id)
-            {
+            if let State::Closed(_) = connection.state {
+                self.shared.remove_closed(&mut self.connections, id);
+            } else {
                 self.shared.deadlines.schedule(now, connection, &self.shared.settings);
             }
-            self.recount(id, unfinished);
+            // Time ends requests and begins none.
+            if unfinished > 0 {
+                self.recount(id, unfinished);
+            }
         }
         self.shared.bound_lingering(&mut self.connections);
         self.shared.start_calls(now, &mut self.connections);

@@ -1,5 +1,5 @@
-//! What happens near the limit of memory (docs/protocol.md, section 10): requests that are not complete are refused, then
-//! the streams with most unsent bytes are cut.
+//! What happens near the limit of memory (docs/protocol.md, section 10): the oldest history is dropped, then requests that
+//! are not complete are refused, then the streams with most unsent bytes are cut.
 
 use super::actions::CloseMode;
 use super::answers::Refusal;
@@ -24,6 +24,7 @@ impl Shared {
         connections as u64 * CONNECTION_BYTES
             + self.budget.bytes()
             + self.hub.calls.request_bytes() as u64
+            + self.hub.groups.kept_bytes() as u64
             + self.outbox.unsent_bytes()
             + self.outbox.blocked() * BLOCKED_BYTES
     }
@@ -36,6 +37,8 @@ impl Shared {
     /// Gives up memory until there is enough; `current`: the connection that has just been read.
     #[cold]
     pub(super) fn relieve(&mut self, now: Millis, connections: &mut Table<Connection>, current: Option<ConnId>) {
+        let excess = usize::try_from(self.budget.strain(self.memory())).unwrap_or(usize::MAX);
+        self.hub.groups.give_up(excess);
         while self.budget.is_strained(self.memory()) {
             let Some(id) = self.budget.next_victim(now, connections) else { break };
             self.refuse_unfinished(now, connections, id);

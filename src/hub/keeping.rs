@@ -11,7 +11,7 @@ use std::time::Duration;
 /// How long the end of a group is remembered without history.
 const END_AGE_WITHOUT_HISTORY: Duration = Duration::from_secs(60);
 
-/// Events dropped for age in one turn of the loop: a millisecond.
+/// Events dropped for age, or for want of memory, in one turn of the loop: a millisecond.
 const TURN_DROPS: usize = 4096;
 
 impl Groups {
@@ -86,25 +86,42 @@ impl Groups {
     /// Drops the oldest events of all groups, and then the oldest marks, until the rest fits.
     pub(super) fn make_room(&mut self) {
         while self.keeping.bytes > self.keeping.limits.bytes {
-            let Some(Reverse((position, key))) = self.keeping.oldest.pop() else {
-                if !self.drop_oldest_mark() {
-                    return;
-                }
-                continue;
-            };
-            let slot = key.slot();
-            let Some(group) = self.table.get_mut(key) else { continue };
-            // It may have lost its oldest event since, or all of them.
-            match group.ring.oldest() {
-                Some(oldest) if oldest == position => {
-                    self.drop_oldest_of(slot);
-                    self.keeping.dropped_for_space += 1;
-                    self.heap_again(key);
-                    self.release(slot);
-                }
-                Some(_) | None => self.heap_again(key),
+            if !self.drop_oldest() {
+                return;
             }
         }
+    }
+
+    /// What is kept, in bytes.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.keeping.bytes
+    }
+
+    /// The same until `bytes` less are kept, within the budget of a turn.
+    pub(crate) fn give_up(&mut self, bytes: usize) {
+        let bytes_max = self.keeping.bytes.saturating_sub(bytes);
+        for _ in 0..TURN_DROPS {
+            if self.keeping.bytes <= bytes_max || !self.drop_oldest() {
+                return;
+            }
+        }
+    }
+
+    /// Drops the oldest event, or else the oldest mark; `false`: there is neither.
+    fn drop_oldest(&mut self) -> bool {
+        let Some(Reverse((position, key))) = self.keeping.oldest.pop() else { return self.drop_oldest_mark() };
+        let slot = key.slot();
+        let Some(group) = self.table.get_mut(key) else { return true };
+        // It may have lost its oldest event since, or all of them.
+        if group.ring.oldest() == Some(position) {
+            self.drop_oldest_of(slot);
+            self.keeping.dropped_for_space += 1;
+            self.heap_again(key);
+            self.release(slot);
+        } else {
+            self.heap_again(key);
+        }
+        true
     }
 
     fn heap_again(&mut self, key: Key) {

@@ -399,6 +399,7 @@ pub(crate) type EventValues<'a> = Fields<'a, { EVENT_FIELDS.len() }>;
 
 /// Reads an event; `None` instead of its values: it is not an object. `judge` is called with each rule that an optional
 /// field breaks: an error refuses the event, otherwise the field is dropped.
+#[inline(always)]
 pub(crate) fn read_event<'a>(
     values: Option<EventValues<'a>>,
     mut judge: impl FnMut(SendError) -> Result<(), SendError>,
@@ -424,6 +425,7 @@ fn as_id(value: Value<'_>) -> Option<Cow<'_, str>> {
     value.as_string().or_else(|| value.as_digits().map(Cow::Borrowed))
 }
 
+#[inline(always)]
 fn read_field<'a, T>(
     value: Option<Value<'a>>,
     read: impl Fn(Value<'a>) -> Option<T>,
@@ -444,6 +446,7 @@ fn is_line_break(byte: u8) -> bool {
 }
 
 /// A string without bytes that are `bad`; in a frame it must be one line.
+#[inline(always)]
 fn read_line<'a>(
     line: Option<Cow<'a, str>>,
     is_bad: impl Fn(u8) -> bool,
