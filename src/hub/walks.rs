@@ -275,7 +275,10 @@ impl Groups {
                     let passing = &passing[source.index];
                     (&passing.entry, if passing.is_transient { Keeps::Transient } else { Keeps::Replayable })
                 }
-                None => (group.ring.get(source.index).expect("it was there"), Keeps::Replayable),
+                None => (
+                    group.ring.get(source.index).expect("the index was found in this ring just now"),
+                    Keeps::Replayable,
+                ),
             };
             let is_wanted = due == Due::Live || keeps == Keeps::Replayable;
             // An event of several groups comes once.
