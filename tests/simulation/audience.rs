@@ -5,6 +5,8 @@
 //! neighbours nothing is missing that its groups kept, unless a `gap` stands there; and a `gap` stands there only if
 //! something was dropped.
 
+mod judge;
+
 use crate::random::Random;
 use ssegateway::callback::{CallId, CallKind, Called, Detail, Outcome};
 use ssegateway::clock::Millis;
@@ -408,87 +410,6 @@ impl World {
         }
     }
 
-    /// A client takes bytes in.
-    fn take(&mut self, n: usize, bytes: &[u8]) {
-        self.clients[n].held.extend_from_slice(bytes);
-        if !self.clients[n].is_headed {
-            let held = &mut self.clients[n].held;
-            let Some(end) = held.windows(4).position(|window| window == b"\r\n\r\n") else { return };
-            assert!(held.starts_with(b"HTTP/1.1 200"), "{}", held.escape_ascii());
-            held.drain(..end + 4);
-            self.clients[n].is_headed = true;
-        }
-        while let Some(chunk) = next_chunk(&mut self.clients[n].held) {
-            self.clients[n].frame.extend_from_slice(&chunk);
-            while let Some(end) = self.clients[n].frame.windows(2).position(|window| window == b"\n\n") {
-                let frame: Vec<u8> = self.clients[n].frame.drain(..end + 2).collect();
-                self.judge(n, &String::from_utf8(frame).expect("text"));
-            }
-        }
-    }
-
-    fn judge(&mut self, n: usize, frame: &str) {
-        let field = |name: &str| frame.lines().find_map(|line| line.strip_prefix(name));
-        let id = field("id: ");
-        let position = id.map(|id| Cursor::parse(id.as_bytes()).expect("a cursor").position);
-        if field("event: ") == Some("gap") {
-            let client = &mut self.clients[n];
-            assert!(std::mem::take(&mut client.owes_gap), "client {n}: a gap without need");
-        }
-        let owes_gap = self.clients[n].owes_gap;
-        assert!(!owes_gap, "client {n}: something was dropped, and it is not told: {frame:?}");
-        let data = field("data: ").unwrap_or_default();
-        if let Some(send) = data.strip_prefix('t') {
-            let send: u64 = send.parse().expect("a number");
-            let client = &mut self.clients[n];
-            assert!(send > client.last_token_send, "client {n}: sends to its token out of order");
-            client.last_token_send = send;
-            assert!(!client.is_strict || send > client.last_send, "client {n}: {send} behind {}", client.last_send);
-            client.last_send = client.last_send.max(send);
-        } else if let Some(send) = data.split(' ').next().and_then(|send| send.parse::<u64>().ok()) {
-            let client = &mut self.clients[n];
-            assert!(!client.is_strict || send > client.last_send, "client {n}: {send} behind {}", client.last_send);
-            client.last_send = client.last_send.max(send);
-            if let Some(position) = position {
-                let (groups, sent) = self.events.get(&position).expect("an event");
-                assert_eq!(*sent, send, "client {n}: another event at its position");
-                let left = |group: &usize| {
-                    let is_due = |(known, from, until): &&(usize, u64, u64)| {
-                        known == group && (from + 1..=*until).contains(&position)
-                    };
-                    client.left.iter().any(|left| is_due(&left))
-                };
-                let due = |group: &usize| client.granted.get(group).is_some_and(|from| *from < position) || left(group);
-                assert!(
-                    groups.iter().any(due),
-                    "client {n}: an event of groups {groups:?} that it is not in: {frame:.30?} {:?} {:?}",
-                    client.granted,
-                    client.left
-                );
-                assert!(position > client.has, "client {n}: an event twice or out of order: {frame:?}");
-                self.check_nothing_missing(n, position - 1);
-            }
-        }
-        if let Some(position) = position {
-            self.check_nothing_missing(n, position);
-            self.clients[n].cursor = id.map(str::to_owned);
-        }
-    }
-
-    /// The client has been told that it has everything up to `position`.
-    fn check_nothing_missing(&mut self, n: usize, position: u64) {
-        let is_event = self.events.contains_key(&position);
-        let client = &self.clients[n];
-        if position > client.has {
-            let own = if is_event { position } else { position + 1 };
-            for (missing, (groups, send)) in self.events.range(client.has + 1..own) {
-                let due = |group: &usize| client.granted.get(group).is_some_and(|from| from < missing);
-                assert!(!groups.iter().any(due), "client {n}: {send} is missing");
-            }
-        }
-        self.clients[n].has = self.clients[n].has.max(position);
-    }
-
     /// Everybody reads on: then everybody has everything.
     fn finish(&mut self) {
         while !self.calls.is_empty() {
@@ -509,18 +430,4 @@ impl World {
         }
         self.gateway.assert_invariants();
     }
-}
-
-/// Takes a whole chunk from the front of `held`.
-fn next_chunk(held: &mut Vec<u8>) -> Option<Vec<u8>> {
-    let line = held.windows(2).position(|window| window == b"\r\n")?;
-    let digits = std::str::from_utf8(&held[..line]).expect("digits");
-    let size = usize::from_str_radix(digits, 16).expect("a chunk's size");
-    if held.len() < line + 2 + size + 2 {
-        return None;
-    }
-    assert_eq!(&held[line + 2 + size..line + 4 + size], b"\r\n", "a chunk's data ends in CRLF");
-    let chunk = held[line + 2..line + 2 + size].to_vec();
-    held.drain(..line + 4 + size);
-    Some(chunk)
 }
