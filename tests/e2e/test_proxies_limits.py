@@ -8,6 +8,7 @@ import pytest
 from programs import PATIENCE, wait_until
 
 FLOOD = 1200  # connects
+SLOW = 0.5  # seconds that the backend takes for a connect of the flood
 PARALLEL_MAX = 100  # of one curl; beyond a proxy's limit of HTTP/2 streams per connection it would spin
 
 NO_LIMITS = {
@@ -40,16 +41,18 @@ def connect_many(curl):
 
 @pytest.fixture
 def flood(ssegateway, connect_many):
-    """Floods from one address to a path for which the backend takes longer than the test."""
+    """Floods from one address to a path that is slow, or hangs until the test has ended."""
     ended = threading.Event()
 
     def answer(call):
         if call.path == "/events/slow":
+            ended.wait(SLOW)
+        if call.path == "/events/hanging":
             ended.wait(4 * PATIENCE)
         return {}
 
-    def flood(proxy):
-        return [connect_many(proxy, "/events/slow", PARALLEL_MAX) for _ in range(FLOOD // PARALLEL_MAX)]
+    def flood(proxy, path="/events/slow"):
+        return [connect_many(proxy, path, PARALLEL_MAX) for _ in range(FLOOD // PARALLEL_MAX)]
 
     ssegateway.answer = answer
     yield flood
@@ -88,7 +91,7 @@ def test_a_flood_is_refused_and_others_connect_at_once(ssegateway, start_proxy, 
 @pytest.mark.parametrize("name", NO_LIMITS)
 def test_without_limits_one_client_takes_all_callbacks(ssegateway, start_proxy, curl, flood, name):
     proxy = start_proxy(name, NO_LIMITS[name])
-    flood(proxy)
+    flood(proxy, "/events/hanging")
     wait_until(lambda: callbacks_waiting(ssegateway) >= 100, ssegateway.log)
     curl(proxy, "127.0.0.2", "/events/news")
     with pytest.raises(AssertionError, match="no such callback"):
