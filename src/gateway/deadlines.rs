@@ -4,7 +4,6 @@ use super::connection::{Closing, Connection, Input, State};
 use super::settings::Settings;
 use crate::clock::Millis;
 use crate::hub::ConnId;
-use crate::planted;
 use crate::table::Table;
 use crate::timer::Timer;
 use std::cmp::Reverse;
@@ -118,7 +117,7 @@ fn deadline_of(connection: &Connection, settings: &Settings) -> Millis {
         State::Reading(reading) => stalled.min(match reading.started {
             Some(started) => started.after(settings.request_timeout),
             // A client with unread answers is not idle.
-            None if !connection.out.is_empty() && !planted::is("slow-reader-is-taken-for-idle") => Millis::NEVER,
+            None if !connection.out.is_empty() => Millis::NEVER,
             None => connection.out.progress_at().after(settings.keepalive_timeout),
         }),
         State::Connecting(connecting) => stalled.min(connecting.answer_by),
