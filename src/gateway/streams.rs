@@ -143,7 +143,7 @@ impl Shared {
                 pending
             }
             Some(Ended::Over(pending, None)) => {
-                debug!(outcome:?; "late answer to a connect");
+                debug!(token = pending.token().to_string(); "a connect that had timed out is over");
                 pending
             }
         };

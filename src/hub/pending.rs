@@ -54,6 +54,14 @@ impl Pending {
         }
     }
 
+    /// The stream that it is about.
+    pub(crate) fn token(&self) -> Uuid {
+        match self {
+            Self::Connect(connect) => connect.token,
+            Self::Disconnect(disconnect) => disconnect.token,
+        }
+    }
+
     pub(crate) fn lane(&self) -> Lane {
         match self {
             Self::Connect(_) => Lane::Connects,

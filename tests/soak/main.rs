@@ -19,12 +19,13 @@ use std::time::{Duration, Instant};
 /// Longest wait for all work to finish at the end.
 const REST: Duration = Duration::from_secs(60);
 /// Callback connections, and sockets that the gateway still holds for clients that have left.
-const OTHER_DESCRIPTORS_MAX: usize = 128 + 256;
+const OTHER_DESCRIPTORS_MAX: usize = 128 + 64 + 256;
 /// Normal fluctuation in callback connections.
 const DESCRIPTORS_SLACK: usize = 48;
 /// Memory of one callback thread; measured: 66.
 const THREAD_KIB: usize = 80;
-const THREADS_MAX: usize = 128 + 8;
+/// Callbacks in flight, connects whose late answers are awaited, and the rest.
+const THREADS_MAX: usize = 128 + 64 + 8;
 
 fn setting(name: &str, default: usize) -> usize {
     match std::env::var(name) {
