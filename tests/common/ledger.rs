@@ -1,5 +1,5 @@
-//! A record of callbacks: every accepted connect has exactly one disconnect, a rejected one has none (contract, section
-//! 6).
+//! A record of callbacks: every accepted connect has exactly one disconnect; a rejected one has none, or one with `error`
+//! where a first attempt broke (contract, section 6).
 
 use super::Call;
 use std::collections::HashMap;
@@ -16,9 +16,16 @@ pub(crate) enum Verdict {
 
 #[derive(Debug, Default)]
 struct Entry {
-    /// The last decision, since a connect may be retried on a fresh connection.
+    /// The decision on all attempts, since a connect may be retried on a fresh connection.
     verdict: Option<Verdict>,
     reasons: Vec<String>,
+}
+
+impl Entry {
+    /// It ended with `error`, as a connect does whose first attempt broke after it was written.
+    fn is_in_doubt(&self) -> bool {
+        self.reasons == ["error"]
+    }
 }
 
 /// Totals of a ledger.
@@ -38,7 +45,13 @@ pub(crate) struct Ledger(Arc<Mutex<HashMap<String, Entry>>>);
 
 impl Ledger {
     pub(crate) fn connected(&self, token: &str, verdict: Verdict) {
-        self.0.lock().unwrap().entry(token.to_owned()).or_default().verdict = Some(verdict);
+        let mut entries = self.0.lock().unwrap();
+        let entry = entries.entry(token.to_owned()).or_default();
+        // A first attempt may have been accepted, whatever becomes of the second.
+        entry.verdict = Some(match (entry.verdict, verdict) {
+            (Some(Verdict::Accepted | Verdict::Unclear), Verdict::Rejected) => Verdict::Unclear,
+            (None | Some(_), verdict) => verdict,
+        });
     }
 
     pub(crate) fn disconnected(&self, token: &str, reason: &str) {
@@ -60,6 +73,11 @@ impl Ledger {
             let expected = match entry.verdict {
                 Some(Verdict::Accepted) => {
                     sums.accepted += 1;
+                    1
+                }
+                // The gateway cannot know what became of a first attempt that broke.
+                Some(Verdict::Rejected) if entry.is_in_doubt() => {
+                    sums.unclear += 1;
                     1
                 }
                 Some(Verdict::Rejected) => {
@@ -96,7 +114,7 @@ impl Ledger {
         for (token, entry) in self.0.lock().unwrap().iter() {
             let expected = match entry.verdict {
                 Some(Verdict::Accepted | Verdict::Unclear) => 1,
-                Some(Verdict::Rejected) => 0,
+                Some(Verdict::Rejected) => usize::from(entry.is_in_doubt()),
                 None => panic!("a disconnect without a connect: {token} {entry:?}"),
             };
             if entry.reasons.len() < expected && excused(token) {
