@@ -19,7 +19,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let settings = Settings { memory_bytes_max: Some(LIMIT), ..Settings::default() };
+        let settings = Settings { memory_bytes_max: Some(LIMIT), post_streams: true, ..Settings::default() };
         Self { gateway: Gateway::new(settings, Millis::ZERO, 0), now: 0, connections: 0 }
     }
 
@@ -181,4 +181,19 @@ fn history_is_given_up_before_anything_else() {
     world.send(half, "y".repeat(100_000).as_bytes());
     assert!(world.answer(half).starts_with("400 "), "complete, if no JSON");
     assert!(world.gateway.memory() > LIMIT / 2, "{} bytes", world.gateway.memory());
+}
+
+#[test]
+fn a_posted_stream_is_refused_near_the_limit_as_any_other() {
+    let mut world = World::new();
+    let post = format!("POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 200000\r\n\r\n{}", "x".repeat(200_000));
+    let answers: Vec<String> = (0..40)
+        .map(|_| {
+            let id = world.open(post.as_bytes());
+            world.answer(id)
+        })
+        .collect();
+    let taken = answers.iter().filter(|answer| answer.is_empty()).count();
+    assert!((1..10).contains(&taken), "{taken} asked about");
+    assert!(answers[taken..].iter().all(|answer| answer.ends_with(OUT_OF_MEMORY)), "{answers:?}");
 }

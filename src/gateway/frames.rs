@@ -63,6 +63,12 @@ fn write_chunk(out: &mut Vec<u8>, frame: &[u8], id: Option<&IdLine>) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Appends a frame in one of the framings that members use.
+fn write_framed(out: &mut Vec<u8>, frame: &[u8], id: Option<&IdLine>, framing: Framing) {
+    let id = id.filter(|_| framing.ids);
+    if framing.chunks { write_chunk(out, frame, id) } else { write_frame(out, frame, id) }
+}
+
 /// Appends frames without their `id` fields. Fields begin at the start of a line, data never does.
 pub(super) fn without_ids(frames: &[u8]) -> Vec<u8> {
     frames.split_inclusive(|byte| *byte == b'\n').filter(|line| !line.starts_with(b"id:")).flatten().copied().collect()
@@ -95,9 +101,7 @@ impl LiveFrame {
             self.position = position;
             self.encodings.iter_mut().for_each(Vec::clear);
         }
-        let out = &mut self.encodings[Self::index(framing)];
-        let id = id.filter(|_| framing.ids);
-        if framing.chunks { write_chunk(out, frame, id) } else { write_frame(out, frame, id) }
+        write_framed(&mut self.encodings[Self::index(framing)], frame, id, framing);
     }
 
     fn bytes(&self, framing: Framing) -> &[u8] {
@@ -128,11 +132,7 @@ impl Collected {
             return false;
         }
         let id = framing.ids.then(|| IdLine::new(cursor));
-        if framing.chunks {
-            write_chunk(&mut self.bytes, frame, id.as_ref());
-        } else {
-            write_frame(&mut self.bytes, frame, id.as_ref());
-        }
+        write_framed(&mut self.bytes, frame, id.as_ref(), framing);
         self.ends.push((self.bytes.len(), cursor.position));
         true
     }

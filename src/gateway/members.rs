@@ -124,7 +124,7 @@ impl Shared {
         let id = connection.id;
         if let Some(position) = sole {
             if !self.delivery.live.has(position, framing) {
-                let id = IdLine::new(self.engine.cursor(position));
+                let id = self.id_line(position);
                 let live = &mut self.delivery.live;
                 self.hub.groups.take_due(joined, (floor, head), Due::Live, |position, frame, keeps| {
                     live.encode(position, frame, Some(&id).filter(|_| keeps == Keeps::Replayable), framing);
@@ -171,7 +171,7 @@ impl Shared {
             let to = outbox.frames(now, out);
             let start = to.len();
             write_frame(to, frame, id.as_ref());
-            bytes += (to.len() - start) as u64;
+            bytes += to.len() - start;
             events += 1;
             true
         });
@@ -253,7 +253,7 @@ impl Shared {
         if planted::is("position-moves-before-the-write") {
             position = offer.complete_to.unwrap_or(position);
         }
-        self.stats.deliver(taken.events, count as u64);
+        self.stats.deliver(taken.events, count);
         // The wait of a stream that accepts nothing counts from its beginning.
         if count > 0 || !reached.is_lagging() {
             connection.out.touch(now);
@@ -289,9 +289,11 @@ impl Shared {
     /// A lagging stream has nothing unsent and no offer: it has caught up, or has fallen too far behind.
     pub(super) fn end_pull(&mut self, now: Millis, connection: &mut Connection) {
         let Some((joined, reached)) = Self::membership(connection) else { return };
-        let until = self.end_of_pull(connection, reached);
         if !reached.is_lagging() {
-        } else if self.hub.groups.is_lost(joined, reached.position()) {
+            return;
+        }
+        let until = self.end_of_pull(connection, reached);
+        if self.hub.groups.is_lost(joined, reached.position()) {
             self.cut_stream(now, connection, EndReason::error(Detail::SlowConsumer));
         } else if !self.hub.groups.owes_kept(joined, (reached.position(), until)) {
             self.catch_up_with(now, connection, until);
@@ -310,8 +312,7 @@ impl Shared {
         if let Some(tail) = tail {
             if !tail.held.is_empty() {
                 self.outbox.frames(now, &mut connection.out).extend_from_slice(&tail.held);
-                self.stats.events += tail.held_events;
-                self.stats.event_bytes += tail.held.len() as u64;
+                self.stats.sent(tail.held_events, tail.held.len());
                 self.outbox.queue(connection.id, &mut connection.out);
             }
             end = tail.end;

@@ -5,7 +5,7 @@ use super::connection::{Connection, HeldChange, State};
 use super::reached::Reached;
 use super::shared::Shared;
 use crate::clock::Millis;
-use crate::hub::{Frame, GROUPS_MAX, Joined, Publication, parse_token};
+use crate::hub::{Frame, GROUPS_MAX, Joined, Publication};
 use crate::send::{self, MembershipChange, MembershipError, SendCommand};
 use crate::sse::Event;
 use crate::table::Table;
@@ -84,9 +84,7 @@ impl Shared {
         connections: &mut Table<Connection>,
         change: &MembershipChange<'_>,
     ) -> MembershipResult {
-        let token_in = |slot| connections.in_slot(slot).map(|connection| connection.token);
-        let named = parse_token(&change.token).and_then(|token| self.hub.tokens.get(token, token_in));
-        let Some(connection) = named.and_then(|slot| connections.in_slot_mut(slot)) else {
+        let Some(connection) = self.stream_named(connections, &change.token) else {
             return MembershipResult::NotFound;
         };
         match &mut connection.state {

@@ -168,8 +168,7 @@ impl Shared {
             let (head, rest) = held.split_at(first_frame_end(&held));
             self.write_block(now, connection, head, first);
             self.outbox.frames(now, &mut connection.out).extend_from_slice(rest);
-            self.stats.events += connecting.held_events.saturating_sub(1);
-            self.stats.event_bytes += rest.len() as u64;
+            self.stats.sent(connecting.held_events.saturating_sub(1), rest.len());
         }
         self.outbox.queue(connection.id, &mut connection.out);
         if entry.is_over && !entry.is_due {
@@ -182,8 +181,7 @@ impl Shared {
         let out = self.outbox.frames(now, &mut connection.out);
         let start = out.len();
         write_frame(out, frame, id);
-        self.stats.events += 1;
-        self.stats.event_bytes += (out.len() - start) as u64;
+        self.stats.sent(1, out.len() - start);
     }
 
     /// A send to the token of a stream that is or was in groups.
@@ -202,7 +200,6 @@ impl Shared {
             self.hints.foreign_id(event);
         }
         let write = |out: &mut Vec<u8>| {
-            let start = out.len();
             for event in events {
                 if is_foreign(&event) {
                     Event { id: None, ..event.clone() }.write(out);
@@ -210,7 +207,6 @@ impl Shared {
                     event.write(out);
                 }
             }
-            (out.len() - start) as u64
         };
         let count = events.len() as u64;
         match self.delivery.tails.get_mut(&connection.id.slot()).filter(|_| reached.has_tail()) {
@@ -225,9 +221,7 @@ impl Shared {
                 tail.held_events += count;
             }
             None if count > 0 => {
-                self.stats.event_bytes += write(self.outbox.frames(now, &mut connection.out));
-                self.stats.events += count;
-                self.outbox.queue(connection.id, &mut connection.out);
+                self.write_events(now, connection, count, write);
             }
             None => {}
         }

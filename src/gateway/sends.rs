@@ -5,7 +5,7 @@ use super::connection::{Connection, State};
 use super::shared::Shared;
 use crate::callback::Detail;
 use crate::clock::Millis;
-use crate::hub::{EndReason, parse_token};
+use crate::hub::EndReason;
 use crate::planted;
 use crate::send::{self, GroupIds, SendCommand, Target};
 use crate::table::Table;
@@ -38,11 +38,7 @@ impl Shared {
             Target::Group(name) => return self.publish(now, std::slice::from_ref(name), command),
             Target::Groups(names) => return self.publish(now, names, command),
         };
-        let token_in = |slot| connections.in_slot(slot).map(|connection| connection.token);
-        let named = parse_token(token).and_then(|token| self.hub.tokens.get(token, token_in));
-        let Some(connection) = named.and_then(|slot| connections.in_slot_mut(slot)) else {
-            return SendResult::NotFound;
-        };
+        let Some(connection) = self.stream_named(connections, token) else { return SendResult::NotFound };
         let pending_max = self.settings.pending_bytes_max;
         let events = command.events.as_slice();
         match &mut connection.state {

@@ -18,7 +18,7 @@ use super::stats::Stats;
 use crate::clock::Millis;
 use crate::engine::Engine;
 use crate::http::response::{CorsHeaders, Date};
-use crate::hub::{Calls, ConnId, Groups, HistoryLimits, Hub};
+use crate::hub::{Calls, ConnId, Groups, HistoryLimits, Hub, parse_token};
 use crate::job::Job;
 use crate::send;
 use crate::table::Table;
@@ -202,6 +202,32 @@ impl Shared {
             | State::Closed(_) => {}
         }
         connection.state = State::Closed(mode);
+    }
+
+    /// Appends that many events to an open stream.
+    pub(super) fn write_events(
+        &mut self,
+        now: Millis,
+        connection: &mut Connection,
+        count: u64,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let out = self.outbox.frames(now, &mut connection.out);
+        let start = out.len();
+        write(out);
+        self.stats.sent(count, out.len() - start);
+        self.outbox.queue(connection.id, &mut connection.out);
+    }
+
+    /// The stream, open or not, that a token names.
+    pub(super) fn stream_named<'c>(
+        &self,
+        connections: &'c mut Table<Connection>,
+        token: &str,
+    ) -> Option<&'c mut Connection> {
+        let token_in = |slot| connections.in_slot(slot).map(|connection| connection.token);
+        let slot = self.hub.tokens.get(parse_token(token)?, token_in)?;
+        connections.in_slot_mut(slot)
     }
 
     /// The last step of every input to a connection. The only place that removes connections from the table.

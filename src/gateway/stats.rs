@@ -178,10 +178,15 @@ impl Stats {
     }
 
     /// Events of groups were written to a stream.
-    pub(super) fn deliver(&mut self, events: u64, bytes: u64) {
-        self.events += events;
-        self.event_bytes += bytes;
+    pub(super) fn deliver(&mut self, events: u64, bytes: usize) {
+        self.sent(events, bytes);
         self.group_deliveries += events;
+    }
+
+    /// Events were appended to a stream, in so many bytes of frames.
+    pub(super) fn sent(&mut self, events: u64, bytes: usize) {
+        self.events += events;
+        self.event_bytes += bytes as u64;
     }
 
     pub(super) fn refuse(&mut self, refusal: Refusal) {

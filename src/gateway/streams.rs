@@ -26,16 +26,10 @@ impl Shared {
     /// A GET for a stream: asks the backend.
     pub(super) fn connect(&mut self, now: Millis, connection: &mut Connection, head: &Head<'_, '_>, mode: StreamMode) {
         self.hints.cors(head, &mode.cors);
-        if let Some(failure) = self.connect_refusal() {
+        if let Some(failure) = self.connect_refusal(head.bytes) {
             return self.refuse_connect(now, connection, &mode, failure);
         }
-        if self.budget.is_full(self.memory(), self.hub.calls.request_bytes(), head.bytes) {
-            self.hints.memory();
-            return self.fail_connect(now, connection, &mode, ConnectResult::Memory);
-        }
-        let parts = RequestParts { url: head.target, headers: head.headers };
-        let request = Request::encode(&mut self.scratch, &parts);
-        let stream = StreamRequest { request, mode, resume: self.read_resume(head) };
+        let stream = self.read_stream_request(head, mode, Request::encode);
         let declared = match head.framing {
             Framing::Empty => 0,
             Framing::Chunked => self.settings.body_bytes_max as u64,
@@ -47,8 +41,17 @@ impl Shared {
     /// A POST for a stream has come, but for its body.
     pub(super) fn read_posted(&mut self, head: &Head<'_, '_>, mode: StreamMode) -> StreamRequest {
         self.hints.cors(head, &mode.cors);
+        self.read_stream_request(head, mode, Request::encode_post)
+    }
+
+    fn read_stream_request(
+        &mut self,
+        head: &Head<'_, '_>,
+        mode: StreamMode,
+        encode: impl FnOnce(&mut String, &RequestParts<'_>) -> Request,
+    ) -> StreamRequest {
         let parts = RequestParts { url: head.target, headers: head.headers };
-        let request = Request::encode_post(&mut self.scratch, &parts);
+        let request = encode(&mut self.scratch, &parts);
         StreamRequest { request, mode, resume: self.read_resume(head) }
     }
 
@@ -63,20 +66,22 @@ impl Shared {
         let Ok(body) = RequestBody::new(body) else {
             return self.refuse_cors(now, connection, Refusal::MediaType, &stream.mode.cors);
         };
-        match self.connect_refusal() {
+        match self.connect_refusal(stream.request.json().len() + body.bytes()) {
             Some(failure) => self.refuse_connect(now, connection, &stream.mode, failure),
             None => self.ask_backend(now, connection, stream, Some(body), 0),
         }
     }
 
-    /// Why no stream can be opened now, if none can.
-    fn connect_refusal(&self) -> Option<ConnectResult> {
+    /// Why no stream can be opened now for a request of so many bytes, if none can.
+    fn connect_refusal(&self, request_bytes: usize) -> Option<ConnectResult> {
         if !self.settings.callback_configured {
             Some(ConnectResult::NotConfigured)
         } else if self.shutdown.is_draining() {
             Some(ConnectResult::ShuttingDown)
         } else if self.is_full() {
             Some(ConnectResult::TooManyStreams)
+        } else if self.budget.is_full(self.memory(), self.hub.calls.request_bytes(), request_bytes) {
+            Some(ConnectResult::Memory)
         } else {
             None
         }
@@ -85,6 +90,9 @@ impl Shared {
     fn refuse_connect(&mut self, now: Millis, connection: &mut Connection, mode: &StreamMode, failure: ConnectResult) {
         if failure == ConnectResult::TooManyStreams {
             self.hints.streams_max(self.settings.streams_max);
+        }
+        if failure == ConnectResult::Memory {
+            self.hints.memory();
         }
         if failure == ConnectResult::NotConfigured {
             return self.answer_failed_connect(now, connection, mode, failure);
@@ -324,22 +332,6 @@ impl Shared {
         if let Some(age) = asked.into_iter().chain(usual).min() {
             self.deadlines.expire_at(now.after(age), id);
         }
-    }
-
-    /// Appends that many events to an open stream.
-    pub(super) fn write_events(
-        &mut self,
-        now: Millis,
-        connection: &mut Connection,
-        count: u64,
-        write: impl FnOnce(&mut Vec<u8>),
-    ) {
-        let out = self.outbox.frames(now, &mut connection.out);
-        let start = out.len();
-        write(out);
-        self.stats.events += count;
-        self.stats.event_bytes += (out.len() - start) as u64;
-        self.outbox.queue(connection.id, &mut connection.out);
     }
 
     /// The drain reaches an open stream.
