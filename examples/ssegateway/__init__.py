@@ -47,20 +47,8 @@ __all__ = [
 class Gateway(BaseGateway):
     """One object serves all threads and keeps its connections open between calls."""
 
-    def __init__(
-        self,
-        url: str | None = None,
-        *,
-        internal_token: str | None = None,
-        callback_token: str | None = None,
-        timeout: float = 5,
-    ) -> None:
-        """Arguments that are not given come from GATEWAY_URL, INTERNAL_TOKEN and CALLBACK_TOKEN in the environment.
-
-        `timeout`: the maximum duration of a call, in seconds.
-        """
-        super().__init__(url, internal_token=internal_token, callback_token=callback_token, timeout=timeout)
-        self._pool = Pool(self._address, timeout)
+    def _open(self) -> None:
+        self._pool = Pool(self._address, self.timeout)
 
     @overload
     def send(

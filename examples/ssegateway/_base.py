@@ -13,21 +13,6 @@ from urllib.parse import parse_qsl, quote as percent_encode, urlencode
 
 from ._http import Address, Answer
 
-__all__ = [
-    "BaseGateway",
-    "Callback",
-    "Connection",
-    "Event",
-    "GatewayError",
-    "Gone",
-    "Group",
-    "Headers",
-    "Sent",
-    "Unavailable",
-    "accept",
-]
-
-
 # The stream has ended, or ends now because its client is too slow. Any other 404 means a wrong port or path.
 ENDED = {(404, b'{"error":"Token not found"}'), (500, b'{"error":"Write failed: connection closed"}')}
 
@@ -174,6 +159,11 @@ class BaseGateway:
         self._get_fields = f" HTTP/1.1\r\n{fields}\r\n"
         self._send_head = f"POST /internal/send HTTP/1.1\r\n{json_fields}"
         self._groups_head = f"POST /internal/groups HTTP/1.1\r\n{json_fields}"
+        self._open()
+
+    def _open(self) -> None:
+        """Prepares the connections; nothing is connected yet."""
+        raise NotImplementedError
 
     def callback(self, body: bytes | str, headers: Headers) -> Callback:
         """Reads a callback. PermissionError if it does not carry CALLBACK_TOKEN, ValueError if it is not a callback."""

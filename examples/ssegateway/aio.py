@@ -15,20 +15,8 @@ __all__ = ["AsyncGateway"]
 class AsyncGateway(BaseGateway):
     """One object serves all tasks of an event loop. They share one connection, so sends arrive in the order of the calls."""
 
-    def __init__(
-        self,
-        url: str | None = None,
-        *,
-        internal_token: str | None = None,
-        callback_token: str | None = None,
-        timeout: float = 5,
-    ) -> None:
-        """Arguments that are not given come from GATEWAY_URL, INTERNAL_TOKEN and CALLBACK_TOKEN in the environment.
-
-        `timeout`: the maximum duration of a call, in seconds.
-        """
-        super().__init__(url, internal_token=internal_token, callback_token=callback_token, timeout=timeout)
-        self._pipeline = Pipeline(self._address, timeout)
+    def _open(self) -> None:
+        self._pipeline = Pipeline(self._address, self.timeout)
 
     @overload
     async def send(
