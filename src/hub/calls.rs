@@ -222,9 +222,9 @@ impl Calls {
     pub(crate) fn queue(&mut self, pending: Pending) -> CallId {
         let lane = pending.lane();
         self.request_bytes += pending.bytes();
-        if let Pending::Disconnect(disconnect) = &pending {
+        if lane == Lane::Disconnects {
             self.unstamped += 1;
-            self.waiting_bytes += disconnect.request.json().len();
+            self.waiting_bytes += pending.bytes();
         }
         let (number, queued_at) = (self.next_number, Millis::ZERO);
         self.next_number += 1;
@@ -247,10 +247,8 @@ impl Calls {
 
     /// Puts a disconnect back into the queue, before all that were queued after it.
     fn queue_again(&mut self, entry: Entry) {
-        if let Pending::Disconnect(disconnect) = &entry.pending {
-            self.waiting_bytes += disconnect.request.json().len();
-        }
         let number = entry.number;
+        self.waiting_bytes += entry.pending.bytes();
         self.request_bytes += entry.request_bytes();
         let id = self.table.insert(entry);
         let waiting = &mut self.lanes[Lane::Disconnects as usize].waiting;
@@ -321,7 +319,7 @@ impl Calls {
                 (CallKind::Connect, token, request, body.clone(), owner.ok())
             }
             Pending::Disconnect(PendingDisconnect { token, request, ending: EndReason { reason, detail } }) => {
-                self.waiting_bytes -= request.json().len();
+                self.waiting_bytes -= entry.pending.bytes();
                 (CallKind::Disconnect { reason: *reason, detail: *detail }, token, request, None, None)
             }
         };

@@ -172,15 +172,8 @@ impl Groups {
         }
     }
 
-    pub(super) fn kept(&self) -> (u64, usize) {
-        (self.keeping.events, self.keeping.bytes)
-    }
-
     pub(super) fn hash(&self, name: &str) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        hasher.write_u64(self.hash_key);
-        hasher.write(name.as_bytes());
-        hasher.finish()
+        hash_of(self.hash_key, name)
     }
 
     pub(super) fn find(&self, name: &str) -> Option<u32> {
@@ -207,13 +200,7 @@ impl Groups {
         let group = Group { name, members, ring, newest, walk: None, is_aging: false, is_heaped: false };
         let slot = self.table.insert(group).slot();
         let (table, key) = (&self.table, self.hash_key);
-        let hash_of = |slot: &u32| {
-            let mut hasher = DefaultHasher::new();
-            hasher.write_u64(key);
-            hasher.write(table.in_slot(*slot).map_or(&b""[..], |group| group.name.as_bytes()));
-            hasher.finish()
-        };
-        self.names.insert_unique(hash, slot, hash_of);
+        self.names.insert_unique(hash, slot, |slot| hash_in(table, key, *slot));
         slot
     }
 
@@ -318,12 +305,7 @@ impl Groups {
     pub(crate) fn shrink(&mut self) {
         self.table.shrink();
         let (table, key) = (&self.table, self.hash_key);
-        self.names.shrink_to_fit(|slot| {
-            let mut hasher = DefaultHasher::new();
-            hasher.write_u64(key);
-            hasher.write(table.in_slot(*slot).map_or(&b""[..], |group| group.name.as_bytes()));
-            hasher.finish()
-        });
+        self.names.shrink_to_fit(|slot| hash_in(table, key, *slot));
         self.memberships.shrink();
         self.keeping.forgotten.shrink();
         self.keeping.aging.shrink_to_fit();
@@ -331,6 +313,18 @@ impl Groups {
         self.walks.shrink_to_fit();
         self.sources = Vec::new();
     }
+}
+
+fn hash_of(key: u64, name: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write_u64(key);
+    hasher.write(name.as_bytes());
+    hasher.finish()
+}
+
+/// The hash of the name of the group in a slot.
+fn hash_in(table: &Table<Group>, key: u64, slot: u32) -> u64 {
+    hash_of(key, table.in_slot(slot).map_or("", |group| &group.name))
 }
 
 impl Group {
