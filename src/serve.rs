@@ -150,7 +150,7 @@ fn worker_settings(config: &Config, limits: &Limits, url: &CallbackUrl) -> Worke
     WorkerSettings {
         url: url.url.clone(),
         pass_rejections: config.pass_rejections,
-        extra_roots: Vec::new(),
+        extra_roots: config.callback_roots.clone(),
         authorization: config.callback_authorization().map(|value| value.expose().to_owned()),
         instance: config.gateway.instance.clone(),
         timeout: config.gateway.callback_timeout,

@@ -96,6 +96,7 @@ const FILES: [(&str, &[&str]); 13] = [
             "idle",
             "settings",
             "tcp",
+            "verifier",
             "tls",
             "no_tls",
             "transport",
@@ -106,7 +107,7 @@ const FILES: [(&str, &[&str]); 13] = [
         ],
     ),
     ("sys", &["errno", "stdio", "memory", "signals", "socket", "mod"]),
-    ("config", &["values", "url", "fields", "variables", "mod"]),
+    ("config", &["values", "certificates", "no_certificates", "url", "fields", "variables", "mod"]),
     ("logger", &["queue", "format", "writer", "mod"]),
 ];
 

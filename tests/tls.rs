@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Gateway, PATIENCE, Port, assert_json, eventually, find};
+use common::{Gateway, PATIENCE, Port, assert_json, eventually, find, run};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -34,11 +34,15 @@ struct Identity {
 
 impl Authority {
     fn new() -> Self {
+        Self::named(&[])
+    }
+
+    fn named(arguments: &[&str]) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("tls-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
         let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         std::fs::create_dir_all(&directory).expect("a directory");
-        openssl(&directory, "root", &["-subj", "/CN=An authority"]);
+        openssl(&directory, "root", &[&["-subj", "/CN=An authority"], arguments].concat());
         let root = CertificateDer::from_pem_file(directory.join("root.pem")).expect("a certificate");
         Self { directory, root }
     }
@@ -48,10 +52,20 @@ impl Authority {
         let names = format!("subjectAltName={names}");
         let leaf = ["-subj", "/CN=A backend", "-CA", "root.pem", "-CAkey", "root.key", "-addext", &names];
         openssl(&self.directory, "leaf", &[&leaf[..], &["-addext", "basicConstraints=critical,CA:FALSE"]].concat());
+        self.identity("leaf")
+    }
+
+    fn identity(&self, name: &str) -> Identity {
+        let path = self.directory.join(name);
         Identity {
-            certificate: CertificateDer::from_pem_file(self.directory.join("leaf.pem")).expect("a certificate"),
-            key: PrivateKeyDer::from_pem_file(self.directory.join("leaf.key")).expect("a key"),
+            certificate: CertificateDer::from_pem_file(path.with_extension("pem")).expect("a certificate"),
+            key: PrivateKeyDer::from_pem_file(path.with_extension("key")).expect("a key"),
         }
+    }
+
+    /// The file of its certificate.
+    fn file(&self) -> String {
+        self.directory.join("root.pem").display().to_string()
     }
 }
 
@@ -59,6 +73,13 @@ impl Drop for Authority {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.directory);
     }
+}
+
+/// A certificate that nobody else has signed; its files are those of an authority.
+fn self_signed(name: &str) -> (Authority, Identity) {
+    let authority = Authority::named(&["-addext", &format!("subjectAltName=DNS:{name}")]);
+    let identity = authority.identity("root");
+    (authority, identity)
 }
 
 /// Creates `name.key` and a certificate for it, `name.pem`.
@@ -229,11 +250,71 @@ fn a_certificate_from_an_unknown_authority_is_refused() {
         let mut gateway = Gateway::builder().set("CALLBACK_URL", url).set("CALLBACK_TOKEN", "opensesame").start();
         assert_json(&gateway.get("/x"), 503, r#"{"error":"Backend unavailable"}"#);
         let line = gateway.log_line(&["connect callback failed"]);
-        assert!(line.contains("written=false") && line.to_lowercase().contains("certificate"), "{line}");
+        assert!(line.contains("written=false") && line.contains("unknown issuer: "), "{line}");
+        assert!(line.contains("set CALLBACK_CA_FILE"), "{line}");
         gateway.drain();
     }
     // A client that trusts it does get through.
     let outcomes = calls(format!("https://localhost:{port}/"), &[&authority.root], 1);
     assert_eq!(outcomes, [accepted()]);
     eventually("the backend sees a request", || seen.requests.lock().unwrap().len() == 1);
+}
+
+#[test]
+fn a_file_of_certificates_makes_a_private_authority_known() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let (port, _seen) = backend(authority.certify("DNS:localhost"));
+    let gateway = || Gateway::builder().set("CALLBACK_URL", format!("https://localhost:{port}/"));
+    for gateway in [
+        gateway().set("CALLBACK_CA_FILE", authority.file()),
+        gateway().set("SSL_CERT_FILE", authority.file()),
+        gateway().set("CALLBACK_CA_FILE", authority.file()).set("SSL_CERT_FILE", other.file()),
+    ] {
+        gateway.start().open("/x").assert_ended();
+    }
+    // Ours goes first. What is set for other programs never stops this one.
+    let mut refusing = gateway().set("CALLBACK_CA_FILE", other.file()).set("SSL_CERT_FILE", authority.file()).start();
+    assert_json(&refusing.get("/x"), 503, r#"{"error":"Backend unavailable"}"#);
+    refusing.drain();
+    let gateway = gateway().set("SSL_CERT_FILE", "/nowhere").start();
+    gateway.log_line(&[r#"SSL_CERT_FILE="/nowhere": must name a readable file: "#, "; not used"]);
+}
+
+#[test]
+fn a_self_signed_certificate_in_that_file_is_good_for_its_own_name() {
+    let (authority, identity) = self_signed("localhost");
+    let (port, _seen) = backend(identity);
+    let gateway = |host: &str| {
+        let url = format!("https://{host}:{port}/");
+        Gateway::builder().set("CALLBACK_URL", url).set("CALLBACK_CA_FILE", authority.file()).start()
+    };
+    gateway("localhost").open("/x").assert_ended();
+    let other = gateway("127.0.0.1");
+    assert_json(&other.get("/x"), 503, r#"{"error":"Backend unavailable"}"#);
+    other.log_line(&["connect callback failed", "wrong name: ", "localhost", "subjectAltName"]);
+}
+
+#[test]
+fn a_bad_file_of_certificates_stops_the_start() {
+    let authority = Authority::new();
+    let path = |name: &str| authority.directory.join(name).display().to_string();
+    std::fs::write(path("text.pem"), "no certificate").expect("a file");
+    let bad = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let good = std::fs::read_to_string(authority.file()).expect("a certificate");
+    std::fs::write(path("second.pem"), format!("{good}{bad}")).expect("a file");
+    std::fs::write(path("cut.pem"), &good[..good.len() / 2]).expect("a file");
+    for (name, allowed) in [
+        ("none.pem", "must name a readable file: No such file"),
+        ("text.pem", "must name a file with -----BEGIN CERTIFICATE----- in it"),
+        ("root.key", "must name a file with -----BEGIN CERTIFICATE----- in it"),
+        ("second.pem", "must name a file of certificates, and number 2 in it is none"),
+        ("cut.pem", "must name a file of certificates in PEM: "),
+    ] {
+        for arguments in [&[][..], &["check"]] {
+            let output = run(arguments, &[("CALLBACK_CA_FILE", &path(name))]);
+            assert_eq!((output.code, output.stderr.lines().count()), (Some(2), 1), "{output:?}");
+            let line = format!("CALLBACK_CA_FILE=\"{}\": {allowed}", path(name));
+            assert!(output.stderr.starts_with(&line), "{output:?}");
+        }
+    }
 }

@@ -17,6 +17,10 @@ pub struct Config {
     pub callback_token: Option<Secret>,
     /// The file that `callback_token` was read from, if any.
     pub callback_token_file: Option<String>,
+    /// `CALLBACK_CA_FILE`.
+    pub callback_ca_file: Option<String>,
+    /// The certificates (DER) in it, else those in `SSL_CERT_FILE`, trusted in addition to the built-in authorities.
+    pub callback_roots: Vec<Vec<u8>>,
     /// The file that [`Settings::internal_token`] was read from, if any.
     pub internal_token_file: Option<String>,
     /// Port of the public listener, not 0.
@@ -45,6 +49,8 @@ impl Default for Config {
             callback_url: None,
             callback_token: None,
             callback_token_file: None,
+            callback_ca_file: None,
+            callback_roots: Vec::new(),
             internal_token_file: None,
             port: 3000,
             listen_address: Ipv6Addr::UNSPECIFIED.into(),

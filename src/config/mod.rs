@@ -4,6 +4,8 @@
 //! Everything is checked here once, and all problems are reported together; other modules take plain values and do not
 //! check them again.
 
+#[cfg_attr(not(feature = "tls"), path = "no_certificates.rs")]
+mod certificates;
 mod fields;
 mod url;
 mod values;
@@ -57,10 +59,26 @@ impl Config {
                 Err(line) => problems.push(Problem(line)),
             }
         }
+        config.add_system_roots(&lookup, &mut warnings);
         config.gateway.callback_configured = config.callback_url.is_some();
         config.gateway.internal_listener = config.internal_port.is_some();
         config.check_combinations(&mut problems);
         if problems.is_empty() { Ok((config, warnings)) } else { Err(problems) }
+    }
+
+    /// Reads `SSL_CERT_FILE`, as other programs do, where no file of our own is given. It may be set for those others, so
+    /// a bad one is only a warning.
+    fn add_system_roots(&mut self, lookup: impl Fn(&str) -> Option<OsString>, warnings: &mut Vec<Warning>) {
+        const NAME: &str = "SSL_CERT_FILE";
+        if self.callback_ca_file.is_some() || !self.callback_url.as_ref().is_some_and(CallbackUrl::is_https) {
+            return;
+        }
+        let Some(path) = lookup(NAME).filter(|path| !path.is_empty()) else { return };
+        let path = path.to_string_lossy();
+        match certificates::usable(&path) {
+            Ok(roots) => self.callback_roots = roots,
+            Err(allowed) => warnings.push(Warning(format!("{}; not used", line(NAME, &path, &allowed)))),
+        }
     }
 
     /// Checks across variables.

@@ -52,6 +52,11 @@ impl CallbackUrl {
         Ok(Self { url, user, authorization })
     }
 
+    /// Whether callbacks go over TLS.
+    pub fn is_https(&self) -> bool {
+        self.url.starts_with("https:")
+    }
+
     /// The URL without its query and user, as either may be secret.
     pub fn bare(&self) -> &str {
         self.url.split('?').next().unwrap_or_default()

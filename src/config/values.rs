@@ -83,14 +83,17 @@ pub(super) fn token(text: &str) -> Result<Secret, &'static str> {
     }
 }
 
+/// The content of the file at `path`; `None`: it has `bytes_max` or more, as /dev/zero has. Errors: it cannot be read.
+pub(super) fn file(path: &str, bytes_max: u64) -> Result<Option<Vec<u8>>, String> {
+    let mut content = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(bytes_max).read_to_end(&mut content));
+    let length = read.map_err(|error| format!("must name a readable file: {error}"))?;
+    Ok(Some(content).filter(|_| (length as u64) < bytes_max))
+}
+
 /// The token in the file at `path`, without the line break at its end, if there is one.
 pub(super) fn token_file(path: &str) -> Result<Secret, String> {
-    let mut content = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(TOKEN_FILE_BYTES_MAX).read_to_end(&mut content));
-    let length = read.map_err(|error| format!("must name a readable file: {error}"))?;
-    if length as u64 == TOKEN_FILE_BYTES_MAX {
-        return Err("must name a file with a token and nothing else".to_owned());
-    }
+    let content = file(path, TOKEN_FILE_BYTES_MAX)?.ok_or("must name a file with a token and nothing else")?;
     let text = String::from_utf8_lossy(&content);
     let line = text.strip_suffix('\n').map_or(&*text, |line| line.strip_suffix('\r').unwrap_or(line));
     token(line).map_err(|allowed| format!("the content of the file {allowed}"))

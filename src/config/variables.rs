@@ -4,6 +4,7 @@
 //! To add a variable, add a row here and a field, with its default, to [`Config`] or to the core's
 //! [`Settings`](crate::gateway::Settings); then use it.
 
+use super::certificates;
 use super::fields::{Config, line};
 use super::url::{self, CallbackUrl};
 use super::values::{address, choice, integer, log_level, name_of, origins, port, seconds, token, token_file};
@@ -190,6 +191,13 @@ pub const VARIABLES: &[Variable] = {
                 &mut config.callback_token, &mut config.callback_token_file, "CALLBACK_TOKEN", path),
             |config| config.callback_token_file.clone().unwrap_or_default())
             .refuse_empty(),
+        row("CALLBACK_CA_FILE", Derived("SSL_CERT_FILE"),
+            "certificates (PEM) that an https backend's may come from, or be, besides the built-in authorities",
+            |config, path| {
+                set(&mut config.callback_roots, certificates::all(path))?;
+                set(&mut config.callback_ca_file, Ok::<_, String>(Some(path.to_owned())))
+            },
+            |config| config.callback_ca_file.clone().unwrap_or_default()),
         row("CALLBACK_TIMEOUT_SECONDS", Literal, "timeout of one callback, from name lookup to answer",
             |config, text| set(&mut config.gateway.callback_timeout, seconds(text, 1)),
             |config| shown(&config.gateway.callback_timeout.as_secs())),

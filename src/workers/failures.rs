@@ -1,6 +1,7 @@
 //! Failed callbacks: their outcomes and log lines.
 
 use super::tcp::HEAD_BYTES_MAX;
+use super::tls;
 use super::transport::Attempt;
 use crate::callback::{Call, CallKind, Outcome};
 use crate::clock::Millis;
@@ -123,21 +124,21 @@ impl Failures {
                 "the backend closed the connection: its own log may say why, or it expects https"
             }
             Error::Protocol(_) => "the server there does not speak HTTP/1.1: check host and port of CALLBACK_URL",
-            Error::Io(error) => match error.kind() {
-                ErrorKind::ConnectionRefused if self.loopback => {
-                    "is the backend running there? within a container, that address is the container itself"
-                }
-                ErrorKind::ConnectionRefused => {
-                    "is the backend running there, and does it listen on more than 127.0.0.1?"
-                }
-                ErrorKind::NotFound => "check the host name in CALLBACK_URL",
-                ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => "no route to that address from here",
-                // rustls reports bytes that are not TLS and untrusted certificates in this way.
-                ErrorKind::InvalidData => {
-                    "https needs a backend that speaks TLS, with a certificate from a public authority"
-                }
-                _ => "none",
-            },
+            Error::Io(error) => tls::refusal(error).map_or_else(|| self.hint_for_kind(error.kind()), |(_, hint)| hint),
+            _ => "none",
+        }
+    }
+
+    fn hint_for_kind(&self, kind: ErrorKind) -> &'static str {
+        match kind {
+            ErrorKind::ConnectionRefused if self.loopback => {
+                "is the backend running there? within a container, that address is the container itself"
+            }
+            ErrorKind::ConnectionRefused => "is the backend running there, and does it listen on more than 127.0.0.1?",
+            ErrorKind::NotFound => "check the host name in CALLBACK_URL",
+            ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => "no route to that address from here",
+            // rustls reports bytes that are not TLS in this way.
+            ErrorKind::InvalidData => "https needs a backend that speaks TLS",
             _ => "none",
         }
     }
@@ -157,6 +158,7 @@ fn describe(error: &Error) -> String {
             let bytes = Attempt::current().answer_bytes;
             format!("the answer's head has more than {FIELDS_MAX} fields ({bytes} bytes received)")
         }
+        Error::Io(error) => tls::refusal(error).map_or_else(|| error.to_string(), |(text, _)| text),
         error => error.to_string(),
     }
 }

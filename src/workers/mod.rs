@@ -16,6 +16,8 @@ mod tests;
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 mod tls;
 mod transport;
+#[cfg(feature = "tls")]
+mod verifier;
 
 use crate::callback::{Call, Called, Outcome};
 use crate::job::Completion;

@@ -2,9 +2,10 @@
 //! add to the built-in ones.
 
 use super::tcp::{HEAD_BYTES_MAX, TcpTransport};
+use super::verifier::Verifier;
 use rustls::client::ClientConfig;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConnection, RootCertStore, StreamOwned};
+use rustls::pki_types::ServerName;
+use rustls::{CertificateError, ClientConnection, StreamOwned};
 use std::fmt::{self, Debug, Formatter};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -20,15 +21,13 @@ pub(super) struct Tls(Arc<ClientConfig>);
 impl Tls {
     /// `extra_roots` are certificates in DER. Errors: one that is not a certificate.
     pub(super) fn new(extra_roots: &[Vec<u8>]) -> io::Result<Self> {
-        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        for root in extra_roots {
-            roots.add(CertificateDer::from_slice(root)).map_err(io::Error::other)?;
-        }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = Verifier::new(extra_roots, Arc::clone(&provider))?;
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(io::Error::other)?
-            .with_root_certificates(roots)
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
         Ok(Self(Arc::new(config)))
     }
@@ -50,6 +49,30 @@ impl Tls {
         let buffers = LazyBuffers::new(INPUT_BYTES, details.config.output_buffer_size());
         Ok(TlsTransport { stream: StreamOwned::new(connection, tcp), buffers })
     }
+}
+
+/// What is wrong with a backend's certificate, and the most likely fix; `None` for any other error.
+pub(super) fn refusal(error: &io::Error) -> Option<(String, &'static str)> {
+    let inner = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    let rustls::Error::InvalidCertificate(reason) = inner else { return None };
+    let (wrong, hint) = match reason {
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => (
+            "wrong name",
+            "CALLBACK_URL must have a name or address of the certificate's subjectAltName, or the certificate needs that of CALLBACK_URL there",
+        ),
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            ("wrong date", "renew the backend's certificate, or set this machine's clock right")
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            ("wrong date", "the clock of this machine or of the one that made the certificate is wrong")
+        }
+        CertificateError::UnknownIssuer => (
+            "unknown issuer",
+            "set CALLBACK_CA_FILE to a file with its authority's certificate, or with its own if it is self-signed",
+        ),
+        _ => ("bad certificate", "the backend needs another certificate"),
+    };
+    Some((format!("{wrong}: {inner}"), hint))
 }
 
 /// A TLS connection.
@@ -99,5 +122,22 @@ mod tests {
     fn what_is_no_certificate_is_refused() {
         assert!(Tls::new(&[]).is_ok());
         assert!(Tls::new(&[b"a certificate".to_vec()]).is_err());
+    }
+
+    #[test]
+    fn errors_of_certificates_name_what_is_wrong() {
+        for (reason, wrong, fix) in [
+            (CertificateError::NotValidForName, "wrong name: ", "subjectAltName"),
+            (CertificateError::Expired, "wrong date: ", "renew"),
+            (CertificateError::NotValidYet, "wrong date: ", "clock"),
+            (CertificateError::UnknownIssuer, "unknown issuer: ", "CALLBACK_CA_FILE"),
+            (CertificateError::BadSignature, "bad certificate: ", "another certificate"),
+        ] {
+            let error = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::InvalidCertificate(reason));
+            let (text, hint) = refusal(&error).unwrap();
+            assert!(text.starts_with(wrong) && hint.contains(fix), "{text}; {hint}");
+        }
+        assert_eq!(refusal(&io::Error::new(io::ErrorKind::InvalidData, rustls::Error::DecryptError)), None);
+        assert_eq!(refusal(&io::ErrorKind::InvalidData.into()), None);
     }
 }
