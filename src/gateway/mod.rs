@@ -456,9 +456,7 @@ impl Gateway {
     fn advance_shutdown(&mut self, now: Millis) {
         let shared = &mut self.shared;
         if shared.shutdown.advance(now, shared.settings.shutdown_timeout) {
-            // A late answer decides whether its connect needs a disconnect. Half of the time is reserved for the
-            // disconnects.
-            shared.hub.calls.drain(now.after(shared.settings.shutdown_timeout / 2));
+            shared.hub.calls.drain(now.after(shared.settings.drain_waits_for_connects()));
             shared.outbox.act(Action::StopAccepting);
         }
         let Some(sweep) = shared.shutdown.sweep() else { return };

@@ -97,6 +97,13 @@ impl Settings {
             spare_dead_backend: self.connect_failure == ConnectFailure::Retry,
         }
     }
+
+    /// How long a drain awaits the late answers of connects. The disconnects that follow need time of their own: that of
+    /// a callback, and a tenth to spare.
+    pub(super) fn drain_waits_for_connects(&self) -> Duration {
+        let whole = self.shutdown_timeout;
+        (whole * 9 / 10).saturating_sub(self.callback_timeout).clamp(whole / 4, whole / 2)
+    }
 }
 
 /// The defaults of the contract, for a gateway with a backend.
@@ -134,6 +141,20 @@ impl Default for Settings {
             history_events: 16 * 1024,
             history_bytes: 16 * 1024 * 1024,
             log_query: true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_leaves_the_last_disconnects_time_for_their_callback() {
+        for (whole, callback, wait_ms) in [(10, 5, 4000), (10, 1, 5000), (10, 30, 2500)] {
+            let [shutdown_timeout, callback_timeout] = [whole, callback].map(Duration::from_secs);
+            let settings = Settings { shutdown_timeout, callback_timeout, ..Settings::default() };
+            assert_eq!(settings.drain_waits_for_connects().as_millis(), wait_ms, "{whole} {callback}");
         }
     }
 }

@@ -308,9 +308,12 @@ impl Oracle {
         stream.outcome = Some(reply.outcome.clone());
     }
 
-    /// In a drain, half of its time is reserved for late answers; after that their connects count as possibly accepted.
+    /// In a drain late answers are awaited only until the disconnects need the rest of its time; after that their
+    /// connects count as possibly accepted.
     pub(super) fn give_up_late(&mut self) {
-        let until = self.drained_at.map(|at| at + millis(self.settings.shutdown_timeout / 2));
+        let (whole, call) = (millis(self.settings.shutdown_timeout), millis(self.settings.callback_timeout));
+        let wait = (whole * 9 / 10).saturating_sub(call).max(whole / 4).min(whole / 2);
+        let until = self.drained_at.map(|at| at + wait);
         if until.is_none_or(|until| self.now < until) {
             return;
         }
