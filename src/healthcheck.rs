@@ -18,7 +18,7 @@ pub fn run(config: &Config, ready: bool) -> Result<(), String> {
     let target = if ready { "/readyz" } else { "/healthz" };
     let deadline = Instant::now() + TIME_MAX;
     let mut failure = String::new();
-    let listener = config.internal_socket().unwrap_or(config.public_socket());
+    let listener = config.internal_endpoint().unwrap_or(config.public_endpoint());
     for address in addresses(listener.ip()) {
         let address = SocketAddr::new(address, listener.port());
         match connect(address, deadline).and_then(|stream| ask(stream, target, deadline)) {

@@ -42,8 +42,8 @@ impl Listeners {
     /// Opens them. Errors: one line with the address and the reason.
     pub fn open(config: &Config) -> Result<Self, String> {
         let backlog = backlog(config.gateway.memory_bytes_max);
-        let public = listen(config.public_socket(), backlog, "PORT")?;
-        let internal = config.internal_socket().map(|socket| listen(socket, backlog, "INTERNAL_PORT")).transpose()?;
+        let public = listen(config.public_endpoint(), backlog, "PORT")?;
+        let internal = config.internal_endpoint().map(|socket| listen(socket, backlog, "INTERNAL_PORT")).transpose()?;
         Ok(Self { public, internal })
     }
 }
@@ -148,7 +148,7 @@ pub fn run(mut config: Config, limits: &Limits, listeners: Listeners, signals: S
 
 fn worker_settings(config: &Config, limits: &Limits, url: &CallbackUrl) -> WorkerSettings {
     WorkerSettings {
-        url: url.url.clone(),
+        url: url.clone(),
         pass_rejections: config.pass_rejections,
         extra_roots: config.callback_roots.clone(),
         authorization: config.callback_authorization().map(|value| value.expose().to_owned()),

@@ -95,7 +95,7 @@ const FILES: [(&str, &[&str]); 13] = [
             "dial",
             "idle",
             "settings",
-            "tcp",
+            "socket",
             "verifier",
             "tls",
             "no_tls",

@@ -9,6 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use ssegateway::callback::{Call, CallKind, Called, Outcome, Request, RequestParts};
+use ssegateway::config::CallbackUrl;
 use ssegateway::job::Completion;
 use ssegateway::table::Key;
 use ssegateway::workers::{WorkerSettings, Workers};
@@ -152,7 +153,7 @@ fn read_request(stream: &mut impl Read) -> Option<String> {
 fn calls(url: String, extra_roots: &[&CertificateDer<'_>], count: u32) -> Vec<Outcome> {
     let (sender, completions) = mpsc::channel();
     let settings = WorkerSettings {
-        url,
+        url: CallbackUrl::parse(&url).expect("a URL"),
         authorization: Some("Bearer opensesame".to_owned()),
         instance: "an-instance".to_owned(),
         timeout: Duration::from_secs(1),

@@ -126,12 +126,12 @@ impl Config {
     }
 
     /// The public listener's address.
-    pub fn public_socket(&self) -> SocketAddr {
+    pub fn public_endpoint(&self) -> SocketAddr {
         SocketAddr::new(self.listen_address, self.port)
     }
 
     /// The internal listener's address, if there is one.
-    pub fn internal_socket(&self) -> Option<SocketAddr> {
+    pub fn internal_endpoint(&self) -> Option<SocketAddr> {
         self.internal_port.map(|port| SocketAddr::new(self.internal_address(), port))
     }
 

@@ -26,8 +26,8 @@ fn problems(pairs: &[(&str, &str)]) -> Vec<String> {
 fn nothing_set_gives_the_contract_defaults() {
     let config = good(&[]);
     assert_eq!(config.callback_url, None);
-    assert_eq!(config.public_socket(), "[::]:3000".parse().unwrap());
-    assert_eq!(config.internal_socket(), None);
+    assert_eq!(config.public_endpoint(), "[::]:3000".parse().unwrap());
+    assert_eq!(config.internal_endpoint(), None);
     assert_eq!(config.gateway.heartbeat_interval, Duration::from_secs(15));
     assert_eq!((config.gateway.internal_token.clone(), config.callback_token.clone()), (None, None));
     assert_eq!(config.callback_authorization(), None);
@@ -192,9 +192,9 @@ fn two_listeners_need_two_addresses() {
     assert_eq!(lines, [r#"INTERNAL_PORT="3000": must differ from PORT when both are on the same address"#]);
     problems(&[("INTERNAL_PORT", "3000"), ("INTERNAL_ADDRESS", "127.0.0.1")]);
     let apart = [("INTERNAL_PORT", "3000"), ("INTERNAL_ADDRESS", "127.0.0.1"), ("LISTEN_ADDRESS", "127.0.0.2")];
-    assert_eq!(good(&apart).internal_socket(), Some("127.0.0.1:3000".parse().unwrap()));
+    assert_eq!(good(&apart).internal_endpoint(), Some("127.0.0.1:3000".parse().unwrap()));
     let inherits = good(&[("INTERNAL_PORT", "3001"), ("LISTEN_ADDRESS", "[::1]")]);
-    assert_eq!(inherits.internal_socket(), Some("[::1]:3001".parse().unwrap()));
+    assert_eq!(inherits.internal_endpoint(), Some("[::1]:3001".parse().unwrap()));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::idle::Idle;
 use super::late::{LateAnswer, LateAnswers};
 use super::resolver::Resolver;
 use super::settings::{Tuning, WorkerSettings};
-use super::tcp::HEAD_BYTES_MAX;
+use super::socket::HEAD_BYTES_MAX;
 use super::tls::Tls;
 use super::transport::{Attempt, PooledConnector};
 use crate::callback::{Call, CallKind, Outcome, PassedHeader};
@@ -56,11 +56,10 @@ impl Client {
             threads_max: _,
             late_max,
         } = settings;
-        let uri: Uri = url.parse().map_err(io::Error::other)?;
+        let uri: Uri = url.url.parse().map_err(io::Error::other)?;
         let host = uri.host().ok_or_else(|| io::Error::other("the URL has no host"))?;
-        let is_https = uri.scheme_str() == Some("https");
-        let port = uri.port_u16().unwrap_or(if is_https { 443 } else { 80 });
-        let tls = if is_https { Some(Tls::new(extra_roots)?) } else { None };
+        let port = uri.port_u16().unwrap_or(if url.is_https() { 443 } else { 80 });
+        let tls = if url.is_https() { Some(Tls::new(extra_roots)?) } else { None };
         let resolver = Resolver::new(host, port, Arc::clone(&tuning.lookup), tuning.lookup_intervals);
         let idle = Arc::new(Idle::new(tuning.connection_age_max));
         let config = Agent::config_builder()
@@ -76,7 +75,7 @@ impl Client {
             .max_response_header_size(HEAD_BYTES_MAX)
             // ureq writes each line of the head in one piece or fails.
             .output_buffer_size(
-                OUTPUT_BUFFER_BYTES.max(HEAD_BYTES + url.len() + authorization.as_ref().map_or(0, String::len)),
+                OUTPUT_BUFFER_BYTES.max(HEAD_BYTES + url.url.len() + authorization.as_ref().map_or(0, String::len)),
             )
             .user_agent(concat!("ssegateway/", env!("CARGO_PKG_VERSION")))
             .build();

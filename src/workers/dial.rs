@@ -2,6 +2,7 @@
 
 use crate::sys;
 use mio::net::TcpStream as Attempt;
+use socket2::Socket;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
@@ -13,7 +14,7 @@ const HEAD_START: Duration = Duration::from_millis(250);
 
 /// Connects to one of `addresses`, in order of preference. If an address has not answered within [`HEAD_START`], its
 /// attempt continues in parallel with the next one; if it fails, the next follows at once. The first connection wins.
-pub(super) fn connect(addresses: &[SocketAddr], timeout: Duration) -> Result<(TcpStream, SocketAddr), Error> {
+pub(super) fn connect(addresses: &[SocketAddr], timeout: Duration) -> Result<(Socket, SocketAddr), Error> {
     let start = Instant::now();
     let (deadline, mut next_start) = (start + timeout, start);
     let mut untried = addresses.iter();
@@ -47,9 +48,11 @@ pub(super) fn connect(addresses: &[SocketAddr], timeout: Duration) -> Result<(Tc
             match is_connected(attempt) {
                 Ok(true) => {
                     let address = *address;
-                    let stream = TcpStream::from(attempts.swap_remove(index).0);
-                    stream.set_nonblocking(false)?;
-                    return Ok((stream, address));
+                    let socket = Socket::from(TcpStream::from(attempts.swap_remove(index).0));
+                    socket.set_nonblocking(false)?;
+                    // The last part of a large request must not wait for an acknowledgement.
+                    socket.set_tcp_nodelay(true)?;
+                    return Ok((socket, address));
                 }
                 Ok(false) => index += 1,
                 Err(error) => {

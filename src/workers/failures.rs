@@ -1,10 +1,11 @@
 //! Failed callbacks: their outcomes and log lines.
 
-use super::tcp::HEAD_BYTES_MAX;
+use super::socket::HEAD_BYTES_MAX;
 use super::tls;
 use super::transport::Attempt;
 use crate::callback::{Call, CallKind, Outcome};
 use crate::clock::Millis;
+use crate::config::CallbackUrl;
 use crate::flood::{Flood, Over};
 use log::Level;
 use std::io::ErrorKind;
@@ -44,9 +45,9 @@ impl Floods {
 }
 
 impl Failures {
-    pub(super) fn new(url: &str, host: &str) -> Self {
+    pub(super) fn new(url: &CallbackUrl, host: &str) -> Self {
         Self {
-            callback: url.split('?').next().unwrap_or_default().to_owned(),
+            callback: url.bare().to_owned(),
             loopback: is_loopback(host),
             start: Instant::now(),
             connects: Floods::new("connect"),

@@ -10,7 +10,7 @@ mod idle;
 mod late;
 mod resolver;
 mod settings;
-mod tcp;
+mod socket;
 #[cfg(test)]
 mod tests;
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]

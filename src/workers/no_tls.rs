@@ -1,6 +1,6 @@
 //! Replaces `tls` in a build without it.
 
-use super::tcp::TcpTransport;
+use super::socket::SocketTransport;
 use std::io;
 use ureq::Error;
 use ureq::unversioned::transport::{ConnectionDetails, NextTimeout};
@@ -21,10 +21,10 @@ impl Tls {
 
     pub(super) fn connect(
         &self,
-        _: TcpTransport,
+        _: SocketTransport,
         _: &ConnectionDetails<'_>,
         _: NextTimeout,
-    ) -> Result<TcpTransport, Error> {
+    ) -> Result<SocketTransport, Error> {
         match *self {}
     }
 }

@@ -3,13 +3,14 @@
 use super::idle::CONNECTION_AGE_MAX;
 use super::resolver::{Lookup, LookupIntervals, system_lookup};
 use crate::callback::LATE_TIME_MAX;
+use crate::config::CallbackUrl;
 use std::time::Duration;
 
 /// Settings of all callbacks. No `Debug`, since it holds a secret.
 pub struct WorkerSettings {
-    /// Absolute, `http` or `https`, without user info and fragment.
-    pub url: String,
-    /// The value of the `Authorization` header.
+    /// The backend.
+    pub url: CallbackUrl,
+    /// The value of the `Authorization` header: that of the URL, or another.
     pub authorization: Option<String>,
     /// Identifies this run of the gateway: the value of the `SSEGateway-Instance` header.
     pub instance: String,

@@ -1,7 +1,7 @@
-//! TLS on a TCP connection: rustls with the built-in authorities and those of the settings. ureq's own connector cannot
+//! TLS on a connection: rustls with the built-in authorities and those of the settings. ureq's own connector cannot
 //! add to the built-in ones.
 
-use super::tcp::{HEAD_BYTES_MAX, TcpTransport};
+use super::socket::{HEAD_BYTES_MAX, SocketTransport};
 use super::verifier::Verifier;
 use rustls::client::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -35,7 +35,7 @@ impl Tls {
     /// Performs the handshake within `timeout`, and verifies the peer's certificate.
     pub(super) fn connect(
         &self,
-        tcp: TcpTransport,
+        socket: SocketTransport,
         details: &ConnectionDetails<'_>,
         timeout: NextTimeout,
     ) -> Result<TlsTransport, Error> {
@@ -43,11 +43,11 @@ impl Tls {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(bare).map_err(|_| Error::Tls("no certificate can name that host"))?;
         let mut connection = ClientConnection::new(Arc::clone(&self.0), name.to_owned()).map_err(io::Error::other)?;
-        let mut tcp = TransportAdapter::new(tcp, Arc::clone(&details.current_time));
-        tcp.set_timeout(timeout);
-        connection.complete_io(&mut tcp)?;
+        let mut socket = TransportAdapter::new(socket, Arc::clone(&details.current_time));
+        socket.set_timeout(timeout);
+        connection.complete_io(&mut socket)?;
         let buffers = LazyBuffers::new(INPUT_BYTES, details.config.output_buffer_size());
-        Ok(TlsTransport { stream: StreamOwned::new(connection, tcp), buffers })
+        Ok(TlsTransport { stream: StreamOwned::new(connection, socket), buffers })
     }
 }
 
@@ -77,7 +77,7 @@ pub(super) fn refusal(error: &io::Error) -> Option<(String, &'static str)> {
 
 /// A TLS connection.
 pub(super) struct TlsTransport {
-    stream: StreamOwned<ClientConnection, TransportAdapter<TcpTransport>>,
+    stream: StreamOwned<ClientConnection, TransportAdapter<SocketTransport>>,
     buffers: LazyBuffers,
 }
 

@@ -6,7 +6,7 @@
 //! zero and this connector below it. ureq runs a call on the caller's thread, so a thread-local records the attempt.
 //!
 //! `ureq::unversioned` may change in any minor release, hence the exact version in `Cargo.toml`. Before a change to
-//! another one, read its `run.rs` and `pool.rs` for what this module and `tcp` rely on:
+//! another one, read its `run.rs` and `pool.rs` for what this module and `socket` rely on:
 //!
 //! - a call opens its connection, writes and reads on the caller's thread;
 //! - `transmit_output` is called once or more for the head, then for the body, each time with only new bytes;
@@ -19,7 +19,7 @@
 use super::dial;
 use super::idle::{Connection, Idle};
 use super::resolver::{ResolveError, Resolver};
-use super::tcp::TcpTransport;
+use super::socket::SocketTransport;
 use super::tls::Tls;
 use std::cell::Cell;
 use std::fmt::{self, Debug, Formatter};
@@ -124,15 +124,15 @@ impl PooledConnector {
             ResolveError::TimedOut => Error::Timeout(Timeout::Resolve),
             ResolveError::Failed(text) => Error::Io(io::Error::new(io::ErrorKind::NotFound, text)),
         })?;
-        let (stream, address) = dial::connect(&addresses, left())?;
+        let (socket, address) = dial::connect(&addresses, left())?;
         self.resolver.prefer(address);
-        let tcp = TcpTransport::new(stream, details.config.output_buffer_size())?;
+        let socket = SocketTransport::new(socket, details.config.output_buffer_size());
         let transport: Box<dyn Transport> = match &self.tls {
             Some(tls) => {
                 let timeout = NextTimeout { after: UreqDuration::Exact(left()), ..details.timeout };
-                Box::new(tls.connect(tcp, details, timeout)?)
+                Box::new(tls.connect(socket, details, timeout)?)
             }
-            None => Box::new(tcp),
+            None => Box::new(socket),
         };
         Ok(Connection { transport, address, opened: Instant::now() })
     }

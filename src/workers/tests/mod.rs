@@ -12,6 +12,7 @@ use super::Workers;
 use super::resolver::{Lookup, LookupIntervals};
 use super::settings::{IdleTimeouts, Tuning, WorkerSettings};
 use crate::callback::{Call, CallKind, Called, Detail, Outcome, PassedHeader, Reason};
+use crate::config::CallbackUrl;
 use crate::job::Completion;
 use crate::table::Key;
 use std::io::{self, Read, Write};
@@ -66,7 +67,7 @@ impl Pool {
         let wakes = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&wakes);
         let settings = WorkerSettings {
-            url: url.to_owned(),
+            url: CallbackUrl::parse(url).unwrap(),
             authorization: options.authorization,
             instance: INSTANCE.to_owned(),
             timeout: options.timeout,

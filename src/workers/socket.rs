@@ -1,4 +1,4 @@
-//! TCP under ureq, also below TLS, with the fewest system calls for a blocking call: one to check that the connection
+//! A connected socket under ureq, also below TLS, with the fewest system calls for a blocking call: one to check that the connection
 //! is still open, one to write, one to read.
 //!
 //! ureq's own transport makes seven: three for the check, and two to reset the socket's timeouts. On a kept-alive
@@ -6,9 +6,9 @@
 //! of five runs over loopback). Also, ureq's transport cannot be created from a connected socket.
 
 use crate::sys;
+use socket2::Socket;
 use std::fmt::{self, Debug, Formatter};
 use std::io::{self, ErrorKind, Read};
-use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 use ureq::Error;
@@ -26,34 +26,32 @@ const INPUT_BYTES_MAX: usize = 2 * HEAD_BYTES_MAX;
 const OVERDUE_MAX: Duration = Duration::from_secs(1);
 
 /// A connection.
-pub(super) struct TcpTransport {
-    stream: TcpStream,
-    buffers: TcpBuffers,
+pub(super) struct SocketTransport {
+    socket: Socket,
+    buffers: SocketBuffers,
     /// The socket's current read timeout.
     armed: Option<Duration>,
     /// Since when reads have had no time left.
     overdue_since: Option<Instant>,
 }
 
-impl TcpTransport {
-    /// On a connected socket. Requests are written through a buffer of `output_bytes`.
-    pub(super) fn new(stream: TcpStream, output_bytes: usize) -> Result<Self, Error> {
-        // The last part of a large request must not wait for an acknowledgement.
-        stream.set_nodelay(true)?;
-        let buffers = TcpBuffers { output_bytes, ..TcpBuffers::default() };
-        Ok(Self { stream, buffers, armed: None, overdue_since: None })
+impl SocketTransport {
+    /// On a connected, blocking socket. Requests are written through a buffer of `output_bytes`.
+    pub(super) fn new(socket: Socket, output_bytes: usize) -> Self {
+        let buffers = SocketBuffers { output_bytes, ..SocketBuffers::default() };
+        Self { socket, buffers, armed: None, overdue_since: None }
     }
 
     fn arm(&mut self, timeout: Duration) -> io::Result<()> {
         // Zero means no timeout.
         let timeout = timeout.max(Duration::from_millis(1));
-        self.stream.set_read_timeout(Some(timeout))?;
+        self.socket.set_read_timeout(Some(timeout))?;
         self.armed = Some(timeout);
         Ok(())
     }
 }
 
-impl Transport for TcpTransport {
+impl Transport for SocketTransport {
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.buffers
     }
@@ -62,7 +60,7 @@ impl Transport for TcpTransport {
         let deadline = Instant::now().checked_add(*timeout.after);
         let mut rest = &self.buffers.output[..amount];
         while !rest.is_empty() {
-            match sys::send_now(self.stream.as_fd(), rest) {
+            match sys::send_now(self.socket.as_fd(), rest) {
                 Ok(count) => rest = &rest[count..],
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -70,7 +68,7 @@ impl Transport for TcpTransport {
                     if left.is_some_and(|left| left.is_zero()) {
                         return Err(Error::Timeout(timeout.reason));
                     }
-                    sys::wait_writable(self.stream.as_fd(), left)?;
+                    sys::wait_writable(self.socket.as_fd(), left)?;
                 }
                 // What the peer had answered before it closed can still be read, and counts. Without an answer the read
                 // reports the close.
@@ -95,7 +93,7 @@ impl Transport for TcpTransport {
             self.arm(left - left / 8)?;
         }
         loop {
-            match self.stream.read(self.buffers.input_append_buf()) {
+            match self.socket.read(self.buffers.input_append_buf()) {
                 Ok(count) => {
                     self.buffers.input_appended(count);
                     return Ok(count > 0);
@@ -114,19 +112,19 @@ impl Transport for TcpTransport {
 
     fn is_open(&mut self) -> bool {
         // Unsolicited bytes would be read as the next answer.
-        self.buffers.input().is_empty() && sys::is_quiet(self.stream.as_fd())
+        self.buffers.input().is_empty() && sys::is_quiet(self.socket.as_fd())
     }
 }
 
-impl Debug for TcpTransport {
+impl Debug for SocketTransport {
     fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
-        out.debug_struct("TcpTransport").finish_non_exhaustive()
+        out.debug_struct("SocketTransport").finish_non_exhaustive()
     }
 }
 
 /// Buffers that grow on demand.
 #[derive(Default)]
-struct TcpBuffers {
+struct SocketBuffers {
     output: Vec<u8>,
     /// The size of `output` from its first use.
     output_bytes: usize,
@@ -138,7 +136,7 @@ struct TcpBuffers {
     progress: bool,
 }
 
-impl TcpBuffers {
+impl SocketBuffers {
     fn allocate(&mut self) {
         if self.output.is_empty() {
             self.output.resize(self.output_bytes, 0);
@@ -151,7 +149,7 @@ impl TcpBuffers {
     }
 }
 
-impl Buffers for TcpBuffers {
+impl Buffers for SocketBuffers {
     fn output(&mut self) -> &mut [u8] {
         self.allocate();
         &mut self.output
