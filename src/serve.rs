@@ -90,7 +90,7 @@ fn log_start(config: &Config, limits: &Limits, listeners: &Listeners) {
         (false, true) => "token",
         (false, false) => "none",
     };
-    let callback = config.callback_url.as_ref().map_or("none", CallbackUrl::bare);
+    let callback = config.callback_url.as_ref().map_or("none".to_owned(), CallbackUrl::bare);
     info!(
         version = env!("CARGO_PKG_VERSION"),
         address = address(&listeners.public),

@@ -4,13 +4,18 @@ use super::values;
 use crate::secret::Secret;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 /// The endpoint of callbacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallbackUrl {
     /// Absolute, `http` or `https`, without user info and fragment; otherwise verbatim, except that
-    /// an empty path is written as `/`.
+    /// an empty path is written as `/`. With a Unix socket the host is `localhost`.
     pub url: String,
+    /// The path of the Unix socket on which the backend listens, if it does.
+    pub socket: Option<PathBuf>,
     /// The user of `user:pass@`, still percent-encoded; for display only.
     pub user: Option<String>,
     /// `Basic ...`, if the URL carried user info.
@@ -20,7 +25,8 @@ pub struct CallbackUrl {
 impl CallbackUrl {
     /// Reads the value of `CALLBACK_URL`; an error is a phrase with the allowed values.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
-        const SHAPE: &str = "must be an absolute http or https URL, like http://127.0.0.1:8000/callback";
+        const SHAPE: &str = "must be an absolute http or https URL, like http://127.0.0.1:8000/callback, \
+                             or one of a Unix socket, like http+unix://%2Frun%2Fapp.sock/callback";
         if let Some(wrong) = text.bytes().find(|byte| !byte.is_ascii_graphic()) {
             return Err(if wrong.is_ascii() {
                 "must not contain spaces or control characters"
@@ -31,7 +37,7 @@ impl CallbackUrl {
         let (scheme, rest) = text.split_once("://").ok_or(SHAPE)?;
         let scheme = scheme.to_ascii_lowercase();
         match scheme.as_str() {
-            "http" => {}
+            "http" | UNIX => {}
             "https" if cfg!(feature = "tls") => {}
             "https" => return Err("must be http: this build has no TLS"),
             _ => return Err(SHAPE),
@@ -42,6 +48,11 @@ impl CallbackUrl {
             Some((userinfo, host_port)) => (Some(userinfo), host_port),
             None => (None, authority),
         };
+        let socket = if scheme == UNIX { Some(socket_path(host_port)?) } else { None };
+        let (scheme, host_port) = match socket {
+            Some(_) => ("http", "localhost"),
+            None => (scheme.as_str(), host_port),
+        };
         values::host_port(host_port)?;
         let slash = if target.starts_with('/') { "" } else { "/" };
         let url = format!("{scheme}://{host_port}{slash}{target}");
@@ -49,7 +60,7 @@ impl CallbackUrl {
         url.parse::<ureq::http::Uri>().map_err(|_| SHAPE)?;
         let credentials = userinfo.filter(|userinfo| !userinfo.is_empty()).map(basic).transpose()?;
         let (user, authorization) = credentials.unzip();
-        Ok(Self { url, user, authorization })
+        Ok(Self { url, socket, user, authorization })
     }
 
     /// Whether callbacks go over TLS.
@@ -58,23 +69,54 @@ impl CallbackUrl {
     }
 
     /// The URL without its query and user, as either may be secret.
-    pub fn bare(&self) -> &str {
-        self.url.split('?').next().unwrap_or_default()
+    pub fn bare(&self) -> String {
+        let shown = self.shown("");
+        shown.split('?').next().unwrap_or_default().to_owned()
     }
 
     /// The URL as configured, the password masked.
     pub fn masked(&self) -> String {
-        match (&self.user, self.url.split_once("://")) {
-            (Some(user), Some((scheme, rest))) => format!("{scheme}://{user}:***@{rest}"),
-            (_, _) => self.url.clone(),
+        self.shown(&self.user.as_ref().map_or_else(String::new, |user| format!("{user}:***@")))
+    }
+
+    /// The URL as configured, with this user info.
+    fn shown(&self, userinfo: &str) -> String {
+        let (scheme, rest) = self.url.split_once("://").unwrap_or_default();
+        match &self.socket {
+            Some(path) => {
+                let target = &rest[rest.find('/').unwrap_or(rest.len())..];
+                format!("{UNIX}://{userinfo}{}{target}", percent_encode(path.as_os_str().as_bytes()))
+            }
+            None => format!("{scheme}://{userinfo}{rest}"),
         }
     }
+}
+
+/// The scheme of URLs whose host is the percent-encoded path of a Unix socket.
+const UNIX: &str = "http+unix";
+
+/// The path in the place of a host.
+fn socket_path(host: &str) -> Result<PathBuf, &'static str> {
+    let path = percent_decode(host).map_err(|_| "must have the socket's path percent-encoded, %2F for each slash")?;
+    values::socket_path(OsStr::from_bytes(&path))
+}
+
+fn percent_encode(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for byte in bytes {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) {
+            text.push(char::from(*byte));
+        } else {
+            text += &format!("%{byte:02X}");
+        }
+    }
+    text
 }
 
 /// A `CALLBACK_URL` that may be malformed, for an error line: any part that could be user info is masked.
 pub(super) fn mask(text: &str) -> String {
     let Some((before, after)) = text.rsplit_once('@') else { return text.to_owned() };
-    let is_scheme = |scheme: &str| ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    let is_scheme = |scheme: &str| ["http", "https", UNIX].iter().any(|known| scheme.eq_ignore_ascii_case(known));
     match before.split_once("://") {
         Some((scheme, _)) if is_scheme(scheme) => format!("{scheme}://***@{after}"),
         Some(_) | None => format!("***@{after}"),
@@ -178,6 +220,23 @@ mod tests {
             "http://a,b/",
             "http://host\\x/",
         ] {
+            assert!(CallbackUrl::parse(text).is_err(), "{text} was accepted");
+        }
+    }
+
+    #[test]
+    fn a_unix_socket_takes_the_place_of_the_host() {
+        let text = "http+unix://%2Frun%2Fmy%20app.sock/callback?key=1";
+        let callback = CallbackUrl::parse(text).unwrap();
+        assert_eq!(callback.url, "http://localhost/callback?key=1");
+        assert_eq!(callback.socket, Some(PathBuf::from("/run/my app.sock")));
+        assert_eq!((callback.masked().as_str(), callback.bare().as_str()), (text, text.split('?').next().unwrap()));
+        let with_user = CallbackUrl::parse("HTTP+UNIX://u:secret@%2frun%2fapp.sock").unwrap();
+        assert_eq!(with_user.masked(), "http+unix://u:***@%2Frun%2Fapp.sock/");
+        assert_eq!((with_user.url.as_str(), with_user.authorization.is_some()), ("http://localhost/", true));
+        assert_eq!(mask("http+unix://u:secret@x"), "http+unix://***@x");
+        let long = format!("http+unix://%2F{}/", "x".repeat(107));
+        for text in ["http+unix:///x", "http+unix://%2", "http+unix://%00/", "https+unix://%2Fx/", &long] {
             assert!(CallbackUrl::parse(text).is_err(), "{text} was accepted");
         }
     }

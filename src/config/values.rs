@@ -4,9 +4,13 @@ use crate::gateway::Cors;
 use crate::http::grammar::decimal;
 use crate::secret::Secret;
 use log::LevelFilter;
+use socket2::SockAddr;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::net::{IpAddr, Ipv6Addr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -97,6 +101,17 @@ pub(super) fn token_file(path: &str) -> Result<Secret, String> {
     let text = String::from_utf8_lossy(&content);
     let line = text.strip_suffix('\n').map_or(&*text, |line| line.strip_suffix('\r').unwrap_or(line));
     token(line).map_err(|allowed| format!("the content of the file {allowed}"))
+}
+
+/// The path of a Unix socket.
+pub(super) fn socket_path(path: &OsStr) -> Result<PathBuf, &'static str> {
+    // The limit of its length differs between systems.
+    let is_path = !path.is_empty() && !path.as_bytes().contains(&0) && SockAddr::unix(path).is_ok();
+    if is_path {
+        Ok(PathBuf::from(path))
+    } else {
+        Err("must have the path of a Unix socket, of at most 100 bytes or so")
+    }
 }
 
 /// `*`, or origins separated by commas.

@@ -153,7 +153,7 @@ pub const VARIABLES: &[Variable] = {
     use BadValue::{RefusedMasked, Replaced};
     use DefaultValue::{Derived, Literal};
     &[
-        row("CALLBACK_URL", Derived("none"), "backend endpoint, http or https; user:pass@ is sent as Basic auth",
+        row("CALLBACK_URL", Derived("none"), "backend endpoint: http, https or http+unix://%2Fpath%2Fof.sock/path; user:pass@ is sent as Basic auth",
             |config, text| set(&mut config.callback_url, CallbackUrl::parse(text).map(Some)),
             |config| optional(config.callback_url.as_ref(), CallbackUrl::masked))
             .on_bad_value(RefusedMasked(url::mask)),

@@ -1,5 +1,6 @@
 //! One callback over HTTP: the request, the one retry, the outcome.
 
+use super::dial::Backend;
 use super::failures::{Failures, is_disconnect};
 use super::idle::Idle;
 use super::late::{LateAnswer, LateAnswers};
@@ -60,7 +61,10 @@ impl Client {
         let host = uri.host().ok_or_else(|| io::Error::other("the URL has no host"))?;
         let port = uri.port_u16().unwrap_or(if url.is_https() { 443 } else { 80 });
         let tls = if url.is_https() { Some(Tls::new(extra_roots)?) } else { None };
-        let resolver = Resolver::new(host, port, Arc::clone(&tuning.lookup), tuning.lookup_intervals);
+        let backend = match &url.socket {
+            Some(path) => Backend::Socket(path.clone()),
+            None => Backend::Host(Resolver::new(host, port, Arc::clone(&tuning.lookup), tuning.lookup_intervals)),
+        };
         let idle = Arc::new(Idle::new(tuning.connection_age_max));
         let config = Agent::config_builder()
             .timeout_global(Some(*timeout))
@@ -79,7 +83,7 @@ impl Client {
             )
             .user_agent(concat!("ssegateway/", env!("CARGO_PKG_VERSION")))
             .build();
-        let connector = PooledConnector::new(Arc::clone(&idle), resolver, tls);
+        let connector = PooledConnector::new(Arc::clone(&idle), backend, tls);
         let agent = Agent::with_parts(config, connector, NoResolver);
         let authorization = authorization
             .as_ref()

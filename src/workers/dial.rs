@@ -1,20 +1,67 @@
-//! A TCP connection to whichever of several addresses answers first (RFC 8305, "Happy Eyeballs").
+//! Connections to the backend: over TCP, to whichever of several addresses answers first (RFC 8305, "Happy Eyeballs"),
+//! or to a Unix socket.
 
+use super::resolver::{ResolveError, Resolver};
 use crate::sys;
 use mio::net::TcpStream as Attempt;
-use socket2::Socket;
+use socket2::{Domain, SockAddr, Socket, Type};
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use ureq::{Error, Timeout};
 
 /// Head start of an address over the next one ("Connection Attempt Delay", RFC 8305, section 5).
 const HEAD_START: Duration = Duration::from_millis(250);
 
+/// Where the backend listens.
+pub(super) enum Backend {
+    Host(Resolver),
+    Socket(PathBuf),
+}
+
+impl Backend {
+    /// A connected, blocking socket, and the address if it was one of several.
+    pub(super) fn connect(&self, timeout: Duration) -> Result<(Socket, Option<SocketAddr>), Error> {
+        let resolver = match self {
+            Self::Host(resolver) => resolver,
+            Self::Socket(path) => return Ok((connect_unix(path, timeout)?, None)),
+        };
+        let start = Instant::now();
+        let addresses = resolver.resolve(timeout).map_err(|error| match error {
+            ResolveError::TimedOut => Error::Timeout(Timeout::Resolve),
+            ResolveError::Failed(text) => Error::Io(io::Error::new(ErrorKind::NotFound, text)),
+        })?;
+        let (socket, address) = connect_tcp(&addresses, timeout.saturating_sub(start.elapsed()))?;
+        resolver.prefer(address);
+        Ok((socket, Some(address)))
+    }
+
+    /// Whether a kept connection to `address` still leads to the backend.
+    pub(super) fn is_current(&self, address: Option<SocketAddr>) -> bool {
+        match (self, address) {
+            (Self::Host(resolver), Some(address)) => resolver.is_current(address),
+            (Self::Host(_) | Self::Socket(_), _) => true,
+        }
+    }
+}
+
+fn connect_unix(path: &Path, timeout: Duration) -> Result<Socket, Error> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
+    // On Linux this limits the wait for a place in the listener's queue (unix(7) does not say so, the kernel's
+    // unix_stream_connect does); zero would mean no limit.
+    socket.set_write_timeout(Some(timeout.max(Duration::from_millis(1))))?;
+    match socket.connect(&SockAddr::unix(path)?) {
+        Ok(()) => Ok(socket),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Err(Error::Timeout(Timeout::Connect)),
+        Err(error) => Err(Error::Io(error)),
+    }
+}
+
 /// Connects to one of `addresses`, in order of preference. If an address has not answered within [`HEAD_START`], its
 /// attempt continues in parallel with the next one; if it fails, the next follows at once. The first connection wins.
-pub(super) fn connect(addresses: &[SocketAddr], timeout: Duration) -> Result<(Socket, SocketAddr), Error> {
+fn connect_tcp(addresses: &[SocketAddr], timeout: Duration) -> Result<(Socket, SocketAddr), Error> {
     let start = Instant::now();
     let (deadline, mut next_start) = (start + timeout, start);
     let mut untried = addresses.iter();

@@ -23,11 +23,18 @@ const HINT_LONG_HEAD: &str =
 pub(super) struct Failures {
     /// The URL without its query, which may contain a key.
     callback: String,
-    /// Whether the URL names this machine.
-    loopback: bool,
+    place: Place,
     start: Instant,
     connects: Mutex<Floods>,
     disconnects: Mutex<Floods>,
+}
+
+/// Where the URL leads, for hints.
+enum Place {
+    /// This machine.
+    Loopback,
+    Network,
+    Socket,
 }
 
 /// The kinds of failures of one kind of call.
@@ -47,8 +54,12 @@ impl Floods {
 impl Failures {
     pub(super) fn new(url: &CallbackUrl, host: &str) -> Self {
         Self {
-            callback: url.bare().to_owned(),
-            loopback: is_loopback(host),
+            callback: url.bare(),
+            place: match &url.socket {
+                Some(_) => Place::Socket,
+                None if is_loopback(host) => Place::Loopback,
+                None => Place::Network,
+            },
             start: Instant::now(),
             connects: Floods::new("connect"),
             disconnects: Floods::new("disconnect"),
@@ -131,15 +142,26 @@ impl Failures {
     }
 
     fn hint_for_kind(&self, kind: ErrorKind) -> &'static str {
-        match kind {
-            ErrorKind::ConnectionRefused if self.loopback => {
+        match (kind, &self.place) {
+            (ErrorKind::ConnectionRefused, Place::Loopback) => {
                 "is the backend running there? within a container, that address is the container itself"
             }
-            ErrorKind::ConnectionRefused => "is the backend running there, and does it listen on more than 127.0.0.1?",
-            ErrorKind::NotFound => "check the host name in CALLBACK_URL",
-            ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => "no route to that address from here",
+            (ErrorKind::ConnectionRefused, Place::Network) => {
+                "is the backend running there, and does it listen on more than 127.0.0.1?"
+            }
+            (ErrorKind::ConnectionRefused, Place::Socket) => {
+                "is the backend running? its socket is there, but nobody listens"
+            }
+            (ErrorKind::NotFound, Place::Socket) => {
+                "no such socket: is the backend running, and is its path in CALLBACK_URL, seen from the gateway's container?"
+            }
+            (ErrorKind::NotFound, Place::Loopback | Place::Network) => "check the host name in CALLBACK_URL",
+            (ErrorKind::PermissionDenied, Place::Socket) => {
+                "the gateway's user must be able to write to the backend's socket, and to reach its directory"
+            }
+            (ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable, _) => "no route to that address from here",
             // rustls reports bytes that are not TLS in this way.
-            ErrorKind::InvalidData => "https needs a backend that speaks TLS",
+            (ErrorKind::InvalidData, _) => "https needs a backend that speaks TLS",
             _ => "none",
         }
     }

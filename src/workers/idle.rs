@@ -17,8 +17,8 @@ pub(super) const CONNECTION_AGE_MAX: Duration = Duration::from_secs(60);
 /// An open connection.
 pub(super) struct Connection {
     pub transport: Box<dyn Transport>,
-    /// Its peer's address, from the name lookup.
-    pub address: SocketAddr,
+    /// Its peer's address, from the name lookup; `None` for a Unix socket.
+    pub address: Option<SocketAddr>,
     pub opened: Instant,
 }
 
@@ -40,7 +40,7 @@ impl Idle {
     }
 
     /// The most recently used connection that may and can serve another call. `is_current` checks its address.
-    pub(super) fn take(&self, now: Instant, is_current: impl Fn(SocketAddr) -> bool) -> Option<Connection> {
+    pub(super) fn take(&self, now: Instant, is_current: impl Fn(Option<SocketAddr>) -> bool) -> Option<Connection> {
         loop {
             // Removed first, so that probing and closing happen outside the lock.
             let (since, mut connection) = self.lock().pop_back()?;

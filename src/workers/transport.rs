@@ -16,18 +16,15 @@
 //!
 //! Then run `cargo test workers` and `make faults`: a test fails for each of these that no longer holds.
 
-use super::dial;
+use super::dial::Backend;
 use super::idle::{Connection, Idle};
-use super::resolver::{ResolveError, Resolver};
 use super::socket::SocketTransport;
 use super::tls::Tls;
 use std::cell::Cell;
 use std::fmt::{self, Debug, Formatter};
-use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 use ureq::Error;
-use ureq::Timeout;
 use ureq::unversioned::transport::time::Duration as UreqDuration;
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 
@@ -104,28 +101,23 @@ impl Attempt {
     }
 }
 
-/// Takes an idle connection or opens a new one (DNS, TCP, TLS).
+/// Takes an idle connection or opens a new one (DNS, TCP or a Unix socket, TLS).
 pub(super) struct PooledConnector {
     idle: Arc<Idle>,
-    resolver: Resolver,
+    backend: Backend,
     /// For `https` URLs.
     tls: Option<Tls>,
 }
 
 impl PooledConnector {
-    pub(super) fn new(idle: Arc<Idle>, resolver: Resolver, tls: Option<Tls>) -> Self {
-        Self { idle, resolver, tls }
+    pub(super) fn new(idle: Arc<Idle>, backend: Backend, tls: Option<Tls>) -> Self {
+        Self { idle, backend, tls }
     }
 
     fn open(&self, details: &ConnectionDetails<'_>) -> Result<Connection, Error> {
         let start = Instant::now();
         let left = || details.timeout.after.saturating_sub(start.elapsed());
-        let addresses = self.resolver.resolve(left()).map_err(|error| match error {
-            ResolveError::TimedOut => Error::Timeout(Timeout::Resolve),
-            ResolveError::Failed(text) => Error::Io(io::Error::new(io::ErrorKind::NotFound, text)),
-        })?;
-        let (socket, address) = dial::connect(&addresses, left())?;
-        self.resolver.prefer(address);
+        let (socket, address) = self.backend.connect(left())?;
         let socket = SocketTransport::new(socket, details.config.output_buffer_size());
         let transport: Box<dyn Transport> = match &self.tls {
             Some(tls) => {
@@ -149,7 +141,7 @@ impl Connector<()> for PooledConnector {
 
     fn connect(&self, details: &ConnectionDetails<'_>, _chained: Option<()>) -> Result<Option<Watched>, Error> {
         let fresh_only = Attempt::current().fresh_only;
-        let is_current = |address| self.resolver.is_current(address);
+        let is_current = |address| self.backend.is_current(address);
         let kept = if fresh_only { None } else { self.idle.take(Instant::now(), is_current) };
         Attempt::record(|attempt| attempt.reused = kept.is_some());
         let connection = match kept {

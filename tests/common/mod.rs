@@ -7,6 +7,7 @@
 
 mod backend;
 mod client;
+mod directory;
 mod gateway;
 mod ledger;
 mod port;
@@ -18,6 +19,7 @@ pub(crate) mod sys;
 
 pub(crate) use backend::{Answer, Backend, Call, Gate, Step};
 pub(crate) use client::{Client, get, post, send_request};
+pub(crate) use directory::Directory;
 pub(crate) use gateway::{Builder, Gateway, Output, run};
 pub(crate) use ledger::{Ledger, Sums, Verdict};
 pub(crate) use port::Port;
