@@ -107,7 +107,7 @@ fn all_problems_are_reported_at_once() {
         ("CONNECT_FAILURE", "maybe"),
     ]);
     let want = [
-        r#"CALLBACK_URL="backend:8000": must be an absolute http or https URL, like http://127.0.0.1:8000/callback"#,
+        r#"CALLBACK_URL="backend:8000": must be an absolute http or https URL, like http://127.0.0.1:8000/callback, or that of a Unix socket, like http+unix://%2Frun%2Fapp.sock/callback"#,
         r#"PORT="0": must be an integer from 1 to 65535"#,
         r#"LISTEN_ADDRESS="localhost": must be an IP address, like 127.0.0.1"#,
         r#"CALLBACK_TIMEOUT_SECONDS="0": must be an integer from 1 to 31536000"#,

@@ -26,7 +26,7 @@ impl CallbackUrl {
     /// Reads the value of `CALLBACK_URL`; an error is a phrase with the allowed values.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         const SHAPE: &str = "must be an absolute http or https URL, like http://127.0.0.1:8000/callback, \
-                             or one of a Unix socket, like http+unix://%2Frun%2Fapp.sock/callback";
+                             or that of a Unix socket, like http+unix://%2Frun%2Fapp.sock/callback";
         if let Some(wrong) = text.bytes().find(|byte| !byte.is_ascii_graphic()) {
             return Err(if wrong.is_ascii() {
                 "must not contain spaces or control characters"
