@@ -3,8 +3,9 @@
 
 use crate::config::Config;
 use crate::escape::Escaped;
+use socket2::{SockAddr, Socket, Type};
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 /// Timeout of all attempts together.
@@ -12,27 +13,35 @@ const TIME_MAX: Duration = Duration::from_secs(3);
 /// More than a status line.
 const ANSWER_BYTES_MAX: usize = 256;
 
-/// Queries `/readyz` or `/healthz`, on the internal port if there is one, where a crowd on the public port cannot delay
+/// Queries `/readyz` or `/healthz`, on the internal port or socket if there is one, where a crowd on the public port cannot delay
 /// the answer. Errors: one line with the reason.
 pub fn run(config: &Config, ready: bool) -> Result<(), String> {
     let target = if ready { "/readyz" } else { "/healthz" };
     let deadline = Instant::now() + TIME_MAX;
     let mut failure = String::new();
-    let listener = config.internal_endpoint().unwrap_or(config.public_endpoint());
-    for address in addresses(listener.ip()) {
-        let address = SocketAddr::new(address, listener.port());
-        match connect(address, deadline).and_then(|stream| ask(stream, target, deadline)) {
+    for (name, address) in addresses(config).map_err(|error| error.to_string())? {
+        match connect(&address, deadline).and_then(|socket| ask(socket, target, deadline)) {
             Ok(line) if line.starts_with("HTTP/1.1 200 ") => return Ok(()),
-            Ok(line) => return Err(format!("{address}{target} answered \"{}\"", Escaped(&line))),
-            Err(error) => failure = format!("{address}{target}: {error}"),
+            Ok(line) => return Err(format!("{name}{target} answered \"{}\"", Escaped(&line))),
+            Err(error) => failure = format!("{name}{target}: {error}"),
         }
     }
     Err(failure)
 }
 
-/// The addresses at which a gateway that listens on `address` can be reached from this machine.
-fn addresses(address: IpAddr) -> Vec<IpAddr> {
-    if address.is_unspecified() { vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] } else { vec![address] }
+/// The addresses at which a gateway can be reached from this machine, with their names.
+fn addresses(config: &Config) -> io::Result<Vec<(String, SockAddr)>> {
+    if let (None, Some(path)) = (config.internal_port, &config.internal_socket) {
+        return Ok(vec![(path.display().to_string(), SockAddr::unix(path)?)]);
+    }
+    let listener = config.internal_endpoint().unwrap_or(config.public_endpoint());
+    let hosts: &[IpAddr] = if listener.ip().is_unspecified() {
+        &[IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]
+    } else {
+        &[listener.ip()]
+    };
+    let named = hosts.iter().map(|host| SocketAddr::new(*host, listener.port()));
+    Ok(named.map(|address| (address.to_string(), address.into())).collect())
 }
 
 fn left(deadline: Instant) -> io::Result<Duration> {
@@ -40,19 +49,21 @@ fn left(deadline: Instant) -> io::Result<Duration> {
     if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
 }
 
-fn connect(address: SocketAddr, deadline: Instant) -> io::Result<TcpStream> {
-    TcpStream::connect_timeout(&address, left(deadline)?)
+fn connect(address: &SockAddr, deadline: Instant) -> io::Result<Socket> {
+    let socket = Socket::new(address.domain(), Type::STREAM, None)?;
+    socket.connect_timeout(address, left(deadline)?)?;
+    Ok(socket)
 }
 
 /// The first line of the answer, or as much of it as arrived.
-fn ask(mut stream: TcpStream, target: &str, deadline: Instant) -> io::Result<String> {
-    stream.set_write_timeout(Some(left(deadline)?))?;
-    write!(stream, "GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+fn ask(mut socket: Socket, target: &str, deadline: Instant) -> io::Result<String> {
+    socket.set_write_timeout(Some(left(deadline)?))?;
+    write!(socket, "GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
     let mut buffer = [0; ANSWER_BYTES_MAX];
     while answer.len() < ANSWER_BYTES_MAX && !answer.contains(&b'\n') {
-        stream.set_read_timeout(Some(left(deadline)?))?;
-        match stream.read(&mut buffer) {
+        socket.set_read_timeout(Some(left(deadline)?))?;
+        match socket.read(&mut buffer) {
             Ok(0) => break,
             Ok(bytes) => answer.extend_from_slice(&buffer[..bytes]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -59,8 +59,11 @@ impl Limits {
         has_internal: bool,
     ) -> Result<Self, String> {
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
-        let (needed, purpose) =
-            if has_internal { (DESCRIPTORS_MIN_INTERNAL, " with INTERNAL_PORT") } else { (DESCRIPTORS_MIN, "") };
+        let (needed, purpose) = if has_internal {
+            (DESCRIPTORS_MIN_INTERNAL, " with INTERNAL_PORT or INTERNAL_SOCKET")
+        } else {
+            (DESCRIPTORS_MIN, "")
+        };
         if descriptors < needed {
             return Err(format!(
                 "the descriptor limit is {descriptors}, and at least {needed} are needed{purpose}: raise it ({RAISE})"
@@ -130,7 +133,12 @@ mod tests {
     fn a_limit_that_is_too_low_is_named() {
         let line = Limits::from_descriptors(20, 128, None, true).unwrap_err();
         let raise = "raise it (ulimit -n, LimitNOFILE, --ulimit nofile)";
-        assert_eq!(line, format!("the descriptor limit is 20, and at least 48 are needed with INTERNAL_PORT: {raise}"));
+        assert_eq!(
+            line,
+            format!(
+                "the descriptor limit is 20, and at least 48 are needed with INTERNAL_PORT or INTERNAL_SOCKET: {raise}"
+            )
+        );
         let line = Limits::from_descriptors(39, 1, Some(1), false).unwrap_err();
         assert_eq!(line, format!("the descriptor limit is 39, and at least 40 are needed: {raise}"));
     }

@@ -6,7 +6,7 @@ use ssegateway::cli::{self, Command};
 use ssegateway::config::{Config, Warning};
 use ssegateway::gateway::Finished;
 use ssegateway::limits::Limits;
-use ssegateway::serve::{self, Listeners};
+use ssegateway::serve;
 use ssegateway::{cgroup, healthcheck, logger, sys};
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -68,7 +68,7 @@ fn configured(command: Command, mut config: Config, warnings: &[Warning]) -> Exi
 fn run(config: Config, limits: &Limits, warnings: &[String]) -> Result<ExitCode, String> {
     // Before any thread starts: threads inherit the blocked signals.
     let signals = sys::Signals::block().map_err(|error| format!("cannot block signals: {error}"))?;
-    let listeners = Listeners::open(&config)?;
+    let listeners = serve::open(&config)?;
     logger::start(config.log_level, config.log_format).map_err(|error| format!("cannot start the log: {error}"))?;
     for line in warnings {
         log::error!("{line}");

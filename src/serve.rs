@@ -5,13 +5,15 @@ use crate::config::{CallbackUrl, Config};
 use crate::gateway::{Finished, Gateway};
 use crate::limits::Limits;
 use crate::notify::{ServiceManager, ServiceState};
-use crate::reactor::mio::MioSystem;
+use crate::reactor::mio::{Listeners, MioSystem};
 use crate::reactor::{Reactor, System};
-use crate::sys::{self, Signals};
+use crate::sys::{self, Signals, SocketFile};
 use crate::workers::{WorkerSettings, Workers};
 use log::{info, warn};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::{Arc, mpsc};
 
 /// Enough for a burst of reconnecting pages; the kernel caps it at net.core.somaxconn.
@@ -29,23 +31,29 @@ fn backlog(memory_max: Option<u64>) -> i32 {
     backlog as i32
 }
 
-/// The open ports, nonblocking.
-#[derive(Debug)]
-pub struct Listeners {
-    /// `PORT`.
-    pub public: TcpListener,
-    /// `INTERNAL_PORT`, where set.
-    pub internal: Option<TcpListener>,
+/// Opens the ports and the socket of the configuration. Errors: one line with the address and the reason.
+pub fn open(config: &Config) -> Result<Listeners, String> {
+    let backlog = backlog(config.gateway.memory_bytes_max);
+    let public = listen(config.public_endpoint(), backlog, "PORT")?;
+    let internal = config.internal_endpoint().map(|socket| listen(socket, backlog, "INTERNAL_PORT")).transpose()?;
+    let unix = config.internal_socket.as_ref();
+    let internal_unix = unix.map(|path| listen_unix(path, config.internal_socket_mode, backlog)).transpose()?;
+    Ok(Listeners { public, internal, internal_unix })
 }
 
-impl Listeners {
-    /// Opens them. Errors: one line with the address and the reason.
-    pub fn open(config: &Config) -> Result<Self, String> {
-        let backlog = backlog(config.gateway.memory_bytes_max);
-        let public = listen(config.public_endpoint(), backlog, "PORT")?;
-        let internal = config.internal_endpoint().map(|socket| listen(socket, backlog, "INTERNAL_PORT")).transpose()?;
-        Ok(Self { public, internal })
-    }
+fn listen_unix(path: &Path, mode: u32, backlog: i32) -> Result<(SocketFile, UnixListener), String> {
+    sys::listen_unix(path, mode, backlog).map_err(|error| {
+        let hint = match error.kind() {
+            ErrorKind::AddrInUse => "; another process listens there: stop it, or set INTERNAL_SOCKET to another path",
+            ErrorKind::AlreadyExists => {
+                "; there is a file that is no socket: remove it, or set INTERNAL_SOCKET to another path"
+            }
+            ErrorKind::NotFound => "; its directory must exist",
+            ErrorKind::PermissionDenied => "; this user must be able to write to its directory",
+            _ => "",
+        };
+        format!("cannot listen on {}: {error}{hint}", path.display())
+    })
 }
 
 /// `variable` sets the port.
@@ -79,17 +87,24 @@ fn lacks_ipv6(error: &io::Error) -> bool {
 /// The warning of a gateway without a backend.
 pub const CALLBACK_UNSET: &str = "CALLBACK_URL is not set: every stream gets 503";
 
+/// Items with `separator` between them, or `none`.
+fn listed(items: impl Iterator<Item = String>, separator: &str) -> String {
+    let items: Vec<String> = items.collect();
+    if items.is_empty() { "none".to_owned() } else { items.join(separator) }
+}
+
 /// Logs the configuration at startup, and warns of a missing backend.
 fn log_start(config: &Config, limits: &Limits, listeners: &Listeners) {
     let address =
         |listener: &TcpListener| listener.local_addr().map_or("none".to_owned(), |address| address.to_string());
-    let internal_address = listeners.internal.as_ref().map_or("none".to_owned(), address);
-    let internal_guard = match (listeners.internal.is_some(), config.gateway.internal_token.is_some()) {
-        (true, true) => "port+token",
-        (true, false) => "port",
-        (false, true) => "token",
-        (false, false) => "none",
-    };
+    let socket = listeners.internal_unix.as_ref().map(|(file, _)| file.path().display().to_string());
+    let internal_address = listed(listeners.internal.as_ref().map(address).into_iter().chain(socket), ",");
+    let guards = [
+        (listeners.internal.is_some(), "port"),
+        (listeners.internal_unix.is_some(), "socket"),
+        (config.gateway.internal_token.is_some(), "token"),
+    ];
+    let internal_guard = listed(guards.into_iter().filter(|(is_set, _)| *is_set).map(|(_, name)| name.to_owned()), "+");
     let callback = config.callback_url.as_ref().map_or("none".to_owned(), CallbackUrl::bare);
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -112,8 +127,8 @@ fn log_start(config: &Config, limits: &Limits, listeners: &Listeners) {
 /// Serves until a signal ends it. Errors: one line.
 pub fn run(mut config: Config, limits: &Limits, listeners: Listeners, signals: Signals) -> Result<Finished, String> {
     log_start(&config, limits, &listeners);
-    let has_internal = listeners.internal.is_some();
-    let mut system = MioSystem::new(listeners.public, listeners.internal, signals, config.gateway.client_timeout)
+    let has_internal = config.gateway.internal_listener;
+    let mut system = MioSystem::new(listeners, signals, config.gateway.client_timeout)
         .map_err(|error| format!("cannot start the event loop: {error}"))?;
     config.gateway.instance = system.draw_token().to_string();
     if let Some(url) = &config.callback_url {
@@ -179,7 +194,7 @@ mod tests {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = taken.local_addr().unwrap();
         let port = address.port().to_string();
-        let line = Listeners::open(&config(&[("PORT", &port), ("LISTEN_ADDRESS", "127.0.0.1")])).unwrap_err();
+        let line = open(&config(&[("PORT", &port), ("LISTEN_ADDRESS", "127.0.0.1")])).unwrap_err();
         assert!(line.starts_with(&format!("cannot listen on {address}: Address already in use")), "{line}");
     }
 

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Backend, Builder, Client, Gateway, Output, Port, assert_json, get, run, send_request};
+use common::{Backend, Builder, Client, Directory, Gateway, Output, Port, assert_json, get, run, send_request};
 use ssegateway::config::VARIABLES;
 use std::fs;
 use std::path::Path;
@@ -199,6 +199,13 @@ fn the_startup_line_shows_how_internal_paths_are_guarded() {
     of(Gateway::builder().internal_port(), "port");
     of(Gateway::builder().set("INTERNAL_TOKEN", "t"), "token");
     of(Gateway::builder().set("INTERNAL_TOKEN", "t").internal_port(), "port+token");
+    let directory = Directory::new();
+    let socket = directory.path("s").display().to_string();
+    of(Gateway::builder().set("INTERNAL_SOCKET", &socket), "socket");
+    of(
+        Gateway::builder().set("INTERNAL_SOCKET", &socket).set("INTERNAL_TOKEN", "t").internal_port(),
+        "port+socket+token",
+    );
 }
 
 #[test]

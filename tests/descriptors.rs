@@ -26,7 +26,7 @@ fn a_limit_below_the_lowest_is_refused_in_one_line() {
     for limit in [8, 11, 20, 39] {
         refuse(limit, &[], &format!("the descriptor limit is {limit}, and at least 40 are needed: {RAISE}"));
     }
-    let needed = "at least 48 are needed with INTERNAL_PORT";
+    let needed = "at least 48 are needed with INTERNAL_PORT or INTERNAL_SOCKET";
     for limit in [11, 20, 47] {
         let line = format!("the descriptor limit is {limit}, and {needed}: {RAISE}");
         refuse(limit, &[("INTERNAL_PORT", "3001"), ("MAX_STREAMS", "1"), ("CALLBACK_CONCURRENCY", "1")], &line);

@@ -106,7 +106,7 @@ const FILES: [(&str, &[&str]); 13] = [
             "mod",
         ],
     ),
-    ("sys", &["errno", "stdio", "memory", "signals", "socket", "mod"]),
+    ("sys", &["errno", "stdio", "memory", "signals", "socket", "unix", "mod"]),
     ("config", &["values", "certificates", "no_certificates", "url", "fields", "variables", "mod"]),
     ("logger", &["queue", "format", "writer", "mod"]),
 ];

@@ -10,7 +10,8 @@ use backend::Backend;
 use http::{Request, Response};
 use ssegateway::config::Config;
 use ssegateway::logger;
-use ssegateway::serve::{self, Listeners};
+use ssegateway::reactor::mio::Listeners;
+use ssegateway::serve;
 use ssegateway::sys::{self, Signals};
 use std::error::Error;
 use std::io;
@@ -49,7 +50,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     http::serve(pages, move |request| answer(&page, &backend, &request));
 
     println!("\n  Open  http://127.0.0.1:{page_port}/  in a browser. Ctrl-C ends the demo.\n");
-    let finished = serve::run(config, &limits, Listeners { public, internal: None }, signals);
+    let finished = serve::run(config, &limits, Listeners { public, internal: None, internal_unix: None }, signals);
     log::logger().flush();
     finished?;
     Ok(())

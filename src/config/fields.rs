@@ -7,6 +7,7 @@ use crate::logger::LogFormat;
 use crate::secret::Secret;
 use log::LevelFilter;
 use std::net::{IpAddr, Ipv6Addr};
+use std::path::PathBuf;
 
 /// The checked configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +32,10 @@ pub struct Config {
     pub internal_port: Option<u16>,
     /// Of the internal listener, if it is not `listen_address`.
     pub internal_address: Option<IpAddr>,
+    /// `INTERNAL_SOCKET`: the path of a Unix socket.
+    pub internal_socket: Option<PathBuf>,
+    /// `INTERNAL_SOCKET_MODE`: its permissions.
+    pub internal_socket_mode: u32,
     /// `MAX_STREAMS`; the possible number is in [`Settings::streams_max`] after [`Config::fit`].
     pub streams_wanted: Option<usize>,
     /// `REJECTION_BODY`: whether bodies of rejections are passed on.
@@ -56,6 +61,8 @@ impl Default for Config {
             listen_address: Ipv6Addr::UNSPECIFIED.into(),
             internal_port: None,
             internal_address: None,
+            internal_socket: None,
+            internal_socket_mode: 0o660,
             streams_wanted: None,
             pass_rejections: false,
             log_level: LevelFilter::Info,

@@ -61,7 +61,7 @@ impl Config {
         }
         config.add_system_roots(&lookup, &mut warnings);
         config.gateway.callback_configured = config.callback_url.is_some();
-        config.gateway.internal_listener = config.internal_port.is_some();
+        config.gateway.internal_listener = config.internal_port.is_some() || config.internal_socket.is_some();
         config.check_combinations(&mut problems);
         if problems.is_empty() { Ok((config, warnings)) } else { Err(problems) }
     }

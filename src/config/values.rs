@@ -107,11 +107,14 @@ pub(super) fn token_file(path: &str) -> Result<Secret, String> {
 pub(super) fn socket_path(path: &OsStr) -> Result<PathBuf, &'static str> {
     // The limit of its length differs between systems.
     let is_path = !path.is_empty() && !path.as_bytes().contains(&0) && SockAddr::unix(path).is_ok();
-    if is_path {
-        Ok(PathBuf::from(path))
-    } else {
-        Err("must have the path of a Unix socket, of at most 100 bytes or so")
-    }
+    if is_path { Ok(PathBuf::from(path)) } else { Err("must name a Unix socket by a path of at most 100 bytes or so") }
+}
+
+/// The permissions of a file: three octal digits, perhaps behind a 0.
+pub(super) fn mode(text: &str) -> Result<u32, &'static str> {
+    let digits = if text.len() == 4 { text.strip_prefix('0').unwrap_or_default() } else { text };
+    let is_octal = digits.len() == 3 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
+    u32::from_str_radix(digits, 8).ok().filter(|_| is_octal).ok_or("must be three octal digits, like 660")
 }
 
 /// `*`, or origins separated by commas.
@@ -200,6 +203,14 @@ mod tests {
         assert_eq!(address("::1"), address("[::1]"));
         for text in ["localhost", "127.0.0.1:80", "[127.0.0.1]", "[::1", "::1]", "1.2.3", "fe80::1%eth0"] {
             assert!(address(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn permissions_are_octal() {
+        assert_eq!([mode("660"), mode("0600"), mode("777")], [Ok(0o660), Ok(0o600), Ok(0o777)]);
+        for text in ["", "66", "888", "1777", "0o660", "+66", "rw-"] {
+            assert!(mode(text).is_err(), "{text}");
         }
     }
 

@@ -7,7 +7,9 @@
 use super::certificates;
 use super::fields::{Config, line};
 use super::url::{self, CallbackUrl};
-use super::values::{address, choice, integer, log_level, name_of, origins, port, seconds, token, token_file};
+use super::values::{
+    address, choice, integer, log_level, mode, name_of, origins, port, seconds, socket_path, token, token_file,
+};
 use crate::gateway::{ConnectFailure, Cors};
 use crate::logger::LogFormat;
 use crate::secret::Secret;
@@ -173,6 +175,12 @@ pub const VARIABLES: &[Variable] = {
         row("INTERNAL_ADDRESS", Derived("LISTEN_ADDRESS"), "address of INTERNAL_PORT",
             |config, text| set(&mut config.internal_address, address(text).map(Some)),
             |config| shown(&config.internal_address())),
+        row("INTERNAL_SOCKET", Derived("none"), "path of a Unix socket; if set, /internal/* is served there (and on INTERNAL_PORT) only",
+            |config, path| set(&mut config.internal_socket, socket_path(path.as_ref()).map(Some)),
+            |config| optional(config.internal_socket.as_ref(), |path| path.display().to_string())),
+        row("INTERNAL_SOCKET_MODE", Literal, "permissions of that socket, as octal digits",
+            |config, text| set(&mut config.internal_socket_mode, mode(text)),
+            |config| format!("{:o}", config.internal_socket_mode)),
         row("INTERNAL_TOKEN", Derived("none"), "bearer token that /internal/* requires",
             |config, text| set(&mut config.gateway.internal_token, token(text).map(Some)),
             |config| optional(config.gateway.internal_token.as_ref(), |token| hide(token.expose())))

@@ -137,9 +137,11 @@ impl Hints {
         let is_internal = head.path().starts_with("/internal/");
         let hint = match reply {
             Reply::Refused(refusal, _) => match refusal {
-                Refusal::NotFound if !is_internal => "streams are served on PORT, not on INTERNAL_PORT",
+                Refusal::NotFound if !is_internal => {
+                    "streams are served on PORT, not on INTERNAL_PORT or INTERNAL_SOCKET"
+                }
                 Refusal::NotFound if settings.internal_listener && listener == Listener::Public => {
-                    "INTERNAL_PORT is set: /internal/ is served on that port only"
+                    "INTERNAL_PORT or INTERNAL_SOCKET is set: /internal/ is served there only"
                 }
                 Refusal::NotFound => {
                     "the paths are /internal/send, /internal/groups, /internal/cursor, /internal/connections and /internal/metrics"

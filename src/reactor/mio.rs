@@ -4,15 +4,15 @@ use super::system::{Event, System};
 use crate::gateway::{ConnId, Listener, Peer, ProcessFigures};
 use crate::job::{Completion, Job};
 use crate::process;
-use crate::sys::{self, Signals};
+use crate::sys::{self, Signals, SocketFile};
 use crate::table::Key;
 use crate::workers::Workers;
-use mio::net::{TcpListener, TcpStream};
+use mio::net::{TcpListener, TcpStream, UnixListener};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
@@ -23,6 +23,7 @@ const PUBLIC: Token = Token(usize::MAX);
 const INTERNAL: Token = Token(usize::MAX - 1);
 const SIGNALS: Token = Token(usize::MAX - 2);
 const WAKER: Token = Token(usize::MAX - 3);
+const INTERNAL_UNIX: Token = Token(usize::MAX - 4);
 
 /// Tokens read from the kernel's generator at once.
 const TOKENS_DRAWN: usize = 16;
@@ -49,12 +50,24 @@ impl Wakeup {
     }
 }
 
+/// The open ports and sockets: bound, listening and non-blocking.
+#[derive(Debug)]
+pub struct Listeners {
+    /// `PORT`.
+    pub public: std::net::TcpListener,
+    /// `INTERNAL_PORT`, where set.
+    pub internal: Option<std::net::TcpListener>,
+    /// `INTERNAL_SOCKET`, where set, and its file.
+    pub internal_unix: Option<(SocketFile, std::os::unix::net::UnixListener)>,
+}
+
 /// The kernel's side of the loop.
 pub struct MioSystem {
     poll: Poll,
     events: Events,
     public: Option<TcpListener>,
     internal: Option<TcpListener>,
+    internal_unix: Option<(SocketFile, UnixListener)>,
     signals: Signals,
     wakeup: Wakeup,
     workers: Option<(Workers, Receiver<Completion>)>,
@@ -67,17 +80,13 @@ pub struct MioSystem {
 }
 
 impl MioSystem {
-    /// Takes ownership of listeners that are bound, listening and non-blocking.
+    /// Takes over the listeners.
     ///
     /// # Errors
     ///
     /// Out of descriptors or memory, or no source of random bytes.
-    pub fn new(
-        public: std::net::TcpListener,
-        internal: Option<std::net::TcpListener>,
-        signals: Signals,
-        client_timeout: Duration,
-    ) -> io::Result<Self> {
+    pub fn new(listeners: Listeners, signals: Signals, client_timeout: Duration) -> io::Result<Self> {
+        let Listeners { public, internal, internal_unix } = listeners;
         let random = sys::random_bytes()?;
         let poll = Poll::new()?;
         let registry = poll.registry();
@@ -90,6 +99,10 @@ impl MioSystem {
         if let Some(internal) = &mut internal {
             registry.register(internal, INTERNAL, Interest::READABLE)?;
         }
+        let mut internal_unix = internal_unix.map(|(file, listener)| (file, UnixListener::from_std(listener)));
+        if let Some((_, listener)) = &mut internal_unix {
+            registry.register(listener, INTERNAL_UNIX, Interest::READABLE)?;
+        }
         registry.register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
         let waker = Arc::new(Waker::new(registry, WAKER)?);
         Ok(Self {
@@ -97,6 +110,7 @@ impl MioSystem {
             events: Events::with_capacity(EVENTS_MAX),
             public: Some(public),
             internal,
+            internal_unix,
             signals,
             wakeup: Wakeup { waker, woken: Arc::default() },
             workers: None,
@@ -118,11 +132,18 @@ impl MioSystem {
         self.workers = Some((workers, completions));
     }
 
+    /// The calls on a connected socket are the same in all families.
+    fn accept_unix(&self) -> io::Result<(TcpStream, Peer)> {
+        let (_, listener) = self.internal_unix.as_ref().ok_or(io::ErrorKind::WouldBlock)?;
+        let (socket, _) = listener.accept()?;
+        Ok((OwnedFd::from(socket).into(), Peer::Loopback))
+    }
+
     fn translate(&mut self, events: &mut Vec<Event>) {
         for event in &self.events {
             match event.token() {
                 PUBLIC => events.push(Event::Accept(Listener::Public)),
-                INTERNAL => events.push(Event::Accept(Listener::Internal)),
+                INTERNAL | INTERNAL_UNIX => events.push(Event::Accept(Listener::Internal)),
                 SIGNALS => {
                     while self.signals.take() {
                         events.push(Event::Signal);
@@ -150,6 +171,12 @@ impl MioSystem {
     }
 }
 
+fn accept_tcp(listener: Option<&TcpListener>) -> io::Result<(TcpStream, Peer)> {
+    let (socket, address) = listener.ok_or(io::ErrorKind::WouldBlock)?.accept()?;
+    let peer = if address.ip().to_canonical().is_loopback() { Peer::Loopback } else { Peer::Remote };
+    Ok((socket, peer))
+}
+
 impl System for MioSystem {
     type Socket = TcpStream;
 
@@ -161,13 +188,14 @@ impl System for MioSystem {
     }
 
     fn accept(&mut self, listener: Listener) -> io::Result<(TcpStream, Peer)> {
-        let listener = match listener {
-            Listener::Public => &self.public,
-            Listener::Internal => &self.internal,
-        };
-        let (socket, address) = listener.as_ref().ok_or(io::ErrorKind::WouldBlock)?.accept()?;
-        let peer = if address.ip().to_canonical().is_loopback() { Peer::Loopback } else { Peer::Remote };
-        Ok((socket, peer))
+        match listener {
+            Listener::Public => accept_tcp(self.public.as_ref()),
+            // Both may have clients waiting: there are none once neither has any.
+            Listener::Internal => match accept_tcp(self.internal.as_ref()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.accept_unix(),
+                result => result,
+            },
+        }
     }
 
     fn register(&mut self, socket: &mut TcpStream, id: ConnId) -> io::Result<()> {
@@ -205,6 +233,7 @@ impl System for MioSystem {
     fn stop_accepting(&mut self) {
         self.public = None;
         self.internal = None;
+        self.internal_unix = None;
     }
 
     fn now(&mut self) -> Duration {

@@ -8,6 +8,7 @@ mod memory;
 mod signals;
 mod socket;
 mod stdio;
+mod unix;
 
 use errno::check;
 pub use memory::{limit_heap, release_heap, release_stack};
@@ -15,6 +16,7 @@ pub use signals::{Signals, delay_abort};
 pub use socket::{
     abort_on_close, is_quiet, listen, send_now, set_stream_options, unacknowledged, wait_any_writable, wait_writable,
 };
+pub use unix::{SocketFile, listen_unix};
 
 use std::io;
 

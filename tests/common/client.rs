@@ -3,6 +3,9 @@
 use super::{PATIENCE, Response, find, sys};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 /// A GET as a minimal client sends it.
 pub(crate) fn get(target: &str) -> String {
@@ -52,8 +55,18 @@ impl Client {
         Self::over(TcpStream::connect(address).expect("the gateway accepts"))
     }
 
+    /// To a Unix socket.
+    pub(crate) fn connect_unix(path: &Path) -> Self {
+        // The type of the descriptor does not matter to the calls on it.
+        Self::with_timeouts(OwnedFd::from(UnixStream::connect(path).expect("the gateway accepts")).into())
+    }
+
     fn over(socket: TcpStream) -> Self {
         socket.set_nodelay(true).expect("TCP_NODELAY");
+        Self::with_timeouts(socket)
+    }
+
+    fn with_timeouts(socket: TcpStream) -> Self {
         socket.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
         socket.set_write_timeout(Some(PATIENCE)).expect("a write timeout");
         Self { socket, buffer: Vec::new(), ended: false, reset: false }
