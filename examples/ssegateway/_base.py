@@ -144,6 +144,7 @@ class BaseGateway:
     ) -> None:
         """Arguments that are not given come from GATEWAY_URL, INTERNAL_TOKEN and CALLBACK_TOKEN in the environment.
 
+        `url`: http://127.0.0.1:3000 or, where the gateway has an INTERNAL_SOCKET, http+unix://%2Frun%2Fssegateway.sock.
         `timeout`: the maximum duration of a call, in seconds.
         """
         self.url = (url or os.environ.get("GATEWAY_URL") or "http://127.0.0.1:3000").rstrip("/")

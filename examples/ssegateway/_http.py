@@ -7,7 +7,7 @@ import select
 import socket
 import sys
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
     from asyncio.trsock import TransportSocket
@@ -45,10 +45,15 @@ class Address:
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.query:
-            raise ValueError(f"GATEWAY_URL must be like http://127.0.0.1:3000, not {url!r}")
+        if parts.scheme not in ("http", "https", "http+unix") or not parts.hostname or parts.path or parts.query:
+            shapes = "http://127.0.0.1:3000 or http+unix://%2Frun%2Fssegateway.sock"
+            raise ValueError(f"GATEWAY_URL must be like {shapes}, not {url!r}")
         self.host, self.netloc = parts.hostname, parts.netloc.rpartition("@")[2]
-        self.port = parts.port or (443 if parts.scheme == "https" else 80)
+        self.socket_path = None
+        if parts.scheme == "http+unix":
+            self.socket_path = unquote(self.netloc)
+            self.host = self.netloc = "localhost"
+        self.port = (None if self.socket_path else parts.port) or (443 if parts.scheme == "https" else 80)
         self.tls = _tls() if parts.scheme == "https" else None
 
 
@@ -60,8 +65,15 @@ def _tls() -> SSLContext:
 
 def is_ended(sock: socket.socket | TransportSocket) -> bool:
     """Whether the peer has closed this idle connection."""
-    if IS_LINUX:  # cheaper than select(), and does not release the GIL
-        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != TCP_ESTABLISHED
+    if IS_LINUX:  # cheaper than poll(), and does not release the GIL
+        try:
+            return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != TCP_ESTABLISHED
+        except OSError:
+            pass  # a Unix socket
+    if hasattr(select, "poll"):  # works for any number of descriptors
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
     return bool(select.select([sock.fileno()], [], [], 0)[0])
 
 
@@ -156,10 +168,23 @@ class Answers:
 
 def connect(address: Address, timeout: float) -> socket.socket:
     """Connects, without Nagle's delay."""
+    if address.socket_path:
+        return _connect_unix(address.socket_path, timeout)
     sock = socket.create_connection((address.host, address.port), timeout)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return address.tls.wrap_socket(sock, server_hostname=address.host) if address.tls else sock
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _connect_unix(path: str, timeout: float) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.settimeout(timeout)
+        sock.connect(path)
+        return sock
     except BaseException:
         sock.close()
         raise

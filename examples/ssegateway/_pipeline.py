@@ -159,17 +159,24 @@ class Pipeline:
         try:
             if self._connection and self._connection.is_usable:
                 self._connection.transport.close()
-            opening = loop.create_connection(
-                lambda: Connection(loop), self._address.host, self._address.port, ssl=self._address.tls
-            )
             try:
-                _, connection = await asyncio.wait_for(opening, self._timeout)
+                connection = await asyncio.wait_for(self._create(loop), self._timeout)
             except asyncio.TimeoutError:
                 raise TimeoutError("no connection in time") from None
             self._connection = connection
             return connection
         finally:
             self._connecting = None
+
+    async def _create(self, loop: asyncio.AbstractEventLoop) -> Connection:
+        address = self._address
+        if address.socket_path:
+            _, connection = await loop.create_unix_connection(lambda: Connection(loop), address.socket_path)
+        else:
+            _, connection = await loop.create_connection(
+                lambda: Connection(loop), address.host, address.port, ssl=address.tls
+            )
+        return connection
 
     def _forget(self) -> None:
         if self._connection:

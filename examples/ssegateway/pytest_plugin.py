@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple, Union
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 
@@ -102,8 +102,11 @@ class LiveGateway:
             **environment,
         }
         self.url = f"http://127.0.0.1:{self.environment['PORT']}"
+        internal_url = f"http://127.0.0.1:{self.environment.get('INTERNAL_PORT', self.environment['PORT'])}"
+        if path := self.environment.get("INTERNAL_SOCKET"):
+            internal_url = f"http+unix://{quote(path, safe='')}"
         self.client = Gateway(
-            f"http://127.0.0.1:{self.environment.get('INTERNAL_PORT', self.environment['PORT'])}",
+            internal_url,
             internal_token=self.environment.get("INTERNAL_TOKEN"),
             callback_token=self.environment.get("CALLBACK_TOKEN"),
         )
