@@ -8,7 +8,7 @@ use super::routes::{Listener, Peer, Reply};
 use crate::callback::{CallId, Request};
 use crate::clock::Millis;
 use crate::cursor::{Cursor, Position};
-use crate::http::body::Chunked;
+use crate::http::body::{BadChunk, Remaining};
 use crate::http::response::CorsHeaders;
 use crate::hub::{ConnId, Joined};
 use uuid::Uuid;
@@ -148,16 +148,10 @@ pub(super) struct Body {
     pub purpose: Purpose,
     pub mode: ResponseMode,
     remaining: Remaining,
-    /// Bytes of data in the chunks so far.
+    /// Bytes of data so far.
     taken: u64,
     /// The body so far; stays empty if it is ignored.
     pub bytes: Vec<u8>,
-}
-
-pub(super) enum Remaining {
-    /// That many bytes; at least 1.
-    Length(u64),
-    Chunked(Chunked),
 }
 
 /// The progress of [`Body::read`], and the number of bytes consumed.
@@ -180,32 +174,26 @@ impl Body {
             Purpose::Send | Purpose::Groups | Purpose::Stream(_) => true,
             Purpose::Answer(_) => false,
         };
-        let (bytes, taken) = (&mut self.bytes, &mut self.taken);
-        match &mut self.remaining {
-            Remaining::Length(left) => {
-                let count = usize::try_from(*left).map_or(input.len(), |left| left.min(input.len()));
-                if keep {
-                    bytes.extend_from_slice(&input[..count]);
-                }
-                *left -= count as u64;
-                if *left == 0 { Progress::Done(count) } else { Progress::More(count) }
-            }
-            Remaining::Chunked(decoder) => {
-                let append = |data: &[u8]| {
-                    *taken += data.len() as u64;
+        let mut rest = input;
+        loop {
+            match self.remaining.next_data(&mut rest) {
+                Ok([]) => break,
+                Ok(data) => {
+                    self.taken += data.len() as u64;
                     if keep {
-                        bytes.extend_from_slice(data);
+                        self.bytes.extend_from_slice(data);
                     }
-                };
-                let Ok(count) = decoder.decode(input, append) else { return Progress::Malformed };
-                if decoder.announced().saturating_add(*taken) > bytes_max as u64 {
-                    Progress::TooLong(count)
-                } else if decoder.is_done() {
-                    Progress::Done(count)
-                } else {
-                    Progress::More(count)
                 }
+                Err(BadChunk) => return Progress::Malformed,
             }
+        }
+        let count = input.len() - rest.len();
+        if self.remaining.announced().saturating_add(self.taken) > bytes_max as u64 {
+            Progress::TooLong(count)
+        } else if self.remaining.is_done() {
+            Progress::Done(count)
+        } else {
+            Progress::More(count)
         }
     }
 }

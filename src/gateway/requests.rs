@@ -2,16 +2,14 @@
 
 use super::actions::{Action, Ticket};
 use super::answers::{Answer, Refusal, ResponseMode, SendResult};
-use super::connection::{
-    Answering, Body, Closing, Connection, Input, Progress, Purpose, Reading, Remaining, State, StreamMode,
-};
+use super::connection::{Answering, Body, Closing, Connection, Input, Progress, Purpose, Reading, State, StreamMode};
 use super::listing::{Heading, Listing};
 use super::routes::{self, Reply, Route};
 use super::settings::Settings;
 use super::shared::Shared;
 use crate::callback::Detail;
 use crate::clock::Millis;
-use crate::http::body::Chunked;
+use crate::http::body::Remaining;
 use crate::http::request::{self, Expect, Framing, Head, HeadError, Version};
 use crate::http::response::{self, CorsHeaders};
 use crate::hub::{ConnId, EndReason};
@@ -170,15 +168,11 @@ impl Shared {
     ) -> Option<usize> {
         let mode = ResponseMode { keep_alive: head.keep_alive, head_only: head.method == "HEAD" };
         let too_long = is_longer(head.framing, body_bytes_max(&purpose, &self.settings));
-        let remaining = match head.framing {
-            Framing::Empty => {
-                let mode = self.mode_before(mode, rest);
-                self.finish_request(now, connections, id, purpose, &[], mode);
-                return Some(head.bytes);
-            }
-            Framing::Length(length) => Remaining::Length(length),
-            Framing::Chunked => Remaining::Chunked(Chunked::default()),
-        };
+        if head.framing == Framing::Empty {
+            let mode = self.mode_before(mode, rest);
+            self.finish_request(now, connections, id, purpose, &[], mode);
+            return Some(head.bytes);
+        }
         match &purpose {
             purpose if too_long && !purpose.is_refused() => {
                 self.refuse_cors(now, current(connections, id), Refusal::BodyTooLarge, purpose.cors());
@@ -203,7 +197,7 @@ impl Shared {
             return Some(head.bytes + length);
         }
         if let State::Reading(reading) = &mut current(connections, id).state {
-            reading.body = Some(Box::new(Body::new(purpose, mode, remaining)));
+            reading.body = Some(Box::new(Body::new(purpose, mode, Remaining::of(head.framing))));
         }
         Some(head.bytes)
     }

@@ -1,8 +1,9 @@
-//! Chunked request bodies (RFC 9112 section 7.1), decoded as they arrive.
+//! Request bodies, read piece by piece as they arrive: of a declared length, or chunked (RFC 9112 section 7.1).
 //!
 //! Strict where leniency has been used to smuggle requests: every line ends in CRLF, sizes are plain
 //! hexadecimal without overflow, extensions and trailers are bounded and then ignored.
 
+use super::fields::Framing;
 use super::grammar::is_token_byte;
 
 /// Hexadecimal digits of a chunk size; more would overflow 64 bits.
@@ -79,23 +80,36 @@ impl Chunked {
     /// Decodes from the start of `input`, passing data to `sink` piece by piece, and returns the number of bytes
     /// consumed: all of them, unless the body ended earlier.
     pub fn decode(&mut self, input: &[u8], mut sink: impl FnMut(&[u8])) -> Result<usize, BadChunk> {
-        let mut at = 0;
-        while at < input.len() && self.place != Place::Done {
+        let mut rest = input;
+        loop {
+            let data = self.next_data(&mut rest)?;
+            if data.is_empty() {
+                return Ok(input.len() - rest.len());
+            }
+            sink(data);
+        }
+    }
+
+    /// Takes the next data, and the framing before it, from the front of `input`. Empty: all input is consumed, or the
+    /// body has ended.
+    pub fn next_data<'i>(&mut self, input: &mut &'i [u8]) -> Result<&'i [u8], BadChunk> {
+        while self.place != Place::Done
+            && let Some((first, behind)) = input.split_first()
+        {
             if self.place == Place::Data {
-                let rest = &input[at..];
-                let count = usize::try_from(self.left).map_or(rest.len(), |left| left.min(rest.len()));
-                sink(&rest[..count]);
-                at += count;
+                let count = usize::try_from(self.left).map_or(input.len(), |left| left.min(input.len()));
+                let (data, behind) = input.split_at(count);
+                *input = behind;
                 self.left -= count as u64;
                 if self.left == 0 {
                     self.place = Place::DataCr;
                 }
-                continue;
+                return Ok(data);
             }
-            self.place = self.step(input[at])?;
-            at += 1;
+            self.place = self.step(*first)?;
+            *input = behind;
         }
-        Ok(at)
+        Ok(&[])
     }
 
     fn step(&mut self, byte: u8) -> Result<Place, BadChunk> {
@@ -138,9 +152,73 @@ impl Chunked {
     }
 }
 
+/// The part of a body that has not arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remaining {
+    /// That many bytes.
+    Length(u64),
+    /// Chunks, up to the last one.
+    Chunked(Chunked),
+}
+
+impl Remaining {
+    /// All of a body.
+    pub fn of(framing: Framing) -> Self {
+        match framing {
+            Framing::Empty => Self::Length(0),
+            Framing::Length(length) => Self::Length(length),
+            Framing::Chunked => Self::Chunked(Chunked::default()),
+        }
+    }
+
+    /// Whether the body is complete.
+    pub fn is_done(&self) -> bool {
+        match self {
+            Self::Length(left) => *left == 0,
+            Self::Chunked(decoder) => decoder.is_done(),
+        }
+    }
+
+    /// Data bytes that are certain to come.
+    pub fn announced(&self) -> u64 {
+        match self {
+            Self::Length(left) => *left,
+            Self::Chunked(decoder) => decoder.announced(),
+        }
+    }
+
+    /// Takes the next data, and any framing before it, from the front of `input`. Empty: all input is consumed, or the
+    /// body has ended.
+    pub fn next_data<'i>(&mut self, input: &mut &'i [u8]) -> Result<&'i [u8], BadChunk> {
+        match self {
+            Self::Length(left) => {
+                let count = usize::try_from(*left).map_or(input.len(), |left| left.min(input.len()));
+                let (data, behind) = input.split_at(count);
+                *left -= count as u64;
+                *input = behind;
+                Ok(data)
+            }
+            Self::Chunked(decoder) => decoder.next_data(input),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_declared_length_ends_where_it_says() {
+        let mut remaining = Remaining::of(Framing::Length(5));
+        let mut input = &b"ab"[..];
+        assert_eq!((remaining.next_data(&mut input), input), (Ok(&b"ab"[..]), &b""[..]));
+        assert_eq!((remaining.is_done(), remaining.announced()), (false, 3));
+        let mut input = &b"cdefg"[..];
+        assert_eq!((remaining.next_data(&mut input), input), (Ok(&b"cde"[..]), &b"fg"[..]));
+        assert!(remaining.is_done());
+        assert_eq!((remaining.next_data(&mut input), input), (Ok(&b""[..]), &b"fg"[..]));
+        assert!(Remaining::of(Framing::Empty).is_done() && !Remaining::of(Framing::Chunked).is_done());
+    }
 
     fn decode(input: &[u8]) -> Result<(Vec<u8>, usize, bool), BadChunk> {
         let mut body = Vec::new();
