@@ -52,7 +52,7 @@ impl Shared {
         match std::mem::replace(&mut connection.state, closing) {
             State::Connecting(connecting) => {
                 self.stats.connect(ConnectResult::ClientLeft);
-                self.hub.tokens.remove(connection.token, connection.id);
+                self.withdraw_token(connection);
                 self.hub.calls.abandon(connecting.call, ending);
             }
             State::Streaming(mut streaming) => {
@@ -62,7 +62,7 @@ impl Shared {
                         self.delivery.tails.remove(&connection.id.slot());
                     }
                 }
-                self.hub.tokens.remove(connection.token, connection.id);
+                self.withdraw_token(connection);
                 self.stats.streams_open -= 1;
                 self.budget.release(streaming.request.json().len());
                 self.queue_disconnect(connection.token, streaming.request, ending);

@@ -21,7 +21,7 @@ impl Shared {
     /// Ends a client's wait for the backend without a stream: its token is removed.
     pub(super) fn give_up_connecting(&mut self, connection: &mut Connection) -> Option<Box<Connecting>> {
         let connecting = take_connecting(connection)?;
-        self.hub.tokens.remove(connection.token, connection.id);
+        self.withdraw_token(connection);
         Some(connecting)
     }
 
@@ -112,7 +112,7 @@ impl Shared {
         headers: &ExtraHeaders<'_>,
     ) {
         self.stats.connect(ConnectResult::NoContent);
-        self.hub.tokens.remove(connection.token, connection.id);
+        self.withdraw_token(connection);
         self.answer(now, connection, &Answer::no_content(&mode.cors, headers), ResponseMode::LAST);
         self.start_closing(connection);
     }

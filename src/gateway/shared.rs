@@ -232,6 +232,11 @@ impl Shared {
         connections.in_slot_mut(slot)
     }
 
+    /// From now on the token of a stream names nothing.
+    pub(super) fn withdraw_token(&mut self, connection: &Connection) {
+        self.hub.tokens.remove(connection.token, connection.id);
+    }
+
     /// The last step of every input to a connection. The only place that removes connections from the table.
     pub(super) fn settle(&mut self, now: Millis, connections: &mut Table<Connection>, id: ConnId) {
         let Some(connection) = connections.get_mut(id) else { return };
