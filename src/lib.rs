@@ -14,12 +14,12 @@
 //! |---|---|---|
 //! | [`clock`], `planted`, [`cursor`], [`table`], [`escape`], [`flood`], [`secret`], [`timer`], [`buffer`], [`metrics`] | milliseconds; bugs for the simulation to find; positions in the order of group events; generational slab; escaped text for the log; rate-limited log lines; secrets; timer wheel; output buffers and their pool; histograms and the text format of Prometheus | everything else |
 //! | [`http`] | request heads, request bodies, responses: borrowed bytes in, appended bytes out | sockets, streams |
-//! | [`sse`] | the bytes of an event, a heartbeat, a `retry:` | HTTP, JSON |
+//! | [`sse`] | the bytes of an event, a heartbeat, a `retry:`; event streams back to events | HTTP, JSON |
 //! | `json` | JSON from backends, read in place: a hand-written fast path, the rest by serde_json | commands, callbacks |
-//! | [`send`] | the JSON of `/internal/send`, one error per row of the contract | connections |
+//! | [`send`] | the JSON of `/internal/send`, alone or in lines, one error per row of the contract | connections |
 //! | [`callback`] | the client's request in callbacks; callbacks and their outcomes | threads, ureq |
 //! | [`job`] | work that the core hands to other threads, and its results | which threads |
-//! | `hub` | which connection a token names, the members and kept events of each group, which callbacks are queued, how many are in flight: connection ids and frames in, connection ids and frames out | HTTP, sockets |
+//! | `hub` | which connection a token names, the members and kept events of each group, who is told of their ends, which callbacks are queued, how many are in flight: connection ids and frames in, connection ids and frames out | HTTP, sockets |
 //! | `engine` | the order of sends to groups | connections, members |
 //! | [`gateway`] | connections and the protocol: HTTP on one side, `hub` on the other. Inputs in, bytes and actions out | I/O, clocks, randomness |
 //! | [`sys`] | system calls that std and mio do not offer; the only `unsafe` code | the gateway |
@@ -37,6 +37,7 @@
 //! | opening streams, when a stream is refused | `gateway/streams.rs` |
 //! | what a client gets in place of a stream, when it is told a `retry:` | `gateway/rejections.rs`; its jitter: `gateway/jitter.rs` |
 //! | sends to streams | `gateway/sends.rs` |
+//! | streaming sends | `send/lines.rs`, `sse/reader.rs` (reading them), `gateway/feeds.rs` (applying, ending them) |
 //! | what a connect's answer may carry | `callback/answer.rs`, `callback/headers.rs` (reading it), `gateway/streams.rs` (acting on it) |
 //! | how a stream ends; a reason or detail of a disconnect | `gateway/ending.rs`; `callback/mod.rs`, `gateway/stats.rs` |
 //! | a timeout, the heartbeat | its due time in `gateway/connection.rs`, when it is next in `gateway/deadlines.rs`, what happens then in `gateway/expiry.rs` |

@@ -47,7 +47,8 @@ fn carry_out(gateway: &mut Gateway, now: Millis, unread: &mut VecDeque<(ConnId, 
             }
             Some(Action::ShutdownWrite(id)) => told.push(Told::Shut(id)),
             Some(Action::Close(id, mode)) => told.push(Told::Closed(id, mode)),
-            Some(Action::StopAccepting) => {}
+            Some(Action::StopAccepting | Action::KeepAlive(_)) => {}
+            Some(Action::TellFeed(id)) => gateway.tell_feed(now, id),
             Some(action @ (Action::Start(_) | Action::Report(_) | Action::List)) => panic!("{action:?}"),
             None => return told,
         }

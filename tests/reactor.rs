@@ -77,6 +77,8 @@ impl System for Kernel {
         0
     }
 
+    fn keep_alive(&mut self, _client: &mut usize) {}
+
     fn shutdown_write(&mut self, client: &mut usize) -> io::Result<()> {
         self.shut.push(*client);
         Ok(())

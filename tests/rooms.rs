@@ -27,14 +27,15 @@ const MODULES: [&[&str]; 15] = [
 /// The files of the modules that are folders, in the same order.
 const FILES: [(&str, &[&str]); 13] = [
     ("http", &["grammar", "host", "fields", "request", "body", "unread", "response", "mod"]),
-    ("sse", &["mod"]),
+    ("sse", &["reader", "mod"]),
     ("json", &["unescape", "value", "scan", "mod"]),
-    ("send", &["mod", "membership"]),
+    ("send", &["mod", "membership", "lines"]),
     ("callback", &["headers", "answer", "request", "mod"]),
     (
         "hub",
         &[
             "tokens",
+            "watches",
             "outage",
             "pace",
             "pending",
@@ -55,6 +56,7 @@ const FILES: [(&str, &[&str]); 13] = [
             "settings",
             "actions",
             "answers",
+            "feed",
             "routes",
             "output",
             "reached",
@@ -76,9 +78,10 @@ const FILES: [(&str, &[&str]); 13] = [
             "replay",
             "publishing",
             "rejections",
-            "relief",
             "streams",
             "sends",
+            "feeds",
+            "relief",
             "expiry",
             "requests",
             "mod",

@@ -83,6 +83,8 @@ fn make_calls(gateway: &mut Gateway, now: Millis) {
             Action::Report(_)
             | Action::List
             | Action::ReadLast(_)
+            | Action::TellFeed(_)
+            | Action::KeepAlive(_)
             | Action::ShutdownWrite(_)
             | Action::Close(..)
             | Action::StopAccepting => {}

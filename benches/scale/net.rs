@@ -116,6 +116,8 @@ impl System for Memory {
         0
     }
 
+    fn keep_alive(&mut self, _socket: &mut Socket) {}
+
     fn shutdown_write(&mut self, _socket: &mut Socket) -> io::Result<()> {
         Ok(())
     }

@@ -15,6 +15,11 @@ pub enum Action {
     /// Read the connection once more, whatever its readiness, and pass on any input; then call
     /// [`end_reading`](super::Gateway::end_reading).
     ReadLast(ConnId),
+    /// What a feed is for may have ended: call [`tell_feed`](super::Gateway::tell_feed).
+    TellFeed(ConnId),
+    /// From now on the peer may be silent for any time: have the kernel find out whether it is still there (TCP
+    /// keepalive).
+    KeepAlive(ConnId),
     /// All output is flushed: shut down the sending side, so that the peer sees the end.
     ShutdownWrite(ConnId),
     /// Close the socket; its id is already stale.

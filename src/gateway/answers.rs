@@ -6,6 +6,7 @@ use crate::http::response::{self, CorsHeaders, Date, Response};
 use crate::metrics;
 use crate::send::{MembershipError, SendError};
 use std::borrow::Cow;
+use std::fmt::Write;
 use std::time::Duration;
 
 /// How to answer a request.
@@ -158,6 +159,15 @@ pub(super) struct Published {
     pub reached: bool,
 }
 
+/// A line of a feed that was not applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LineError {
+    /// From 1.
+    pub line: u64,
+    /// No success.
+    pub result: SendResult,
+}
+
 /// The result of a request to change a stream's groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MembershipResult {
@@ -182,6 +192,17 @@ impl SendResult {
             Self::NotFound => 3,
             Self::Failed => 4,
             Self::Ended => 5,
+        }
+    }
+
+    /// Status and text of an error.
+    fn error(self) -> Option<(u16, Cow<'static, str>)> {
+        match self {
+            Self::Ok | Self::Buffered | Self::Published(_) => None,
+            Self::NotFound => Some((404, "Token not found".into())),
+            Self::Failed => Some((500, "Write failed: connection closed".into())),
+            Self::Invalid(error) => Some((400, error.message())),
+            Self::Ended => Some((410, "Group has ended".into())),
         }
     }
 }
@@ -300,18 +321,62 @@ impl<'a> Answer<'a> {
     }
 
     pub(super) fn send(result: SendResult) -> Self {
+        if let Some((status, message)) = result.error() {
+            return Answer::error(status, &message);
+        }
         match result {
-            SendResult::Ok => Answer::new(200, br#"{"status":"ok"}"#.as_slice()),
             SendResult::Buffered => Answer::new(200, br#"{"status":"buffered"}"#.as_slice()),
-            SendResult::NotFound => Answer::error(404, "Token not found"),
-            SendResult::Failed => Answer::error(500, "Write failed: connection closed"),
-            SendResult::Invalid(error) => Answer::error(400, &error.message()),
             SendResult::Published(Published { id, reached }) => {
                 let id = id.map_or(String::new(), |id| format!(r#","id":"{id}""#));
                 Answer::new(200, format!(r#"{{"status":"ok"{id},"reached":{reached}}}"#).into_bytes())
             }
-            SendResult::Ended => Answer::error(410, "Group has ended"),
+            SendResult::Ok | SendResult::NotFound | SendResult::Failed | SendResult::Invalid(_) | SendResult::Ended => {
+                Answer::new(200, br#"{"status":"ok"}"#.as_slice())
+            }
         }
+    }
+
+    /// A feed whose body is over.
+    pub(super) fn feed(accepted: u64, errors: &[LineError]) -> Self {
+        let mut body = format!(r#"{{"status":"ok","accepted":{accepted}"#);
+        for (index, LineError { line, result }) in errors.iter().enumerate() {
+            let Some((status, message)) = result.error() else { continue };
+            body.push_str(if index == 0 { r#","errors":["# } else { "," });
+            // Writing to a String cannot fail.
+            let _ = write!(body, r#"{{"line":{line},"status":{status},"error":"{message}"}}"#);
+        }
+        body.push_str(if errors.is_empty() { "}" } else { "]}" });
+        Answer::new(200, body.into_bytes())
+    }
+
+    /// The rest of a feed is not read.
+    pub(super) fn refused_feed(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Malformed => Answer::detailed_refusal(refusal, "invalid chunk"),
+            Refusal::HeadTooLarge
+            | Refusal::BodyTooLarge
+            | Refusal::Timeout
+            | Refusal::Version
+            | Refusal::TransferCoding
+            | Refusal::NotFound
+            | Refusal::Method
+            | Refusal::Unauthorized
+            | Refusal::Origin
+            | Refusal::MediaType
+            | Refusal::Expectation
+            | Refusal::Parameter
+            | Refusal::ListingUnguarded
+            | Refusal::ShuttingDown
+            | Refusal::Memory => Answer::refusal(refusal, NO_CORS),
+        }
+    }
+
+    /// The error of a feed after so many lines.
+    pub(super) fn with_line(mut self, line: u64) -> Self {
+        let body = self.body.to_mut();
+        body.pop();
+        body.extend_from_slice(format!(r#","line":{line}}}"#).as_bytes());
+        self
     }
 
     pub(super) fn membership(result: MembershipResult) -> Self {

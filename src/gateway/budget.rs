@@ -109,7 +109,7 @@ impl Budget {
     /// there is none, or none was found a moment ago.
     pub(super) fn next_victim(&mut self, now: Millis, connections: &Table<Connection>) -> Option<ConnId> {
         while let Some((bytes, _, id)) = self.victims.pop() {
-            if connections.get(id).is_some_and(|connection| connection.unfinished_bytes() >= bytes) {
+            if connections.get(id).is_some_and(|connection| connection.refusable_bytes() >= bytes) {
                 return Some(id);
             }
         }
@@ -120,7 +120,7 @@ impl Budget {
             self.sweep = Sweep::default();
         }
         for (id, connection) in connections.iter_slots(self.sweep.slice(LOOKS_MAX, connections.slots())) {
-            let bytes = connection.unfinished_bytes();
+            let bytes = connection.refusable_bytes();
             if bytes > 0 {
                 self.victims.push((bytes, Reverse(connection.out.progress_at()), id));
             }

@@ -2,6 +2,7 @@
 
 use super::actions::CloseMode;
 use super::answers::ResponseMode;
+use super::feed::Feed;
 use super::output::Output;
 use super::reached::Reached;
 use super::routes::{Listener, Peer, Reply};
@@ -11,6 +12,7 @@ use crate::cursor::{Cursor, Position};
 use crate::http::body::{BadChunk, Remaining};
 use crate::http::response::CorsHeaders;
 use crate::hub::{ConnId, Joined};
+use crate::table::Table;
 use uuid::Uuid;
 
 /// A connection fills two cache lines with its slot of the table.
@@ -52,6 +54,8 @@ pub(super) enum State {
     Reading(Reading),
     /// The answer to the last request is deferred, and no further request is read until it is written.
     Answering(Box<Answering>),
+    /// The body of a feed is being read, and what it says is applied.
+    Feeding(Box<Feed>),
     /// The backend is deciding.
     Connecting(Box<Connecting>),
     /// The stream is open.
@@ -303,7 +307,12 @@ impl Connection {
     pub(super) fn unsent_bytes(&self) -> usize {
         let held = match &self.state {
             State::Connecting(connecting) => connecting.held.len(),
-            State::Reading(_) | State::Answering(_) | State::Streaming(_) | State::Closing(_) | State::Closed(_) => 0,
+            State::Reading(_)
+            | State::Answering(_)
+            | State::Feeding(_)
+            | State::Streaming(_)
+            | State::Closing(_)
+            | State::Closed(_) => 0,
         };
         held + self.out.len()
     }
@@ -315,15 +324,34 @@ impl Connection {
                 reading.inbox.len() + reading.body.as_ref().map_or(0, |body| size_of::<Body>() + body.bytes.len())
             }
             State::Answering(answering) => answering.rest.len(),
+            State::Feeding(feed) => feed.bytes(),
             State::Connecting(_) | State::Streaming(_) | State::Closing(_) | State::Closed(_) => 0,
         }
+    }
+
+    /// The same as far as a refusal would free them: a feed whose lines are complete is no victim.
+    pub(super) fn refusable_bytes(&self) -> usize {
+        match &self.state {
+            State::Feeding(feed) => feed.partial_bytes(),
+            State::Reading(_)
+            | State::Answering(_)
+            | State::Connecting(_)
+            | State::Streaming(_)
+            | State::Closing(_)
+            | State::Closed(_) => self.unfinished_bytes(),
+        }
+    }
+
+    /// Whether a send has closed the stream before it is open.
+    pub(super) fn is_closed_early(&self) -> bool {
+        matches!(&self.state, State::Connecting(connecting) if connecting.held_close)
     }
 
     /// Whether more input should be read now. `answers_max`: the maximum unsent bytes of answers.
     pub(super) fn wants_input(&self, answers_max: usize) -> bool {
         self.input != Input::Ended
             && match self.state {
-                State::Reading(_) => self.out.len() < answers_max,
+                State::Reading(_) | State::Feeding(_) => self.out.len() < answers_max,
                 State::Answering(_) | State::Closed(_) => false,
                 State::Connecting(_) | State::Streaming(_) | State::Closing(_) => true,
             }
@@ -332,7 +360,7 @@ impl Connection {
     /// Whether the connection has a stream or another last response that is not fully written.
     pub(super) fn is_unfinished(&self) -> bool {
         match self.state {
-            State::Answering(_) | State::Connecting(_) | State::Streaming(_) => true,
+            State::Answering(_) | State::Feeding(_) | State::Connecting(_) | State::Streaming(_) => true,
             State::Reading(_) | State::Closing(_) | State::Closed(_) => !self.out.is_empty(),
         }
     }
@@ -341,9 +369,12 @@ impl Connection {
     pub(super) fn is_lagging(&self) -> bool {
         match &self.state {
             State::Streaming(streaming) => streaming.reached.is_lagging(),
-            State::Reading(_) | State::Answering(_) | State::Connecting(_) | State::Closing(_) | State::Closed(_) => {
-                false
-            }
+            State::Reading(_)
+            | State::Answering(_)
+            | State::Feeding(_)
+            | State::Connecting(_)
+            | State::Closing(_)
+            | State::Closed(_) => false,
         }
     }
 
@@ -351,7 +382,12 @@ impl Connection {
     pub(super) fn is_stream(&self) -> bool {
         match self.state {
             State::Connecting(_) | State::Streaming(_) => true,
-            State::Reading(_) | State::Answering(_) | State::Closing(_) | State::Closed(_) => false,
+            State::Reading(_) | State::Answering(_) | State::Feeding(_) | State::Closing(_) | State::Closed(_) => false,
         }
     }
+}
+
+/// The connection whose input is being handled.
+pub(super) fn current(connections: &mut Table<Connection>, id: ConnId) -> &mut Connection {
+    connections.get_mut(id).expect("slots are freed only once the input in hand is settled")
 }

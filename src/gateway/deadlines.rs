@@ -124,7 +124,8 @@ fn deadline_of(connection: &Connection, settings: &Settings) -> Millis {
         State::Streaming(streaming) => stalled.min(streaming.heartbeat_at),
         State::Closing(Closing::Lingering { until }) => connection.out.progress_at().after(LINGER_SILENCE).min(*until),
         State::Closing(Closing::Cut { until }) => *until,
-        State::Answering(_) | State::Closing(Closing::Flushing) => stalled,
+        // A feed may be silent for ever: TCP finds a peer that has vanished.
+        State::Answering(_) | State::Feeding(_) | State::Closing(Closing::Flushing) => stalled,
         State::Closed(_) => Millis::NEVER,
     }
 }

@@ -67,7 +67,7 @@ impl Shared {
                 self.budget.release(streaming.request.json().len());
                 self.queue_disconnect(connection.token, streaming.request, ending);
             }
-            State::Reading(_) | State::Answering(_) | State::Closing(_) | State::Closed(_) => {}
+            State::Reading(_) | State::Answering(_) | State::Feeding(_) | State::Closing(_) | State::Closed(_) => {}
         }
     }
 

@@ -23,7 +23,10 @@ impl Shared {
             State::Connecting(_) | State::Streaming(_) if is_stalled => {
                 self.cut_stream(now, connection, EndReason::error(Detail::ClientTimeout));
             }
-            State::Reading(_) | State::Answering(_) if is_stalled => self.close(connection, CloseMode::Abort),
+            State::Reading(_) | State::Answering(_) | State::Feeding(_) if is_stalled => {
+                self.break_off_feed(now, connection);
+                self.close(connection, CloseMode::Abort);
+            }
             State::Reading(reading) if reading.has_begun() => self.refuse(now, connection, Refusal::Timeout),
             State::Reading(_) => self.read_last(connection),
             State::Connecting(connecting) => {
@@ -47,7 +50,7 @@ impl Shared {
             }
             State::Closing(Closing::Lingering { .. }) => self.close(connection, CloseMode::Graceful),
             State::Closing(Closing::Flushing | Closing::Cut { .. }) => self.close(connection, CloseMode::Abort),
-            State::Answering(_) | State::Closed(_) => {}
+            State::Answering(_) | State::Feeding(_) | State::Closed(_) => {}
         }
     }
 
@@ -66,7 +69,7 @@ impl Shared {
     /// The drain reaches a connection.
     pub(super) fn drain(&mut self, now: Millis, connection: &mut Connection) {
         match &mut connection.state {
-            State::Reading(_) => self.read_last(connection),
+            State::Reading(_) | State::Feeding(_) => self.read_last(connection),
             State::Connecting(_) => {
                 self.stop_connecting(now, connection, EndReason::SHUTDOWN, ConnectResult::ShuttingDown);
             }
@@ -94,8 +97,16 @@ impl Shared {
         }
         connection.input = Input::Open;
         let is_draining = self.shutdown.is_draining();
-        let State::Reading(reading) = &connection.state else { return };
-        let has_begun = reading.has_begun();
+        let has_begun = match &connection.state {
+            State::Reading(reading) => reading.has_begun(),
+            State::Feeding(_) if is_draining => return self.refuse_feed(now, connection, Refusal::ShuttingDown),
+            State::Answering(_)
+            | State::Feeding(_)
+            | State::Connecting(_)
+            | State::Streaming(_)
+            | State::Closing(_)
+            | State::Closed(_) => return,
+        };
         if !is_draining && !deadlines::is_due(now, connection, &self.settings) {
             return;
         }

@@ -95,6 +95,9 @@ impl Hints {
             | SendError::EventAndEvents
             | SendError::Events
             | SendError::Listed(..)
+            | SendError::Will(_)
+            | SendError::WillAlone
+            | SendError::WillWithoutEnd
             | SendError::Close
             | SendError::Transient
             | SendError::TransientToken

@@ -12,6 +12,7 @@ impl Gateway {
         let Shared { settings, hub, outbox, stats, places, budget, .. } = &self.shared;
         let token_in = |slot| self.connections.in_slot(slot).map(|connection| connection.token);
         let (mut streams, mut open, mut unsent, mut unfinished, mut kept) = (0, 0, 0, 0, 0);
+        let (mut feeds, mut watching) = (0, 0);
         for (id, connection) in self.connections.iter() {
             unsent += u64::from(connection.out.counted());
             unfinished += connection.unfinished_bytes();
@@ -27,6 +28,10 @@ impl Gateway {
             if let State::Reading(reading) = &connection.state {
                 assert!(reading.inbox.len() < settings.head_bytes_max, "an inbox over its limit");
             }
+            if let State::Feeding(feed) = &connection.state {
+                feeds += 1;
+                watching += usize::from(feed.watched.as_ref().is_some_and(|watched| hub.watches.has(watched, id)));
+            }
             assert!(!matches!(connection.state, State::Closed(_)), "a connection that is over keeps its slot");
             deadlines::assert_scheduled(connection, settings);
         }
@@ -36,6 +41,8 @@ impl Gateway {
         assert_eq!(streams, hub.tokens.len(), "tokens and streams differ");
         assert_eq!(open, stats.streams_open, "open streams are miscounted");
         assert_eq!(unsent, outbox.unsent_bytes(), "unsent bytes are miscounted");
+        assert_eq!(feeds, stats.feeds.open, "open feeds are miscounted");
+        assert_eq!(watching, hub.watches.len(), "something is watched for nobody");
         hub.calls.assert_invariants();
         hub.groups.assert_invariants();
     }

@@ -32,18 +32,24 @@ impl Shared {
     fn membership(connection: &Connection) -> Option<(Joined, Reached)> {
         match &connection.state {
             State::Streaming(streaming) => Some((streaming.joined, streaming.reached)),
-            State::Reading(_) | State::Answering(_) | State::Connecting(_) | State::Closing(_) | State::Closed(_) => {
-                None
-            }
+            State::Reading(_)
+            | State::Answering(_)
+            | State::Feeding(_)
+            | State::Connecting(_)
+            | State::Closing(_)
+            | State::Closed(_) => None,
         }
     }
 
     fn reached_mut(connection: &mut Connection) -> Option<&mut Reached> {
         match &mut connection.state {
             State::Streaming(streaming) => Some(&mut streaming.reached),
-            State::Reading(_) | State::Answering(_) | State::Connecting(_) | State::Closing(_) | State::Closed(_) => {
-                None
-            }
+            State::Reading(_)
+            | State::Answering(_)
+            | State::Feeding(_)
+            | State::Connecting(_)
+            | State::Closing(_)
+            | State::Closed(_) => None,
         }
     }
 

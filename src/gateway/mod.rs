@@ -26,6 +26,7 @@
 //! | `publishing`, `replay` | sends to groups, joining and leaving; where a stream in groups begins |
 //! | `rejections`, `streams` | what a client gets in place of a stream; asking the backend, opening |
 //! | `sends` | sends to streams |
+//! | `feed`, `feeds` | one feed, and its account of lines; reading feeds, applying their lines, ending them |
 //! | `expiry` | timeouts, heartbeats and the drain of a connection |
 //! | `requests` | bytes to requests to answers |
 //! | `mod`, `visits` | the inputs and outputs |
@@ -37,6 +38,8 @@ mod connection;
 mod deadlines;
 mod ending;
 mod expiry;
+mod feed;
+mod feeds;
 mod frames;
 mod hints;
 mod invariants;
@@ -196,6 +199,15 @@ impl Gateway {
             State::Reading(_) | State::Closing(Closing::Lingering { .. } | Closing::Cut { .. }) => {
                 self.shared.close(connection, CloseMode::Graceful);
             }
+            State::Feeding(_) => {
+                let has_answers = !connection.out.is_empty();
+                self.shared.break_off_feed(now, connection);
+                if has_answers {
+                    self.shared.start_closing(connection);
+                } else {
+                    self.shared.close(connection, CloseMode::Graceful);
+                }
+            }
             // The client still waits for the answer.
             State::Answering(_) | State::Closed(_) => {}
             // A missed state.
@@ -217,7 +229,17 @@ impl Gateway {
             SocketError::TimedOut => EndReason::error(Detail::ClientTimeout),
         };
         let unfinished = connection.unfinished_bytes();
+        self.shared.break_off_feed(now, connection);
         self.shared.lose_client(connection, ending);
+        self.shared.settle(now, &mut self.connections, id);
+        self.recount(id, unfinished);
+    }
+
+    /// What a feed is for may have ended: its sender is told.
+    pub fn tell_feed(&mut self, now: Millis, id: ConnId) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let unfinished = connection.unfinished_bytes();
+        self.shared.tell_feed(now, connection);
         self.shared.settle(now, &mut self.connections, id);
         self.recount(id, unfinished);
     }

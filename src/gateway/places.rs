@@ -50,7 +50,7 @@ impl Victim {
         self.connection
     }
 
-    /// The current candidate of a connection; `None` for streams and requests being answered.
+    /// The current candidate of a connection; `None` for streams, feeds and requests being answered.
     pub(super) fn of(now: Millis, connection: &Connection) -> Option<Self> {
         let moved_at = connection.out.progress_at();
         let (claim, since) = match &connection.state {
@@ -61,7 +61,9 @@ impl Victim {
             State::Reading(_) if connection.out.is_empty() => (Claim::Silent, moved_at),
             State::Closing(Closing::Lingering { .. }) => (Claim::Silent, moved_at),
             State::Reading(_) | State::Closing(Closing::Flushing | Closing::Cut { .. }) => (Claim::Slow, moved_at),
-            State::Answering(_) | State::Connecting(_) | State::Streaming(_) | State::Closed(_) => return None,
+            State::Answering(_) | State::Feeding(_) | State::Connecting(_) | State::Streaming(_) | State::Closed(_) => {
+                return None;
+            }
         };
         let claim = match now.since(since) {
             ..TENURE_MS => return None,

@@ -5,7 +5,7 @@ use super::connection::{Connection, HeldChange, State};
 use super::reached::Reached;
 use super::shared::Shared;
 use crate::clock::Millis;
-use crate::hub::{Frame, GROUPS_MAX, Joined, Publication};
+use crate::hub::{Frame, GROUPS_MAX, Joined, Publication, Watched};
 use crate::send::{self, MembershipChange, MembershipError, SendCommand};
 use crate::sse::Event;
 use crate::table::Table;
@@ -55,6 +55,9 @@ impl Shared {
     /// A send to groups has its position.
     fn published(&mut self, now: Millis, names: &[&str], publication: &Publication<'_>) -> SendResult {
         let reached = self.hub.groups.publish(now, names, publication);
+        if publication.ends {
+            names.iter().for_each(|name| self.tell_watchers(|| Watched::Group(Box::from(*name))));
+        }
         let has_id = self.hub.groups.has_history() && !publication.is_transient && !publication.frames.is_empty();
         let id = has_id.then(|| self.engine.cursor(self.hub.groups.head()));
         let counts = &mut self.stats.group_sends;
@@ -108,7 +111,7 @@ impl Shared {
                     Err(error) => MembershipResult::Invalid(error),
                 }
             }
-            State::Reading(_) | State::Answering(_) | State::Closing(_) | State::Closed(_) => {
+            State::Reading(_) | State::Answering(_) | State::Feeding(_) | State::Closing(_) | State::Closed(_) => {
                 debug_assert!(false, "a token names what is no stream");
                 MembershipResult::NotFound
             }

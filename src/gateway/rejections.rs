@@ -137,6 +137,7 @@ pub(super) fn take_connecting(connection: &mut Connection) -> Option<Box<Connect
         State::Connecting(connecting) => Some(connecting),
         other @ (State::Reading(_)
         | State::Answering(_)
+        | State::Feeding(_)
         | State::Streaming(_)
         | State::Closing(_)
         | State::Closed(_)) => {

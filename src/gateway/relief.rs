@@ -4,7 +4,7 @@
 use super::actions::CloseMode;
 use super::answers::Refusal;
 use super::budget::{BLOCKED_BYTES, CONNECTION_BYTES};
-use super::connection::Connection;
+use super::connection::{Connection, State};
 use super::places::Places;
 use super::shared::Shared;
 use crate::callback::Detail;
@@ -57,8 +57,16 @@ impl Shared {
     fn refuse_unfinished(&mut self, now: Millis, connections: &mut Table<Connection>, id: ConnId) {
         let Some(connection) = connections.get_mut(id) else { return };
         let bytes = connection.unfinished_bytes();
-        if bytes > 0 {
-            self.refuse(now, connection, Refusal::Memory);
+        if connection.refusable_bytes() > 0 {
+            match connection.state {
+                State::Feeding(_) => self.refuse_feed(now, connection, Refusal::Memory),
+                State::Reading(_)
+                | State::Answering(_)
+                | State::Connecting(_)
+                | State::Streaming(_)
+                | State::Closing(_)
+                | State::Closed(_) => self.refuse(now, connection, Refusal::Memory),
+            }
             self.budget.recount(bytes, connection.unfinished_bytes());
             self.settle(now, connections, id);
         }
@@ -74,6 +82,7 @@ impl Shared {
         if connection.is_stream() {
             self.cut_stream(now, connection, EndReason::error(Detail::SlowConsumer));
         } else {
+            self.break_off_feed(now, connection);
             self.close(connection, CloseMode::Abort);
         }
         self.budget.recount(unfinished, connection.unfinished_bytes());

@@ -239,7 +239,12 @@ impl Shared {
                 self.end_behind(connection, head, reason);
             }
             State::Streaming(_) => self.end_stream(now, connection, reason),
-            State::Reading(_) | State::Answering(_) | State::Connecting(_) | State::Closing(_) | State::Closed(_) => {}
+            State::Reading(_)
+            | State::Answering(_)
+            | State::Feeding(_)
+            | State::Connecting(_)
+            | State::Closing(_)
+            | State::Closed(_) => {}
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use super::actions::{Action, Ticket};
 use super::answers::{Answer, Refusal, ResponseMode, SendResult};
-use super::connection::{Answering, Body, Closing, Connection, Input, Progress, Purpose, Reading, State, StreamMode};
+use super::connection::{
+    Answering, Body, Closing, Connection, Input, Progress, Purpose, Reading, State, StreamMode, current,
+};
 use super::listing::{Heading, Listing};
 use super::routes::{self, Reply, Route};
 use super::settings::Settings;
@@ -20,11 +22,6 @@ use crate::table::Table;
 /// does not cause a parse per byte.
 const EAGER_HEAD_BYTES: usize = 1024;
 
-/// The connection whose input is being handled.
-fn current(connections: &mut Table<Connection>, id: ConnId) -> &mut Connection {
-    connections.get_mut(id).expect("slots are freed only once the input in hand is settled")
-}
-
 impl Shared {
     /// Input for a connection that is reading requests.
     pub(super) fn read_input(&mut self, now: Millis, connections: &mut Table<Connection>, id: ConnId, bytes: &[u8]) {
@@ -32,12 +29,16 @@ impl Shared {
         if let State::Closing(Closing::Lingering { .. }) = connection.state {
             return connection.out.touch(now);
         }
-        let State::Reading(reading) = &mut connection.state else { return self.keep_rest(now, connection, bytes) };
-        if reading.inbox.is_empty() {
-            let used = self.read_requests(now, connections, id, bytes);
-            return self.keep_rest(now, current(connections, id), &bytes[used..]);
-        }
-        let mut inbox = std::mem::take(&mut reading.inbox);
+        let mut inbox = match &mut connection.state {
+            State::Reading(reading) if !reading.inbox.is_empty() => std::mem::take(&mut reading.inbox),
+            State::Reading(_) | State::Feeding(_) => {
+                let used = self.read_requests(now, connections, id, bytes);
+                return self.keep_rest(now, current(connections, id), &bytes[used..]);
+            }
+            State::Answering(_) | State::Connecting(_) | State::Streaming(_) | State::Closing(_) | State::Closed(_) => {
+                return self.keep_rest(now, connection, bytes);
+            }
+        };
         let full = inbox.len() + bytes.len() >= self.settings.head_bytes_max;
         let worth_a_look = full || inbox.len() < EAGER_HEAD_BYTES || memchr::memchr(b'\n', bytes).is_some();
         inbox.extend_from_slice(bytes);
@@ -48,6 +49,7 @@ impl Shared {
             State::Reading(reading) if !inbox.is_empty() => reading.inbox = inbox,
             State::Reading(_)
             | State::Answering(_)
+            | State::Feeding(_)
             | State::Connecting(_)
             | State::Streaming(_)
             | State::Closing(_)
@@ -68,8 +70,8 @@ impl Shared {
                     self.cut_stream(now, connection, EndReason::error(Detail::ExcessInput));
                 }
             }
-            // Of any size: it is limited by time.
-            State::Answering(_) | State::Closing(_) | State::Closed(_) => {}
+            // Of any size: it is limited by time. Feeds leave no rest.
+            State::Answering(_) | State::Feeding(_) | State::Closing(_) | State::Closed(_) => {}
         }
     }
 
@@ -78,26 +80,33 @@ impl Shared {
         let mut at = 0;
         while at < input.len() {
             let connection = current(connections, id);
-            let State::Reading(reading) = &mut connection.state else { break };
             let rest = &input[at..];
-            let used = match &mut reading.body {
-                Some(body) => match body.read(rest, body_bytes_max(&body.purpose, &self.settings)) {
-                    Progress::More(used) => Some(used),
-                    Progress::Done(used) => {
-                        self.finish_body_of_request(now, connections, id, &rest[used..]);
-                        Some(used)
+            let used = match &mut connection.state {
+                State::Reading(Reading { body: None, .. }) => self.read_head(now, connections, id, rest),
+                State::Reading(Reading { body: Some(body), .. }) => {
+                    match body.read(rest, body_bytes_max(&body.purpose, &self.settings)) {
+                        Progress::More(used) => Some(used),
+                        Progress::Done(used) => {
+                            self.finish_body_of_request(now, connections, id, &rest[used..]);
+                            Some(used)
+                        }
+                        Progress::TooLong(used) => {
+                            self.refuse_body(now, connections, id);
+                            Some(used)
+                        }
+                        Progress::Malformed => {
+                            let cors = body.purpose.cors().clone();
+                            self.refuse_malformed(now, connection, "invalid chunk", &cors);
+                            None
+                        }
                     }
-                    Progress::TooLong(used) => {
-                        self.refuse_body(now, connections, id);
-                        Some(used)
-                    }
-                    Progress::Malformed => {
-                        let cors = body.purpose.cors().clone();
-                        self.refuse_malformed(now, connection, "invalid chunk", &cors);
-                        None
-                    }
-                },
-                None => self.read_head(now, connections, id, rest),
+                }
+                State::Feeding(_) => Some(self.read_feed(now, connections, id, rest)),
+                State::Answering(_)
+                | State::Connecting(_)
+                | State::Streaming(_)
+                | State::Closing(_)
+                | State::Closed(_) => break,
             };
             match used {
                 Some(used) => at += used,
@@ -148,6 +157,10 @@ impl Shared {
                 self.start_body(now, connections, id, &head, purpose, &input[head.bytes..])
             }
             Route::Send => self.start_body(now, connections, id, &head, Purpose::Send, &input[head.bytes..]),
+            Route::Feed(request) => {
+                self.start_feed(now, connections, id, &head, request);
+                Some(head.bytes)
+            }
             Route::Groups => self.start_body(now, connections, id, &head, Purpose::Groups, &input[head.bytes..]),
             Route::Answer(reply) => {
                 self.hints.refusal(&head, connection.listener, &reply, &self.settings);
@@ -179,7 +192,12 @@ impl Shared {
                 return Some(head.bytes);
             }
             // The body is not worth waiting for, or the client waits for permission to send it.
-            Purpose::Answer(_) if too_long || head.expect == Expect::Continue || unexpected(&purpose) => {
+            Purpose::Answer(_)
+                if too_long
+                    || head.expect == Expect::Continue
+                    || unexpected(&purpose)
+                    || (purpose.is_refused() && routes::is_feed(head)) =>
+            {
                 self.finish_request(now, connections, id, purpose, &[], ResponseMode { keep_alive: false, ..mode });
                 return Some(head.bytes);
             }
@@ -200,14 +218,6 @@ impl Shared {
             reading.body = Some(Box::new(Body::new(purpose, mode, Remaining::of(head.framing))));
         }
         Some(head.bytes)
-    }
-
-    /// How to answer a request, given the length of the input after it: from the first signal on, the last request that
-    /// has arrived is the last of its connection (RFC 9112 section 9.6).
-    fn mode_before(&self, mode: ResponseMode, rest: &[u8]) -> ResponseMode {
-        // An answer with a false promise.
-        let leaving = self.shutdown.has_begun() && !planted::is("answers-keep-a-promise-to-the-last");
-        ResponseMode { keep_alive: mode.keep_alive && !(leaving && rest.is_empty()), ..mode }
     }
 
     /// The current body is complete; `rest` is the input after it.
@@ -282,6 +292,7 @@ impl Shared {
             State::Reading(reading) if keep_alive => reading.started = None,
             State::Reading(_)
             | State::Answering(_)
+            | State::Feeding(_)
             | State::Connecting(_)
             | State::Streaming(_)
             | State::Closing(_)

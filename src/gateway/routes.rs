@@ -1,12 +1,13 @@
 //! Routing: a pure function of a request's head, and the fixed answers.
 
 use super::answers::Refusal;
+use super::feed::{FeedRequest, Format};
 use super::settings::{Cors, Settings};
 use crate::http::grammar::{decimal, is_token, list, percent_decoded};
 use crate::http::request::{Expect, Head};
 use crate::http::response::CorsHeaders;
 use crate::http::unread;
-use crate::send::is_group_name;
+use crate::send::{Target, is_group_name};
 use core::net::Ipv4Addr;
 use std::borrow::Cow;
 
@@ -37,6 +38,8 @@ pub(super) enum Route {
     PostedStream(CorsHeaders),
     /// A POST whose body is a send.
     Send,
+    /// A POST whose body is a feed: many sends.
+    Feed(FeedRequest),
     /// A POST whose body changes the groups of a stream.
     Groups,
     /// Any other answer; the request's body is ignored.
@@ -165,7 +168,12 @@ fn internal(head: &Head<'_, '_>, path: &str, listener: Listener, peer: Peer, set
         return Route::Answer(Reply::Refused(Refusal::Unauthorized, CorsHeaders::Off));
     }
     match path.strip_suffix('/').unwrap_or(path) {
-        "/internal/send" => post(head, Route::Send, ALLOW_SEND),
+        "/internal/send" => match (post(head, Route::Send, ALLOW_SEND), feed_format(head)) {
+            (Route::Send, Some(format)) => {
+                read_feed_query(head, format).map_or_else(|why| Route::Answer(Reply::BadParameter(why)), Route::Feed)
+            }
+            (route, _) => route,
+        },
         "/internal/groups" if head.method == "POST" => post(head, Route::Groups, ALLOW_GROUPS),
         "/internal/metrics" => report(head, Reply::Metrics, ALLOW_REPORT),
         "/internal/cursor" => report(head, Reply::Cursor, ALLOW_REPORT),
@@ -180,6 +188,56 @@ fn internal(head: &Head<'_, '_>, path: &str, listener: Listener, peer: Peer, set
             report(head, group.map_or_else(Reply::BadParameter, Reply::Group), ALLOW_GROUPS)
         }
         _ => Route::Answer(Reply::Refused(Refusal::NotFound, CorsHeaders::Off)),
+    }
+}
+
+/// The format of a feed's body; `None`: the content type is of no feed.
+#[inline]
+fn feed_format(head: &Head<'_, '_>) -> Option<Format> {
+    match head.content_type {
+        // The usual ones.
+        None | Some(b"application/json") => None,
+        Some(value) => {
+            let essence = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+            let is = |name: &[u8]| essence.eq_ignore_ascii_case(name);
+            let lines = is(b"application/x-ndjson").then_some(Format::Lines);
+            lines.or_else(|| is(b"text/event-stream").then_some(Format::Events))
+        }
+    }
+}
+
+/// Whether a request is a feed, whatever else is wrong with it: its body may never end.
+pub(super) fn is_feed(head: &Head<'_, '_>) -> bool {
+    matches!(head.path(), "/internal/send" | "/internal/send/") && feed_format(head).is_some()
+}
+
+/// What the query says of a feed. Errors: what is wrong with it.
+fn read_feed_query(head: &Head<'_, '_>, format: Format) -> Result<FeedRequest, &'static str> {
+    let query = head.path_and_query().split_once('?').map_or("", |(_, query)| query);
+    let mut request = FeedRequest { format, target: None, ends: false };
+    for parameter in query.split('&') {
+        let target = match parameter.split_once('=') {
+            Some(("group", name)) => Target::Group(group_name(&percent_decoded(name))?.into_string().into()),
+            Some(("token", token)) => {
+                let token = String::from_utf8(percent_decoded(token)).ok().filter(|token| !token.is_empty());
+                Target::Token(token.ok_or("token must not be empty")?.into())
+            }
+            Some(("end", "true" | "false")) => {
+                request.ends = parameter.ends_with("true");
+                continue;
+            }
+            Some(("end", _)) => return Err("end must be true or false"),
+            Some(_) | None => continue,
+        };
+        if request.target.replace(target).is_some() {
+            return Err("token and group exclude each other, and come once");
+        }
+    }
+    match (&request.target, format) {
+        (Some(Target::Group(_)), _) => Ok(request),
+        (_, _) if request.ends => Err("end needs a group"),
+        (None, Format::Events) => Err("an event stream needs a group or a token"),
+        (_, _) => Ok(request),
     }
 }
 

@@ -5,7 +5,7 @@ use super::connection::{Connection, State};
 use super::shared::Shared;
 use crate::callback::Detail;
 use crate::clock::Millis;
-use crate::hub::EndReason;
+use crate::hub::{EndReason, Watched};
 use crate::planted;
 use crate::send::{self, GroupIds, SendCommand, Target};
 use crate::table::Table;
@@ -14,8 +14,7 @@ impl Shared {
     /// Executes the body of a send.
     pub(super) fn send(&mut self, now: Millis, connections: &mut Table<Connection>, body: &[u8]) -> SendResult {
         let mut scratch = std::mem::take(&mut self.send_scratch);
-        let ids = if self.hub.groups.has_history() { GroupIds::Gateway } else { GroupIds::Backend };
-        let result = match send::parse(body, &mut scratch, ids) {
+        let result = match send::parse(body, &mut scratch, self.group_ids()) {
             Ok(command) => self.execute(now, connections, body, &command),
             Err(error) => SendResult::Invalid(error),
         };
@@ -23,7 +22,12 @@ impl Shared {
         result
     }
 
-    fn execute(
+    /// Who gives the events of groups their ids.
+    pub(super) fn group_ids(&self) -> GroupIds {
+        if self.hub.groups.has_history() { GroupIds::Gateway } else { GroupIds::Backend }
+    }
+
+    pub(super) fn execute(
         &mut self,
         now: Millis,
         connections: &mut Table<Connection>,
@@ -61,6 +65,10 @@ impl Shared {
                 }
                 connecting.held_close = command.close;
                 self.count_unsent(connection);
+                if command.close {
+                    let token = connection.token;
+                    self.tell_watchers(|| Watched::Token(token));
+                }
                 SendResult::Buffered
             }
             State::Streaming(streaming) => {
@@ -86,7 +94,7 @@ impl Shared {
                 }
                 SendResult::Ok
             }
-            State::Reading(_) | State::Answering(_) | State::Closing(_) | State::Closed(_) => {
+            State::Reading(_) | State::Answering(_) | State::Feeding(_) | State::Closing(_) | State::Closed(_) => {
                 debug_assert!(false, "a token names what is no stream");
                 SendResult::NotFound
             }

@@ -18,8 +18,9 @@ use super::stats::Stats;
 use crate::clock::Millis;
 use crate::engine::Engine;
 use crate::http::response::{CorsHeaders, Date};
-use crate::hub::{Calls, ConnId, Groups, HistoryLimits, Hub, parse_token};
+use crate::hub::{Calls, ConnId, Groups, HistoryLimits, Hub, Watched, parse_token};
 use crate::job::Job;
+use crate::planted;
 use crate::send;
 use crate::table::Table;
 use std::collections::VecDeque;
@@ -138,9 +139,12 @@ impl Shared {
     pub(super) fn refuse(&mut self, now: Millis, connection: &mut Connection, refusal: Refusal) {
         let cors = match &connection.state {
             State::Reading(reading) => reading.body.as_ref().map(|body| body.purpose.cors().clone()),
-            State::Answering(_) | State::Connecting(_) | State::Streaming(_) | State::Closing(_) | State::Closed(_) => {
-                None
-            }
+            State::Answering(_)
+            | State::Feeding(_)
+            | State::Connecting(_)
+            | State::Streaming(_)
+            | State::Closing(_)
+            | State::Closed(_) => None,
         };
         self.refuse_cors(now, connection, refusal, &cors.unwrap_or_default());
     }
@@ -191,11 +195,13 @@ impl Shared {
     /// before.
     pub(super) fn close(&mut self, connection: &mut Connection, mode: CloseMode) {
         debug_assert!(!connection.is_stream(), "a stream is closed without being retired");
+        debug_assert!(!matches!(connection.state, State::Feeding(_)), "a feed is closed without an end");
         match connection.state {
             State::Closing(Closing::Lingering { .. }) => self.lingering.left(),
             State::Closing(Closing::Cut { .. }) => self.cut.left(),
             State::Reading(_)
             | State::Answering(_)
+            | State::Feeding(_)
             | State::Connecting(_)
             | State::Streaming(_)
             | State::Closing(Closing::Flushing)
@@ -235,6 +241,24 @@ impl Shared {
     /// From now on the token of a stream names nothing.
     pub(super) fn withdraw_token(&mut self, connection: &Connection) {
         self.hub.tokens.remove(connection.token, connection.id);
+        self.tell_watchers(|| Watched::Token(connection.token));
+    }
+
+    /// Something has ended: tells the feeds that watch it.
+    pub(super) fn tell_watchers(&mut self, ended: impl FnOnce() -> Watched) {
+        if !self.hub.watches.is_empty() {
+            for id in self.hub.watches.end(&ended()) {
+                self.outbox.act(Action::TellFeed(id));
+            }
+        }
+    }
+
+    /// How to answer a request, given the length of the input after it: from the first signal on, the last request that
+    /// has arrived is the last of its connection (RFC 9112 section 9.6).
+    pub(super) fn mode_before(&self, mode: ResponseMode, rest: &[u8]) -> ResponseMode {
+        // An answer with a false promise.
+        let leaving = self.shutdown.has_begun() && !planted::is("answers-keep-a-promise-to-the-last");
+        ResponseMode { keep_alive: mode.keep_alive && !(leaving && rest.is_empty()), ..mode }
     }
 
     /// The last step of every input to a connection. The only place that removes connections from the table.
@@ -281,6 +305,7 @@ impl Shared {
             Some(
                 State::Reading(_)
                 | State::Answering(_)
+                | State::Feeding(_)
                 | State::Connecting(_)
                 | State::Streaming(_)
                 | State::Closing(_),

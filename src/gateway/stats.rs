@@ -1,6 +1,7 @@
 //! The counters for `/internal/metrics`: plain integers, changed where things happen.
 
 use super::answers::{ConnectResult, Refusal, SendResult};
+use super::feed::FeedEnd;
 use crate::callback::{Detail, Outcome, Reason};
 use crate::hub::{EndReason, GroupCounts, Lane, LaneCounts};
 use crate::metrics::{Exposition, Histogram};
@@ -92,6 +93,7 @@ pub(super) struct Stats {
     pub group_sends: GroupSends,
     pub group_deliveries: u64,
     pub replays: Replays,
+    pub feeds: Feeds,
     /// Disconnects that were queued for another attempt.
     pub redeliveries: u64,
     connects: [u64; ConnectResult::COUNT],
@@ -101,6 +103,25 @@ pub(super) struct Stats {
     call_failures: [[u64; CallFailure::ALL.len()]; ACTIONS.len()],
     call_times: [Histogram<{ CALLBACK_BOUNDS.len() }>; ACTIONS.len()],
     turns: Histogram<{ TURN_BOUNDS.len() }>,
+}
+
+/// Feeds.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Feeds {
+    /// Being read now.
+    pub open: u64,
+    /// By how they ended.
+    ends: [u64; FeedEnd::LABELS.len()],
+    /// Sends in them, by what became of each.
+    lines: [u64; SendResult::LABELS.len()],
+}
+
+impl Feeds {
+    /// One has ended.
+    pub(super) fn end(&mut self, end: FeedEnd) {
+        self.open -= 1;
+        self.ends[end.index()] += 1;
+    }
 }
 
 /// Sends to groups, by what became of them.
@@ -151,6 +172,7 @@ impl Default for Stats {
             group_sends: GroupSends::default(),
             group_deliveries: 0,
             replays: Replays::default(),
+            feeds: Feeds::default(),
             redeliveries: 0,
             connects: [0; _],
             sends: [0; _],
@@ -175,6 +197,12 @@ impl Stats {
 
     pub(super) fn send(&mut self, result: SendResult) {
         self.sends[result.index()] += 1;
+    }
+
+    /// A send in a feed; it counts as any other, too.
+    pub(super) fn feed_line(&mut self, result: SendResult) {
+        self.send(result);
+        self.feeds.lines[result.index()] += 1;
     }
 
     /// Events of groups were written to a stream.
@@ -278,6 +306,17 @@ impl Stats {
         let name = "ssegateway_sends_total";
         text.family(name, "counter", "Sends by the backend, by what became of them.");
         for (label, count) in SendResult::LABELS.into_iter().zip(self.sends) {
+            text.sample(name, &[("result", label)], count);
+        }
+        text.gauge("ssegateway_feeds_open", "Streaming sends that are being read now.", self.feeds.open);
+        let name = "ssegateway_feeds_total";
+        text.family(name, "counter", "Streaming sends that are over, by how they ended.");
+        for (label, count) in FeedEnd::LABELS.into_iter().zip(self.feeds.ends) {
+            text.sample(name, &[("end", label)], count);
+        }
+        let name = "ssegateway_feed_sends_total";
+        text.family(name, "counter", "Of the sends, those that came in streaming sends, by what became of them.");
+        for (label, count) in SendResult::LABELS.into_iter().zip(self.feeds.lines) {
             text.sample(name, &[("result", label)], count);
         }
     }

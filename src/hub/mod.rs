@@ -1,5 +1,5 @@
-//! Which connection a token names, who is in which group and what is kept of it, and which callbacks are queued: connection ids
-//! and frames in, connection ids and frames out.
+//! Which connection a token names, who is in which group and what is kept of it, who is told of its end, and which
+//! callbacks are queued: connection ids and frames in, connection ids and frames out.
 
 mod calls;
 mod groups;
@@ -12,6 +12,7 @@ mod pending;
 mod redelivery;
 mod tokens;
 mod walks;
+mod watches;
 
 pub(crate) use calls::{CallSettings, Calls, Ended, LaneCounts};
 pub(crate) use groups::{Frame, GROUPS_MAX, GroupCounts, Groups};
@@ -21,19 +22,21 @@ pub(crate) use pending::{EndReason, Lane, Pending, PendingConnect, PendingDiscon
 pub use tokens::ConnId;
 pub(crate) use tokens::{Tokens, parse as parse_token};
 pub(crate) use walks::{Due, Keeps, Publication, Visit};
+pub(crate) use watches::{Watched, Watches};
 
-/// Tokens, groups and callbacks.
+/// Tokens, groups, their ends, and callbacks.
 pub(crate) struct Hub {
     /// The streams that can be sent to, connecting and open ones.
     pub(crate) tokens: Tokens,
     pub(crate) calls: Calls,
     pub(crate) groups: Groups,
+    pub(crate) watches: Watches,
 }
 
 impl Hub {
     /// Without streams and callbacks.
     pub(crate) fn new(calls: Calls, groups: Groups) -> Self {
-        Self { tokens: Tokens::default(), calls, groups }
+        Self { tokens: Tokens::default(), calls, groups, watches: Watches::default() }
     }
 
     /// Frees unused memory.

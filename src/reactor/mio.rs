@@ -75,6 +75,7 @@ pub struct MioSystem {
     /// Random bytes for tokens, and the number of unused ones.
     random: [u8; TOKENS_DRAWN * TOKEN_BYTES],
     random_left: usize,
+    client_timeout: Duration,
     start: Instant,
     started_at: SystemTime,
 }
@@ -117,6 +118,7 @@ impl MioSystem {
             codec: TokenCodec::new(),
             random,
             random_left: random.len(),
+            client_timeout,
             start: Instant::now(),
             started_at: SystemTime::now(),
         })
@@ -214,6 +216,11 @@ impl System for MioSystem {
 
     fn unacknowledged(&self, socket: &TcpStream) -> usize {
         sys::unacknowledged(socket.as_fd())
+    }
+
+    fn keep_alive(&mut self, socket: &mut TcpStream) {
+        // If it fails a vanished peer is found when something is written to it.
+        let _ = sys::probe_silent_peer(socket.as_fd(), self.client_timeout);
     }
 
     fn shutdown_write(&mut self, socket: &mut TcpStream) -> io::Result<()> {

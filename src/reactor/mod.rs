@@ -314,6 +314,12 @@ impl<N: System> Reactor<N> {
                 let in_kernel = |id| links.get(id).map_or(0, |link| net.unacknowledged(&link.socket));
                 self.gateway.list(self.now, in_kernel);
             }
+            Action::TellFeed(id) => self.gateway.tell_feed(self.now, id),
+            Action::KeepAlive(id) => {
+                if let Some(link) = self.links.get_mut(id) {
+                    self.net.keep_alive(&mut link.socket);
+                }
+            }
             Action::ShutdownWrite(id) => {
                 if let Some(link) = self.links.get_mut(id)
                     && let Err(error) = self.net.shutdown_write(&mut link.socket)

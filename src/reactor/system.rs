@@ -49,6 +49,8 @@ pub trait System {
     fn write(&mut self, socket: &mut Self::Socket, bytes: &[u8]) -> io::Result<usize>;
     /// Bytes written to a socket that its peer has not acknowledged.
     fn unacknowledged(&self, socket: &Self::Socket) -> usize;
+    /// Has the kernel probe a peer that is silent (TCP keepalive).
+    fn keep_alive(&mut self, socket: &mut Self::Socket);
     /// shutdown(2) of the sending side.
     fn shutdown_write(&mut self, socket: &mut Self::Socket) -> io::Result<()>;
     /// close(2).

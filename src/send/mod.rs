@@ -5,10 +5,12 @@
 //! (`json::Scanner`). Anything else is parsed in full by serde_json. Both only find the values; validation and errors
 //! are shared.
 
+mod lines;
 mod membership;
 #[cfg(test)]
 mod tests;
 
+pub use lines::{Command, Lines, parse_line};
 pub use membership::{MembershipChange, MembershipError, parse_membership};
 
 use crate::json::{self, Fields, Scanner, Value};
@@ -39,6 +41,17 @@ pub enum Target<'a> {
     Group(Cow<'a, str>),
     /// The streams in any of these groups: 1 to 64.
     Groups(Vec<Cow<'a, str>>),
+}
+
+impl Target<'_> {
+    /// The same, borrowed.
+    pub fn borrowed(&self) -> Target<'_> {
+        match self {
+            Self::Token(token) => Target::Token(Cow::Borrowed(token)),
+            Self::Group(name) => Target::Group(Cow::Borrowed(name)),
+            Self::Groups(names) => Target::Groups(names.iter().map(|name| Cow::Borrowed(&**name)).collect()),
+        }
+    }
 }
 
 /// The events of a send, in order.
@@ -105,6 +118,12 @@ pub enum SendError {
     Events,
     /// An element of `events` breaks a rule: its index, and the rule.
     Listed(u16, &'static Self),
+    /// The event in `will` breaks a rule.
+    Will(&'static Self),
+    /// `will` with another field of a send.
+    WillAlone,
+    /// `will` where the end of the request does not end a group.
+    WillWithoutEnd,
     /// `event` is not an object.
     Event,
     /// `event.data` is missing or not a string.
@@ -169,6 +188,9 @@ impl SendError {
         if let Self::Listed(index, rule) = self {
             return rule.text().replacen("event", &format!("events[{index}]"), 1).into();
         }
+        if let Self::Will(rule) = self {
+            return rule.text().replacen("event", "will", 1).into();
+        }
         self.text().into()
     }
 
@@ -182,7 +204,9 @@ impl SendError {
             Self::Groups => "Invalid request: groups must be an array of 1 to 64 names",
             Self::EventAndEvents => "Invalid request: event and events exclude each other",
             Self::Events => "Invalid request: events must be an array of 1 to 1000 events",
-            Self::Listed(_, rule) => rule.text(),
+            Self::Listed(_, rule) | Self::Will(rule) => rule.text(),
+            Self::WillAlone => "Invalid request: will excludes all other fields",
+            Self::WillWithoutEnd => "Invalid request: will needs end=true",
             Self::Event => "Invalid request: event must be an object",
             Self::Data => "Invalid request: event.data is required and must be a string",
             Self::Name => "Invalid request: event.name must be a string",
@@ -209,7 +233,17 @@ impl SendError {
 
     /// The same rule, broken by an element of `events`.
     pub(crate) fn in_list(self, index: usize) -> Self {
-        let rule: &'static Self = match self {
+        self.of_event().map_or(self, |rule| Self::Listed(u16::try_from(index).unwrap_or(u16::MAX), rule))
+    }
+
+    /// The same rule, broken by the event in `will`.
+    fn in_will(self) -> Self {
+        self.of_event().map_or(self, Self::Will)
+    }
+
+    /// The rule, if it is one for events.
+    fn of_event(self) -> Option<&'static Self> {
+        Some(match self {
             Self::Event => &Self::Event,
             Self::Data => &Self::Data,
             Self::Name => &Self::Name,
@@ -227,6 +261,9 @@ impl SendError {
             | Self::EventAndEvents
             | Self::Events
             | Self::Listed(..)
+            | Self::Will(_)
+            | Self::WillAlone
+            | Self::WillWithoutEnd
             | Self::Close
             | Self::Transient
             | Self::TransientToken
@@ -238,9 +275,8 @@ impl SendError {
             | Self::Attach
             | Self::Headers
             | Self::Status
-            | Self::ExpiresIn => return self,
-        };
-        Self::Listed(u16::try_from(index).unwrap_or(u16::MAX), rule)
+            | Self::ExpiresIn => return None,
+        })
     }
 
     /// Whether the value would inject lines into a frame.
@@ -266,11 +302,17 @@ const SCRATCH_BYTES_MAX: usize = 64 * 1024;
 
 /// Parses the body of a send. If several rules are broken, reports the first in the order of [`SendError`].
 pub fn parse<'a>(body: &'a [u8], scratch: &'a mut Scratch, ids: GroupIds) -> Result<SendCommand<'a>, SendError> {
+    read_values(body, scratch)?.read(ids)
+}
+
+/// Reads the body of a send, or a line with one.
+#[inline(always)]
+fn read_values<'a>(body: &'a [u8], scratch: &'a mut Scratch) -> Result<SendValues<'a>, SendError> {
     if scratch.lossy.capacity().max(scratch.unescaped.capacity()) > SCRATCH_BYTES_MAX {
         *scratch = Scratch::default();
     }
     let text = json::text(body, &mut scratch.lossy);
-    scan(text, &mut scratch.unescaped).or_else(|| find(text)).ok_or(SendError::InvalidJson)?.read(ids)
+    scan(text, &mut scratch.unescaped).or_else(|| find(text)).ok_or(SendError::InvalidJson)
 }
 
 /// The values of a send, before validation.
@@ -292,6 +334,7 @@ struct RareValues<'a> {
     events: Option<Value<'a>>,
     end: Option<Value<'a>>,
     transient: Option<Value<'a>>,
+    will: Option<Value<'a>>,
 }
 
 /// The fast path: finds the values of a usual send.
@@ -306,8 +349,8 @@ fn scan<'a>(text: &'a str, scratch: &'a mut String) -> Option<SendValues<'a>> {
             "group" => values.rare.get_or_insert_default().group = Some(scanner.value()?),
             "end" => values.rare.get_or_insert_default().end = Some(scanner.value()?),
             "transient" => values.rare.get_or_insert_default().transient = Some(scanner.value()?),
-            // Lists are for the full parser.
-            "groups" | "events" => return None,
+            // Lists are for the full parser, and what comes once a request.
+            "groups" | "events" | "will" => return None,
             _ => drop(scanner.value()?),
         }
         Some(())
@@ -317,10 +360,10 @@ fn scan<'a>(text: &'a str, scratch: &'a mut String) -> Option<SendValues<'a>> {
 
 /// The full parser: finds the values of any JSON object.
 fn find(text: &str) -> Option<SendValues<'_>> {
-    let names = ["token", "event", "close", "group", "groups", "events", "end", "transient"];
-    let [token, event, close, group, groups, events, end, transient] = json::object(text, &names)?;
-    let is_rare = [&group, &groups, &events, &end, &transient].into_iter().any(Option::is_some);
-    let rare = is_rare.then(|| Box::new(RareValues { group, groups, events, end, transient }));
+    let names = ["token", "event", "close", "group", "groups", "events", "end", "transient", "will"];
+    let [token, event, close, group, groups, events, end, transient, will] = json::object(text, &names)?;
+    let is_rare = [&group, &groups, &events, &end, &transient, &will].into_iter().any(Option::is_some);
+    let rare = is_rare.then(|| Box::new(RareValues { group, groups, events, end, transient, will }));
     Some(SendValues { token, event: event.map(|event| event.as_object(&EVENT_FIELDS)), close, rare })
 }
 
@@ -336,7 +379,7 @@ impl<'a> SendValues<'a> {
             let close = read_switch(self.close, SendError::Close)?;
             return Ok(SendCommand { target, events, close, end: false, transient: false });
         };
-        let RareValues { group, groups, events, end, transient } = *rare;
+        let RareValues { group, groups, events, end, transient, will: _ } = *rare;
         let target = match (self.token, group, groups) {
             (token, None, None) => {
                 let token = token.and_then(Value::as_string).filter(|token| !token.is_empty());

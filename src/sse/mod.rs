@@ -1,4 +1,8 @@
-//! Events to Server-Sent Events frames (WHATWG HTML, section 9.2). Independent of HTTP and JSON.
+//! Events to Server-Sent Events frames (WHATWG HTML, section 9.2), and back. Independent of HTTP and JSON.
+
+mod reader;
+
+pub use reader::{Reader, Received, TooLong};
 
 use memchr::{memchr2, memchr3};
 use std::borrow::Cow;
@@ -28,6 +32,12 @@ pub fn write_heartbeat_with_id(out: &mut Vec<u8>, id_line: &[u8]) {
 }
 
 impl Event<'_> {
+    /// The same, borrowing nothing.
+    pub fn into_owned(self) -> Event<'static> {
+        let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        Event { name: self.name.map(owned), id: self.id.map(owned), retry: self.retry, data: owned(self.data) }
+    }
+
     /// Appends the event's frame.
     pub fn write(&self, out: &mut Vec<u8>) {
         debug_assert!(

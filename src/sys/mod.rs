@@ -14,7 +14,8 @@ use errno::check;
 pub use memory::{limit_heap, release_heap, release_stack};
 pub use signals::{Signals, delay_abort};
 pub use socket::{
-    abort_on_close, is_quiet, listen, send_now, set_stream_options, unacknowledged, wait_any_writable, wait_writable,
+    abort_on_close, is_quiet, listen, probe_silent_peer, send_now, set_stream_options, unacknowledged,
+    wait_any_writable, wait_writable,
 };
 pub use unix::{SocketFile, listen_unix};
 

@@ -2,7 +2,7 @@
 
 use super::errno::check;
 use libc::{MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, c_int};
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
@@ -44,6 +44,16 @@ pub fn set_stream_options(listener: BorrowedFd<'_>, timeout: Duration) -> io::Re
     listener.set_tcp_user_timeout(Some(timeout.min(TIMEOUT_MAX)))?;
     listener.set_send_buffer_size(SEND_BUFFER_BYTES)?;
     listener.set_tcp_notsent_lowat(UNSENT_IN_KERNEL_BYTES)
+}
+
+/// Has the kernel probe a peer that is silent: one that has vanished is found about `timeout` after its last sign of life,
+/// the `TCP_USER_TIMEOUT` of [`set_stream_options`], which also limits unanswered probes (tcp(7)).
+pub fn probe_silent_peer(socket: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
+    /// The longest that the kernel accepts.
+    const SILENCE_MAX: Duration = Duration::from_secs(32_767);
+    let part = |divisor: u32| (timeout / divisor).clamp(Duration::from_secs(1), SILENCE_MAX);
+    let keepalive = TcpKeepalive::new().with_time(part(2)).with_interval(part(6));
+    SockRef::from(&socket).set_tcp_keepalive(&keepalive)
 }
 
 /// Bytes written that the peer has not acknowledged (`SIOCOUTQ`, tcp(7)); 0 if unavailable.

@@ -219,7 +219,8 @@ impl World {
             },
             // A stream that is cut stays for a while, and gets nothing more.
             Action::Close(id, _) | Action::ShutdownWrite(id) => self.closed(id),
-            Action::Report(_) | Action::List | Action::StopAccepting | Action::ReadLast(_) => {}
+            Action::TellFeed(id) => self.gateway.tell_feed(self.time(), id),
+            Action::Report(_) | Action::List | Action::StopAccepting | Action::ReadLast(_) | Action::KeepAlive(_) => {}
         }
     }
 

@@ -314,6 +314,8 @@ impl System for World {
         self.kernel.sockets[socket.0].output
     }
 
+    fn keep_alive(&mut self, _socket: &mut Handle) {}
+
     fn shutdown_write(&mut self, socket: &mut Handle) -> io::Result<()> {
         let n = socket.0;
         self.worked = true;

@@ -403,6 +403,8 @@ impl World {
             }
             Action::List => self.gateway.list(Millis::from_millis(self.now), |_| 0),
             Action::ReadLast(id) => self.read_last(id),
+            Action::TellFeed(id) => self.gateway.tell_feed(Millis::from_millis(self.now), id),
+            Action::KeepAlive(_) => {}
             Action::ShutdownWrite(id) => {
                 assert!(self.gateway.unsent(id).is_empty(), "closed before the last bytes");
                 if let Some(at) = self.places.get(&id) {

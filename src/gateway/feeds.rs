@@ -1,0 +1,351 @@
+//! Feeds: reading their bodies, applying their lines, and the ways in which they end (docs/protocol.md, section 14).
+
+use super::actions::Action;
+use super::answers::{Answer, Refusal, ResponseMode, SendResult};
+use super::connection::{Closing, Connection, Reading, State, current};
+use super::feed::{Feed, FeedEnd, FeedRequest, Item};
+use super::shared::Shared;
+use crate::clock::Millis;
+use crate::http::body::{BadChunk, Remaining};
+use crate::http::request::{Expect, Framing, Head};
+use crate::http::response;
+use crate::hub::{ConnId, Watched, parse_token};
+use crate::planted;
+use crate::send::{self, Command, Events, SendCommand, Target};
+use crate::sse::{Event, TooLong};
+use crate::table::Table;
+use log::{debug, info};
+use std::borrow::Cow;
+
+/// What a line has done.
+enum Applied {
+    Nothing,
+    Sent {
+        result: SendResult,
+        /// It ends the feed's own target.
+        ends_target: bool,
+    },
+    Will(Event<'static>),
+}
+
+impl Shared {
+    /// The head of a feed has been read.
+    pub(super) fn start_feed(
+        &mut self,
+        now: Millis,
+        connections: &mut Table<Connection>,
+        id: ConnId,
+        head: &Head<'_, '_>,
+        request: FeedRequest,
+    ) {
+        let mode = ResponseMode { keep_alive: head.keep_alive, head_only: false };
+        let watched = self.find_watched(connections, request.target.as_ref());
+        let mut feed = Box::new(Feed::new(request, mode, Remaining::of(head.framing), self.settings.body_bytes_max));
+        self.stats.feeds.open += 1;
+        let connection = current(connections, id);
+        let Ok(watched) = watched else { return self.end_feed(now, connection, feed, FeedEnd::Gone) };
+        if let Some(watched) = &watched {
+            self.hub.watches.add(watched, id);
+        }
+        feed.watched = watched;
+        if feed.remaining.is_done() {
+            return self.complete_feed(now, connections, id, feed, &[]);
+        }
+        if head.expect == Expect::Continue && head.framing != Framing::Empty {
+            response::write_continue(self.outbox.bytes(now, &mut connection.out));
+        }
+        connection.state = State::Feeding(feed);
+        self.outbox.act(Action::KeepAlive(id));
+    }
+
+    /// What is watched for a feed with that target. Errors: it has ended.
+    fn find_watched(
+        &self,
+        connections: &mut Table<Connection>,
+        target: Option<&Target<'static>>,
+    ) -> Result<Option<Watched>, ()> {
+        match target {
+            Some(Target::Token(token)) => match self.stream_named(connections, token) {
+                Some(connection) if !connection.is_closed_early() => Ok(Some(Watched::Token(connection.token))),
+                Some(_) | None => Err(()),
+            },
+            Some(Target::Group(name)) => {
+                let is_ended = self.hub.groups.standing(name).is_some_and(|standing| standing.is_ended);
+                if is_ended { Err(()) } else { Ok(Some(Watched::Group(Box::from(&**name)))) }
+            }
+            Some(Target::Groups(_)) | None => Ok(None),
+        }
+    }
+
+    /// Reads on in the body of a feed; returns the number of bytes consumed.
+    pub(super) fn read_feed(
+        &mut self,
+        now: Millis,
+        connections: &mut Table<Connection>,
+        id: ConnId,
+        input: &[u8],
+    ) -> usize {
+        let Some(mut feed) = take_feed(current(connections, id)) else { return 0 };
+        let mut rest = input;
+        loop {
+            let result = match feed.remaining.next_data(&mut rest) {
+                Ok([]) => break,
+                Ok(data) => self.apply_data(now, connections, id, &mut feed, data),
+                Err(BadChunk) => Err(FeedEnd::Refused(Refusal::Malformed)),
+            };
+            if let Err(end) = result {
+                self.end_feed(now, current(connections, id), feed, end);
+                return input.len();
+            }
+        }
+        if feed.remaining.is_done() {
+            self.complete_feed(now, connections, id, feed, rest);
+        } else {
+            current(connections, id).state = State::Feeding(feed);
+        }
+        input.len() - rest.len()
+    }
+
+    /// The body of a feed is over; `rest` is the input after it.
+    fn complete_feed(
+        &mut self,
+        now: Millis,
+        connections: &mut Table<Connection>,
+        id: ConnId,
+        mut feed: Box<Feed>,
+        rest: &[u8],
+    ) {
+        let mut end = FeedEnd::Complete;
+        if let Some(item) = feed.input.last() {
+            let applied = self.apply(now, connections, id, (&feed.request, feed.watched.as_ref()), &item);
+            if let Err(early) = self.record(id, &mut feed, applied) {
+                end = early;
+            }
+        }
+        feed.mode = self.mode_before(feed.mode, rest);
+        self.end_feed(now, current(connections, id), feed, end);
+    }
+
+    /// Applies what `data` completes.
+    fn apply_data(
+        &mut self,
+        now: Millis,
+        connections: &mut Table<Connection>,
+        id: ConnId,
+        feed: &mut Feed,
+        mut data: &[u8],
+    ) -> Result<(), FeedEnd> {
+        loop {
+            let applied = match feed.input.next(&mut data) {
+                Ok(Some(item)) => self.apply(now, connections, id, (&feed.request, feed.watched.as_ref()), &item),
+                Ok(None) => return Ok(()),
+                Err(TooLong) => return Err(FeedEnd::Refused(Refusal::BodyTooLarge)),
+            };
+            self.record(id, feed, applied)?;
+        }
+    }
+
+    /// Applies a line or an event.
+    fn apply(
+        &mut self,
+        now: Millis,
+        connections: &mut Table<Connection>,
+        id: ConnId,
+        (request, watched): (&FeedRequest, Option<&Watched>),
+        item: &Item<'_>,
+    ) -> Applied {
+        match item {
+            Item::Line(line) => {
+                let mut scratch = std::mem::take(&mut self.send_scratch);
+                let applied = match send::parse_line(line, &mut scratch, self.group_ids(), request.target.as_ref()) {
+                    Ok(Command::Nothing) => Applied::Nothing,
+                    Ok(Command::Send(command)) => {
+                        self.apply_send(now, connections, id, (request, watched), line, &command)
+                    }
+                    Ok(Command::Will(will)) if request.ends => Applied::Will(will.into_owned()),
+                    Ok(Command::Will(_)) => refused(send::SendError::WillWithoutEnd),
+                    Err(error) => refused(error),
+                };
+                self.send_scratch = scratch;
+                applied
+            }
+            // Browsers ignore it as well.
+            Item::Event(event) if event.name.as_ref().is_some_and(|name| name.contains('\0')) => Applied::Nothing,
+            Item::Event(event) => {
+                let Some(target) = &request.target else { return Applied::Nothing };
+                let events = Events::One(event.clone());
+                let command =
+                    SendCommand { target: target.borrowed(), events, close: false, end: false, transient: false };
+                self.apply_send(now, connections, id, (request, watched), &[], &command)
+            }
+        }
+    }
+
+    fn apply_send(
+        &mut self,
+        now: Millis,
+        connections: &mut Table<Connection>,
+        id: ConnId,
+        (request, watched): (&FeedRequest, Option<&Watched>),
+        line: &[u8],
+        command: &SendCommand<'_>,
+    ) -> Applied {
+        let own = watched.filter(|_| command.close || command.end);
+        let own = own.filter(|watched| self.ends(connections, command, request, watched));
+        // Nobody has to be told what he does himself.
+        if let Some(watched) = own {
+            self.hub.watches.remove(watched, id);
+        }
+        Applied::Sent { result: self.execute(now, connections, line, command), ends_target: own.is_some() }
+    }
+
+    /// Whether a command with `close` or `end` ends what is watched.
+    fn ends(
+        &self,
+        connections: &mut Table<Connection>,
+        command: &SendCommand<'_>,
+        request: &FeedRequest,
+        watched: &Watched,
+    ) -> bool {
+        let names = match (&command.target, watched) {
+            (Target::Token(token), Watched::Token(watched)) => return parse_token(token) == Some(*watched),
+            (Target::Group(name), Watched::Group(watched)) => return command.end && **name == **watched,
+            (Target::Token(_) | Target::Groups(_), Watched::Group(_)) => return false,
+            (Target::Group(name), Watched::Token(_)) => std::slice::from_ref(name),
+            (Target::Groups(names), Watched::Token(_)) => names,
+        };
+        let Some(Target::Token(token)) = &request.target else { return false };
+        match self.stream_named(connections, token).map(|connection| &connection.state) {
+            Some(State::Streaming(streaming)) => {
+                names.iter().any(|name| self.hub.groups.is_member(streaming.joined, name))
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    /// Records what a line has done. Errors: the feed ends with it.
+    fn record(&mut self, id: ConnId, feed: &mut Feed, applied: Applied) -> Result<(), FeedEnd> {
+        feed.lines += 1;
+        let (result, ends_target) = match applied {
+            Applied::Nothing => return Ok(()),
+            Applied::Will(will) => {
+                feed.set_will(will);
+                return Ok(());
+            }
+            Applied::Sent { result, ends_target } => (result, ends_target),
+        };
+        self.stats.feed_line(result);
+        if let SendResult::Invalid(error) = result {
+            self.hints.invalid_send(error);
+        }
+        if ends_target {
+            feed.watched = None;
+            feed.request.ends = false;
+        }
+        let is_gone = matches!(result, SendResult::NotFound | SendResult::Ended) && self.is_target_gone(id, feed);
+        if is_gone {
+            return Err(FeedEnd::Gone);
+        }
+        feed.count(result);
+        Ok(())
+    }
+
+    /// Whether a feed's target has ended, by somebody else.
+    fn is_target_gone(&self, id: ConnId, feed: &Feed) -> bool {
+        feed.watched.as_ref().is_some_and(|watched| !self.hub.watches.has(watched, id))
+    }
+
+    /// The target of a feed may have ended: tells its sender, who may be silent.
+    pub(super) fn tell_feed(&mut self, now: Millis, connection: &mut Connection) {
+        let State::Feeding(feed) = &connection.state else { return };
+        // A missed wake-up: a sender that is silent is told with its next line.
+        if !self.is_target_gone(connection.id, feed) || planted::is("silent-feeds-are-not-told") {
+            return;
+        }
+        self.end_open_feed(now, connection, FeedEnd::Gone);
+    }
+
+    /// The connection of a feed, if it is one, has ended. The caller closes it.
+    pub(super) fn break_off_feed(&mut self, now: Millis, connection: &mut Connection) {
+        self.end_open_feed(now, connection, FeedEnd::BrokenOff);
+    }
+
+    /// The rest of a feed, if the connection is one, is not read.
+    pub(super) fn refuse_feed(&mut self, now: Millis, connection: &mut Connection, refusal: Refusal) {
+        self.end_open_feed(now, connection, FeedEnd::Refused(refusal));
+    }
+
+    fn end_open_feed(&mut self, now: Millis, connection: &mut Connection, end: FeedEnd) {
+        if let Some(feed) = take_feed(connection) {
+            self.end_feed(now, connection, feed, end);
+        }
+    }
+
+    /// The only end of a feed; the connection is not in its state any more.
+    fn end_feed(&mut self, now: Millis, connection: &mut Connection, mut feed: Box<Feed>, end: FeedEnd) {
+        if let Some(watched) = &feed.watched {
+            self.hub.watches.remove(watched, connection.id);
+        }
+        self.stats.feeds.end(end);
+        self.end_group_of(now, &mut feed, end);
+        debug!(lines = feed.lines, accepted = feed.accepted, end:?; "feed ended");
+        let answer = match end {
+            FeedEnd::Complete => Answer::feed(feed.accepted, &feed.errors),
+            FeedEnd::Gone => match &feed.request.target {
+                Some(Target::Group(_) | Target::Groups(_)) => Answer::send(SendResult::Ended).with_line(feed.lines),
+                Some(Target::Token(_)) | None => Answer::send(SendResult::NotFound).with_line(feed.lines),
+            },
+            FeedEnd::Refused(refusal) => {
+                self.hints.limit(refusal);
+                self.stats.refuse(refusal);
+                Answer::refused_feed(refusal).with_line(feed.lines)
+            }
+            FeedEnd::BrokenOff => return connection.state = State::Closing(Closing::Flushing),
+        };
+        let keep_alive = feed.mode.keep_alive && end == FeedEnd::Complete;
+        self.answer(now, connection, &answer, ResponseMode { keep_alive, ..feed.mode });
+        if keep_alive {
+            connection.state = State::Reading(Reading::default());
+        } else {
+            self.start_closing(connection);
+        }
+    }
+
+    /// Ends the group of a feed that was to end it, with its last will if it has not come to its own end.
+    fn end_group_of(&mut self, now: Millis, feed: &mut Feed, end: FeedEnd) {
+        let events = match end {
+            FeedEnd::Complete => Events::None,
+            FeedEnd::Gone if planted::is("last-will-of-a-feed-that-was-told") => Events::One(feed.take_will()),
+            // Its sender can go on elsewhere.
+            FeedEnd::Gone | FeedEnd::Refused(Refusal::ShuttingDown) => return,
+            FeedEnd::Refused(_) | FeedEnd::BrokenOff => Events::One(feed.take_will()),
+        };
+        let Some(Target::Group(name)) = feed.request.target.as_ref().filter(|_| feed.request.ends) else { return };
+        if end != FeedEnd::Complete {
+            info!(group = &**name, lines = feed.lines; "a feed broke off: its group ends with the last will");
+        }
+        let target = Target::Group(Cow::Borrowed(&**name));
+        let command = SendCommand { target, events, close: false, end: true, transient: false };
+        self.publish(now, std::slice::from_ref(name), &command);
+    }
+}
+
+fn refused(error: send::SendError) -> Applied {
+    Applied::Sent { result: SendResult::Invalid(error), ends_target: false }
+}
+
+/// Takes the feed out of a connection; `None`: it is none.
+fn take_feed(connection: &mut Connection) -> Option<Box<Feed>> {
+    match std::mem::replace(&mut connection.state, State::Reading(Reading::default())) {
+        State::Feeding(feed) => Some(feed),
+        other @ (State::Reading(_)
+        | State::Answering(_)
+        | State::Connecting(_)
+        | State::Streaming(_)
+        | State::Closing(_)
+        | State::Closed(_)) => {
+            connection.state = other;
+            None
+        }
+    }
+}
