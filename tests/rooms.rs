@@ -29,7 +29,7 @@ const FILES: [(&str, &[&str]); 13] = [
     ("http", &["grammar", "host", "fields", "request", "body", "unread", "response", "mod"]),
     ("sse", &["reader", "mod"]),
     ("json", &["unescape", "value", "scan", "mod"]),
-    ("send", &["mod", "membership", "lines"]),
+    ("send", &["errors", "mod", "membership", "lines"]),
     ("callback", &["headers", "answer", "request", "mod"]),
     (
         "hub",
