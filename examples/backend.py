@@ -46,6 +46,9 @@ class Backend(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def callback(self, call):
+        if call["action"] == "start":  # the gateway has been restarted (START_CALLBACK=on)
+            streams.clear()
+            return 200, {}
         token, url = call["token"], urlsplit(call["request"]["url"])
         if call["action"] == "disconnect":
             streams.pop(token, None)

@@ -36,7 +36,7 @@ query("CREATE TABLE IF NOT EXISTS messages (id INTEGER PRIMARY KEY, sender TEXT,
 @app.post("/callback")
 async def callback(request: Request):
     call = gateway.callback(await request.body(), request.headers)
-    if call.action == "disconnect":
+    if call.action != "connect":
         return {}
     if not (user := user_of(call.cookies.get("session", ""))):
         raise HTTPException(401)

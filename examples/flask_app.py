@@ -27,7 +27,7 @@ query("CREATE TABLE IF NOT EXISTS messages (id INTEGER PRIMARY KEY, sender TEXT,
 @app.post("/callback")
 def callback():
     call = gateway.callback(request.get_data(), request.headers)
-    if call.action == "disconnect":
+    if call.action != "connect":
         return {}
     with app.test_request_context(headers=call.headers):  # the client's request, with its session cookie
         user = session.get("user")

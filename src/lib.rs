@@ -52,6 +52,7 @@
 //! | order and lanes of callbacks | `hub/calls.rs` |
 //! | how many callbacks are in flight | `hub/pace.rs` |
 //! | which disconnects are made again | `hub/redelivery.rs` |
+//! | what the backend is told at the start | `hub/start.rs` |
 //! | how often a dead backend is tried | `hub/outage.rs` |
 //! | a field of an event | `send/mod.rs`, `sse/mod.rs` |
 //! | a counter or gauge | `gateway/stats.rs`, and where it is counted |

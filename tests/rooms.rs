@@ -40,6 +40,7 @@ const FILES: [(&str, &[&str]); 13] = [
             "pace",
             "pending",
             "redelivery",
+            "start",
             "calls",
             "history",
             "memberships",

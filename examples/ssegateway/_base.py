@@ -69,9 +69,11 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True)
 class Callback:
-    """A callback of the gateway: a question (`connect`) or a notification (`disconnect`)."""
+    """A callback of the gateway: a question (`connect`), or a notification (`disconnect`; `start`, which is about no stream
+    and has only its `instance`). Answer an unknown action as a notification.
+    """
 
-    action: Literal["connect", "disconnect"]
+    action: Literal["connect", "disconnect", "start"]
     token: str
     url: str  # path and query, as the client sent them
     headers: dict[str, str]  # the client's, with names in lower case
@@ -173,6 +175,8 @@ class BaseGateway:
             raise PermissionError("a callback without the right CALLBACK_TOKEN")
         try:
             call = json.loads(body)
+            if call["action"] not in ("connect", "disconnect"):  # about no stream
+                call = {"token": "", "request": {"url": "", "headers": {}}, **call}
             action, token, request = call["action"], call["token"], call["request"]
             url, client_headers, reason = request["url"], request["headers"], call.get("reason")
         except (KeyError, TypeError, AttributeError) as error:

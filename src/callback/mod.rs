@@ -57,6 +57,8 @@ pub type CallId = Key;
 /// The kind of a callback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallKind {
+    /// Reports that the gateway has started, and streams of earlier instances are gone; it is about no stream.
+    Start,
     /// Asks whether this client may have a stream.
     Connect,
     /// Reports that the stream has ended.
@@ -74,9 +76,9 @@ pub enum CallKind {
 pub struct Call {
     /// Returned with its [`Outcome`].
     pub id: CallId,
-    /// Connect or disconnect.
+    /// What it is about.
     pub kind: CallKind,
-    /// Its stream.
+    /// Its stream; nil for a start.
     pub token: Uuid,
     /// The client's request.
     pub request: Request,
@@ -119,6 +121,7 @@ impl Call {
 
     fn body_parts<'a>(&'a self, token: &'a str) -> [&'a str; 11] {
         let [action, reason, end] = match self.kind {
+            CallKind::Start => return ["{\"action\":\"start\"}", "", "", "", "", "", "", "", "", "", ""],
             CallKind::Connect => ["{\"action\":\"connect", "", ""],
             CallKind::Disconnect { reason, detail: _ } => {
                 ["{\"action\":\"disconnect", "\",\"reason\":\"", reason.as_str()]
@@ -250,6 +253,7 @@ mod tests {
 
     #[test]
     fn bodies_are_exact() {
+        assert_eq!(body(CallKind::Start, Request::default()), r#"{"action":"start"}"#);
         let request: Request = r#"{"url":"/s?a=1","headers":{"host":"h"}}"#.to_owned().into();
         assert_eq!(
             body(CallKind::Connect, request.clone()),

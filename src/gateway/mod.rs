@@ -78,7 +78,7 @@ use crate::callback::{Called, Detail};
 use crate::clock::Millis;
 use crate::http::response::Date;
 use crate::hub::{EndReason, Lane};
-use crate::job::Completion;
+use crate::job::{Completion, Job};
 use crate::planted;
 use crate::table::Table;
 use answers::Answer;
@@ -310,6 +310,9 @@ impl Gateway {
     pub fn expire(&mut self, now: Millis) -> bool {
         self.advance_shutdown(now);
         self.shared.give_up_late_connects(now);
+        if let Some(call) = self.shared.hub.calls.tell_start(now) {
+            self.shared.outbox.act(Action::Start(Job::Call(call)));
+        }
         self.shared.hub.groups.expire(now);
         if !self.shared.listings.is_empty() {
             self.shared.outbox.act(Action::List);

@@ -39,6 +39,8 @@ pub struct Settings {
     pub callback_concurrency: usize,
     /// `DISCONNECT_RETRY_SECONDS`: for how long a disconnect that was not received is made again; zero: not at all.
     pub disconnect_retry: Duration,
+    /// `START_CALLBACK`: whether the backend is told of the start before the first connect.
+    pub start_callback: bool,
     /// `CONNECT_FAILURE`.
     pub connect_failure: ConnectFailure,
     /// `HEARTBEAT_INTERVAL_SECONDS`.
@@ -94,6 +96,7 @@ impl Settings {
             concurrency: self.callback_concurrency,
             timeout: self.callback_timeout,
             disconnect_retry: self.disconnect_retry,
+            tell_start: self.start_callback && self.callback_configured,
             spare_dead_backend: self.connect_failure == ConnectFailure::Retry,
         }
     }
@@ -116,6 +119,7 @@ impl Default for Settings {
             connect_queue: Duration::from_secs(30),
             callback_concurrency: 128,
             disconnect_retry: Duration::ZERO,
+            start_callback: false,
             connect_failure: ConnectFailure::Status,
             heartbeat_interval: Duration::from_secs(15),
             reconnect_delay_ms: None,

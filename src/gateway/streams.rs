@@ -146,6 +146,7 @@ impl Shared {
                 self.stats.redeliveries += 1;
                 return;
             }
+            Some(Ended::Told(is_accepted)) => return start_told(is_accepted, &outcome),
             Some(Ended::Over(pending, Some(took))) => {
                 self.stats.call_ended(pending.lane(), &outcome, took);
                 pending
@@ -373,6 +374,20 @@ impl Shared {
 /// Whether the body of a connect's answer wants no stream.
 fn is_no_content(body: Option<&[u8]>) -> bool {
     callback::read_answer(body.unwrap_or_default(), &mut String::new()).no_content
+}
+
+/// The outcome of a callback about the start.
+fn start_told(is_accepted: bool, outcome: &Outcome) {
+    match outcome {
+        Outcome::Answered { .. } if is_accepted => info!("start callback accepted"),
+        Outcome::Answered { status, passed: _, body: _, in_doubt: _ } => {
+            let hint =
+                "clients wait until the callback route answers 2xx to {\"action\":\"start\"}, or START_CALLBACK is off";
+            warn!(status, hint; "start callback rejected");
+        }
+        // The worker that made the call has logged why.
+        Outcome::Unavailable { .. } | Outcome::Overdue | Outcome::TimedOut { .. } => {}
+    }
 }
 
 fn disconnect_answered(disconnect: &PendingDisconnect, outcome: &Outcome) {

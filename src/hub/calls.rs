@@ -7,6 +7,7 @@ use super::outage::Outage;
 use super::pace::{Ending, Pace};
 use super::pending::{EndReason, Lane, Pending, PendingConnect, PendingDisconnect};
 use super::redelivery::Redelivery;
+use super::start::Start;
 use super::tokens::ConnId;
 use crate::callback::{Call, CallId, CallKind, Outcome};
 use crate::clock::Millis;
@@ -52,6 +53,8 @@ pub(crate) enum Ended {
     Over(Pending, Option<Duration>),
     /// A disconnect was not received, after so long, and is made again.
     Again(Duration),
+    /// The backend was told of the start; whether it has accepted that.
+    Told(bool),
 }
 
 /// The number of callbacks in one lane.
@@ -79,6 +82,8 @@ pub(crate) struct CallSettings {
     pub(crate) spare_dead_backend: bool,
     /// For how long disconnects that were not received are made again.
     pub(crate) disconnect_retry: Duration,
+    /// The backend is told of the start before the first connect.
+    pub(crate) tell_start: bool,
 }
 
 pub(crate) struct Calls {
@@ -89,6 +94,7 @@ pub(crate) struct Calls {
     outage: Outage,
     spare_dead_backend: bool,
     redelivery: Redelivery,
+    start: Start,
     /// Number of the next call.
     next_number: u64,
     /// Disconnects at the end of the queue whose time is not noted yet.
@@ -120,6 +126,7 @@ impl Calls {
             outage: Outage::default(),
             spare_dead_backend: settings.spare_dead_backend,
             redelivery: Redelivery::new(settings.disconnect_retry),
+            start: Start::new(settings.tell_start),
             next_number: 0,
             unstamped: 0,
             waiting_bytes: 0,
@@ -133,11 +140,11 @@ impl Calls {
 
     /// Queued and in flight, all lanes.
     pub(crate) fn len(&self) -> usize {
-        self.table.len()
+        self.table.len() + usize::from(self.start.is_in_flight())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.table.is_empty()
+        self.len() == 0
     }
 
     /// Bytes of the requests that calls hold.
@@ -181,17 +188,19 @@ impl Calls {
     /// Late answers are awaited until `late_until`.
     pub(crate) fn drain(&mut self, late_until: Millis) {
         self.draining = true;
+        self.start.give_up();
         self.late_until = late_until;
     }
 
     /// The next due time.
     pub(crate) fn next_deadline(&self) -> Option<Millis> {
         let late = (self.draining && !self.late.is_empty()).then_some(self.late_until);
-        let connect = self.next_connect().filter(|_| self.could_start(Lane::Connects) && !self.draining);
+        let is_open = !self.draining && self.start.is_over();
+        let connect = self.next_connect().filter(|_| is_open && self.could_start(Lane::Connects));
         let next_disconnect = self.redelivery.next_at();
         let is_due = next_disconnect > Millis::ZERO && self.lanes[Lane::Disconnects as usize].in_flight == 0;
         let disconnect = Some(next_disconnect).filter(|_| is_due && self.could_start(Lane::Disconnects));
-        [late, connect, disconnect].into_iter().flatten().min()
+        [late, connect, disconnect, self.start.due_at()].into_iter().flatten().min()
     }
 
     /// Whether a call waits there that has a place.
@@ -295,6 +304,11 @@ impl Calls {
         Some(entry)
     }
 
+    /// The call about the gateway's start, if it is due.
+    pub(crate) fn tell_start(&mut self, now: Millis) -> Option<Call> {
+        self.start.next(now)
+    }
+
     /// Takes the next call that may start now, with the connection waiting for it.
     pub(crate) fn start_next(&mut self, now: Millis) -> Option<(Call, Option<ConnId>)> {
         self.stamp(now);
@@ -344,6 +358,10 @@ impl Calls {
 
     /// Removes the ended call; `None` if the id is stale.
     pub(crate) fn finish(&mut self, now: Millis, id: CallId, outcome: &Outcome) -> Option<Ended> {
+        if let Some(is_accepted) = self.start.ended(now, id, outcome) {
+            self.outage.ended(now, !is_accepted);
+            return Some(Ended::Told(is_accepted));
+        }
         let started_at = match self.table.get(id)?.progress {
             Progress::Waiting => return None,
             Progress::Late => {
@@ -385,7 +403,9 @@ impl Calls {
     /// The next lane, among those with a call that may start.
     fn next_lane(&mut self, now: Millis) -> Option<Lane> {
         let limit = self.lane_limit();
-        let no_connects = self.draining || self.next_connect().is_some_and(|at| now < at);
+        // Streams that the backend removes again, as if they were of an earlier instance.
+        let awaits_start = !self.start.is_over() && !planted::is("connects-do-not-wait-for-the-start");
+        let no_connects = self.draining || awaits_start || self.next_connect().is_some_and(|at| now < at);
         let turns = (1..=Lane::COUNT).map(|turn| Lane::ALL[(self.started_last as usize + turn) % Lane::COUNT]);
         // After a failure one at a time, or the order is left to chance.
         let next_disconnect = self.redelivery.next_at();

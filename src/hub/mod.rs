@@ -10,6 +10,7 @@ mod outage;
 mod pace;
 mod pending;
 mod redelivery;
+mod start;
 mod tokens;
 mod walks;
 mod watches;

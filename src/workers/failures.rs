@@ -25,6 +25,7 @@ pub(super) struct Failures {
     callback: String,
     place: Place,
     start: Instant,
+    starts: Mutex<Floods>,
     connects: Mutex<Floods>,
     disconnects: Mutex<Floods>,
 }
@@ -61,6 +62,7 @@ impl Failures {
                 None => Place::Network,
             },
             start: Instant::now(),
+            starts: Floods::new("start"),
             connects: Floods::new("connect"),
             disconnects: Floods::new("disconnect"),
         }
@@ -72,6 +74,7 @@ impl Failures {
 
     fn floods(&self, kind: CallKind) -> MutexGuard<'_, Floods> {
         lock(match kind {
+            CallKind::Start => &self.starts,
             CallKind::Connect => &self.connects,
             CallKind::Disconnect { .. } => &self.disconnects,
         })
@@ -94,8 +97,15 @@ impl Failures {
         };
         drop(floods);
         if log::log_enabled!(level) {
-            let (error, hint) = (describe(error), self.hint(error, written));
-            log::log!(level, token = call.token.to_string(), callback = self.callback, written, error, hint, left_out; "{name} callback failed");
+            let (error, hint, callback) = (describe(error), self.hint(error, written), &*self.callback);
+            match call.kind {
+                CallKind::Start => {
+                    log::log!(level, callback, written, error, hint, left_out; "{name} callback failed");
+                }
+                CallKind::Connect | CallKind::Disconnect { .. } => {
+                    log::log!(level, token = call.token.to_string(), callback, written, error, hint, left_out; "{name} callback failed");
+                }
+            }
         }
         if timed_out { Outcome::TimedOut { written } } else { Outcome::Unavailable { written } }
     }
@@ -113,7 +123,7 @@ impl Failures {
 
     /// Logs failures that have waited too long for the next line. Call every second or two.
     pub(super) fn log_overdue(&self) {
-        for floods in [&self.connects, &self.disconnects] {
+        for floods in [&self.starts, &self.connects, &self.disconnects] {
             let Floods { name, unavailable, timed_out } = &mut *lock(floods);
             for left_out in [unavailable, timed_out].into_iter().filter_map(|flood| flood.overdue(self.now())) {
                 log::warn!(callback = self.callback, left_out; "further {name} callbacks failed");

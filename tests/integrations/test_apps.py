@@ -19,7 +19,7 @@ def listener() -> Iterator[socket.socket]:
 @pytest.fixture
 def ssegateway_environment(listener: socket.socket) -> dict[str, str]:
     host, port = listener.getsockname()
-    return {**TOKENS, "CALLBACK_URL": f"http://{host}:{port}/callback"}
+    return {**TOKENS, "START_CALLBACK": "on", "CALLBACK_URL": f"http://{host}:{port}/callback"}
 
 
 @pytest.fixture(params=SERVERS)

@@ -179,6 +179,13 @@ def test_a_callback_is_read(ssegateway: LiveGateway) -> None:
     assert (disconnect.reason, disconnect.instance) == ("client_closed", connect.instance)
 
 
+def test_a_start_is_about_no_stream() -> None:
+    headers = {"SSEGateway-Instance": "7"}
+    for action in ("start", "unknown"):
+        call = Gateway().callback(f'{{"action":"{action}"}}', headers)
+        assert (call.action, call.token, call.url, call.headers, call.instance) == (action, "", "", {}, "7")
+
+
 def test_a_callback_has_to_carry_the_token() -> None:
     body = b'{"action":"connect","token":"t","request":{"url":"/","headers":{}}}'
     client = Gateway(callback_token="secret")
@@ -188,7 +195,7 @@ def test_a_callback_has_to_carry_the_token() -> None:
             client.callback(body, headers)
 
 
-@pytest.mark.parametrize("body", ["", "{", "null", "[]", "{}", '{"action":"connect","token":"t","request":[]}'])
+@pytest.mark.parametrize("body", ["", "{", "null", "[]", "{}", '{"action":"connect"}', '{"action":"connect","token":"t","request":[]}'])
 def test_nonsense_is_no_callback(body: str) -> None:
     with pytest.raises(ValueError):
         Gateway().callback(body, {})

@@ -128,7 +128,7 @@ impl Oracle {
     pub(super) fn may_call(&self, lane: Lane) -> bool {
         let limit = self.call_limit;
         let waits = match lane {
-            Lane::Connects => self.spares_backend(),
+            Lane::Connects => self.awaits_start() || self.spares_backend(),
             Lane::Disconnects => {
                 let in_flight = self.flying[Lane::Disconnects as usize];
                 self.disconnect_at > 0 && (self.now < self.disconnect_at || in_flight > 0)
@@ -149,7 +149,7 @@ impl Oracle {
     }
 
     /// The outage as the gateway may see it in this turn: its start and its last moment.
-    fn note_outage(&mut self, is_failure: bool) {
+    pub(super) fn note_outage(&mut self, is_failure: bool) {
         let (now, is_on) = (self.now, self.failing_since.is_some());
         if is_failure {
             let since = *self.failing_since.get_or_insert(now);
@@ -179,6 +179,7 @@ impl Oracle {
         assert_eq!(call.token, token_of(n));
         assert!(self.call_ids.insert(call.id), "the id of a callback is reused");
         let lane = match call.kind {
+            CallKind::Start => panic!("a callback about no stream"),
             CallKind::Connect => Lane::Connects,
             CallKind::Disconnect { .. } => Lane::Disconnects,
         };
@@ -200,6 +201,7 @@ impl Oracle {
         let quoted = it.stream.as_ref().map(|stream| &*stream.quoted);
         assert_eq!(quoted, Some(request), "a wrong request is quoted");
         match call.kind {
+            CallKind::Start => {}
             CallKind::Connect => {
                 assert_eq!((action, reason), ("connect", ""));
                 self.connect_called(n);
@@ -213,6 +215,7 @@ impl Oracle {
     }
 
     fn connect_called(&mut self, n: usize) {
+        assert!(!self.awaits_start(), "a connect before the backend has accepted the start");
         assert!(!self.spares_backend(), "a dead backend is tried too often");
         self.connect_called_at = self.now;
         let it = &mut self.exchanges[n];

@@ -21,6 +21,7 @@ pub(crate) mod requests;
 mod responses;
 pub(crate) mod sends;
 mod sockets;
+mod start;
 pub(crate) mod streams;
 
 use callbacks::Lane;
@@ -29,6 +30,7 @@ use limits::{HOLD_MAX, JUMP_MIN, due};
 use sends::Send;
 use ssegateway::callback::{CallId, Detail, Reason};
 use ssegateway::gateway::{Finished, Gateway, Settings};
+use start::Start;
 use std::collections::{BTreeSet, HashSet};
 use streams::{Expected, Phase};
 
@@ -55,6 +57,7 @@ pub(crate) struct Oracle {
     outage: (u64, u64),
     /// When the last connect callback was made.
     connect_called_at: u64,
+    start: Start,
     /// Disconnects made so far, by their clients; again for those that are to be made again, by number.
     disconnected: Vec<usize>,
     pub undelivered: BTreeSet<usize>,
@@ -286,6 +289,7 @@ impl Oracle {
             let owes = stream.phase == Phase::Over && stream.owes_disconnect() && stream.disconnects == 0;
             assert!(!owes || !self.may_call(Lane::Disconnects), "client {n}: asleep with a disconnect not made");
         }
+        assert!(!self.owes_start(), "asleep with the start not told");
         let again = !self.undelivered.is_empty() && self.may_call(Lane::Disconnects);
         assert!(!again, "asleep with a disconnect not made again");
         for n in &self.open {

@@ -202,6 +202,7 @@ impl World {
     fn act(&mut self, action: Action) {
         match action {
             Action::Start(Job::Call(call)) => match call.kind {
+                CallKind::Start => panic!("a start that was not asked for"),
                 CallKind::Connect => {
                     let n = (call.token.as_u128() >> 64) as usize;
                     self.calls.push((call.id, n, call.token.as_u128() as u64));

@@ -19,8 +19,8 @@ use std::ops::Range;
 
 struct Record {
     id: CallId,
-    client: usize,
-    lane: Lane,
+    /// Its stream's client, and its kind; `None` if it is about the gateway's start.
+    about: Option<(usize, Lane)>,
     reply: Reply,
     /// The second outcome if this one is overdue, and its delay.
     late: Option<(Reply, u64)>,
@@ -77,8 +77,40 @@ impl World {
     /// The gateway makes a callback.
     pub(super) fn take_call(&mut self, call: &Call) {
         let (client, lane) = self.oracle.called(call);
-        let connect = lane == Lane::Connects;
+        let (about, connect) = (Some((client, lane)), lane == Lane::Connects);
         self.trace.note(self.clock, "callback", &[("client", client as u64), ("connect", u64::from(connect))]);
+        let (mut reply, delay) = self.serve_call(connect);
+        let timed_out = reply.outcome == Outcome::TimedOut { written: true };
+        let late = (connect && timed_out && self.hits(Fault::LateAnswer)).then(|| self.decide_late());
+        if late.is_some() {
+            reply = Reply::overdue();
+        }
+        self.record(Record { id: call.id, about, reply, late, is_late: false, taken: false }, delay);
+        if connect {
+            self.backend.streams.push(client);
+            if self.random.chance(300) && !self.faults.ended() {
+                let count = self.random.within(1, 3);
+                self.send_batch(count, Some(client));
+            }
+        }
+    }
+
+    /// The gateway tells of its start.
+    pub(super) fn take_start(&mut self, call: &Call) {
+        self.oracle.start_called(call);
+        self.trace.note(self.clock, "start told", &[]);
+        let (reply, delay) = self.serve_call(false);
+        self.record(Record { id: call.id, about: None, reply, late: None, is_late: false, taken: false }, delay);
+    }
+
+    fn record(&mut self, record: Record, delay: u64) {
+        self.backend.calls.push(record);
+        let number = self.backend.calls.len() - 1;
+        self.plan(delay, Item::Outcome(number));
+    }
+
+    /// The outcome of a callback that arrives now, and its time.
+    fn serve_call(&mut self, connect: bool) -> (Reply, u64) {
         let (mut reply, mut delay) = self.decide(connect);
         let timeout = millis(self.settings.callback_timeout);
         if let Some(workers) = &mut self.backend.workers {
@@ -92,21 +124,7 @@ impl World {
         if self.backend.down.contains(&self.clock) && !self.faults.ended() {
             (reply, delay) = (Reply::broken(false, false), self.random.below(5));
         }
-        let timed_out = reply.outcome == Outcome::TimedOut { written: true };
-        let late = (connect && timed_out && self.hits(Fault::LateAnswer)).then(|| self.decide_late());
-        if late.is_some() {
-            reply = Reply::overdue();
-        }
-        self.backend.calls.push(Record { id: call.id, client, lane, reply, late, is_late: false, taken: false });
-        let number = self.backend.calls.len() - 1;
-        self.plan(delay, Item::Outcome(number));
-        if connect {
-            self.backend.streams.push(client);
-            if self.random.chance(300) && !self.faults.ended() {
-                let count = self.random.within(1, 3);
-                self.send_batch(count, Some(client));
-            }
-        }
+        (reply, delay)
     }
 
     /// The outcome of a connect that has timed out, and its time.
@@ -152,14 +170,12 @@ impl World {
 
     /// A worker is done; some repeat an old outcome, which must have no effect.
     pub(super) fn complete(&mut self, number: usize) {
-        let Record { id, client, lane, reply, late, .. } = &mut self.backend.calls[number];
-        let (id, client, lane) = (*id, *client, *lane);
-        self.trace.note(self.clock, "outcome", &[("client", client as u64)]);
+        let Record { id, about, reply, late, .. } = &mut self.backend.calls[number];
+        let (id, about) = (*id, *about);
+        self.trace.note(self.clock, "outcome", &[("client", about.map_or(u64::MAX, |(client, _)| client as u64))]);
         self.kernel.complete(Called { id, outcome: reply.outcome.clone() });
         if let Some((reply, delay)) = late.take() {
-            self.backend.calls.push(Record { id, client, lane, reply, late: None, is_late: true, taken: false });
-            let number = self.backend.calls.len() - 1;
-            self.plan(delay, Item::Outcome(number));
+            self.record(Record { id, about, reply, late: None, is_late: true, taken: false }, delay);
         }
         if self.hits(Fault::StaleOutcome) {
             let record = &self.backend.calls[self.random.index(self.backend.calls.len())];
@@ -179,10 +195,10 @@ impl World {
         };
         let Some(record) = calls.iter_mut().rev().find(is_it) else { return };
         record.taken = true;
-        if record.is_late {
-            self.oracle.late_call_ended(record.client, &record.reply);
-        } else {
-            self.oracle.call_ended(record.client, record.lane, &record.reply);
+        match record.about {
+            None => self.oracle.start_ended(&record.reply),
+            Some((client, _)) if record.is_late => self.oracle.late_call_ended(client, &record.reply),
+            Some((client, lane)) => self.oracle.call_ended(client, lane, &record.reply),
         }
     }
 

@@ -153,6 +153,7 @@ pub(super) fn draw_settings(random: &mut Random) -> Settings {
         connect_queue: millis(random, 500, 6_000),
         callback_concurrency: random.pick(&[1, 2, 3, 8, 128]),
         disconnect_retry: Duration::from_secs(random.pick(&[0, 0, 2, 10])),
+        start_callback: random.chance(200),
         connect_failure: random.pick(&[ConnectFailure::Status, ConnectFailure::Status, ConnectFailure::Retry]),
         heartbeat_interval: millis(random, 200, 5_000),
         reconnect_delay_ms: random.pick(&[None, None, Some(0), Some(1_000)]),

@@ -5,6 +5,7 @@ use super::kernel::{Edges, index};
 use super::world::{Knock, World};
 use crate::oracle::callbacks::token_of;
 use crate::oracle::unix_seconds;
+use ssegateway::callback::CallKind;
 use ssegateway::gateway::{CloseMode, ConnId, Listener, Peer, ProcessFigures};
 use ssegateway::job::{Completion, Job};
 use ssegateway::reactor::{Event, System};
@@ -374,7 +375,10 @@ impl System for World {
     fn submit(&mut self, Job::Call(call): Job) {
         self.worked = true;
         self.tell_news();
-        self.take_call(&call);
+        match call.kind {
+            CallKind::Start => self.take_start(&call),
+            CallKind::Connect | CallKind::Disconnect { .. } => self.take_call(&call),
+        }
     }
 
     fn next_completion(&mut self) -> Option<Completion> {

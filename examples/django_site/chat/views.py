@@ -22,7 +22,7 @@ gateway = Gateway()
 @require_POST
 def callback(request):
     call = gateway.callback(request.body, request.headers)
-    if call.action == "disconnect":
+    if call.action != "connect":
         return HttpResponse()
     client = HttpRequest()  # the client's request, with its session cookie
     client.session = SessionStore(call.cookies.get(settings.SESSION_COOKIE_NAME))

@@ -9,6 +9,7 @@ fn settings(concurrency: usize) -> CallSettings {
         timeout: Duration::from_secs(5),
         spare_dead_backend: false,
         disconnect_retry: Duration::ZERO,
+        tell_start: false,
     }
 }
 
