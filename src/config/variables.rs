@@ -28,6 +28,8 @@ const STREAMS_MAX: u64 = 1_000_000_000;
 pub(super) const MEMORY_MIN: u64 = 16 << 20;
 /// More than any machine has.
 const MEMORY_MAX: u64 = 1 << 50;
+/// More than the buffers of proxies, which are 4 to 16 KiB.
+const PADDING_MAX: u64 = 64 * 1024;
 /// A request line and a Host header fit.
 const HEADER_BYTES_MIN: u64 = 256;
 
@@ -166,6 +168,12 @@ pub const VARIABLES: &[Variable] = {
             |config, text| set(&mut config.gateway.heartbeat_interval, seconds(text, 1)),
             |config| shown(&config.gateway.heartbeat_interval.as_secs()))
             .on_bad_value(Replaced),
+        row("OPENING_COMMENT", Literal, "whether each stream begins with a comment, for proxies that hold back a head alone: on or off",
+            |config, text| set(&mut config.gateway.opening_comment, choice(text, &SWITCH)),
+            |config| name_of(config.gateway.opening_comment, &SWITCH)),
+        row("PADDING_BYTES", Literal, "bytes added to that comment and to heartbeats, for proxies that hold back small writes",
+            |config, text| set(&mut config.gateway.padding_bytes, integer(text, 0, PADDING_MAX)),
+            |config| shown(&config.gateway.padding_bytes)),
         row("LISTEN_ADDRESS", Literal, "address of PORT; :: accepts IPv4 too and becomes 0.0.0.0 where there is no IPv6",
             |config, text| set(&mut config.listen_address, address(text)),
             |config| shown(&config.listen_address)),

@@ -45,6 +45,10 @@ pub struct Settings {
     pub connect_failure: ConnectFailure,
     /// `HEARTBEAT_INTERVAL_SECONDS`.
     pub heartbeat_interval: Duration,
+    /// `OPENING_COMMENT`: whether a stream begins with a comment.
+    pub opening_comment: bool,
+    /// `PADDING_BYTES`: the least size of that comment's and each heartbeat's second line; 0: they have none.
+    pub padding_bytes: usize,
     /// `RECONNECT_DELAY_MILLISECONDS`: the `retry` that every stream begins with.
     pub reconnect_delay_ms: Option<u32>,
     /// `CORS_ORIGINS`.
@@ -122,6 +126,8 @@ impl Default for Settings {
             start_callback: false,
             connect_failure: ConnectFailure::Status,
             heartbeat_interval: Duration::from_secs(15),
+            opening_comment: false,
+            padding_bytes: 0,
             reconnect_delay_ms: None,
             cors: Cors::Off,
             internal_listener: false,

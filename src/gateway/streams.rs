@@ -2,6 +2,7 @@
 
 use super::answers::{ConnectResult, Refusal};
 use super::connection::{Connecting, Connection, DiscardBudget, State, StreamMode, StreamRequest, Streaming};
+use super::frames::IdLine;
 use super::reached::Reached;
 use super::rejections::take_connecting;
 use super::shared::Shared;
@@ -285,6 +286,10 @@ impl Shared {
         });
         self.limit_age(now, connection.id, answer.expires_in);
         self.write_stream_head(now, connection, &connecting.mode, &answer.headers);
+        if self.settings.opening_comment {
+            let out = self.outbox.frames(now, &mut connection.out);
+            sse::write_comment(out, sse::OPENING, self.settings.padding_bytes, b"");
+        }
         if let Some(entry) = entry {
             self.enter(connection, &answer.groups, entry);
         }
@@ -352,11 +357,9 @@ impl Shared {
         if connection.out.is_empty() && !reached.is_lagging() {
             self.stats.heartbeats += 1;
             let id = if reached.is_plain() { None } else { self.heartbeat_id(reached) };
+            let id_line = id.as_ref().map_or(&[][..], IdLine::as_bytes);
             let out = self.outbox.frames(now, &mut connection.out);
-            match id {
-                None => out.extend_from_slice(sse::HEARTBEAT),
-                Some(id) => sse::write_heartbeat_with_id(out, id.as_bytes()),
-            }
+            sse::write_comment(out, sse::HEARTBEAT, self.settings.padding_bytes, id_line);
             self.outbox.queue(connection.id, &mut connection.out);
         }
     }

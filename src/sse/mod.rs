@@ -24,9 +24,19 @@ pub struct Event<'a> {
 /// The heartbeat: a comment, invisible to `EventSource`.
 pub const HEARTBEAT: &[u8] = b": heartbeat\n\n";
 
-/// Appends a heartbeat with an id, which moves the client's last event id. `id_line` is the whole field.
-pub fn write_heartbeat_with_id(out: &mut Vec<u8>, id_line: &[u8]) {
-    out.extend_from_slice(&HEARTBEAT[..HEARTBEAT.len() - 1]);
+/// The comment that a stream begins with under `OPENING_COMMENT`.
+pub const OPENING: &[u8] = b": open\n\n";
+
+/// Appends `comment`, a whole frame, with a line of `padding` bytes for proxies that hold back small writes, and with
+/// `id_line`, a whole field or nothing, which moves the client's last event id.
+pub fn write_comment(out: &mut Vec<u8>, comment: &[u8], padding: usize, id_line: &[u8]) {
+    out.extend_from_slice(&comment[..comment.len() - 1]);
+    if padding > 0 {
+        let end = out.len() + padding.max(2) - 1;
+        out.push(b':');
+        out.resize(end, b' ');
+        out.push(b'\n');
+    }
     out.extend_from_slice(id_line);
     out.push(b'\n');
 }
@@ -133,6 +143,19 @@ mod tests {
         let mut out = b"before".to_vec();
         write_retry(&mut out, 2_147_483_647);
         assert_eq!(out, b"beforeretry: 2147483647\n\n");
+    }
+
+    #[test]
+    fn comments_are_padded_by_a_comment() {
+        let comment = |padding, id: &[u8]| {
+            let mut out = Vec::new();
+            write_comment(&mut out, HEARTBEAT, padding, id);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(comment(0, b"").as_bytes(), HEARTBEAT);
+        assert_eq!(comment(5, b""), ": heartbeat\n:   \n\n");
+        assert_eq!(comment(1, b"id: x\n"), ": heartbeat\n:\nid: x\n\n");
+        assert_eq!(comment(2048, b"").len(), HEARTBEAT.len() + 2048);
     }
 
     #[test]

@@ -30,7 +30,7 @@ def test_nginx_on_http2_withholds_the_opening_until_there_is_data(ssegateway, co
     source.wait_for(["open"], ["message", "Hello", ""])
 
 
-@pytest.mark.parametrize("ssegateway_environment", [{"RECONNECT_DELAY_MILLISECONDS": "3000"}])
+@pytest.mark.parametrize("ssegateway_environment", [{"RECONNECT_DELAY_MILLISECONDS": "3000"}, {"OPENING_COMMENT": "on"}])
 def test_nginx_on_http2_does_not_where_each_stream_opens_with_data(connect):
     source, _token = connect("nginx", {})
     source.wait_for(["open"])
@@ -53,6 +53,17 @@ def test_nginx_that_buffers_withholds_events(ssegateway, connect, changes):
     assert source.seen() == []
     ssegateway.send(token, close=True)
     source.wait_for(["open"], *(["message", f"event {number}", ""] for number in range(10)), ["error", "CONNECTING"])
+
+
+PADDED = {"OPENING_COMMENT": "on", "PADDING_BYTES": "8192", "HEARTBEAT_INTERVAL_SECONDS": "1"}
+
+
+@pytest.mark.parametrize("ssegateway_environment", [PADDED])
+def test_padded_heartbeats_pass_through_nginx_that_buffers_and_push_events_out(ssegateway, connect):
+    source, token = connect("nginx", WITHHOLDING["buffering on HTTP/1.1"])
+    source.wait_for(["open"])
+    ssegateway.send(token, "Hello")
+    source.wait_for(["open"], ["message", "Hello", ""])
 
 
 def test_caddy_that_compresses_withholds_events(ssegateway, connect):

@@ -55,7 +55,9 @@ def test_what_the_gateway_objects_to_is_said(ssegateway: LiveGateway, connect: C
         connect(ssegateway.url).send(token, name="nothing")
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:3000", "gateway", "ftp://gateway", "http://", "http://gateway/path", "http+unix:///s"])
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:3000", "gateway", "ftp://gateway", "http://", "http://gateway/path", "http+unix:///s"]
+)
 @pytest.mark.parametrize("kind", [Gateway, AsyncGateway])
 def test_what_is_no_address_of_a_gateway_is_refused_at_once(kind: Connect, url: str) -> None:
     with pytest.raises(ValueError, match="GATEWAY_URL must be like http://127.0.0.1:3000 or "):
