@@ -244,7 +244,7 @@ impl<'a> Answer<'a> {
 
     /// All messages are plain text without quotes.
     fn error(status: u16, message: &str) -> Self {
-        Answer::new(status, format!(r#"{{"error":"{message}"}}"#).into_bytes())
+        Answer::new(status, [r#"{"error":""#, message, r#""}"#].concat().into_bytes())
     }
 
     fn with_fields(self, fields: impl Into<Cow<'a, [Field<'a>]>>) -> Self {

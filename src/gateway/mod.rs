@@ -283,7 +283,9 @@ impl Gateway {
         }
         self.shared.count_unsent(connection);
         self.shared.deadlines.schedule(now, connection, &self.shared.settings);
-        self.shared.bound_lingering(&mut self.connections);
+        if let State::Closing(_) = connection.state {
+            self.shared.bound_lingering(&mut self.connections);
+        }
         if self.shared.outbox.is_unsent_stale(self.connections.len()) {
             self.shared.sweep_unsent(&mut self.connections);
         }

@@ -1,6 +1,5 @@
 //! Responses: plain values in, bytes appended. Infallible.
 
-use std::io::Write;
 use std::time::{Duration, SystemTime};
 
 /// The value of a `Date` field, rendered once per second instead of once per response.
@@ -182,9 +181,18 @@ fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn write_decimal(out: &mut Vec<u8>, number: usize) {
-    // Writing to a vector cannot fail.
-    let _ = write!(out, "{number}");
+/// By hand: `write!` takes as long as the rest of the head.
+fn write_decimal(out: &mut Vec<u8>, mut number: usize) {
+    let mut digits = [0; usize::MAX.ilog10() as usize + 1];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return out.extend_from_slice(&digits[start..]);
+        }
+    }
 }
 
 /// The phrase for a status (RFC 9110 section 15); empty for one that is not registered.
