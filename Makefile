@@ -29,7 +29,7 @@ run: ## The gateway alone, configured by the environment: make run CALLBACK_URL=
 test: ## All Rust tests
 	cargo test
 
-test-e2e: ## Real clients and proxies: Chromium, curl, npm, PyPI, nginx, HAProxy, Caddy; ONLY=cors selects tests
+test-e2e: ## Real clients, proxies and PHP: Chromium, curl, npm, PyPI, nginx, HAProxy, Caddy; ONLY=cors selects tests
 	cargo build --profile proof --bin ssegateway --example demo
 	tests/e2e/run $(TARGET_DIR) $(if $(ONLY),-k $(ONLY))
 
