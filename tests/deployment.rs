@@ -1,4 +1,4 @@
-//! The deployment files and their excerpts in the README. `make test-deploy` tests that they work.
+//! The deployment files and their excerpts in the documents. `make test-deploy` tests that they work.
 
 use ssegateway::config::{Config, DefaultValue, VARIABLES};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,19 +20,23 @@ fn read(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).expect(name)
 }
 
-/// The fenced blocks under a heading of the README.
-fn shown(heading: &str) -> Vec<String> {
-    let readme = read("README.md");
-    let (_, section) = readme.split_once(&format!("\n### {heading}\n")).expect(heading);
-    let section = section.split("\n##").next().unwrap_or_default();
+/// The fenced blocks under a heading of that document.
+fn shown(document: &str, heading: &str) -> Vec<String> {
+    let text = read(document);
+    let (_, section) = text.split_once(&format!("\n## {heading}\n")).expect(heading);
+    let section = section.split("\n## ").next().unwrap_or_default();
     let blocks = section.split("```").skip(1).step_by(2);
     blocks.map(|block| block.split_once('\n').expect("a language").1.to_owned()).collect()
 }
 
 #[test]
-fn the_readme_shows_the_files_themselves() {
-    for (heading, file) in [("systemd", UNIT), ("Kubernetes, as a sidecar", KUBERNETES), ("Monitoring", PROMETHEUS)] {
-        let (blocks, file) = (shown(heading), read(file));
+fn the_documents_show_the_files_themselves() {
+    for (document, heading, file) in [
+        ("docs/deployment.md", "systemd", UNIT),
+        ("docs/deployment.md", "Kubernetes, as a sidecar", KUBERNETES),
+        ("docs/metrics.md", "Collecting them", PROMETHEUS),
+    ] {
+        let (blocks, file) = (shown(document, heading), read(file));
         assert!(!blocks.is_empty(), "nothing is shown under {heading}");
         for block in blocks {
             assert!(file.contains(&block), "{heading} shows what is not in the file:\n{block}");
@@ -69,8 +73,7 @@ fn every_variable_is_documented_with_its_default() {
         let (_, section) = text.split_once(&format!("\n## {heading}\n")).expect(heading);
         section.split("\n## ").next().unwrap_or_default().to_owned()
     };
-    let tables =
-        [section("docs/protocol.md", "2. Configuration (environment only)"), section("README.md", "Configuration")];
+    let tables = [section("docs/protocol.md", "2. Configuration (environment only)"), read("docs/configuration.md")];
     for table in &tables {
         let documented: BTreeMap<&str, &str> = documented(table).collect();
         let known: BTreeSet<&str> = VARIABLES.iter().map(|variable| variable.name).collect();

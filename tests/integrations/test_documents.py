@@ -1,4 +1,4 @@
-"""Excerpts in the README match their files, which other tests run."""
+"""Excerpts in the documents match their files, which other tests run."""
 
 import re
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+DOCUMENTS = "".join(path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
 # An invisible line before a block: <!-- from examples/flask_app.py -->
-EXCERPTS = re.findall(r"^<!-- from (\S+) -->\n```\w+\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+EXCERPTS = re.findall(r"^<!-- from (\S+) -->\n```\w+\n(.*?)^```$", DOCUMENTS, re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("path, text", EXCERPTS, ids=[path for path, _ in EXCERPTS])
@@ -18,6 +18,6 @@ def test_an_excerpt_is_one(path: str, text: str) -> None:
 
 def test_no_excerpt_is_overlooked() -> None:
     shown = {path for path, _ in EXCERPTS}
-    applications = {"flask_app.py", "django_site/chat/views.py", "fastapi_app.py", "test_flask_app.py"}
+    applications = {"hello.py", "flask_app.py", "django_site/chat/views.py", "fastapi_app.py", "test_flask_app.py"}
     assert shown >= {f"examples/{file}" for file in applications}
-    assert len(EXCERPTS) == README.count("<!-- from ")
+    assert len(EXCERPTS) == DOCUMENTS.count("<!-- from ")
