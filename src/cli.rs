@@ -15,7 +15,10 @@ pub enum Command {
     /// Print the version.
     Version,
     /// Print the configuration in effect.
-    Check,
+    Check {
+        /// Try to reach the backend.
+        connect: bool,
+    },
     /// Probe a running gateway.
     Healthcheck {
         /// Probe `/readyz` instead of `/healthz`.
@@ -30,20 +33,23 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
     let command = match first.to_str() {
         Some("--help" | "-h") => Command::Help,
         Some("--version" | "-V") => Command::Version,
-        Some("check") => Command::Check,
-        Some("healthcheck") => {
-            return match (arguments.next(), arguments.next()) {
-                (None, _) => Ok(Command::Healthcheck { ready: false }),
-                (Some(flag), None) if flag == "--ready" => Ok(Command::Healthcheck { ready: true }),
-                (Some(flag), Some(extra)) if flag == "--ready" => Err(unknown(&extra)),
-                (Some(other), _) => Err(unknown(&other)),
-            };
-        }
+        Some("check") => return Ok(Command::Check { connect: flag(arguments, "--connect")? }),
+        Some("healthcheck") => return Ok(Command::Healthcheck { ready: flag(arguments, "--ready")? }),
         Some(_) | None => return Err(unknown(&first)),
     };
     match arguments.next() {
         None => Ok(command),
         Some(extra) => Err(unknown(&extra)),
+    }
+}
+
+/// Whether the only argument, if there is one, is that flag.
+fn flag(mut arguments: impl Iterator<Item = OsString>, name: &str) -> Result<bool, String> {
+    let Some(argument) = arguments.next() else { return Ok(false) };
+    match arguments.next() {
+        None if argument == name => Ok(true),
+        Some(extra) if argument == name => Err(unknown(&extra)),
+        None | Some(_) => Err(unknown(&argument)),
     }
 }
 
@@ -64,7 +70,7 @@ pub fn help() -> String {
          A gateway that holds Server-Sent Events streams for an HTTP backend.\n\
          \n\
          ssegateway                        run; everything is configured by environment variables\n\
-         ssegateway check                  print the effective configuration, or every error in it\n\
+         ssegateway check [--connect]      print the effective configuration, or every error in it; try the backend\n\
          ssegateway healthcheck [--ready]  probe a running gateway; exit status 0 if it is healthy (or ready)\n\
          ssegateway --help, --version\n\
          \n\
@@ -128,15 +134,21 @@ mod tests {
         for flag in ["--version", "-V"] {
             assert_eq!(parsed(&[flag]), Ok(Command::Version));
         }
-        assert_eq!(parsed(&["check"]), Ok(Command::Check));
+        assert_eq!(parsed(&["check"]), Ok(Command::Check { connect: false }));
+        assert_eq!(parsed(&["check", "--connect"]), Ok(Command::Check { connect: true }));
         assert_eq!(parsed(&["healthcheck"]), Ok(Command::Healthcheck { ready: false }));
         assert_eq!(parsed(&["healthcheck", "--ready"]), Ok(Command::Healthcheck { ready: true }));
     }
 
     #[test]
     fn an_unknown_argument_is_named() {
-        for arguments in [&["run"][..], &["check", "run"], &["healthcheck", "run"], &["healthcheck", "--ready", "run"]]
-        {
+        for arguments in [
+            &["run"][..],
+            &["check", "run"],
+            &["check", "--connect", "run"],
+            &["healthcheck", "run"],
+            &["healthcheck", "--ready", "run"],
+        ] {
             assert_eq!(
                 parsed(arguments),
                 Err("unknown argument \"run\": everything is configured by environment variables, see --help"

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         Err(line) => fail(&line, MISUSE),
         Ok(Command::Help) => show(&cli::help()),
         Ok(Command::Version) => show(&cli::version()),
-        Ok(command @ (Command::Run | Command::Check | Command::Healthcheck { .. })) => {
+        Ok(command @ (Command::Run | Command::Check { .. } | Command::Healthcheck { .. })) => {
             match Config::from_env(|name| std::env::var_os(name)) {
                 Ok((config, warnings)) => configured(command, config, &warnings),
                 Err(problems) => {
@@ -51,27 +51,43 @@ fn configured(command: Command, mut config: Config, warnings: &[Warning]) -> Exi
         Err(line) => return fail(&line, MISUSE),
     };
     let warnings = cli::warnings(&config, warnings, &limits);
-    if command == Command::Check {
-        let unset = config.callback_url.is_none().then(|| serve::CALLBACK_UNSET.to_owned());
-        for line in warnings.into_iter().chain(unset) {
-            let _ = writeln!(io::stderr(), "{line}");
-        }
-        return show(&cli::effective(&config));
+    let remarks = Config::remarks(std::env::vars_os().map(|(name, _)| name));
+    if let Command::Check { connect } = command {
+        return check(&config, &limits, warnings.into_iter().chain(remarks), connect);
     }
-    match run(config, &limits, &warnings) {
+    match run(config, &limits, &warnings, &remarks) {
         Ok(status) => status,
         Err(line) => fail(&line, 1),
     }
 }
 
+/// Prints the configuration, and what is wrong with it or around it. `connect`: also whether the backend can be reached,
+/// which decides on the exit status.
+fn check(config: &Config, limits: &Limits, remarks: impl Iterator<Item = String>, connect: bool) -> ExitCode {
+    let note = |line: &str| drop(writeln!(io::stderr(), "{line}"));
+    remarks.for_each(|line| note(&line));
+    if config.callback_url.is_none() {
+        note(serve::CALLBACK_UNSET);
+    }
+    // It may be another run of the gateway that listens there.
+    if let Err(line) = serve::open(config) {
+        note(&line);
+    }
+    let status = show(&cli::effective(config));
+    if connect && !serve::probe(config, limits, note) { ExitCode::FAILURE } else { status }
+}
+
 /// Runs the gateway until it is stopped. Errors: one line.
-fn run(config: Config, limits: &Limits, warnings: &[String]) -> Result<ExitCode, String> {
+fn run(config: Config, limits: &Limits, warnings: &[String], remarks: &[String]) -> Result<ExitCode, String> {
     // Before any thread starts: threads inherit the blocked signals.
     let signals = sys::Signals::block().map_err(|error| format!("cannot block signals: {error}"))?;
     let listeners = serve::open(&config)?;
     logger::start(config.log_level, config.log_format).map_err(|error| format!("cannot start the log: {error}"))?;
     for line in warnings {
         log::error!("{line}");
+    }
+    for line in remarks {
+        log::warn!("{line}");
     }
     let finished = serve::run(config, limits, listeners, signals);
     log::logger().flush();

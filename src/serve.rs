@@ -8,7 +8,7 @@ use crate::notify::{ServiceManager, ServiceState};
 use crate::reactor::mio::{Listeners, MioSystem};
 use crate::reactor::{Reactor, System};
 use crate::sys::{self, Signals, SocketFile};
-use crate::workers::{WorkerSettings, Workers};
+use crate::workers::{self, WorkerSettings, Workers};
 use log::{info, warn};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -159,6 +159,12 @@ pub fn run(mut config: Config, limits: &Limits, listeners: Listeners, signals: S
         ),
     }
     Ok(finished)
+}
+
+/// Whether the backend can be reached; `say` gets a line for each step.
+pub fn probe(config: &Config, limits: &Limits, say: impl FnMut(&str)) -> bool {
+    let url = config.callback_url.as_ref();
+    url.is_some_and(|url| workers::probe(&worker_settings(config, limits, url), say))
 }
 
 fn worker_settings(config: &Config, limits: &Limits, url: &CallbackUrl) -> WorkerSettings {

@@ -151,6 +151,10 @@ fn a_refused_send_gets_a_hint_once() {
         ("token=T&data=hello", 400, "json="),
         (r#"{"token":"T","data":"hello"}"#, 200, "data belongs inside event"),
         (r#"{"token":"T","close":"true"}"#, 400, "close must be a boolean"),
+        (r#"{"token":"T","event":{"data":"x","id":[7]}}"#, 400, "a string or an integer"),
+        (r#"{"token":"T","event":{"event":"x","data":"y"}}"#, 200, "field name"),
+        (r#"{"token":"T","event":{"data":"y","meta":{"a":1}}}"#, 200, "data, name, id and retry"),
+        (r#"{"token":"T","event":{"data":"y"},"channel":"a"}"#, 200, "field=channel"),
     ];
     for (body, status, hint) in cases {
         for _ in 0..2 {
@@ -174,7 +178,7 @@ fn a_request_to_the_wrong_port_or_path_gets_a_hint_once() {
     let with_origin = |request: String| request.replacen("\r\n\r\n", "\r\nOrigin: http://a.example\r\n\r\n", 1);
     let (public, internal) = (gateway.port, gateway.internal_port());
     let cases = [
-        (public, post("/internal/send", "{}"), 404, "INTERNAL_PORT is set"),
+        (public, post("/internal/send", "{}"), 404, "INTERNAL_PORT or INTERNAL_SOCKET is set"),
         (public, post("/send", "{}"), 405, "a stream is opened by GET"),
         (internal, get("/news"), 404, "streams are served on PORT"),
         (internal, post("/internal/send", "{}"), 401, "INTERNAL_TOKEN is set"),

@@ -107,11 +107,12 @@ const FILES: [(&str, &[&str]); 13] = [
             "failures",
             "late",
             "client",
+            "probe",
             "mod",
         ],
     ),
     ("sys", &["errno", "stdio", "memory", "signals", "socket", "unix", "mod"]),
-    ("config", &["values", "certificates", "no_certificates", "url", "fields", "variables", "mod"]),
+    ("config", &["values", "certificates", "no_certificates", "url", "fields", "variables", "strangers", "mod"]),
     ("logger", &["queue", "format", "writer", "mod"]),
 ];
 

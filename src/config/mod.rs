@@ -7,6 +7,7 @@
 #[cfg_attr(not(feature = "tls"), path = "no_certificates.rs")]
 mod certificates;
 mod fields;
+mod strangers;
 mod url;
 mod values;
 mod variables;
@@ -64,6 +65,13 @@ impl Config {
         config.gateway.internal_listener = config.internal_port.is_some() || config.internal_socket.is_some();
         config.check_combinations(&mut problems);
         if problems.is_empty() { Ok((config, warnings)) } else { Err(problems) }
+    }
+
+    /// One line for each of these names in the environment that was probably meant for the gateway, and is unknown to it.
+    pub fn remarks(names: impl Iterator<Item = OsString>) -> Vec<String> {
+        let mut lines: Vec<String> = names.filter_map(|name| strangers::remark(name.to_str()?)).collect();
+        lines.sort_unstable();
+        lines
     }
 
     /// Reads `SSL_CERT_FILE`, as other programs do, where no file of our own is given. It may be set for those others, so

@@ -4,23 +4,33 @@ use super::answers::{ConnectResult, Refusal};
 use super::routes::{Listener, Reply};
 use super::settings::Settings;
 use super::stats::Stats;
+use crate::escape::Escaped;
 use crate::http::request::Head;
 use crate::http::response::CorsHeaders;
-use crate::send::SendError;
+use crate::send::{self, SendError};
 use crate::sse::Event;
 use log::warn;
 
 /// The hints that have been given, each once.
 #[derive(Default)]
-pub(super) struct Hints(Vec<&'static str>);
+pub(super) struct Hints {
+    given: Vec<&'static str>,
+    /// Sends that were looked at or passed over.
+    sends: u32,
+}
+
+/// A second look at a send costs as much as the first: the first so many get one, then one in so many.
+const SENDS_LOOKED_AT: u32 = 256;
+
+const DATA_OUTSIDE: &str = "data belongs inside event: {token, event: {data}}";
 
 impl Hints {
     /// Returns the hint, unless it has been given before.
     fn once(&mut self, hint: &'static str) -> Option<&'static str> {
-        if self.0.contains(&hint) {
+        if self.given.contains(&hint) {
             return None;
         }
-        self.0.push(hint);
+        self.given.push(hint);
         Some(hint)
     }
 
@@ -81,11 +91,11 @@ impl Hints {
             }
             SendError::Token => "use the token from the body of the connect callback",
             SendError::Event => "an event is an object whose data is a string",
+            SendError::Name => "a name is a string; leave it out for the events that onmessage gets",
+            SendError::Id => "an id is a string or an integer: convert anything else to a string",
             SendError::Data => "data is a string: convert anything else with json.dumps or JSON.stringify",
             SendError::GroupEventId => "in groups the gateway gives the ids: put your own into the data",
-            SendError::Name
-            | SendError::NameLineBreak
-            | SendError::Id
+            SendError::NameLineBreak
             | SendError::IdLineBreak
             | SendError::IdControl
             | SendError::Retry
@@ -129,9 +139,33 @@ impl Hints {
     /// A send with only a token is a probe; with `data` next to the token, an event was intended.
     pub(super) fn missing_event(&mut self, body: &[u8]) {
         if memchr::memmem::find(body, b"\"data\"").is_some()
-            && let Some(hint) = self.once("data belongs inside event: {token, event: {data}}")
+            && let Some(hint) = self.once(DATA_OUTSIDE)
         {
             warn!(hint; "a send without an event");
+        }
+    }
+
+    /// A valid send may have fields that mean nothing; some are looked at.
+    #[inline]
+    pub(super) fn fields(&mut self, body: &[u8]) {
+        self.sends = self.sends.wrapping_add(1);
+        if self.sends <= SENDS_LOOKED_AT || self.sends.is_multiple_of(SENDS_LOOKED_AT) {
+            self.unknown_field(body);
+        }
+    }
+
+    #[cold]
+    fn unknown_field(&mut self, body: &[u8]) {
+        let Some(field) = send::unknown_field(body) else { return };
+        let hint = match field.as_str() {
+            "data" => DATA_OUTSIDE,
+            "event.event" | "event.type" => "the name of an event is its field name",
+            field if field.starts_with("event.") => "the fields of an event are data, name, id and retry",
+            _ => "the fields of a send are token, group, groups, event, events, close, end and transient",
+        };
+        if let Some(hint) = self.once(hint) {
+            let field = Escaped(&field).to_string();
+            warn!(field, hint; "a send has a field that means nothing");
         }
     }
 

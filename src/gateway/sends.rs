@@ -15,7 +15,10 @@ impl Shared {
     pub(super) fn send(&mut self, now: Millis, connections: &mut Table<Connection>, body: &[u8]) -> SendResult {
         let mut scratch = std::mem::take(&mut self.send_scratch);
         let result = match send::parse(body, &mut scratch, self.group_ids()) {
-            Ok(command) => self.execute(now, connections, body, &command),
+            Ok(command) => {
+                self.hints.fields(body);
+                self.execute(now, connections, body, &command)
+            }
             Err(error) => SendResult::Invalid(error),
         };
         self.send_scratch = scratch;

@@ -29,6 +29,11 @@ pub(crate) enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
+    /// Text that may be an object.
+    pub(crate) fn object(text: &'a str) -> Self {
+        Value::Other(text)
+    }
+
     fn from_text(text: &'a str) -> Self {
         match text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
             Some(raw) => Value::String { raw, escaped: true },

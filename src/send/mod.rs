@@ -183,9 +183,25 @@ fn scan<'a>(text: &'a str, scratch: &'a mut String) -> Option<SendValues<'a>> {
     scanner.is_at_end().then_some(values)
 }
 
+/// The fields of a send, and of a line.
+const SEND_FIELDS: [&str; 9] = ["token", "event", "close", "group", "groups", "events", "end", "transient", "will"];
+
+/// The first field of a send, or of its event, that means nothing: `event.type`. For hints, since such fields are ignored.
+pub fn unknown_field(body: &[u8]) -> Option<String> {
+    let mut lossy = String::new();
+    let entries = Value::object(json::text(body, &mut lossy)).as_entries()?;
+    let unknown = |(name, _): &&(Cow<'_, str>, Value<'_>)| !SEND_FIELDS.contains(&&**name);
+    if let Some((name, _)) = entries.iter().find(unknown) {
+        return Some(name.to_string());
+    }
+    let (_, event) = entries.iter().find(|(name, _)| name == "event")?;
+    let (name, _) = event.as_entries()?.into_iter().find(|(name, _)| !EVENT_FIELDS.contains(&&**name))?;
+    Some(format!("event.{name}"))
+}
+
 /// The full parser: finds the values of any JSON object.
 fn find(text: &str) -> Option<SendValues<'_>> {
-    let names = ["token", "event", "close", "group", "groups", "events", "end", "transient", "will"];
+    let names = SEND_FIELDS;
     let [token, event, close, group, groups, events, end, transient, will] = json::object(text, &names)?;
     let is_rare = [&group, &groups, &events, &end, &transient, &will].into_iter().any(Option::is_some);
     let rare = is_rare.then(|| Box::new(RareValues { group, groups, events, end, transient, will }));

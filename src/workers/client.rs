@@ -13,7 +13,7 @@ use crate::callback::{Call, CallKind, Outcome, PassedHeader};
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use ureq::http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use ureq::http::{Response, Uri};
 use ureq::{Agent, Body, Error};
 
@@ -34,6 +34,7 @@ const HEAD_BYTES: usize = 1024;
 pub(super) struct Client {
     agent: Agent,
     uri: Uri,
+    backend: Arc<Backend>,
     failures: Failures,
     authorization: Option<HeaderValue>,
     instance: HeaderValue,
@@ -61,10 +62,10 @@ impl Client {
         let host = uri.host().ok_or_else(|| io::Error::other("the URL has no host"))?;
         let port = uri.port_u16().unwrap_or(if url.is_https() { 443 } else { 80 });
         let tls = if url.is_https() { Some(Tls::new(extra_roots)?) } else { None };
-        let backend = match &url.socket {
+        let backend = Arc::new(match &url.socket {
             Some(path) => Backend::Socket(path.clone()),
             None => Backend::Host(Resolver::new(host, port, Arc::clone(&tuning.lookup), tuning.lookup_intervals)),
-        };
+        });
         let idle = Arc::new(Idle::new(tuning.connection_age_max));
         let config = Agent::config_builder()
             .timeout_global(Some(*timeout))
@@ -83,7 +84,7 @@ impl Client {
             )
             .user_agent(concat!("ssegateway/", env!("CARGO_PKG_VERSION")))
             .build();
-        let connector = PooledConnector::new(Arc::clone(&idle), backend, tls);
+        let connector = PooledConnector::new(Arc::clone(&idle), Arc::clone(&backend), tls);
         let agent = Agent::with_parts(config, connector, NoResolver);
         let authorization = authorization
             .as_ref()
@@ -99,6 +100,7 @@ impl Client {
         Ok(Self {
             agent,
             uri,
+            backend,
             failures,
             authorization,
             instance,
@@ -152,6 +154,30 @@ impl Client {
     pub(super) fn tidy(&self, now: Instant) {
         self.idle.close_old(now);
         self.failures.log_overdue();
+    }
+
+    pub(super) fn host(&self) -> &str {
+        self.uri.host().unwrap_or_default()
+    }
+
+    pub(super) fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
+    pub(super) fn failures(&self) -> &Failures {
+        &self.failures
+    }
+
+    /// The status of the answer to an OPTIONS, and the methods it names.
+    pub(super) fn options(&self) -> Result<String, Error> {
+        let mut request = self.agent.options(&self.uri);
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        let response = request.call()?;
+        let allow = response.headers().get(ALLOW).and_then(|value| value.to_str().ok());
+        let allow = allow.map_or(String::new(), |methods| format!("; Allow: {methods}"));
+        Ok(format!("{} to an OPTIONS{allow}", response.status()))
     }
 
     #[cfg(test)]

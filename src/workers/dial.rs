@@ -29,13 +29,18 @@ impl Backend {
             Self::Socket(path) => return Ok((connect_unix(path, timeout)?, None)),
         };
         let start = Instant::now();
-        let addresses = resolver.resolve(timeout).map_err(|error| match error {
-            ResolveError::TimedOut => Error::Timeout(Timeout::Resolve),
-            ResolveError::Failed(text) => Error::Io(io::Error::new(ErrorKind::NotFound, text)),
-        })?;
+        let addresses = resolve(resolver, timeout)?;
         let (socket, address) = connect_tcp(&addresses, timeout.saturating_sub(start.elapsed()))?;
         resolver.prefer(address);
         Ok((socket, Some(address)))
+    }
+
+    /// The addresses of its name; `None` for a Unix socket.
+    pub(super) fn addresses(&self, timeout: Duration) -> Option<Result<Vec<SocketAddr>, Error>> {
+        match self {
+            Self::Host(resolver) => Some(resolve(resolver, timeout)),
+            Self::Socket(_) => None,
+        }
     }
 
     /// Whether a kept connection to `address` still leads to the backend.
@@ -45,6 +50,13 @@ impl Backend {
             (Self::Host(_) | Self::Socket(_), _) => true,
         }
     }
+}
+
+fn resolve(resolver: &Resolver, timeout: Duration) -> Result<Vec<SocketAddr>, Error> {
+    resolver.resolve(timeout).map_err(|error| match error {
+        ResolveError::TimedOut => Error::Timeout(Timeout::Resolve),
+        ResolveError::Failed(text) => Error::Io(io::Error::new(ErrorKind::NotFound, text)),
+    })
 }
 
 fn connect_unix(path: &Path, timeout: Duration) -> Result<Socket, Error> {

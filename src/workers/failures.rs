@@ -97,7 +97,7 @@ impl Failures {
         };
         drop(floods);
         if log::log_enabled!(level) {
-            let (error, hint, callback) = (describe(error), self.hint(error, written), &*self.callback);
+            let ((error, hint), callback) = (self.explain(error, written), &*self.callback);
             match call.kind {
                 CallKind::Start => {
                     log::log!(level, callback, written, error, hint, left_out; "{name} callback failed");
@@ -129,6 +129,11 @@ impl Failures {
                 log::warn!(callback = self.callback, left_out; "further {name} callbacks failed");
             }
         }
+    }
+
+    /// The error's text, and the most likely fix.
+    pub(super) fn explain(&self, error: &Error, written: bool) -> (String, &'static str) {
+        (describe(error), self.hint(error, written))
     }
 
     /// The most likely fix.

@@ -104,13 +104,13 @@ impl Attempt {
 /// Takes an idle connection or opens a new one (DNS, TCP or a Unix socket, TLS).
 pub(super) struct PooledConnector {
     idle: Arc<Idle>,
-    backend: Backend,
+    backend: Arc<Backend>,
     /// For `https` URLs.
     tls: Option<Tls>,
 }
 
 impl PooledConnector {
-    pub(super) fn new(idle: Arc<Idle>, backend: Backend, tls: Option<Tls>) -> Self {
+    pub(super) fn new(idle: Arc<Idle>, backend: Arc<Backend>, tls: Option<Tls>) -> Self {
         Self { idle, backend, tls }
     }
 
