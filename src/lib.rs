@@ -19,6 +19,7 @@
 //! | [`send`] | the JSON of `/internal/send`, alone or in lines, one error per row of the contract | connections |
 //! | [`callback`] | the client's request in callbacks; callbacks and their outcomes | threads, ureq |
 //! | [`job`] | work that the core hands to other threads, and its results | which threads |
+//! | `redis` | the connection to Redis and what it means: bytes and time in, bytes and events out | sockets, connections |
 //! | `hub` | which connection a token names, the members and kept events of each group, who is told of their ends, which callbacks are queued, how many are in flight: connection ids and frames in, connection ids and frames out | HTTP, sockets |
 //! | `engine` | the order of sends to groups | connections, members |
 //! | [`gateway`] | connections and the protocol: HTTP on one side, `hub` on the other. Inputs in, bytes and actions out | I/O, clocks, randomness |
@@ -47,6 +48,10 @@
 //! | kept events for replay, and their limits | `hub/history.rs`, `hub/keeping.rs` |
 //! | cursors, gaps, 204 | `gateway/replay.rs` |
 //! | joining, leaving, sends to groups | `gateway/publishing.rs` |
+//! | what Redis does, its keys and channels | `redis/scripts.rs` |
+//! | what several gateways say to each other | `gateway/asking.rs` (the messages), `gateway/upstream.rs` (what follows) |
+//! | streams that wait for Redis, gaps on open streams | `gateway/following.rs`, `gateway/entering.rs` |
+//! | connecting to Redis, catching up | `redis/link.rs`, `redis/sync.rs` |
 //! | what is known of one connection: listener, peer, state | `gateway/connection.rs` |
 //! | what the loop reports to the core: accepted, received, written | `gateway/mod.rs` |
 //! | order and lanes of callbacks | `hub/calls.rs` |
@@ -135,6 +140,7 @@ pub mod notify;
 mod planted;
 pub mod process;
 pub mod reactor;
+pub mod redis;
 pub mod secret;
 pub mod send;
 pub mod serve;

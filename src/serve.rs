@@ -8,7 +8,7 @@ use crate::notify::{ServiceManager, ServiceState};
 use crate::reactor::mio::{Listeners, MioSystem};
 use crate::reactor::{Reactor, System};
 use crate::sys::{self, Signals, SocketFile};
-use crate::workers::{self, WorkerSettings, Workers};
+use crate::workers::{self, Lookups, Wake, WorkerSettings, Workers};
 use log::{info, warn};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -131,13 +131,15 @@ pub fn run(mut config: Config, limits: &Limits, listeners: Listeners, signals: S
     let mut system = MioSystem::new(listeners, signals, config.gateway.client_timeout)
         .map_err(|error| format!("cannot start the event loop: {error}"))?;
     config.gateway.instance = system.draw_token().to_string();
+    let (sender, completions) = mpsc::channel();
+    let wakeup = system.wakeup();
+    let wake: Wake = Arc::new(move || wakeup.wake());
     if let Some(url) = &config.callback_url {
-        let (sender, completions) = mpsc::channel();
-        let wakeup = system.wakeup();
-        let workers = Workers::start(worker_settings(&config, limits, url), sender, Arc::new(move || wakeup.wake()))
+        let workers = Workers::start(worker_settings(&config, limits, url), sender.clone(), Wake::clone(&wake))
             .map_err(|error| format!("cannot prepare callbacks to {}: {error}", url.masked()))?;
-        system.set_workers(workers, completions);
+        system.set_workers(workers);
     }
+    system.set_lookups(Lookups::new(sender, wake), completions);
     let now = Millis::ZERO.after(system.now());
     // Used for the jitter of `retry` only.
     let seed = system.draw_token().as_u64_pair().0;

@@ -49,7 +49,10 @@ fn carry_out(gateway: &mut Gateway, now: Millis, unread: &mut VecDeque<(ConnId, 
             Some(Action::Close(id, mode)) => told.push(Told::Closed(id, mode)),
             Some(Action::StopAccepting | Action::KeepAlive(_)) => {}
             Some(Action::TellFeed(id)) => gateway.tell_feed(now, id),
-            Some(action @ (Action::Start(_) | Action::Report(_) | Action::List)) => panic!("{action:?}"),
+            Some(
+                action
+                @ (Action::Start(_) | Action::Report(_) | Action::List | Action::Connect(_) | Action::Disconnect),
+            ) => panic!("{action:?}"),
             None => return told,
         }
     }

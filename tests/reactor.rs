@@ -57,6 +57,10 @@ impl System for Kernel {
         Ok((client, Peer::Loopback))
     }
 
+    fn connect(&mut self, _: std::net::SocketAddr) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn register(&mut self, client: &mut usize, id: ConnId) -> io::Result<()> {
         self.accepted.insert(*client, id);
         Ok(())

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules; each imports only from those before it, and those on one line may import from each other.
-const MODULES: [&[&str]; 15] = [
+const MODULES: [&[&str]; 16] = [
     &["clock", "planted", "cursor"],
     &["table", "escape", "flood", "secret"],
     &["timer", "buffer", "metrics"],
@@ -14,6 +14,7 @@ const MODULES: [&[&str]; 15] = [
     &["send"],
     &["callback"],
     &["job"],
+    &["redis"],
     &["hub", "engine"],
     &["gateway"],
     &["sys"],
@@ -25,7 +26,7 @@ const MODULES: [&[&str]; 15] = [
 ];
 
 /// The files of the modules that are folders, in the same order.
-const FILES: [(&str, &[&str]); 13] = [
+const FILES: [(&str, &[&str]); 14] = [
     ("http", &["grammar", "host", "fields", "request", "body", "unread", "response", "mod"]),
     ("sse", &["reader", "mod"]),
     ("json", &["unescape", "value", "scan", "mod"]),
@@ -50,18 +51,28 @@ const FILES: [(&str, &[&str]); 13] = [
             "mod",
         ],
     ),
+    (
+        "redis",
+        &[
+            "settings", "resp", "scripts", "entries", "held", "requests", "server", "state", "commands", "sync",
+            "link", "mod",
+        ],
+    ),
     ("engine", &["memory", "mod"]),
     (
         "gateway",
         &[
             "settings",
             "actions",
+            "results",
             "answers",
             "feed",
+            "asking",
             "routes",
             "output",
             "reached",
             "connection",
+            "following",
             "sweep",
             "shutdown",
             "jitter",
@@ -69,6 +80,7 @@ const FILES: [(&str, &[&str]); 13] = [
             "places",
             "lingering",
             "budget",
+            "redis_stats",
             "stats",
             "hints",
             "listing",
@@ -77,6 +89,7 @@ const FILES: [(&str, &[&str]); 13] = [
             "ending",
             "members",
             "replay",
+            "entering",
             "publishing",
             "rejections",
             "streams",
@@ -85,17 +98,20 @@ const FILES: [(&str, &[&str]); 13] = [
             "relief",
             "expiry",
             "requests",
+            "upstream",
             "mod",
             "visits",
+            "wire",
             "room",
             "invariants",
         ],
     ),
-    ("reactor", &["system", "budgets", "gate", "link", "memory", "pause", "mod", "run", "mio"]),
+    ("reactor", &["system", "budgets", "gate", "link", "memory", "pause", "upstream", "mod", "run", "mio"]),
     (
         "workers",
         &[
             "resolver",
+            "lookup",
             "dial",
             "idle",
             "settings",
@@ -112,14 +128,17 @@ const FILES: [(&str, &[&str]); 13] = [
         ],
     ),
     ("sys", &["errno", "stdio", "memory", "signals", "socket", "unix", "mod"]),
-    ("config", &["values", "certificates", "no_certificates", "url", "fields", "variables", "strangers", "mod"]),
+    (
+        "config",
+        &["values", "certificates", "no_certificates", "url", "redis", "fields", "variables", "strangers", "mod"],
+    ),
     ("logger", &["queue", "format", "writer", "mod"]),
 ];
 
 /// Modules that a simulation or a fuzzer must be able to run, and names that none of them may use.
-const PURE: [&str; 18] = [
+const PURE: [&str; 19] = [
     "clock", "cursor", "table", "timer", "buffer", "escape", "flood", "secret", "metrics", "http", "sse", "json",
-    "send", "callback", "job", "hub", "engine", "gateway",
+    "send", "callback", "job", "redis", "hub", "engine", "gateway",
 ];
 const IMPURE: [&str; 9] =
     ["std::net", "std::thread", "std::env", "std::fs", "Instant", "SystemTime::now", "mio::", "ureq", "libc"];

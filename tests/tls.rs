@@ -174,7 +174,10 @@ fn calls(url: String, extra_roots: &[&CertificateDer<'_>], count: u32) -> Vec<Ou
                 request,
                 body: None,
             });
-            let Completion::Called(Called { outcome, .. }) = completions.recv_timeout(PATIENCE).expect("a completion");
+            let Completion::Called(Called { outcome, .. }) = completions.recv_timeout(PATIENCE).expect("a completion")
+            else {
+                panic!("a lookup")
+            };
             outcome
         })
         .collect()

@@ -80,7 +80,10 @@ fn make_calls(gateway: &mut Gateway, now: Millis) {
                     Outcome::Answered { status: 200, passed: Vec::new(), body: Some(Vec::new()), in_doubt: false };
                 gateway.complete(now, Completion::Called(Called { id: call.id, outcome: answer }));
             }
-            Action::Report(_)
+            Action::Start(Job::Resolve(..))
+            | Action::Connect(_)
+            | Action::Disconnect
+            | Action::Report(_)
             | Action::List
             | Action::ReadLast(_)
             | Action::TellFeed(_)

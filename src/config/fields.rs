@@ -2,12 +2,13 @@
 
 use super::url::CallbackUrl;
 use crate::escape::Escaped;
-use crate::gateway::Settings;
+use crate::gateway::{RedisSettings, Settings};
 use crate::logger::LogFormat;
 use crate::secret::Secret;
 use log::LevelFilter;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The checked configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,10 @@ pub struct Config {
     pub streams_wanted: Option<usize>,
     /// `REJECTION_BODY`: whether bodies of rejections are passed on.
     pub pass_rejections: bool,
+    /// `REDIS_PREFIX`.
+    pub redis_prefix: String,
+    /// `REDIS_TIMEOUT_SECONDS`.
+    pub redis_timeout: Duration,
     /// `LOG_LEVEL`.
     pub log_level: LevelFilter,
     /// `LOG_FORMAT`.
@@ -65,6 +70,8 @@ impl Default for Config {
             internal_socket_mode: 0o660,
             streams_wanted: None,
             pass_rejections: false,
+            redis_prefix: RedisSettings::default().prefix,
+            redis_timeout: RedisSettings::default().timeout,
             log_level: LevelFilter::Info,
             log_format: LogFormat::Text,
             gateway: Settings::default(),

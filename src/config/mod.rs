@@ -7,6 +7,7 @@
 #[cfg_attr(not(feature = "tls"), path = "no_certificates.rs")]
 mod certificates;
 mod fields;
+mod redis;
 mod strangers;
 mod url;
 mod values;
@@ -63,6 +64,10 @@ impl Config {
         config.add_system_roots(&lookup, &mut warnings);
         config.gateway.callback_configured = config.callback_url.is_some();
         config.gateway.internal_listener = config.internal_port.is_some() || config.internal_socket.is_some();
+        if let Some(redis) = &mut config.gateway.redis {
+            redis.prefix.clone_from(&config.redis_prefix);
+            redis.timeout = config.redis_timeout;
+        }
         config.check_combinations(&mut problems);
         if problems.is_empty() { Ok((config, warnings)) } else { Err(problems) }
     }

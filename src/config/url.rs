@@ -137,7 +137,8 @@ fn basic(userinfo: &str) -> Result<(String, Secret), &'static str> {
     Ok((shown.to_owned(), Secret::new(format!("Basic {}", BASE64.encode(plain)))))
 }
 
-fn percent_decode(text: &str) -> Result<Vec<u8>, &'static str> {
+/// Decodes `%XX` escapes.
+pub(super) fn percent_decode(text: &str) -> Result<Vec<u8>, &'static str> {
     const ESCAPE: &str = "must have %XX escapes with two hexadecimal digits in its user and password";
     let mut decoded = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();

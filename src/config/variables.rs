@@ -6,6 +6,7 @@
 
 use super::certificates;
 use super::fields::{Config, line};
+use super::redis;
 use super::url::{self, CallbackUrl};
 use super::values::{
     address, choice, integer, log_level, mode, name_of, origins, port, seconds, socket_path, token, token_file,
@@ -295,6 +296,16 @@ pub const VARIABLES: &[Variable] = {
         row("HISTORY_BYTES", Literal, "maximum memory for the events of all groups",
             |config, text| set(&mut config.gateway.history_bytes, integer(text, 1, BYTES_MAX)),
             |config| shown(&config.gateway.history_bytes)),
+        row("REDIS_URL", Derived("none"), "Redis that makes several gateways one: redis://user:password@host:port/db",
+            |config, text| set(&mut config.gateway.redis, redis::parse(text).map(Some)),
+            |config| optional(config.gateway.redis.as_ref(), redis::masked))
+            .on_bad_value(RefusedMasked(redis::mask)),
+        row("REDIS_PREFIX", Literal, "beginning of every key and channel in Redis, one for each cluster of gateways",
+            |config, text| set(&mut config.redis_prefix, redis::prefix(text)),
+            |config| config.redis_prefix.clone()),
+        row("REDIS_TIMEOUT_SECONDS", Literal, "longest wait for an answer of Redis",
+            |config, text| set(&mut config.redis_timeout, seconds(text, 1)),
+            |config| shown(&config.redis_timeout.as_secs())),
         row("LOG_LEVEL", Literal, "error, warn, info, debug, trace or off",
             |config, text| set(&mut config.log_level, log_level(text)),
             |config| config.log_level.as_str().to_ascii_lowercase()),

@@ -2,6 +2,7 @@
 
 use crate::hub::ConnId;
 use crate::job::Job;
+use core::net::SocketAddr;
 
 /// One action.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +27,10 @@ pub enum Action {
     Close(ConnId, CloseMode),
     /// Accept the clients in the backlog, then close the listeners.
     StopAccepting,
+    /// Connect to Redis; input, errors and room for output are reported as its own.
+    Connect(SocketAddr),
+    /// Close the connection to Redis, if there is one.
+    Disconnect,
 }
 
 /// How to close a socket.

@@ -1,10 +1,10 @@
 //! Outcomes as HTTP: each refusal, result of a send and result of a connect, with its status, text and metric label.
 
+use super::results::{LineError, MembershipResult, Published, SendResult};
 use crate::callback::{ExtraHeaders, PassedHeader};
 use crate::cursor::Cursor;
 use crate::http::response::{self, CorsHeaders, Date, Response};
 use crate::metrics;
-use crate::send::{MembershipError, SendError};
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::time::Duration;
@@ -135,80 +135,11 @@ impl ConnectResult {
     }
 }
 
-/// The result of a send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SendResult {
-    Ok,
-    Buffered,
-    Invalid(SendError),
-    NotFound,
-    /// The stream has too many unsent bytes, and ends.
-    Failed,
-    /// It is on its way to the members of its groups.
-    Published(Published),
-    /// All of its groups have ended.
-    Ended,
-}
-
-/// A send to groups that has its place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Published {
-    /// Of its last event, if it is kept.
-    pub id: Option<Cursor>,
-    /// Whether any stream was in one of the groups.
-    pub reached: bool,
-}
-
-/// A line of a feed that was not applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct LineError {
-    /// From 1.
-    pub line: u64,
-    /// No success.
-    pub result: SendResult,
-}
-
-/// The result of a request to change a stream's groups.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum MembershipResult {
-    Ok,
-    /// The stream is not open yet.
-    Buffered,
-    Invalid(MembershipError),
-    NotFound,
-    /// More has been requested than is held for a stream that is not open yet.
-    Failed,
-}
-
-impl SendResult {
-    /// The metric labels, each at the index of its result.
-    pub(super) const LABELS: [&str; 6] = ["ok", "buffered", "invalid", "not_found", "failed", "ended"];
-
-    pub(super) fn index(self) -> usize {
-        match self {
-            Self::Ok | Self::Published(_) => 0,
-            Self::Buffered => 1,
-            Self::Invalid(_) => 2,
-            Self::NotFound => 3,
-            Self::Failed => 4,
-            Self::Ended => 5,
-        }
-    }
-
-    /// Status and text of an error.
-    fn error(self) -> Option<(u16, Cow<'static, str>)> {
-        match self {
-            Self::Ok | Self::Buffered | Self::Published(_) => None,
-            Self::NotFound => Some((404, "Token not found".into())),
-            Self::Failed => Some((500, "Write failed: connection closed".into())),
-            Self::Invalid(error) => Some((400, error.message())),
-            Self::Ended => Some((410, "Group has ended".into())),
-        }
-    }
-}
-
 /// Field of "Too many streams" and "Out of memory", in seconds.
 const RETRY_AFTER: &[Field<'static>] = &[("Retry-After", b"5")];
+
+/// Field of "Redis unavailable".
+const RETRY_SOON: &[Field<'static>] = &[("Retry-After", b"1")];
 
 /// Field of "Unauthorized".
 const CHALLENGE: &[Field<'static>] = &[("WWW-Authenticate", b"Bearer")];
@@ -311,18 +242,19 @@ impl<'a> Answer<'a> {
         Answer::new(200, br#"{"status":"ok"}"#.as_slice())
     }
 
-    pub(super) fn readiness(configured: bool, shutting_down: bool) -> Self {
-        let (status, body): (u16, &[u8]) = match (configured, shutting_down) {
-            (false, _) => (503, br#"{"status":"not_ready","configured":false}"#),
-            (true, true) => (503, br#"{"status":"not_ready","configured":true}"#),
-            (true, false) => (200, br#"{"status":"ready","configured":true}"#),
-        };
-        Answer::new(status, body)
+    /// `redis`: whether there is a connection to Redis, and whether there has ever been one; `None`: it is not used.
+    pub(super) fn readiness(configured: bool, shutting_down: bool, redis: Option<(bool, bool)>) -> Self {
+        let is_ready = configured && !shutting_down && redis.is_none_or(|(_, has_been)| has_been);
+        let (status, word) = if is_ready { (200, "ready") } else { (503, "not_ready") };
+        let redis = redis.map_or(String::new(), |(is_live, _)| format!(r#","redis":{is_live}"#));
+        let body = format!(r#"{{"status":"{word}","configured":{configured}{redis}}}"#);
+        Answer::new(status, body.into_bytes())
     }
 
     pub(super) fn send(result: SendResult) -> Self {
         if let Some((status, message)) = result.error() {
-            return Answer::error(status, &message);
+            let answer = Answer::error(status, &message);
+            return if result == SendResult::Unavailable { answer.with_fields(RETRY_SOON) } else { answer };
         }
         match result {
             SendResult::Buffered => Answer::new(200, br#"{"status":"buffered"}"#.as_slice()),
@@ -330,9 +262,16 @@ impl<'a> Answer<'a> {
                 let id = id.map_or(String::new(), |id| format!(r#","id":"{id}""#));
                 Answer::new(200, format!(r#"{{"status":"ok"{id},"reached":{reached}}}"#).into_bytes())
             }
-            SendResult::Ok | SendResult::NotFound | SendResult::Failed | SendResult::Invalid(_) | SendResult::Ended => {
-                Answer::new(200, br#"{"status":"ok"}"#.as_slice())
-            }
+            SendResult::Unavailable
+            | SendResult::Ok
+            | SendResult::NotFound
+            | SendResult::Failed
+            | SendResult::Invalid(_)
+            | SendResult::Ended
+            | SendResult::Lost
+            | SendResult::OutOfMemory
+            | SendResult::NoAnswer
+            | SendResult::Asked(_) => Answer::new(200, br#"{"status":"ok"}"#.as_slice()),
         }
     }
 
@@ -385,6 +324,8 @@ impl<'a> Answer<'a> {
             MembershipResult::Buffered => Answer::send(SendResult::Buffered),
             MembershipResult::NotFound => Answer::send(SendResult::NotFound),
             MembershipResult::Failed => Answer::send(SendResult::Failed),
+            MembershipResult::Unavailable | MembershipResult::Asked => Answer::send(SendResult::Unavailable),
+            MembershipResult::NoAnswer => Answer::send(SendResult::NoAnswer),
             MembershipResult::Invalid(error) => Answer::error(400, &error.message()),
         }
     }
@@ -396,10 +337,11 @@ impl<'a> Answer<'a> {
     }
 
     /// How a group stands.
-    pub(super) fn group(name: &str, streams: usize, cursor: Option<Cursor>, is_ended: bool) -> Self {
+    pub(super) fn group(name: &str, streams: usize, cursor: Option<Cursor>, is_ended: bool, is_complete: bool) -> Self {
         let name = serde_json::to_string(name).unwrap_or_default();
         let cursor = Self::cursor_json(cursor);
-        let body = format!(r#"{{"group":{name},"streams":{streams},"cursor":{cursor},"ended":{is_ended}}}"#);
+        let rest = if is_complete { "" } else { r#","complete":false"# };
+        let body = format!(r#"{{"group":{name},"streams":{streams},"cursor":{cursor},"ended":{is_ended}{rest}}}"#);
         Answer::new(200, body.into_bytes())
     }
 

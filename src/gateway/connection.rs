@@ -230,6 +230,14 @@ pub(super) struct Connecting {
     pub resume: Resume,
     /// Groups to join and to leave, in the order in which that was requested.
     pub held_changes: Vec<HeldChange>,
+    /// The backend's answer, while its groups are not known yet.
+    pub accepted: Option<Accepted>,
+}
+
+/// A stream that the backend has accepted.
+pub(super) struct Accepted {
+    pub request: Request,
+    pub body: Option<Vec<u8>>,
 }
 
 /// Where a stream goes on if its groups are replayed.
@@ -376,6 +384,16 @@ impl Connection {
             | State::Closing(_)
             | State::Closed(_) => false,
         }
+    }
+
+    /// Whether it is a stream in groups.
+    pub(super) fn is_member(&self) -> bool {
+        matches!(&self.state, State::Streaming(streaming) if streaming.joined != Joined::NONE)
+    }
+
+    /// Whether it is a stream that goes on where its client left off.
+    pub(super) fn is_resumable(&self) -> bool {
+        matches!(&self.state, State::Streaming(streaming) if streaming.reached.is_resumable())
     }
 
     /// Whether a token names this connection.

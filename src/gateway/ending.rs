@@ -2,9 +2,9 @@
 
 use super::actions::CloseMode;
 use super::answers::ConnectResult;
-use super::connection::{Closing, Connection, State};
+use super::connection::{Accepted, Closing, Connecting, Connection, State};
 use super::shared::Shared;
-use crate::callback::{Detail, Request};
+use crate::callback::{CallId, Detail, Request};
 use crate::clock::Millis;
 use crate::hub::{EndReason, Pending, PendingDisconnect};
 use crate::planted;
@@ -53,9 +53,13 @@ impl Shared {
             State::Connecting(connecting) => {
                 self.stats.connect(ConnectResult::ClientLeft);
                 self.withdraw_token(connection);
-                self.hub.calls.abandon(connecting.call, ending);
+                let Connecting { call, accepted, .. } = *connecting;
+                self.abandon(connection, call, accepted, ending);
             }
             State::Streaming(mut streaming) => {
+                if !self.following.is_empty() {
+                    self.following.forget(connection.id);
+                }
                 if !streaming.reached.is_plain() {
                     self.hub.groups.leave_all(&mut streaming.joined);
                     if streaming.reached.has_tail() {
@@ -68,6 +72,23 @@ impl Shared {
                 self.queue_disconnect(connection.token, streaming.request, ending);
             }
             State::Reading(_) | State::Answering(_) | State::Feeding(_) | State::Closing(_) | State::Closed(_) => {}
+        }
+    }
+
+    /// Nobody waits for the backend's answer any more, which may be here already.
+    pub(super) fn abandon(
+        &mut self,
+        connection: &Connection,
+        call: CallId,
+        accepted: Option<Accepted>,
+        ending: EndReason,
+    ) {
+        match accepted {
+            Some(Accepted { request, .. }) => {
+                self.following.forget(connection.id);
+                self.queue_disconnect(connection.token, request, ending);
+            }
+            None => self.hub.calls.abandon(call, ending),
         }
     }
 

@@ -1,7 +1,8 @@
 //! One feed: a `POST /internal/send` that stays open, with a command per line, or with an event stream (docs/protocol.md,
 //! section 14). What is known of it, and its account of lines.
 
-use super::answers::{LineError, Refusal, ResponseMode, SendResult};
+use super::answers::{Refusal, ResponseMode};
+use super::results::{LineError, SendResult};
 use crate::http::body::Remaining;
 use crate::hub::Watched;
 use crate::send::{Lines, Target};
@@ -132,8 +133,17 @@ impl Feed {
     /// Counts the result of a send.
     pub(super) fn count(&mut self, result: SendResult) {
         match result {
-            SendResult::Ok | SendResult::Buffered | SendResult::Published(_) => self.accepted += 1,
-            SendResult::Invalid(_) | SendResult::NotFound | SendResult::Failed | SendResult::Ended => {
+            SendResult::Ok | SendResult::Buffered | SendResult::Published(_) | SendResult::Asked(_) => {
+                self.accepted += 1
+            }
+            SendResult::Invalid(_)
+            | SendResult::NotFound
+            | SendResult::Failed
+            | SendResult::Ended
+            | SendResult::Unavailable
+            | SendResult::Lost
+            | SendResult::OutOfMemory
+            | SendResult::NoAnswer => {
                 if self.errors.len() < ERRORS_MAX {
                     self.errors.push(LineError { line: self.lines, result });
                 }

@@ -1,9 +1,10 @@
 //! Feeds: reading their bodies, applying their lines, and the ways in which they end (docs/protocol.md, section 14).
 
 use super::actions::Action;
-use super::answers::{Answer, Refusal, ResponseMode, SendResult};
+use super::answers::{Answer, Refusal, ResponseMode};
 use super::connection::{Closing, Connection, Reading, State, current};
 use super::feed::{Feed, FeedEnd, FeedRequest, Item};
+use super::results::SendResult;
 use super::shared::Shared;
 use crate::clock::Millis;
 use crate::http::body::{BadChunk, Remaining};

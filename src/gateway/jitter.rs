@@ -26,6 +26,11 @@ impl Jitter {
         Duration::from_millis(self.next_between(age - age / 10, age + age / 10))
     }
 
+    /// A time up to `most`, in milliseconds.
+    pub(super) fn within(&mut self, most: Duration) -> Duration {
+        Duration::from_millis(self.next_between(0, most.as_millis() as u64))
+    }
+
     fn between(&mut self, least: u32, most: u32) -> u32 {
         u32::try_from(self.next_between(least.into(), most.into())).unwrap_or(u32::MAX)
     }

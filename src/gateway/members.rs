@@ -10,7 +10,7 @@ use super::shared::Shared;
 use crate::callback::{Detail, Reason};
 use crate::clock::Millis;
 use crate::cursor::Position;
-use crate::hub::{Due, EndReason, Joined, Keeps, Visit};
+use crate::hub::{ConnId, Due, EndReason, Joined, Keeps, Visit};
 use crate::planted;
 
 /// Ended with its groups.
@@ -333,7 +333,9 @@ impl Shared {
     }
 
     /// The `id` of a stream's heartbeat, if it has one.
-    pub(super) fn heartbeat_id(&self, reached: Reached) -> Option<IdLine> {
-        reached.is_resumable().then(|| self.id_line(self.position_of(reached)))
+    pub(super) fn heartbeat_id(&self, id: ConnId, reached: Reached) -> Option<IdLine> {
+        // One that is still to enter its groups has no position of its own.
+        let has_position = self.following.is_empty() || self.following.entering(id).is_none();
+        (reached.is_resumable() && has_position).then(|| self.id_line(self.position_of(reached)))
     }
 }

@@ -10,7 +10,7 @@
 //! | File | Holds |
 //! |---|---|
 //! | `settings`, `actions` | the core's configuration; its actions for the owner |
-//! | `answers` | every refusal and result with status, text and metric label |
+//! | `results`, `answers` | what becomes of sends; every refusal and result with status, text and metric label |
 //! | `routes` | the answer to each request: a pure function of its head |
 //! | `output` | the unsent bytes of a connection, chunks, and the connections with unsent bytes |
 //! | `connection` | one connection: state, request body, deadline |
@@ -22,24 +22,30 @@
 //! | `shared` | state shared by all connections; answering, closing and settling one |
 //! | `ending` | the end of a stream, and its disconnect |
 //! | `relief` | what is given up when memory is short |
+//! | `following`, `asking` | what waits until Redis has said what it keeps; questions over Redis, and who has asked |
 //! | `members` | bringing streams up to date with their groups |
 //! | `publishing`, `replay` | sends to groups, joining and leaving; where a stream in groups begins |
+//! | `entering` | following groups that Redis keeps; streams that enter them late, or anew |
 //! | `rejections`, `streams` | what a client gets in place of a stream; asking the backend, opening |
 //! | `sends` | sends to streams |
 //! | `feed`, `feeds` | one feed, and its account of lines; reading feeds, applying their lines, ending them |
 //! | `expiry` | timeouts, heartbeats and the drain of a connection |
 //! | `requests` | bytes to requests to answers |
-//! | `mod`, `visits` | the inputs and outputs |
+//! | `upstream` | what comes over Redis, and what it means |
+//! | `mod`, `visits`, `wire` | the inputs and outputs |
 
 mod actions;
 mod answers;
+mod asking;
 mod budget;
 mod connection;
 mod deadlines;
 mod ending;
+mod entering;
 mod expiry;
 mod feed;
 mod feeds;
+mod following;
 mod frames;
 mod hints;
 mod invariants;
@@ -51,10 +57,12 @@ mod output;
 mod places;
 mod publishing;
 mod reached;
+mod redis_stats;
 mod rejections;
 mod relief;
 mod replay;
 mod requests;
+mod results;
 mod room;
 mod routes;
 mod sends;
@@ -64,9 +72,12 @@ mod shutdown;
 mod stats;
 mod streams;
 mod sweep;
+mod upstream;
 mod visits;
+mod wire;
 
 pub use crate::hub::ConnId;
+pub use crate::redis::RedisSettings;
 pub use actions::{Action, CloseMode, Ticket};
 pub use places::Victim;
 pub use routes::{Listener, Peer};
@@ -83,6 +94,7 @@ use crate::planted;
 use crate::table::Table;
 use answers::Answer;
 use connection::{Closing, Connection, Input, State};
+use redis_stats::RedisFigures;
 
 use shared::Shared;
 use stats::Gauges;
@@ -135,6 +147,10 @@ impl Gateway {
             return None;
         }
         self.shared.stats.connections_accepted += 1;
+        let token = match &self.shared.engine.link {
+            Some(link) => link.own_token(token),
+            None => token,
+        };
         let id = self.connections.insert_with(|id| Connection::new(id, now, listener, peer, token));
         if let Some(connection) = self.connections.get_mut(id) {
             if self.shared.shutdown.is_draining() {
@@ -316,6 +332,7 @@ impl Gateway {
             self.shared.outbox.act(Action::Start(Job::Call(call)));
         }
         self.shared.hub.groups.expire(now);
+        self.shared.expire_link(now, &mut self.connections);
         if !self.shared.listings.is_empty() {
             self.shared.outbox.act(Action::List);
         }
@@ -364,7 +381,7 @@ impl Gateway {
         let groups = shared.hub.groups.next_expiry();
         let deadlines =
             [listing, shared.shutdown.next_deadline(), shared.hub.calls.next_deadline(), shared.deadlines.next_due()];
-        deadlines.into_iter().chain([visits, groups]).flatten().min()
+        deadlines.into_iter().chain([visits, groups, self.shared.link_deadline()]).flatten().min()
     }
 
     /// The next action.
@@ -393,6 +410,7 @@ impl Gateway {
     pub fn complete(&mut self, now: Millis, completion: Completion) {
         match completion {
             Completion::Called(Called { id, outcome }) => self.shared.called(now, &mut self.connections, id, outcome),
+            Completion::Resolved(addresses) => self.shared.resolved(now, &mut self.connections, addresses),
         }
         self.shared.start_calls(now, &mut self.connections);
     }
@@ -413,6 +431,7 @@ impl Gateway {
             groups: shared.hub.groups.counts(),
             memory_bytes: shared.memory(),
             memory_bytes_max: shared.settings.memory_bytes_max,
+            redis: shared.engine.link.as_ref().map(|link| RedisFigures::of(link)),
         };
         let answer = Answer::metrics(shared.stats.render(&gauges, process));
         shared.answer_owed(now, &mut self.connections, ticket, &answer);
@@ -444,26 +463,6 @@ impl Gateway {
             connects: calls(Lane::Connects).in_flight,
             disconnects: disconnects.waiting + disconnects.in_flight,
         }
-    }
-
-    /// Connections of every kind.
-    pub fn connection_count(&self) -> usize {
-        self.connections.len()
-    }
-
-    /// Streams, including connecting ones.
-    pub fn stream_count(&self) -> usize {
-        self.shared.hub.tokens.len()
-    }
-
-    /// Callbacks queued or in flight.
-    pub fn call_count(&self) -> usize {
-        self.shared.hub.calls.len()
-    }
-
-    /// The current maximum of callbacks in flight, by the measured capacity of the backend.
-    pub fn call_limit(&self) -> usize {
-        self.shared.hub.calls.limit()
     }
 
     /// Records the duration of a turn of the loop, without waiting.

@@ -1,20 +1,30 @@
 //! Sends to groups, and streams that join and leave them.
 
-use super::answers::{MembershipResult, Published, SendResult};
+use super::asking::{Asker, Question};
 use super::connection::{Connection, HeldChange, State};
+use super::following::{Purpose, Wait};
 use super::reached::Reached;
+use super::results::{Asked, MembershipResult, Published, SendResult};
 use super::shared::Shared;
 use crate::clock::Millis;
 use crate::hub::{Frame, GROUPS_MAX, Joined, Publication, Watched};
+use crate::redis::{self, Send};
 use crate::send::{self, MembershipChange, MembershipError, SendCommand};
 use crate::sse::Event;
 use crate::table::Table;
 use log::warn;
 use std::borrow::Cow;
+use std::time::Duration;
+
+/// How long a change of groups waits until they are known.
+const HELD: Duration = Duration::from_secs(1);
 
 impl Shared {
     /// A send to groups: orders and executes it.
     pub(super) fn publish(&mut self, now: Millis, names: &[Cow<'_, str>], command: &SendCommand<'_>) -> SendResult {
+        if self.engine.link.is_some() {
+            return self.publish_by_redis(now, names, command);
+        }
         let mut alive: Vec<&str> = Vec::with_capacity(names.len());
         for name in names {
             let is_ended = self.hub.groups.standing(name).is_some_and(|standing| standing.is_ended);
@@ -45,6 +55,42 @@ impl Shared {
         self.published(now, &alive, &publication)
     }
 
+    /// The same, by Redis: the result comes later, and the events come back as those of any other gateway.
+    fn publish_by_redis(&mut self, now: Millis, names: &[Cow<'_, str>], command: &SendCommand<'_>) -> SendResult {
+        let frames: Vec<Frame> = command.events.as_slice().iter().map(|event| self.encode(event)).collect();
+        let mut distinct: Vec<&str> = Vec::with_capacity(names.len());
+        for name in names {
+            if !distinct.contains(&&**name) {
+                distinct.push(name);
+            }
+        }
+        let has_id = self.hub.groups.has_history() && !command.transient && !frames.is_empty();
+        let send = Send {
+            names: &distinct,
+            frames: &frames,
+            is_transient: command.transient,
+            closes: command.close,
+            ends: command.end,
+        };
+        match &mut self.engine.link {
+            Some(link) => SendResult::Asked(Asked::Redis { serial: link.send(now, &send), has_id }),
+            None => SendResult::Unavailable,
+        }
+    }
+
+    /// Something that was sent to groups has come back from Redis.
+    pub(super) fn take_published(&mut self, now: Millis, published: &redis::Published) {
+        let names: Vec<&str> = published.names.iter().map(|name| &**name).collect();
+        let publication = Publication {
+            first: published.first,
+            frames: &published.frames,
+            is_transient: published.is_transient,
+            closes: published.closes,
+            ends: published.ends,
+        };
+        self.hub.groups.publish(now, &names, &publication);
+    }
+
     fn encode(&mut self, event: &Event<'_>) -> Frame {
         let scratch = &mut self.frame_scratch;
         scratch.clear();
@@ -71,10 +117,11 @@ impl Shared {
         now: Millis,
         connections: &mut Table<Connection>,
         body: &[u8],
+        asker: Asker,
     ) -> MembershipResult {
         let mut scratch = std::mem::take(&mut self.send_scratch);
         let result = match send::parse_membership(body, &mut scratch) {
-            Ok(change) => self.apply_change(now, connections, &change),
+            Ok(change) => self.apply_change(now, connections, body, &change, asker),
             Err(error) => MembershipResult::Invalid(error),
         };
         self.send_scratch = scratch;
@@ -85,10 +132,18 @@ impl Shared {
         &mut self,
         now: Millis,
         connections: &mut Table<Connection>,
+        body: &[u8],
         change: &MembershipChange<'_>,
+        asker: Asker,
     ) -> MembershipResult {
         let Some(connection) = self.stream_named(connections, &change.token) else {
-            return MembershipResult::NotFound;
+            return match (self.owner_of(&change.token), asker) {
+                (Some(gateway), Asker::Client(ticket)) => {
+                    self.ask_gateway(now, gateway, Question::Change(ticket), body);
+                    MembershipResult::Asked
+                }
+                (Some(_), Asker::Gateway(..) | Asker::Nobody) | (None, _) => MembershipResult::NotFound,
+            };
         };
         match &mut connection.state {
             State::Connecting(connecting) => {
@@ -105,16 +160,35 @@ impl Shared {
                 MembershipResult::Buffered
             }
             State::Streaming(_) => {
-                self.catch_up(now, connection);
-                match self.change_membership(connection, &change.join, &change.leave) {
-                    Ok(()) => MembershipResult::Ok,
-                    Err(error) => MembershipResult::Invalid(error),
+                if !self.follow_all(now, &change.join) {
+                    let owned = |name: &Cow<'_, str>| Box::from(&**name);
+                    let names = change.join.iter().map(|name| (owned(name), false)).collect();
+                    let leave = change.leave.iter().map(owned).collect();
+                    let purpose = Purpose::Change { until: now.after(HELD), asker, leave };
+                    self.following.add(connection.id, Wait { names, purpose });
+                    return MembershipResult::Asked;
                 }
+                self.change_now(now, connection, &change.join, &change.leave)
             }
             State::Reading(_) | State::Answering(_) | State::Feeding(_) | State::Closing(_) | State::Closed(_) => {
                 debug_assert!(false, "a token names what is no stream");
                 MembershipResult::NotFound
             }
+        }
+    }
+
+    /// Changes the groups of an open stream, all of which are known.
+    pub(super) fn change_now<S: AsRef<str>>(
+        &mut self,
+        now: Millis,
+        connection: &mut Connection,
+        join: &[S],
+        leave: &[S],
+    ) -> MembershipResult {
+        self.catch_up(now, connection);
+        match self.change_membership(connection, join, leave) {
+            Ok(()) => MembershipResult::Ok,
+            Err(error) => MembershipResult::Invalid(error),
         }
     }
 
@@ -127,6 +201,9 @@ impl Shared {
     ) -> Result<(), MembershipError> {
         let slot = connection.id.slot();
         let State::Streaming(streaming) = &mut connection.state else { return Ok(()) };
+        if let Some(wait) = self.following.entering(connection.id) {
+            return self.following.change_entering(wait, join, leave);
+        }
         let groups = &mut self.hub.groups;
         let leaves = |name: &str| leave.iter().any(|left| left.as_ref() == name);
         let stays = groups.names_of(streaming.joined).filter(|name| !leaves(name)).count();
@@ -150,9 +227,14 @@ impl Shared {
     }
 
     /// Applies the changes requested before the stream was open.
-    pub(super) fn make_held_changes(&mut self, connection: &mut Connection, changes: &[HeldChange]) {
+    pub(super) fn make_held_changes(&mut self, now: Millis, connection: &mut Connection, changes: &[HeldChange]) {
         for change in changes {
-            if let Err(error) = self.change_membership(connection, &change.join, &change.leave) {
+            if !self.follow_all(now, &change.join) && self.following.entering(connection.id).is_none() {
+                let names = change.join.iter().map(|name| (name.clone(), false)).collect();
+                let purpose =
+                    Purpose::Change { until: Millis::NEVER, asker: Asker::Nobody, leave: change.leave.clone() };
+                self.following.add(connection.id, Wait { names, purpose });
+            } else if let Err(error) = self.change_membership(connection, &change.join, &change.leave) {
                 let token = connection.token.to_string();
                 warn!(token, why = &*error.message(); "a change of groups that was requested meanwhile is ignored");
             }

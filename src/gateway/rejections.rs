@@ -34,8 +34,9 @@ impl Shared {
         failure: ConnectResult,
     ) {
         let Some(connecting) = self.give_up_connecting(connection) else { return };
-        self.hub.calls.abandon(connecting.call, ending);
-        self.fail_connect(now, connection, &connecting.mode, failure);
+        let Connecting { call, mode, accepted, .. } = *connecting;
+        self.abandon(connection, call, accepted, ending);
+        self.fail_connect(now, connection, &mode, failure);
     }
 
     /// The backend did not answer in time, and the worker did not report it.

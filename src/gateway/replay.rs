@@ -1,11 +1,11 @@
 //! The start of a stream in groups: the client's position, a possible gap, and the first output (docs/protocol.md,
 //! sections 12 and 13).
 
-use super::answers::SendResult;
 use super::connection::{Connecting, Connection, Resume, State};
 use super::frames::{IdLine, Tail, first_frame_end, without_ids, write_frame};
 use super::members::GROUP_ENDED;
 use super::reached::Reached;
+use super::results::SendResult;
 use super::routes::query_value;
 use super::shared::Shared;
 use crate::callback::{self, Detail};
@@ -15,23 +15,28 @@ use crate::http::request::Head;
 use crate::hub::{Completeness, EndReason};
 use crate::planted;
 use crate::sse::{self, Event};
-use std::borrow::Cow;
 
 /// The value of `since` for all kept events.
 const SINCE_START: &str = "start";
+
+/// The event in place of what may be missing.
+const GAP: &[u8] = b"event: gap\ndata: \n\n";
+
+/// How far the positions of other gateways may be ahead of those known here: a minute.
+const AHEAD_MAX: Position = 60_000 << 18;
 
 /// How a stream in groups starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     /// The client's position.
-    from: Position,
+    pub from: Position,
     pub is_resumable: bool,
     /// There are kept events after that.
-    is_due: bool,
+    pub is_due: bool,
     /// Events may be missing.
-    has_gap: bool,
+    pub has_gap: bool,
     /// All of its groups have ended.
-    is_over: bool,
+    pub is_over: bool,
 }
 
 impl Shared {
@@ -49,15 +54,31 @@ impl Shared {
         }
     }
 
-    /// How the stream begins; `None`: it is in no group. Errors: there is nothing to stream.
-    pub(super) fn find_entry(
+    /// Where the client goes on, by its own cursor or else by the answer's; `None`: at the beginning.
+    pub(super) fn resume_of(answer: &callback::Answer<'_>, resume: Resume) -> Option<Resume> {
+        match (resume, answer.since.as_deref()) {
+            (Resume::Live(_), Some(SINCE_START)) => None,
+            (Resume::Live(_), Some(since)) => Some(Resume::Cursor(Cursor::parse(since.as_bytes()))),
+            (resume @ (Resume::Live(_) | Resume::Cursor(_)), _) => Some(resume),
+        }
+    }
+
+    /// Whether a cursor is one of ours. Other gateways may be ahead.
+    fn is_ours(&self, cursor: Cursor) -> bool {
+        let ahead = if self.engine.link.is_some() { AHEAD_MAX } else { 0 };
+        cursor.epoch == self.engine.epoch() && cursor.position <= self.hub.groups.head() + ahead
+    }
+
+    /// How the stream begins in groups of these names; `None`: there are none. Errors: there is nothing to stream.
+    pub(super) fn find_entry<S: AsRef<str>>(
         &mut self,
-        answer: &callback::Answer<'_>,
-        resume: Resume,
+        names: &[S],
+        attach: bool,
+        resume: Option<Resume>,
     ) -> Result<Option<Entry>, Detail> {
-        let (names, groups) = (&answer.groups, &self.hub.groups);
-        let standings = || names.iter().map(|name| groups.standing(name));
-        if answer.attach && !standings().any(|standing| standing.is_some_and(|standing| standing.is_alive)) {
+        let groups = &self.hub.groups;
+        let standings = || names.iter().map(|name| groups.standing(name.as_ref()));
+        if attach && !standings().any(|standing| standing.is_some_and(|standing| standing.is_alive)) {
             return Err(Detail::NothingToAttach);
         }
         if names.is_empty() {
@@ -69,13 +90,11 @@ impl Shared {
             let entry = Entry { from: head, is_resumable: false, is_due: false, has_gap: false, is_over };
             return if is_over { Err(Detail::GroupEnded) } else { Ok(Some(entry)) };
         }
-        let resume = match (resume, answer.since.as_deref()) {
-            (Resume::Live(_), Some(SINCE_START)) => None,
-            (Resume::Live(_), Some(since)) => Some(Resume::Cursor(Cursor::parse(since.as_bytes()))),
-            (resume @ (Resume::Live(_) | Resume::Cursor(_)), _) => Some(resume),
+        let missing = |from| names.iter().map(|name| groups.completeness(name.as_ref(), from)).max();
+        let ours = match resume {
+            Some(Resume::Cursor(cursor)) => cursor.filter(|cursor| self.is_ours(*cursor)),
+            Some(Resume::Live(_)) | None => None,
         };
-        let is_ours = |cursor: &Cursor| cursor.epoch == self.engine.epoch() && cursor.position <= head;
-        let missing = |from| names.iter().map(|name| groups.completeness(name, from)).max();
         let counts = &mut self.stats.replays;
         let (from, has_gap) = match resume {
             // All kept events: those of an unknown group cannot be missing.
@@ -86,7 +105,7 @@ impl Shared {
             }
             Some(Resume::Live(_)) if is_over => return Err(Detail::GroupEnded),
             Some(Resume::Live(from)) => (from, missing(from) > Some(Completeness::Complete)),
-            Some(Resume::Cursor(cursor)) => match cursor.filter(is_ours) {
+            Some(Resume::Cursor(_)) => match ours {
                 Some(Cursor { position, .. }) => {
                     let completeness = missing(position).unwrap_or(Completeness::Complete);
                     let count = match completeness {
@@ -108,15 +127,22 @@ impl Shared {
         if is_over && !is_due && !has_gap {
             return Err(Detail::GroupEnded);
         }
-        Ok(Some(Entry { from: if is_due { from } else { head }, is_resumable: true, is_due, has_gap, is_over }))
+        // A client may be ahead of this gateway.
+        let from = if is_due { from } else { head.max(from) };
+        Ok(Some(Entry { from, is_resumable: true, is_due, has_gap, is_over }))
     }
 
     /// Adds a newly opened stream to its groups.
-    pub(super) fn enter(&mut self, connection: &mut Connection, names: &[Cow<'_, str>], entry: Entry) {
+    pub(super) fn enter<'n>(
+        &mut self,
+        connection: &mut Connection,
+        names: impl Iterator<Item = (&'n str, bool)>,
+        entry: Entry,
+    ) {
         let slot = connection.id.slot();
         let State::Streaming(streaming) = &mut connection.state else { return };
-        for name in names {
-            self.hub.groups.join(slot, &mut streaming.joined, name, entry.from, true);
+        for (name, is_granted) in names {
+            self.hub.groups.join(slot, &mut streaming.joined, name, entry.from, is_granted);
         }
         streaming.reached = Reached::new(entry.from, entry.is_resumable);
         streaming.reached.set_lagging(entry.is_due);
@@ -146,7 +172,7 @@ impl Shared {
         }
         if entry.has_gap {
             first = None;
-            self.write_block(now, connection, b"event: gap\ndata: \n\n", Some(&id));
+            self.write_block(now, connection, GAP, Some(&id));
         }
         let held = without_ids(&connecting.held);
         if entry.is_due {
@@ -169,6 +195,23 @@ impl Shared {
             self.write_block(now, connection, head, first);
             self.outbox.frames(now, &mut connection.out).extend_from_slice(rest);
             self.stats.sent(connecting.held_events.saturating_sub(1), rest.len());
+        }
+        self.outbox.queue(connection.id, &mut connection.out);
+        if entry.is_over && !entry.is_due {
+            self.end_stream(now, connection, GROUP_ENDED);
+        }
+    }
+
+    /// An open stream enters its groups: the first block of them has its position.
+    pub(super) fn write_late_start(&mut self, now: Millis, connection: &mut Connection, entry: Entry) {
+        let id = self.id_line(entry.from);
+        if entry.has_gap {
+            self.stats.remote.gaps += 1;
+            self.write_block(now, connection, GAP, Some(&id));
+        } else if entry.is_resumable && !entry.is_due {
+            let out = self.outbox.frames(now, &mut connection.out);
+            out.extend_from_slice(id.as_bytes());
+            out.push(b'\n');
         }
         self.outbox.queue(connection.id, &mut connection.out);
         if entry.is_over && !entry.is_due {

@@ -1,11 +1,13 @@
 //! Requests: from bytes of a connection to heads, bodies and answers.
 
 use super::actions::{Action, Ticket};
-use super::answers::{Answer, Refusal, ResponseMode, SendResult};
+use super::answers::{Answer, Refusal, ResponseMode};
+use super::asking::Asker;
 use super::connection::{
     Answering, Body, Closing, Connection, Input, Progress, Purpose, Reading, State, StreamMode, current,
 };
 use super::listing::{Heading, Listing};
+use super::results::{MembershipResult, SendResult};
 use super::routes::{self, Reply, Route};
 use super::settings::Settings;
 use super::shared::Shared;
@@ -261,11 +263,20 @@ impl Shared {
         let keep_alive = match purpose {
             Purpose::Send => {
                 let result = self.send(now, connections, body);
+                if let SendResult::Asked(asked) = result {
+                    let ticket = Self::owe_answer(current(connections, id), mode);
+                    return self.owe_send(now, ticket, asked, body);
+                }
                 self.answer_send(now, current(connections, id), result, mode);
                 mode.keep_alive
             }
             Purpose::Groups => {
-                let result = self.change_groups(now, connections, body);
+                let asker = Asker::Client(Ticket::new(id));
+                let result = self.change_groups(now, connections, body, asker);
+                if result == MembershipResult::Asked {
+                    Self::owe_answer(current(connections, id), mode);
+                    return;
+                }
                 self.answer(now, current(connections, id), &Answer::membership(result), mode);
                 mode.keep_alive
             }
@@ -281,6 +292,14 @@ impl Shared {
                 let ticket = Self::owe_answer(current(connections, id), mode);
                 self.listings.push_back((ticket, Listing::new(page)));
                 return self.outbox.act(Action::List);
+            }
+            Purpose::Answer(Reply::Cursor) if self.is_linked() && self.hub.groups.has_history() => {
+                let ticket = Self::owe_answer(current(connections, id), mode);
+                return self.ask_for_cursor(now, ticket);
+            }
+            Purpose::Answer(Reply::Group(name)) if self.engine.link.is_some() => {
+                let ticket = Self::owe_answer(current(connections, id), mode);
+                return self.ask_for_group(now, ticket, name);
             }
             Purpose::Answer(reply) => {
                 self.reply(now, current(connections, id), &reply, mode);
@@ -313,7 +332,12 @@ impl Shared {
             | SendResult::NotFound
             | SendResult::Failed
             | SendResult::Published(_)
-            | SendResult::Ended => {
+            | SendResult::Ended
+            | SendResult::Unavailable
+            | SendResult::Lost
+            | SendResult::OutOfMemory
+            | SendResult::NoAnswer
+            | SendResult::Asked(_) => {
                 self.answer(now, connection, &Answer::send(result), mode);
             }
         }
@@ -323,7 +347,10 @@ impl Shared {
         let detail;
         let answer = match reply {
             Reply::Healthz => Answer::healthy(),
-            Reply::Readyz => Answer::readiness(self.settings.callback_configured, self.shutdown.has_begun()),
+            Reply::Readyz => {
+                let redis = self.engine.link.as_ref().map(|link| (link.is_live(), link.has_been_live()));
+                Answer::readiness(self.settings.callback_configured, self.shutdown.has_begun(), redis)
+            }
             Reply::Options(allow, cors) => Answer::options(allow, cors),
             Reply::Preflight(cors, headers) => Answer::preflight(cors, headers, self.settings.post_streams),
             Reply::Refused(refusal, cors) => {
@@ -348,7 +375,7 @@ impl Shared {
                 let kept = standing.and_then(|standing| standing.newest_kept);
                 let cursor = kept.map(|position| self.engine.cursor(position));
                 let members = standing.map_or(0, |standing| standing.members);
-                Answer::group(name, members, cursor, standing.is_some_and(|standing| standing.is_ended))
+                Answer::group(name, members, cursor, standing.is_some_and(|standing| standing.is_ended), true)
             }
             Reply::Metrics | Reply::Connections(_) => return,
         };

@@ -1,4 +1,4 @@
-//! Room for further connections: how many there are, and which one is evicted for another.
+//! Room for further connections: how many there are of everything, and which connection is evicted for another.
 
 use super::Gateway;
 use super::actions::CloseMode;
@@ -45,5 +45,25 @@ impl Gateway {
     /// The number of connections on one listener.
     pub fn connections_on(&self, listener: Listener) -> usize {
         self.shared.places[listener as usize].taken()
+    }
+
+    /// Connections of every kind.
+    pub fn connection_count(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Streams, including connecting ones.
+    pub fn stream_count(&self) -> usize {
+        self.shared.hub.tokens.len()
+    }
+
+    /// Callbacks queued or in flight.
+    pub fn call_count(&self) -> usize {
+        self.shared.hub.calls.len()
+    }
+
+    /// The current maximum of callbacks in flight, by the measured capacity of the backend.
+    pub fn call_limit(&self) -> usize {
+        self.shared.hub.calls.limit()
     }
 }

@@ -1,7 +1,8 @@
 //! Sends to streams: the body of `POST /internal/send`.
 
-use super::answers::{ConnectResult, SendResult};
+use super::answers::ConnectResult;
 use super::connection::{Connection, State};
+use super::results::{Asked, SendResult};
 use super::shared::Shared;
 use crate::callback::Detail;
 use crate::clock::Millis;
@@ -45,7 +46,9 @@ impl Shared {
             Target::Group(name) => return self.publish(now, std::slice::from_ref(name), command),
             Target::Groups(names) => return self.publish(now, names, command),
         };
-        let Some(connection) = self.stream_named(connections, token) else { return SendResult::NotFound };
+        let Some(connection) = self.stream_named(connections, token) else {
+            return self.owner_of(token).map_or(SendResult::NotFound, |owner| SendResult::Asked(Asked::Gateway(owner)));
+        };
         let pending_max = self.settings.pending_bytes_max;
         let events = command.events.as_slice();
         match &mut connection.state {

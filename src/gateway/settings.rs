@@ -1,6 +1,7 @@
 //! The core's configuration.
 
 use crate::hub::CallSettings;
+use crate::redis::RedisSettings;
 use crate::secret::Secret;
 use std::time::Duration;
 
@@ -91,6 +92,8 @@ pub struct Settings {
     pub history_bytes: usize,
     /// Whether URLs are logged with their query.
     pub log_query: bool,
+    /// `REDIS_URL`: what makes several gateways one.
+    pub redis: Option<RedisSettings>,
 }
 
 impl Settings {
@@ -151,6 +154,7 @@ impl Default for Settings {
             history_events: 16 * 1024,
             history_bytes: 16 * 1024 * 1024,
             log_query: true,
+            redis: None,
         }
     }
 }

@@ -1,10 +1,12 @@
 //! State shared by all connections, and the operations on one: answer, close, settle.
 
 use super::actions::{Action, CloseMode, Ticket};
-use super::answers::{Answer, Refusal, ResponseMode, SendResult};
+use super::answers::{Answer, Refusal, ResponseMode};
+use super::asking::Asking;
 use super::budget::Budget;
 use super::connection::{Answering, Closing, Connection, State};
 use super::deadlines::{self, Deadlines};
+use super::following::Following;
 use super::frames::Delivery;
 use super::hints::Hints;
 use super::jitter::Jitter;
@@ -12,6 +14,7 @@ use super::lingering::Lingering;
 use super::listing::Listing;
 use super::output::Outbox;
 use super::places::Places;
+use super::results::SendResult;
 use super::settings::Settings;
 use super::shutdown::Shutdown;
 use super::stats::Stats;
@@ -21,6 +24,7 @@ use crate::http::response::{CorsHeaders, Date};
 use crate::hub::{Calls, ConnId, Groups, HistoryLimits, Hub, Watched, parse_token};
 use crate::job::Job;
 use crate::planted;
+use crate::redis::{Limits, Link};
 use crate::send;
 use crate::table::Table;
 use std::collections::VecDeque;
@@ -60,6 +64,10 @@ pub(super) struct Shared {
     pub stats: Stats,
     pub hints: Hints,
     pub jitter: Jitter,
+    /// What waits until groups are known.
+    pub following: Following,
+    /// What waits for answers over Redis.
+    pub asking: Asking,
     /// Unfinished pages of the list of streams.
     pub listings: VecDeque<(Ticket, Listing)>,
     pub date: Date,
@@ -78,9 +86,13 @@ impl Shared {
         // Not the jitter's own numbers, of which everybody sees some.
         let random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ seed >> 29;
         let budget = Budget::new(settings.memory_bytes_max);
+        let limits = Limits { age: settings.history_age, events: settings.history_events };
+        let link = settings.redis.clone().map(|redis| Box::new(Link::new(redis, limits, random)));
         let mut shared = Self {
             hub: Hub::new(Calls::new(&settings.calls()), Groups::new(history, random.rotate_left(32))),
-            engine: Engine::new(random),
+            engine: Engine::new(random, link),
+            following: Following::default(),
+            asking: Asking::default(),
             delivery: Delivery::default(),
             frame_scratch: Vec::new(),
             settings,

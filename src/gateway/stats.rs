@@ -1,7 +1,9 @@
 //! The counters for `/internal/metrics`: plain integers, changed where things happen.
 
-use super::answers::{ConnectResult, Refusal, SendResult};
+use super::answers::{ConnectResult, Refusal};
 use super::feed::FeedEnd;
+use super::redis_stats::{RedisFigures, RemoteCounts};
+use super::results::SendResult;
 use crate::callback::{Detail, Outcome, Reason};
 use crate::hub::{EndReason, GroupCounts, Lane, LaneCounts};
 use crate::metrics::{Exposition, Histogram};
@@ -94,6 +96,7 @@ pub(super) struct Stats {
     pub group_deliveries: u64,
     pub replays: Replays,
     pub feeds: Feeds,
+    pub remote: RemoteCounts,
     /// Disconnects that were queued for another attempt.
     pub redeliveries: u64,
     connects: [u64; ConnectResult::COUNT],
@@ -158,6 +161,7 @@ pub(super) struct Gauges {
     pub groups: GroupCounts,
     pub memory_bytes: u64,
     pub memory_bytes_max: Option<u64>,
+    pub redis: Option<RedisFigures>,
 }
 
 impl Default for Stats {
@@ -173,6 +177,7 @@ impl Default for Stats {
             group_deliveries: 0,
             replays: Replays::default(),
             feeds: Feeds::default(),
+            remote: RemoteCounts::default(),
             redeliveries: 0,
             connects: [0; _],
             sends: [0; _],
@@ -252,6 +257,9 @@ impl Stats {
         self.render_groups(&mut text, &gauges.groups);
         self.render_callbacks(&mut text, gauges);
         self.render_connections(&mut text, gauges);
+        if let Some(redis) = &gauges.redis {
+            redis.render(&mut text, &self.remote);
+        }
         render_process(&mut text, process);
         text.into_text()
     }

@@ -1,7 +1,11 @@
 //! Streams: asking the backend, opening.
 
 use super::answers::{ConnectResult, Refusal};
-use super::connection::{Connecting, Connection, DiscardBudget, State, StreamMode, StreamRequest, Streaming};
+use super::connection::{
+    Accepted, Connecting, Connection, DiscardBudget, Resume, State, StreamMode, StreamRequest, Streaming,
+};
+use super::entering::granted;
+use super::following::{Purpose, Wait};
 use super::frames::IdLine;
 use super::reached::Reached;
 use super::rejections::take_connecting;
@@ -19,6 +23,9 @@ use std::time::Duration;
 
 /// Bytes that a client may send after its GET and its body; enough for a stray CRLF or a pipelined request.
 const INPUT_AFTER_GET_BYTES: u64 = 8 * 1024;
+
+/// How long a stream waits for its groups before it opens without them: Redis usually answers within a millisecond.
+const OPENS_WITHIN: Duration = Duration::from_millis(100);
 
 /// This many disconnects may be queued even if very few streams are allowed.
 const DISCONNECTS_WAITING_MIN: usize = 1024;
@@ -123,8 +130,12 @@ impl Shared {
             answer_by: now.after(self.settings.connect_queue),
             resume,
             held_changes: Vec::new(),
+            accepted: None,
         }));
         self.hub.tokens.insert(token, connection.id);
+        if let Resume::Live(_) = resume {
+            self.ask_for_head(now, connection.id);
+        }
     }
 
     /// One more stream would be too many, or its disconnect could not be queued: losing that would be worse than
@@ -197,7 +208,9 @@ impl Shared {
         let (failure, detail, written) = match outcome {
             Outcome::Answered { status: 200..=299, passed: _, body, in_doubt: _ } => {
                 match (waiting, owner) {
-                    (Some(connection), _) => self.open(now, connection, request, body.as_deref()),
+                    (Some(connection), _) => {
+                        self.open(now, connection, Accepted { request, body }, Opening::First);
+                    }
                     // A missing callback: only a client that leaves during its connect shows it.
                     (None, Err(_)) if planted::is("early-leaver-is-never-reported") => {}
                     // There is no stream of whose end the backend could be told.
@@ -248,11 +261,22 @@ impl Shared {
     }
 
     /// The backend accepted: opens the stream, with all output so far in one write.
-    fn open(&mut self, now: Millis, connection: &mut Connection, request: Request, body: Option<&[u8]>) {
+    pub(super) fn open(&mut self, now: Millis, connection: &mut Connection, accepted: Accepted, opening: Opening) {
         let Some(mut connecting) = take_connecting(connection) else { return };
         let token = connection.token;
         let mut lossy = String::new();
-        let answer = callback::read_answer(body.unwrap_or_default(), &mut lossy);
+        let answer = callback::read_answer(accepted.body.as_deref().unwrap_or_default(), &mut lossy);
+        let is_known = answer.no_content || self.follow_all(now, &answer.groups);
+        if !is_known && opening == Opening::First && self.is_linked() {
+            let names = granted(&answer.groups);
+            drop(answer);
+            connecting.answer_by = Millis::NEVER;
+            connecting.accepted = Some(accepted);
+            connection.state = State::Connecting(connecting);
+            self.following.add(connection.id, Wait { names, purpose: Purpose::Open(now.after(OPENS_WITHIN)) });
+            return;
+        }
+        let Accepted { request, ref body } = accepted;
         if body.is_none() {
             warn!(token = token.to_string(), why = "late, cut short or too long"; "connect answer's body ignored");
         }
@@ -265,7 +289,9 @@ impl Shared {
         if answer.no_content {
             return self.answer_no_content(now, connection, &connecting.mode, &answer.headers);
         }
-        let entry = match self.find_entry(&answer, connecting.resume) {
+        let resume = Self::resume_of(&answer, connecting.resume);
+        let names = if is_known { &answer.groups[..] } else { &[] };
+        let entry = match self.find_entry(names, answer.attach && is_known, resume) {
             Ok(entry) => entry,
             Err(detail) => {
                 self.answer_no_content(now, connection, &connecting.mode, &answer.headers);
@@ -291,16 +317,17 @@ impl Shared {
             sse::write_comment(out, sse::OPENING, self.settings.padding_bytes, b"");
         }
         if let Some(entry) = entry {
-            self.enter(connection, &answer.groups, entry);
+            self.enter(connection, answer.groups.iter().map(|name| (&**name, true)), entry);
         }
         match entry {
             Some(entry) if entry.is_resumable => {
                 self.write_resumable_start(now, connection, (&answer, &connecting), entry);
             }
+            None if !is_known => self.write_early_start(now, connection, (&answer, &connecting), resume),
             Some(_) | None => self.write_start(now, connection, &answer, &mut connecting),
         }
         if !connecting.held_changes.is_empty() {
-            self.make_held_changes(connection, &connecting.held_changes);
+            self.make_held_changes(now, connection, &connecting.held_changes);
         }
         if answer.close || connecting.held_close {
             self.end_in_order(now, connection, EndReason::SERVER_CLOSED);
@@ -356,7 +383,7 @@ impl Shared {
         let reached = *reached;
         if connection.out.is_empty() && !reached.is_lagging() {
             self.stats.heartbeats += 1;
-            let id = if reached.is_plain() { None } else { self.heartbeat_id(reached) };
+            let id = if reached.is_plain() { None } else { self.heartbeat_id(connection.id, reached) };
             let id_line = id.as_ref().map_or(&[][..], IdLine::as_bytes);
             let out = self.outbox.frames(now, &mut connection.out);
             sse::write_comment(out, sse::HEARTBEAT, self.settings.padding_bytes, id_line);
@@ -372,6 +399,14 @@ impl Shared {
             Some(_) | None => url,
         }
     }
+}
+
+/// Whether a stream may wait until its groups are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Opening {
+    First,
+    /// It has waited already.
+    Last,
 }
 
 /// Whether the body of a connect's answer wants no stream.

@@ -3,7 +3,7 @@
 //! A group exists as long as it has members, kept events, or a walk over its members.
 
 use super::history::{Completeness, Entry, Forgotten, HistoryLimits, Ring};
-use super::memberships::{Join, Joined, Memberships};
+use super::memberships::{Join, Joined, Membership, Memberships};
 use crate::clock::Millis;
 use crate::cursor::Position;
 use crate::table::{Key, Table};
@@ -52,6 +52,8 @@ pub(super) struct Group {
     pub(super) is_aging: bool,
     /// It has an entry in [`Keeping::oldest`].
     pub(super) is_heaped: bool,
+    /// It stays, whoever is in it: what is known of it comes from elsewhere.
+    pub(super) is_followed: bool,
 }
 
 /// All kept events, and the order in which they are dropped.
@@ -90,6 +92,8 @@ pub(crate) struct Groups {
     pub(super) turn_left: usize,
     /// The newest position.
     pub(super) head: Position,
+    /// Followed groups that the last member has left; somebody may have joined since.
+    vacated: Vec<u32>,
     /// Groups that have ended.
     pub(super) ended: usize,
     /// Keyed, so that an attacker cannot choose colliding names.
@@ -144,6 +148,7 @@ impl Groups {
             turn: 0,
             turn_left: 0,
             head: 0,
+            vacated: Vec::new(),
             ended: 0,
             hash_key: random,
             sources: Vec::new(),
@@ -158,6 +163,37 @@ impl Groups {
     /// The newest position there is.
     pub(crate) fn head(&self) -> Position {
         self.head
+    }
+
+    /// The order of others has got so far: nothing before that will come any more.
+    pub(crate) fn advance(&mut self, head: Position) {
+        self.head = self.head.max(head);
+    }
+
+    /// Takes the name of a followed group that has lost its last member.
+    pub(crate) fn next_vacated(&mut self) -> Option<Box<str>> {
+        while let Some(slot) = self.vacated.pop() {
+            if let Some(group) = self.table.in_slot(slot).filter(|group| group.is_followed && group.members.is_empty())
+            {
+                return Some(group.name.clone());
+            }
+        }
+        None
+    }
+
+    /// The connections' slots of the members of a group.
+    pub(crate) fn members_of(&self, name: &str) -> Vec<u32> {
+        let members = self.find(name).map_or(&[][..], |slot| &self.group(slot).members);
+        members.iter().map(|index| self.memberships.get(*index).stream()).collect()
+    }
+
+    /// The names of a stream's groups in the order in which it joined them, each with whether the answer to its connect
+    /// granted it.
+    pub(crate) fn grants_of(&self, joined: Joined) -> Vec<(Box<str>, bool)> {
+        let grant = |membership: &Membership| (self.group(membership.group).name.clone(), membership.is_granted());
+        let mut grants: Vec<_> = self.memberships.of(joined).map(grant).collect();
+        grants.reverse();
+        grants
     }
 
     /// How many there are, and what they hold.
@@ -197,7 +233,8 @@ impl Groups {
         let ring = Ring::remembering(self.keeping.forgotten.take(hash));
         let (newest, members) = (ring.newest(), Vec::new());
         let name = Box::from(name);
-        let group = Group { name, members, ring, newest, walk: None, is_aging: false, is_heaped: false };
+        let group =
+            Group { name, members, ring, newest, walk: None, is_aging: false, is_heaped: false, is_followed: false };
         let slot = self.table.insert(group).slot();
         let (table, key) = (&self.table, self.hash_key);
         self.names.insert_unique(hash, slot, |slot| hash_in(table, key, *slot));
@@ -207,7 +244,7 @@ impl Groups {
     /// Frees the group if nothing needs it any more.
     pub(super) fn release(&mut self, slot: u32) {
         let group = self.group(slot);
-        if !group.members.is_empty() || group.walk.is_some() || group.ring.is_used() {
+        if !group.members.is_empty() || group.walk.is_some() || group.ring.is_used() || group.is_followed {
             return;
         }
         let hash = self.hash(&group.name);
@@ -251,8 +288,11 @@ impl Groups {
 
     fn vacate(&mut self, index: u32) {
         let group = self.memberships.get(index).group;
-        let members = &mut self.table.in_slot_mut(group).expect("it has a member").members;
+        let Group { members, is_followed, .. } = self.table.in_slot_mut(group).expect("it has a member");
         self.memberships.vacate(index, members);
+        if *is_followed && members.is_empty() {
+            self.vacated.push(group);
+        }
         self.release(group);
     }
 

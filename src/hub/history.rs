@@ -59,6 +59,12 @@ impl Ring {
         }
     }
 
+    /// What is known of the events before those that are pushed next; there are none yet.
+    pub(crate) fn restore(&mut self, dropped: Position, doubt: Position) {
+        debug_assert!(self.entries.is_empty());
+        (self.dropped, self.doubt) = (dropped, doubt);
+    }
+
     pub(crate) fn push(&mut self, now: Millis, entry: Entry) {
         debug_assert!(self.newest() < entry.position, "events out of order");
         if self.entries.len() == self.entries.capacity() {

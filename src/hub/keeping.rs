@@ -1,8 +1,9 @@
 //! Keeping events for replay, and dropping them: by their number in a group, by the bytes of all, by age.
 
 use super::groups::Groups;
-use super::history::Entry;
+use super::history::{Entry, Forgotten, HistoryLimits};
 use crate::clock::Millis;
+use crate::cursor::Position;
 use crate::planted;
 use crate::table::Key;
 use std::cmp::Reverse;
@@ -13,6 +14,18 @@ const END_AGE_WITHOUT_HISTORY: Duration = Duration::from_secs(60);
 
 /// Events dropped for age, or for want of memory, in one turn of the loop: a millisecond.
 const TURN_DROPS: usize = 4096;
+
+/// What is kept of a group elsewhere.
+pub(crate) struct Kept<'a> {
+    pub(crate) name: &'a str,
+    /// In order.
+    pub(crate) entries: Vec<Entry>,
+    /// The newest position that was dropped; 0: none was.
+    pub(crate) dropped: Position,
+    /// Events up to here may have been dropped.
+    pub(crate) doubt: Position,
+    pub(crate) is_ended: bool,
+}
 
 impl Groups {
     fn age(&self) -> Duration {
@@ -92,6 +105,11 @@ impl Groups {
         }
     }
 
+    /// Other limits hold from now on, of what is kept from now on.
+    pub(crate) fn set_limits(&mut self, age: Duration, events: usize) {
+        self.keeping.limits = HistoryLimits { age, events, ..self.keeping.limits };
+    }
+
     /// What is kept, in bytes.
     pub(crate) fn kept_bytes(&self) -> usize {
         self.keeping.bytes
@@ -142,6 +160,50 @@ impl Groups {
             }
         }
         false
+    }
+
+    /// Takes over what is kept of a group elsewhere, in place of what was known of it.
+    pub(crate) fn load(&mut self, now: Millis, kept: Kept<'_>) {
+        self.unload(kept.name);
+        let slot = self.find_or_create(kept.name);
+        let group = self.group_mut(slot);
+        group.ring.restore(kept.dropped, kept.doubt);
+        for entry in kept.entries {
+            self.group_mut(slot).newest = entry.position;
+            self.keep(now, slot, entry);
+        }
+        if kept.is_ended {
+            self.mark_end(now, slot);
+        }
+        self.group_mut(slot).is_followed = true;
+        self.make_room();
+    }
+
+    /// Forgets what was known of a group.
+    pub(crate) fn unload(&mut self, name: &str) {
+        let hash = self.hash(name);
+        if let Some(slot) = self.find(name) {
+            let group = self.group_mut(slot);
+            group.is_followed = false;
+            group.walk = None;
+            self.forget_all(slot);
+        }
+        self.walks.clear();
+        self.keeping.forgotten.take(hash);
+    }
+
+    /// Positions begin anew at `head`, and nothing is known of any group. There are no members.
+    pub(crate) fn restart(&mut self, head: Position) {
+        let slots: Vec<u32> = self.table.iter().map(|(key, _)| key.slot()).collect();
+        for slot in slots {
+            let group = self.group_mut(slot);
+            group.is_followed = false;
+            group.walk = None;
+            self.forget_all(slot);
+        }
+        self.walks.clear();
+        self.keeping.forgotten = Forgotten::default();
+        self.head = head;
     }
 
     /// Drops all kept events of a group.

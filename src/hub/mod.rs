@@ -17,7 +17,8 @@ mod watches;
 
 pub(crate) use calls::{CallSettings, Calls, Ended, LaneCounts};
 pub(crate) use groups::{Frame, GROUPS_MAX, GroupCounts, Groups};
-pub(crate) use history::{Completeness, HistoryLimits};
+pub(crate) use history::{Completeness, Entry, HistoryLimits};
+pub(crate) use keeping::Kept;
 pub(crate) use memberships::Joined;
 pub(crate) use pending::{EndReason, Lane, Pending, PendingConnect, PendingDisconnect};
 pub use tokens::ConnId;

@@ -304,7 +304,8 @@ impl Groups {
     pub(crate) fn assert_invariants(&self) {
         let (mut events, mut bytes, mut members, mut ended, mut walks) = (0, 0, 0, 0, 0);
         for (_, group) in self.table.iter() {
-            assert!(!group.members.is_empty() || group.walk.is_some() || group.ring.is_used(), "a group of nobody");
+            let is_used = group.walk.is_some() || group.ring.is_used() || group.is_followed;
+            assert!(is_used || !group.members.is_empty(), "a group of nobody");
             let entries = (0..group.ring.len()).filter_map(|index| group.ring.get(index));
             bytes += entries.map(Entry::bytes).sum::<usize>() + if group.ring.is_used() { group.bytes() } else { 0 };
             events += group.ring.len() as u64;

@@ -6,12 +6,12 @@ use crate::job::{Completion, Job};
 use crate::process;
 use crate::sys::{self, Signals, SocketFile};
 use crate::table::Key;
-use crate::workers::Workers;
+use crate::workers::{Lookups, Workers};
 use mio::net::{TcpListener, TcpStream, UnixListener};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use std::io::{self, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +24,7 @@ const INTERNAL: Token = Token(usize::MAX - 1);
 const SIGNALS: Token = Token(usize::MAX - 2);
 const WAKER: Token = Token(usize::MAX - 3);
 const INTERNAL_UNIX: Token = Token(usize::MAX - 4);
+const UPSTREAM: Token = Token(usize::MAX - 5);
 
 /// Tokens read from the kernel's generator at once.
 const TOKENS_DRAWN: usize = 16;
@@ -70,7 +71,9 @@ pub struct MioSystem {
     internal_unix: Option<(SocketFile, UnixListener)>,
     signals: Signals,
     wakeup: Wakeup,
-    workers: Option<(Workers, Receiver<Completion>)>,
+    workers: Option<Workers>,
+    lookups: Option<Lookups>,
+    completions: Option<Receiver<Completion>>,
     codec: TokenCodec,
     /// Random bytes for tokens, and the number of unused ones.
     random: [u8; TOKENS_DRAWN * TOKEN_BYTES],
@@ -115,6 +118,8 @@ impl MioSystem {
             signals,
             wakeup: Wakeup { waker, woken: Arc::default() },
             workers: None,
+            lookups: None,
+            completions: None,
             codec: TokenCodec::new(),
             random,
             random_left: random.len(),
@@ -129,9 +134,14 @@ impl MioSystem {
         self.wakeup.clone()
     }
 
-    /// Sets the pool that makes the callbacks, and the channel of their outcomes. Without it, no call may be submitted.
-    pub fn set_workers(&mut self, workers: Workers, completions: Receiver<Completion>) {
-        self.workers = Some((workers, completions));
+    /// Sets the pool that makes the callbacks. Without it, no call may be submitted.
+    pub fn set_workers(&mut self, workers: Workers) {
+        self.workers = Some(workers);
+    }
+
+    /// Sets what looks up names, and the channel of all completions.
+    pub fn set_lookups(&mut self, lookups: Lookups, completions: Receiver<Completion>) {
+        (self.lookups, self.completions) = (Some(lookups), Some(completions));
     }
 
     /// The calls on a connected socket are the same in all families.
@@ -151,6 +161,10 @@ impl MioSystem {
                         events.push(Event::Signal);
                     }
                 }
+                UPSTREAM => events.push(Event::Upstream {
+                    readable: event.is_readable() || event.is_error() || event.is_read_closed(),
+                    writable: event.is_writable(),
+                }),
                 WAKER => {
                     // Before the queue is emptied, so that later completions wake again. Not a plain store: that could
                     // take effect after the queue was found empty.
@@ -198,6 +212,13 @@ impl System for MioSystem {
                 result => result,
             },
         }
+    }
+
+    fn connect(&mut self, address: SocketAddr) -> io::Result<TcpStream> {
+        let mut socket = TcpStream::connect(address)?;
+        socket.set_nodelay(true)?;
+        self.poll.registry().register(&mut socket, UPSTREAM, Interest::READABLE | Interest::WRITABLE)?;
+        Ok(socket)
     }
 
     fn register(&mut self, socket: &mut TcpStream, id: ConnId) -> io::Result<()> {
@@ -264,15 +285,22 @@ impl System for MioSystem {
     }
 
     fn submit(&mut self, job: Job) {
-        if let Some((workers, _)) = &self.workers {
-            match job {
-                Job::Call(call) => workers.submit(call),
+        match job {
+            Job::Call(call) => {
+                if let Some(workers) = &self.workers {
+                    workers.submit(call);
+                }
+            }
+            Job::Resolve(host, port) => {
+                if let Some(lookups) = &self.lookups {
+                    lookups.submit(host, port);
+                }
             }
         }
     }
 
     fn next_completion(&mut self) -> Option<Completion> {
-        self.workers.as_ref()?.1.try_recv().ok()
+        self.completions.as_ref()?.try_recv().ok()
     }
 
     fn process_figures(&mut self) -> ProcessFigures {

@@ -14,6 +14,7 @@ pub mod mio;
 mod pause;
 mod run;
 mod system;
+mod upstream;
 
 pub use system::{Event, System};
 
@@ -31,12 +32,14 @@ use memory::Release;
 use pause::Pause;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
+use upstream::Upstream;
 
 /// The event loop.
 pub struct Reactor<N: System> {
     net: N,
     gateway: Gateway,
     links: Links<N::Socket>,
+    upstream: Upstream<N::Socket>,
     gates: Gates,
     room: Room,
     completions_waiting: bool,
@@ -63,6 +66,7 @@ impl<N: System> Reactor<N> {
             net,
             gateway,
             links: Links::default(),
+            upstream: Upstream::default(),
             gates: Gates::default(),
             room: Room::new(connections_max, has_internal),
             completions_waiting: false,
@@ -76,16 +80,6 @@ impl<N: System> Reactor<N> {
             now: Millis::ZERO.after(clock),
             clock,
         }
-    }
-
-    /// The protocol's state, for checks.
-    pub fn gateway(&self) -> &Gateway {
-        &self.gateway
-    }
-
-    /// The system under the loop, which a simulation changes between turns.
-    pub fn net(&mut self) -> &mut N {
-        &mut self.net
     }
 
     /// One turn: waits for events and handles them. Returns the number of signals; the gateway has been notified.
@@ -124,6 +118,8 @@ impl<N: System> Reactor<N> {
             self.flushes_left = TURN_FLUSHES;
         }
         self.take_completions();
+        self.upstream.read(&mut self.net, &mut self.gateway, self.now, &mut self.scratch[..TURN_BYTES]);
+        self.carry_out();
         for _ in 0..self.links.ready_count() {
             if self.flushes_left == 0 {
                 break;
@@ -142,16 +138,13 @@ impl<N: System> Reactor<N> {
             self.carry_out();
         }
         self.accept_all();
+        self.upstream.flush(&mut self.net, &mut self.gateway, self.now);
+        self.carry_out();
         self.release_memory();
         self.clock = self.net.now();
         self.pause.watch(woken_at, self.clock);
         self.gateway.turn_took(self.clock.saturating_sub(woken_at));
         Ok(signals)
-    }
-
-    /// Whether deadlines are held until the events of a pause are processed, for checks.
-    pub fn holds_deadlines(&self) -> bool {
-        self.pause.wake_at(false).is_some()
     }
 
     /// Whether all events of the kernel and the workers have been processed. A call in flight may have been answered
@@ -162,7 +155,11 @@ impl<N: System> Reactor<N> {
 
     /// Whether there is work without waiting.
     fn is_behind(&self) -> bool {
-        self.completions_waiting || self.links.ready_count() > 0 || self.flushes_left == 0 || self.gateway.has_visits()
+        self.completions_waiting
+            || self.links.ready_count() > 0
+            || self.flushes_left == 0
+            || self.gateway.has_visits()
+            || self.upstream.is_behind()
     }
 
     fn expire(&mut self) {
@@ -197,6 +194,7 @@ impl<N: System> Reactor<N> {
                 link.read_closed |= read_closed;
                 self.links.enqueue(id);
             }
+            Event::Upstream { readable, writable } => self.upstream.note(readable, writable),
             Event::Accept(listener) => self.gates.of(listener).clients_wait(),
             Event::Completions => self.completions_waiting = true,
             Event::Signal => self.gateway.shut_down(self.now),
@@ -339,6 +337,8 @@ impl<N: System> Reactor<N> {
             }
             Action::ReadLast(id) => self.read_last(id),
             Action::StopAccepting => self.is_last_call = true,
+            Action::Connect(to) => self.upstream.connect(&mut self.net, &mut self.gateway, self.now, to),
+            Action::Disconnect => self.upstream.disconnect(&mut self.net),
         }
     }
 

@@ -1,10 +1,25 @@
-//! The loop itself: turn after turn, until the gateway has finished.
+//! The loop itself: turn after turn, until the gateway has finished; and what others may see of it.
 
 use super::{Reactor, System};
-use crate::gateway::{Finished, Left};
+use crate::gateway::{Finished, Gateway, Left};
 use std::io;
 
 impl<N: System> Reactor<N> {
+    /// The protocol's state, for checks.
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
+    /// The system under the loop, which a simulation changes between turns.
+    pub fn net(&mut self) -> &mut N {
+        &mut self.net
+    }
+
+    /// Whether deadlines are held until the events of a pause are processed, for checks.
+    pub fn holds_deadlines(&self) -> bool {
+        self.pause.wake_at(false).is_some()
+    }
+
     /// Runs until the gateway has finished, and returns the work left undone. The first signal calls `stopping`, a
     /// second one ends the loop at once.
     ///

@@ -5,6 +5,7 @@
 
 use crate::gateway::{ConnId, Listener, Peer, ProcessFigures};
 use crate::job::{Completion, Job};
+use core::net::SocketAddr;
 use std::io;
 use std::time::Duration;
 use uuid::Uuid;
@@ -22,6 +23,13 @@ pub enum Event {
         writable: bool,
         /// The peer ended its side, or the connection is dead: a read shows which.
         read_closed: bool,
+    },
+    /// The same of the connection to Redis.
+    Upstream {
+        /// There may be input, or the connection is dead.
+        readable: bool,
+        /// There may be space for output.
+        writable: bool,
     },
     /// Clients are waiting to be accepted.
     Accept(Listener),
@@ -41,6 +49,8 @@ pub trait System {
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<bool>;
     /// accept(2); the new socket has the options required for a stream.
     fn accept(&mut self, listener: Listener) -> io::Result<(Self::Socket, Peer)>;
+    /// connect(2), without waiting; events of the socket are [`Event::Upstream`]. Until it has space it is not connected.
+    fn connect(&mut self, address: SocketAddr) -> io::Result<Self::Socket>;
     /// Registers `socket` for events under `id`.
     fn register(&mut self, socket: &mut Self::Socket, id: ConnId) -> io::Result<()>;
     /// read(2): `WouldBlock` without input, 0 at the end.

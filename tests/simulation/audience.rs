@@ -222,6 +222,7 @@ impl World {
             Action::Close(id, _) | Action::ShutdownWrite(id) => self.closed(id),
             Action::TellFeed(id) => self.gateway.tell_feed(self.time(), id),
             Action::Report(_) | Action::List | Action::StopAccepting | Action::ReadLast(_) | Action::KeepAlive(_) => {}
+            Action::Start(Job::Resolve(..)) | Action::Connect(_) | Action::Disconnect => panic!("there is no Redis"),
         }
     }
 

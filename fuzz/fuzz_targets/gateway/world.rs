@@ -405,6 +405,7 @@ impl World {
             Action::ReadLast(id) => self.read_last(id),
             Action::TellFeed(id) => self.gateway.tell_feed(Millis::from_millis(self.now), id),
             Action::KeepAlive(_) => {}
+            Action::Start(Job::Resolve(..)) | Action::Connect(_) | Action::Disconnect => panic!("there is no Redis"),
             Action::ShutdownWrite(id) => {
                 assert!(self.gateway.unsent(id).is_empty(), "closed before the last bytes");
                 if let Some(at) = self.places.get(&id) {

@@ -91,8 +91,7 @@ impl Pool {
     }
 
     fn next(&self) -> Called {
-        let Completion::Called(called) = self.completions.recv_timeout(LONG).unwrap();
-        called
+        called(self.completions.recv_timeout(LONG).unwrap())
     }
 
     /// Makes one call; returns its outcome.
@@ -101,6 +100,14 @@ impl Pool {
         let completion = self.next();
         assert_eq!(completion.id, key(7));
         completion.outcome
+    }
+}
+
+/// Of a pool there are no other completions.
+fn called(completion: Completion) -> Called {
+    match completion {
+        Completion::Called(called) => called,
+        Completion::Resolved(addresses) => panic!("{addresses:?}"),
     }
 }
 

@@ -108,7 +108,7 @@ fn queued_calls_outlive_the_pool() {
         workers.submit(call(number, None));
     }
     drop(workers);
-    let outcomes: Vec<Outcome> = completions.iter().map(|Completion::Called(called)| called.outcome).collect();
+    let outcomes: Vec<Outcome> = completions.iter().map(|completion| called(completion).outcome).collect();
     // The channel closes only when the last thread has ended.
     assert_eq!(outcomes, vec![answered(204, Some("")); 10]);
 }

@@ -1,0 +1,389 @@
+//! The connection to Redis: what its events mean for streams and for those who wait.
+
+use super::actions::{Action, Ticket};
+use super::answers::Answer;
+use super::asking::{Asker, Look, Message, Owed, Question, membership_code, membership_result, send_code, send_result};
+use super::connection::{Connection, Resume, State};
+use super::following::{Purpose, WaitId};
+use super::results::{MembershipResult, Published, SendResult};
+use super::shared::Shared;
+use super::streams::Opening;
+use crate::clock::Millis;
+use crate::cursor::{Epoch, Position};
+use crate::hub::{ConnId, Entry, Kept};
+use crate::job::Job;
+use crate::redis::{Event, Loaded, Outcome, Serial};
+use crate::table::Table;
+use core::net::{IpAddr, SocketAddr};
+
+impl Shared {
+    /// Does something with the connection to Redis, and what follows.
+    pub(super) fn with_link(
+        &mut self,
+        now: Millis,
+        connections: &mut Table<Connection>,
+        act: impl FnOnce(&mut crate::redis::Link),
+    ) {
+        let Some(link) = &mut self.engine.link else { return };
+        act(link);
+        while let Some(event) = self.engine.link.as_mut().and_then(|link| link.next_event()) {
+            self.take_event(now, connections, event);
+        }
+    }
+
+    /// The addresses of Redis were looked up.
+    pub(super) fn resolved(
+        &mut self,
+        now: Millis,
+        connections: &mut Table<Connection>,
+        addresses: Result<Vec<SocketAddr>, String>,
+    ) {
+        match addresses.map(|addresses| addresses.first().copied()) {
+            Ok(Some(address)) => self.outbox.act(Action::Connect(address)),
+            Ok(None) => self.with_link(now, connections, |link| link.broken(now, "its name has no address")),
+            Err(why) => self.with_link(now, connections, |link| link.broken(now, &why)),
+        }
+    }
+
+    /// Time has passed for the connection to Redis, and for what waits for it.
+    pub(super) fn expire_link(&mut self, now: Millis, connections: &mut Table<Connection>) {
+        if self.engine.link.is_none() {
+            return;
+        }
+        self.with_link(now, connections, |link| link.expire(now));
+        while let Some(wait) = self.following.next_due(now) {
+            self.proceed(now, connections, wait);
+        }
+        while let Some(question) = self.asking.next_due(now) {
+            self.give_up_question(now, connections, question);
+        }
+    }
+
+    /// When [`Shared::expire_link`] has something to do.
+    pub(super) fn link_deadline(&self) -> Option<Millis> {
+        let link = self.engine.link.as_ref()?.next_deadline();
+        let others = [self.following.next_at(), self.asking.next_at()];
+        others.into_iter().flatten().chain([link]).min()
+    }
+
+    /// A turn is over: its commands are about to be written.
+    pub(super) fn finish_commands(&mut self, now: Millis, connections: &mut Table<Connection>) {
+        if self.engine.link.is_some() {
+            self.unfollow_unused();
+            self.asking.head = None;
+            self.with_link(now, connections, |_| {});
+        }
+    }
+
+    fn take_event(&mut self, now: Millis, connections: &mut Table<Connection>, event: Event) {
+        match event {
+            Event::Connect => self.connect_upstream(),
+            Event::Disconnect => self.outbox.act(Action::Disconnect),
+            Event::Epoch(epoch, head) => self.begin_epoch(now, connections, epoch, head),
+            Event::Limits(limits) => self.hub.groups.set_limits(limits.age, limits.events),
+            Event::Gap(name) => {
+                for slot in self.hub.groups.members_of(&name) {
+                    let Some(connection) = connections.in_slot_mut(slot) else { continue };
+                    let id = connection.id;
+                    if connection.is_resumable() {
+                        self.suspend(now, connection, false);
+                        self.settle(now, connections, id);
+                    }
+                }
+            }
+            Event::Loaded(loaded) => self.take_loaded(now, connections, loaded),
+            Event::Published(published) => self.take_published(now, &published),
+            Event::Done(serial, outcome) => self.take_outcome(now, connections, serial, outcome),
+            Event::Message(message) => self.take_message(now, connections, &message),
+            Event::Head(head) => self.hub.groups.advance(head),
+        }
+    }
+
+    fn connect_upstream(&mut self) {
+        let Some(link) = &self.engine.link else { return };
+        let settings = link.settings();
+        let action = match settings.host.parse::<IpAddr>() {
+            Ok(address) => Action::Connect(SocketAddr::new(address, settings.port)),
+            Err(_) => Action::Start(Job::Resolve(settings.host.clone(), settings.port)),
+        };
+        self.outbox.act(action);
+    }
+
+    /// What was kept may be gone: all streams in groups leave them, and enter them again.
+    fn begin_epoch(&mut self, now: Millis, connections: &mut Table<Connection>, epoch: Epoch, head: Position) {
+        let members: Vec<ConnId> =
+            connections.iter().filter(|(_, connection)| connection.is_member()).map(|(id, _)| id).collect();
+        for id in members {
+            if let Some(connection) = connections.get_mut(id) {
+                self.suspend(now, connection, true);
+                self.settle(now, connections, id);
+            }
+        }
+        self.engine.set_epoch(epoch);
+        self.hub.groups.restart(head);
+    }
+
+    fn take_loaded(&mut self, now: Millis, connections: &mut Table<Connection>, loaded: Loaded) {
+        let Loaded { name, entries, dropped, doubt, is_ended } = loaded;
+        let entries = entries.into_iter().map(|(position, frame)| Entry { position, frame }).collect();
+        self.hub.groups.load(now, Kept { name: &name, entries, dropped, doubt, is_ended });
+        for wait in self.following.waiting_for(&name) {
+            self.proceed_if_known(now, connections, wait);
+        }
+    }
+
+    fn proceed_if_known(&mut self, now: Millis, connections: &mut Table<Connection>, id: WaitId) {
+        let (Some(link), Some(wait)) = (&self.engine.link, self.following.get(id)) else { return };
+        let is_time = match wait.purpose {
+            Purpose::Enter { not_before, .. } => not_before <= now,
+            Purpose::Open(_) | Purpose::Change { .. } => true,
+        };
+        if is_time && wait.names.iter().all(|(name, _)| link.is_ready(name)) {
+            self.proceed(now, connections, id);
+        }
+    }
+
+    /// A wait is over: all of its groups are known, or its time has come.
+    fn proceed(&mut self, now: Millis, connections: &mut Table<Connection>, id: WaitId) {
+        let stream = id.0;
+        let (Some(link), Some(wait)) = (&self.engine.link, self.following.get(id)) else { return };
+        let is_known = wait.names.iter().all(|(name, _)| link.is_ready(name));
+        // It enters once they are.
+        if !is_known && matches!(wait.purpose, Purpose::Enter { .. }) {
+            return;
+        }
+        let (Some(wait), Some(connection)) = (self.following.take(id), connections.get_mut(stream)) else { return };
+        match wait.purpose {
+            Purpose::Open(_) => {
+                if let State::Connecting(connecting) = &mut connection.state
+                    && let Some(accepted) = connecting.accepted.take()
+                {
+                    self.open(now, connection, accepted, Opening::Last);
+                }
+            }
+            Purpose::Enter { .. } => self.enter_late(now, connection, &wait),
+            Purpose::Change { asker, leave, .. } => {
+                let join: Vec<Box<str>> = wait.names.into_iter().map(|(name, _)| name).collect();
+                let result = if is_known {
+                    self.change_now(now, connection, &join, &leave)
+                } else {
+                    MembershipResult::Unavailable
+                };
+                self.settle(now, connections, stream);
+                return self.answer_change(now, connections, asker, result);
+            }
+        }
+        self.settle(now, connections, stream);
+    }
+
+    fn answer_change(
+        &mut self,
+        now: Millis,
+        connections: &mut Table<Connection>,
+        asker: Asker,
+        result: MembershipResult,
+    ) {
+        match asker {
+            Asker::Client(ticket) => self.answer_owed(now, connections, ticket, &Answer::membership(result)),
+            Asker::Gateway(gateway, number) => self.tell_result(now, gateway, number, membership_code(result)),
+            Asker::Nobody => {}
+        }
+    }
+
+    fn tell_result(&mut self, now: Millis, gateway: u32, number: u64, value: u64) {
+        if let Some(link) = &mut self.engine.link {
+            link.tell(now, gateway, &Message::Result { number, value }.write());
+        }
+    }
+
+    fn answer_asked_send(
+        &mut self,
+        now: Millis,
+        connections: &mut Table<Connection>,
+        ticket: Ticket,
+        result: SendResult,
+    ) {
+        self.stats.send(result);
+        self.answer_owed(now, connections, ticket, &Answer::send(result));
+    }
+
+    /// A request to Redis has its result.
+    fn take_outcome(&mut self, now: Millis, connections: &mut Table<Connection>, serial: Serial, outcome: Outcome) {
+        if self.asking.head == Some(serial) {
+            self.asking.head = None;
+        }
+        let Some(owed) = self.asking.owed.remove(&serial) else { return };
+        match owed {
+            Owed::Send { ticket, has_id } => {
+                let result = self.sent(outcome, has_id);
+                self.answer_asked_send(now, connections, ticket, result);
+            }
+            Owed::Told(number) => self.told(now, connections, number, outcome),
+            Owed::Resumes(streams) => {
+                let Outcome::Head(head) = outcome else { return };
+                for id in streams {
+                    if let Some(State::Connecting(connecting)) = connections.get_mut(id).map(|known| &mut known.state)
+                        && let Resume::Live(position) = &mut connecting.resume
+                    {
+                        *position = head;
+                    }
+                }
+            }
+            Owed::Cursor(ticket) => {
+                // An older one is safe.
+                let head = if let Outcome::Head(head) = outcome { head } else { self.hub.groups.head() };
+                let cursor = self.hub.groups.has_history().then(|| self.engine.cursor(head));
+                self.answer_owed(now, connections, ticket, &Answer::cursor(cursor));
+            }
+            Owed::Standing(number) => self.take_look(now, connections, number, |look| match outcome {
+                Outcome::Peeked(newest, is_ended) => {
+                    look.standing = Some((newest, is_ended));
+                    true
+                }
+                _ => false,
+            }),
+            Owed::Followers(number) => self.take_look(now, connections, number, |look| match outcome {
+                Outcome::Told(followers) => {
+                    look.followers = Some(followers);
+                    true
+                }
+                _ => false,
+            }),
+        }
+    }
+
+    /// The result of a send to groups.
+    fn sent(&mut self, outcome: Outcome, has_id: bool) -> SendResult {
+        let counts = &mut self.stats.group_sends;
+        let (id, reached) = match outcome {
+            Outcome::Sent { position, reached } => (has_id.then(|| self.engine.cursor(position)), reached),
+            Outcome::Probed(reached) => (None, reached),
+            Outcome::Ended => {
+                counts.ended += 1;
+                return SendResult::Ended;
+            }
+            Outcome::OutOfMemory => return SendResult::OutOfMemory,
+            Outcome::Unavailable => return SendResult::Unavailable,
+            Outcome::Lost | Outcome::Told(_) | Outcome::Peeked(..) | Outcome::Head(_) => return SendResult::Lost,
+        };
+        *(if reached { &mut counts.reached } else { &mut counts.unreached }) += 1;
+        SendResult::Published(Published { id, reached })
+    }
+
+    /// A question to another gateway is on its way, or nobody has got it.
+    fn told(&mut self, now: Millis, connections: &mut Table<Connection>, number: u64, outcome: Outcome) {
+        let (send, change) = match outcome {
+            Outcome::Told(0) => (SendResult::NotFound, MembershipResult::NotFound),
+            Outcome::Told(_) => return,
+            Outcome::Unavailable => (SendResult::Unavailable, MembershipResult::Unavailable),
+            Outcome::OutOfMemory => (SendResult::OutOfMemory, MembershipResult::Unavailable),
+            _ => (SendResult::Lost, MembershipResult::Unavailable),
+        };
+        match self.asking.take(number) {
+            Some(Question::Send(ticket)) => {
+                let counts = &mut self.stats.remote;
+                *(if send == SendResult::NotFound { &mut counts.not_found } else { &mut counts.unanswered }) += 1;
+                self.answer_asked_send(now, connections, ticket, send);
+            }
+            Some(Question::Change(ticket)) => self.answer_owed(now, connections, ticket, &Answer::membership(change)),
+            Some(Question::Group(_)) | None => {}
+        }
+    }
+
+    /// Something new is known of a look at a group. `note`: `false` if it cannot be made.
+    fn take_look(
+        &mut self,
+        now: Millis,
+        connections: &mut Table<Connection>,
+        number: u64,
+        note: impl FnOnce(&mut Look) -> bool,
+    ) {
+        let Some(Question::Group(look)) = self.asking.get_mut(number) else { return };
+        let is_possible = note(look);
+        if (look.is_complete() || !is_possible)
+            && let Some(question) = self.asking.take(number)
+        {
+            self.give_up_question(now, connections, question);
+        }
+    }
+
+    /// Answers a question with what has come.
+    fn give_up_question(&mut self, now: Millis, connections: &mut Table<Connection>, question: Question) {
+        match question {
+            Question::Send(ticket) => {
+                self.stats.remote.unanswered += 1;
+                self.answer_asked_send(now, connections, ticket, SendResult::NoAnswer);
+            }
+            Question::Change(ticket) => {
+                self.answer_owed(now, connections, ticket, &Answer::membership(MembershipResult::NoAnswer));
+            }
+            Question::Group(look) => {
+                let own = self.hub.groups.standing(&look.name);
+                let own_count = own.map_or(0, |standing| standing.members);
+                let own_standing = || own.map_or((None, false), |standing| (standing.newest_kept, standing.is_ended));
+                let (newest, is_ended) = look.standing.unwrap_or_else(own_standing);
+                let cursor = newest.map(|position| self.engine.cursor(position));
+                let streams = look.streams.max(own_count);
+                let answer = Answer::group(&look.name, streams, cursor, is_ended, look.is_complete());
+                self.answer_owed(now, connections, look.ticket, &answer);
+            }
+        }
+    }
+
+    /// A message of another gateway, or of this one.
+    fn take_message(&mut self, now: Millis, connections: &mut Table<Connection>, message: &[u8]) {
+        match Message::parse(message) {
+            Some(Message::Send { from, number, body }) => {
+                let result = self.send(now, connections, body);
+                self.stats.send(result);
+                self.tell_result(now, from, number, send_code(result));
+            }
+            Some(Message::Change { from, number, body }) => {
+                let asker = Asker::Gateway(from, number);
+                let result = self.change_groups(now, connections, body, asker);
+                if result != MembershipResult::Asked {
+                    self.answer_change(now, connections, asker, result);
+                }
+            }
+            Some(Message::Count { from, number, group }) => {
+                let members = self.hub.groups.standing(group).map_or(0, |standing| standing.members);
+                self.tell_result(now, from, number, members as u64);
+            }
+            Some(Message::Result { number, value }) => match self.asking.get_mut(number) {
+                Some(Question::Group(_)) => self.take_look(now, connections, number, |look| {
+                    look.answers += 1;
+                    look.streams = look.streams.saturating_add(usize::try_from(value).unwrap_or(0));
+                    true
+                }),
+                Some(Question::Send(ticket)) => {
+                    let ticket = *ticket;
+                    self.asking.take(number);
+                    self.stats.remote.answered += 1;
+                    self.answer_asked_send(now, connections, ticket, send_result(value));
+                }
+                Some(Question::Change(ticket)) => {
+                    let ticket = *ticket;
+                    self.asking.take(number);
+                    self.answer_owed(now, connections, ticket, &Answer::membership(membership_result(value)));
+                }
+                None => {}
+            },
+            // Some only try whether a gateway may send any.
+            None => {}
+        }
+    }
+
+    /// Ends following groups that nobody here is in, or waits for.
+    fn unfollow_unused(&mut self) {
+        let Some(link) = &mut self.engine.link else { return };
+        loop {
+            let vacated = self.hub.groups.next_vacated();
+            let Some(name) = vacated.or_else(|| self.following.next_released()) else { return };
+            let members = self.hub.groups.standing(&name).map_or(0, |standing| standing.members);
+            if members == 0 && !self.following.is_wanted(&name) {
+                link.unfollow(&name);
+                self.hub.groups.unload(&name);
+            }
+        }
+    }
+}

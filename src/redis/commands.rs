@@ -1,0 +1,225 @@
+//! What the gateway asks of Redis.
+
+use super::entries::{Tag, flags, position_of};
+use super::held::{Frame, Standing};
+use super::requests::{Kind, Outcome, Serial};
+use super::resp::{self, Value};
+use super::scripts::Script;
+use super::state::{Event, Expected, LOG_LENGTH, Link, Phase};
+use crate::clock::Millis;
+use std::time::Duration;
+
+/// Lists and marks live longer in Redis by so much, so that a step of its clock makes nothing look complete.
+const MARGIN: Duration = Duration::from_secs(60);
+/// How long the end of a group is remembered without history.
+const END_AGE_WITHOUT_HISTORY: Duration = Duration::from_secs(60);
+
+/// A send to groups. Without events and commands it only asks whom it would reach.
+pub(crate) struct Send<'a> {
+    pub(crate) names: &'a [&'a str],
+    pub(crate) frames: &'a [Frame],
+    pub(crate) is_transient: bool,
+    pub(crate) closes: bool,
+    pub(crate) ends: bool,
+}
+
+/// Commands under construction: arguments, and their number.
+#[derive(Default)]
+struct Command {
+    bytes: Vec<u8>,
+    arguments: usize,
+}
+
+impl Command {
+    fn push(&mut self, argument: impl AsRef<[u8]>) {
+        resp::write_argument(&mut self.bytes, argument.as_ref());
+        self.arguments += 1;
+    }
+}
+
+impl Link {
+    /// Follows a group, unless it is followed already. [`Event::Loaded`] comes when all of it is known.
+    pub(crate) fn follow(&mut self, now: Millis, name: &str) {
+        if self.held.get(name).is_some() {
+            return;
+        }
+        self.held.set(name, Standing::Unread);
+        if let Phase::Syncing | Phase::Live = self.phase {
+            let channel = self.names.channel(name);
+            resp::write_command(&mut self.out, &[b"SUBSCRIBE", channel.as_bytes()]);
+            self.read(now, vec![Box::from(name)]);
+        }
+    }
+
+    /// Whether all of a group is known.
+    pub(crate) fn is_ready(&self, name: &str) -> bool {
+        self.phase == Phase::Live && self.held.is_ready(name)
+    }
+
+    /// Nobody here is in a group any more.
+    pub(crate) fn unfollow(&mut self, name: &str) {
+        if self.held.remove(name)
+            && let Phase::Syncing | Phase::Live = self.phase
+        {
+            let channel = self.names.channel(name);
+            resp::write_command(&mut self.out, &[b"UNSUBSCRIBE", channel.as_bytes()]);
+            self.sync.forget(name);
+        }
+    }
+
+    fn submit(&mut self, now: Millis, kind: Kind, script: Option<Script>, command: Command) -> Serial {
+        let is_full = self.requests.is_full();
+        let serial = self.requests.add(now, kind, script, command.arguments, command.bytes);
+        if is_full {
+            self.requests.take(serial);
+            self.events.push_back(Event::Done(serial, Outcome::Unavailable));
+        } else if self.is_live() {
+            self.write_request(now, serial);
+        }
+        serial
+    }
+
+    pub(super) fn write_request(&mut self, now: Millis, serial: Serial) {
+        let Some(request) = self.requests.write(serial) else { return };
+        let is_send = matches!(request.kind, Kind::Send { .. });
+        let around = if request.script.is_some() { 2 } else { 0 } + usize::from(is_send);
+        resp::write_head(&mut self.out, request.arguments + around);
+        if let Some(script) = request.script {
+            resp::write_argument(&mut self.out, b"EVALSHA");
+            resp::write_argument(&mut self.out, self.server.sha(script).as_bytes());
+        }
+        self.out.extend_from_slice(&request.arguments_bytes);
+        if is_send {
+            resp::write_argument(&mut self.out, self.generation.to_string().as_bytes());
+        }
+        self.expected.push_back((now, Expected::Request(serial)));
+    }
+
+    /// How long lists and marks live.
+    fn lifetimes(&self) -> (Duration, Duration) {
+        let age = self.limits.age;
+        if age.is_zero() { (age, END_AGE_WITHOUT_HISTORY) } else { (age + MARGIN, age + MARGIN) }
+    }
+
+    /// Sends something to groups.
+    pub(crate) fn send(&mut self, now: Millis, send: &Send<'_>) -> Serial {
+        let is_probe = send.frames.is_empty() && !send.closes && !send.ends;
+        let bits = [
+            (send.is_transient, flags::TRANSIENT),
+            (send.closes, flags::CLOSE),
+            (send.ends, flags::END),
+            (send.frames.is_empty(), flags::BARE),
+            (is_probe, flags::PROBE),
+        ];
+        let flags = bits.into_iter().filter_map(|(is_set, flag)| is_set.then_some(flag)).sum();
+        let tag = Tag { gateway: self.gateway, serial: self.requests.next_serial(), flags };
+        let (kept, ended) = self.lifetimes();
+        let mut command = Command::default();
+        command.push((2 + 2 * send.names.len()).to_string());
+        command.push(self.names.log());
+        command.push(self.names.gateway(self.gateway));
+        for name in send.names {
+            command.push(self.names.history(name));
+            command.push(self.names.end(name));
+        }
+        command.push(tag.write());
+        command.push(flags.to_string());
+        command.push(kept.as_millis().to_string());
+        command.push(ended.as_millis().to_string());
+        command.push(self.limits.events.max(1).to_string());
+        command.push(LOG_LENGTH.to_string());
+        command.push(self.names.channel(""));
+        command.push(self.names.all());
+        command.push(send.names.join("\n"));
+        send.names.iter().for_each(|name| command.push(name));
+        send.frames.iter().for_each(|frame| command.push(frame));
+        self.submit(now, Kind::Send { is_probe }, Some(Script::Send), command)
+    }
+
+    /// Sends a message to one gateway.
+    pub(crate) fn tell(&mut self, now: Millis, gateway: u32, message: &[u8]) -> Serial {
+        let channel = self.names.inbox(gateway);
+        self.publish(now, &channel, message)
+    }
+
+    /// Sends a message to all gateways that follow a group. It must begin with a letter.
+    pub(crate) fn tell_followers(&mut self, now: Millis, group: &str, message: &[u8]) -> Serial {
+        let channel = self.names.channel(group);
+        self.publish(now, &channel, message)
+    }
+
+    fn publish(&mut self, now: Millis, channel: &str, message: &[u8]) -> Serial {
+        let mut command = Command::default();
+        command.push("PUBLISH");
+        command.push(channel);
+        command.push(message);
+        self.submit(now, Kind::Tell, None, command)
+    }
+
+    /// Asks how a group stands.
+    pub(crate) fn peek(&mut self, now: Millis, name: &str) -> Serial {
+        let mut command = Command::default();
+        command.push("3");
+        command.push(self.names.log());
+        command.push(self.names.history(name));
+        command.push(self.names.end(name));
+        command.push("-1");
+        self.submit(now, Kind::Peek, Some(Script::Read), command)
+    }
+
+    /// Asks for the newest position.
+    pub(crate) fn newest(&mut self, now: Millis) -> Serial {
+        let mut command = Command::default();
+        ["XREVRANGE", &self.names.log(), "+", "-", "COUNT", "1"].into_iter().for_each(|part| command.push(part));
+        self.submit(now, Kind::Head, None, command)
+    }
+
+    /// The answer to a request; `None`: it makes no sense.
+    pub(super) fn answered(&mut self, serial: Serial, value: &Value<'_>) -> Option<()> {
+        let request = self.requests.take(serial)?;
+        let outcome = match request.kind {
+            Kind::Send { .. } if value.integer() == Some(0) => Outcome::Ended,
+            Kind::Send { is_probe } => {
+                let [id, gateways] = value.elements()? else { return None };
+                let reached = gateways.integer()? > 0;
+                if is_probe {
+                    Outcome::Probed(reached)
+                } else {
+                    let position = position_of(id.bytes()?)?;
+                    self.advance(position);
+                    Outcome::Sent { position, reached }
+                }
+            }
+            Kind::Tell => Outcome::Told(usize::try_from(value.integer()?).ok()?),
+            Kind::Peek => {
+                let [_, _, is_ended, newest] = value.elements()? else { return None };
+                let newest = match newest.elements()? {
+                    [] => None,
+                    [newest, ..] => Some(position_of(newest.bytes()?.split(|byte| *byte == b' ').next()?)?),
+                };
+                Outcome::Peeked(newest, is_ended.integer()? == 1)
+            }
+            Kind::Head => {
+                let newest = value.elements()?.first();
+                let newest = newest.map_or(Some(0), |entry| position_of(entry.elements()?.first()?.bytes()?))?;
+                self.advance(newest);
+                Outcome::Head(newest)
+            }
+        };
+        self.events.push_back(Event::Done(serial, outcome));
+        Some(())
+    }
+
+    /// A request was refused. Errors: why the connection is of no use.
+    pub(super) fn refused(&mut self, serial: Serial, error: String) -> Result<(), String> {
+        // All that a script may be refused for comes before its first write; the code may stand in the text of the
+        // script's error.
+        if error.contains("OOM ") {
+            self.requests.take(serial);
+            self.events.push_back(Event::Done(serial, Outcome::OutOfMemory));
+            return Ok(());
+        }
+        self.requests.requeue(serial);
+        Err(error)
+    }
+}

@@ -1,0 +1,200 @@
+//! What Redis does for the gateways, and the names of its keys and channels.
+//!
+//! | Key or channel | |
+//! |---|---|
+//! | `P:meta` | hash: the epoch, what it holds for (replication id, evictions), and the limits of history |
+//! | `P:log` | stream: one entry per send, whose ids are the positions; trimmed |
+//! | `P:h:GROUP` | list: the kept events of a group, one more than may be kept, which tells that there were others |
+//! | `P:e:GROUP` | string: the group has ended |
+//! | `P:trial` | list: nothing |
+//! | `P:gw:GATEWAY` | string: the generation of a gateway's connection; expires |
+//! | `P:c:GROUP` | channel: what is sent to a group |
+//! | `P:all` | channel: what is sent to several groups |
+//! | `P:to:GATEWAY` | channel: requests and answers of other gateways |
+
+/// Sends to groups: all or nothing, in one order.
+///
+/// Keys: log, gateway, and of each group its list and its mark. Arguments: tag, flags, lifetimes of list (0: nothing is
+/// kept) and mark in milliseconds, most events, length of the log, prefix of groups' channels, channel of all, names
+/// joined; the names; the frames; the connection's generation.
+///
+/// The generation keeps a send out that was left in an old connection: the gateway has asked already whether it was
+/// applied.
+pub(super) const SEND: &str = r"
+local groups, last = (#KEYS - 2) / 2, #ARGV
+local wanted = {KEYS[2]}
+for i = 1, groups do wanted[i + 1] = KEYS[2 + 2 * i] end
+local marks = redis.call('MGET', unpack(wanted))
+if marks[1] ~= ARGV[last] then return redis.error_reply('FENCED the gateway is not registered') end
+local names, lists, ends = {}, {}, {}
+for i = 1, groups do
+  if not marks[i + 1] then
+    names[#names + 1], lists[#lists + 1], ends[#ends + 1] = ARGV[9 + i], KEYS[1 + 2 * i], KEYS[2 + 2 * i]
+  end
+end
+if #names == 0 then return 0 end
+local flags, count = tonumber(ARGV[2]), last - 10 - groups
+local function subscribers()
+  local channels, sum = {}, 0
+  for i, name in ipairs(names) do channels[i] = ARGV[7] .. name end
+  local counts = redis.call('PUBSUB', 'NUMSUB', unpack(channels))
+  for i = 2, #counts, 2 do sum = sum + counts[i] end
+  return sum
+end
+if flags >= 32 then return {'', subscribers()} end
+local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[6], '*', 's', ARGV[1], 'g', ARGV[9])
+local ids = {id}
+if count > 1 or #id > 19 then
+  local dash = string.find(id, '-', 1, true)
+  local ms, seq = string.sub(id, 1, dash), tonumber(string.sub(id, dash + 1))
+  if seq + count > 200000 then ms, seq = string.format('%.0f-', tonumber(string.sub(ms, 1, -2)) + 1), 0 end
+  for i = 1, math.max(count, 1) do ids[i] = ms .. string.format('%.0f', seq + i - 1) end
+  if ids[#ids] ~= id then redis.call('XADD', KEYS[1], ids[#ids], 's', ARGV[1], 'g', ARGV[9]) end
+end
+local entries = {}
+for i = 1, #ids do
+  local flag = i < #ids and flags % 2 + 8 or flags
+  entries[i] = ids[i] .. ' ' .. flag .. ' ' .. (count > 0 and ARGV[9 + groups + i] or '')
+end
+if count > 0 and flags % 2 == 0 and ARGV[3] ~= '0' then
+  local most = tonumber(ARGV[5]) + 1
+  for _, list in ipairs(lists) do
+    if redis.call('RPUSH', list, unpack(entries)) > most then redis.call('LTRIM', list, -most, -1) end
+    redis.call('PEXPIRE', list, ARGV[3])
+  end
+end
+if flags % 8 >= 4 then
+  for _, mark in ipairs(ends) do redis.call('SET', mark, '1', 'PX', ARGV[4]) end
+end
+local reached = 0
+if #names == 1 then
+  for _, entry in ipairs(entries) do reached = redis.call('PUBLISH', ARGV[7] .. names[1], entry) end
+else
+  reached = subscribers()
+  local head = 'G' .. table.concat(names, '\n') .. '\n\n'
+  for _, entry in ipairs(entries) do redis.call('PUBLISH', ARGV[8], head .. entry) end
+end
+return {ids[#ids], reached}
+";
+
+/// What is kept of groups. Keys: log, and of each group its list and its mark. Argument: where in the lists to begin.
+/// Answer: the newest position, the time in milliseconds, and of each group whether it has ended, and the events.
+pub(super) const READ: &str = r"
+local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+local time = redis.call('TIME')
+local found = {newest and newest[1] or '0-0', time[1] * 1000 + math.floor(time[2] / 1000)}
+for i = 2, #KEYS, 2 do
+  found[#found + 1] = redis.call('EXISTS', KEYS[i + 1])
+  found[#found + 1] = redis.call('LRANGE', KEYS[i], ARGV[1], -1)
+end
+return found
+";
+
+/// Begins a connection. Keys: meta, log, gateway, and one that only serves to try what the others need: a user that lacks a
+/// right is refused here, and not at the first send. Arguments: an epoch, in case that a new one begins; replication id,
+/// number of evictions; limits of history (milliseconds, events); generation of the connection, its lifetime; length of
+/// the log; channel of all.
+/// Answer: epoch, limits, newest position.
+pub(super) const OPEN: &str = r"
+local meta = redis.call('HMGET', KEYS[1], 'epoch', 'source', 'age', 'events')
+redis.call('GET', KEYS[3])
+local source = ARGV[2] .. ' ' .. ARGV[3]
+if not meta[1] then
+  redis.call('HSET', KEYS[1], 'age', ARGV[4], 'events', ARGV[5])
+  meta = {ARGV[1], source, ARGV[4], ARGV[5]}
+elseif meta[2] ~= source then
+  meta[1] = ARGV[1]
+end
+redis.call('HSET', KEYS[1], 'epoch', meta[1], 'source', source)
+redis.call('RPUSH', KEYS[4], '1')
+redis.call('LTRIM', KEYS[4], -1, -1)
+redis.call('PEXPIRE', KEYS[4], 1000)
+redis.call('LRANGE', KEYS[4], 0, -1)
+redis.call('MGET', KEYS[3])
+redis.call('HGET', KEYS[1], 'epoch')
+redis.call('EXISTS', KEYS[3])
+redis.call('TIME')
+redis.call('PUBSUB', 'NUMSUB', ARGV[9])
+redis.call('PUBLISH', ARGV[9], 'T')
+redis.call('SET', KEYS[3], ARGV[6], 'PX', ARGV[7])
+local id = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[8], '*', 'h', '')
+redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
+redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)
+return {meta[1], meta[3], meta[4], id}
+";
+
+/// Keeps a gateway registered. It writes, as a master that was replaced still answers a PING. Keys: meta, log, gateway.
+/// Arguments: generation, lifetime, length of the log. Answer: epoch, newest position.
+pub(super) const BEAT: &str = r"
+local generation = redis.call('GET', KEYS[3])
+if generation and generation ~= ARGV[1] then return redis.error_reply('FENCED by a newer connection') end
+redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[2])
+local id = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', 'h', '')
+return {redis.call('HGET', KEYS[1], 'epoch') or '', id}
+";
+
+/// All scripts, in the order of [`Script`].
+pub(super) const SCRIPTS: [&str; 4] = [SEND, READ, OPEN, BEAT];
+
+/// The index of a script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Script {
+    Send,
+    Read,
+    Open,
+    Beat,
+}
+
+/// Names of keys and channels.
+#[derive(Clone, Debug)]
+pub(super) struct Names {
+    prefix: String,
+}
+
+impl Names {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    pub(super) fn meta(&self) -> String {
+        format!("{}:meta", self.prefix)
+    }
+
+    pub(super) fn log(&self) -> String {
+        format!("{}:log", self.prefix)
+    }
+
+    pub(super) fn trial(&self) -> String {
+        format!("{}:trial", self.prefix)
+    }
+
+    pub(super) fn history(&self, group: &str) -> String {
+        format!("{}:h:{group}", self.prefix)
+    }
+
+    pub(super) fn end(&self, group: &str) -> String {
+        format!("{}:e:{group}", self.prefix)
+    }
+
+    pub(super) fn gateway(&self, gateway: u32) -> String {
+        format!("{}:gw:{gateway:08x}", self.prefix)
+    }
+
+    /// The channel of a group; of the empty name: the prefix of all of these.
+    pub(super) fn channel(&self, group: &str) -> String {
+        format!("{}:c:{group}", self.prefix)
+    }
+
+    pub(super) fn all(&self) -> String {
+        format!("{}:all", self.prefix)
+    }
+
+    pub(super) fn inbox(&self, gateway: u32) -> String {
+        format!("{}:to:{gateway:08x}", self.prefix)
+    }
+
+    /// The group of a channel.
+    pub(super) fn group_of<'a>(&self, channel: &'a str) -> Option<&'a str> {
+        channel.strip_prefix(&*self.prefix)?.strip_prefix(":c:")
+    }
+}

@@ -1,0 +1,300 @@
+//! The connection to Redis, without the socket: its state, and what is written.
+
+use super::held::{Frame, Held, Loaded, Published, Replay, Standing};
+use super::requests::{Outcome, Requests, Serial};
+use super::resp::{self, Scanner};
+use super::scripts::{Names, Script};
+use super::server::Server;
+use super::settings::{Limits, RedisSettings};
+use crate::clock::Millis;
+use crate::cursor::{Epoch, Position};
+use std::collections::VecDeque;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How often a gateway registers.
+pub(super) const BEAT_INTERVAL: Duration = Duration::from_secs(5);
+/// How long it stays registered.
+pub(super) const REGISTERED: Duration = Duration::from_secs(15);
+/// Entries of the log: several seconds of a busy cluster, some 10 MB.
+pub(super) const LOG_LENGTH: usize = 65_536;
+pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(50);
+pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// Connect to the server, then say [`Link::connected`] or [`Link::broken`].
+    Connect,
+    /// Close the connection, if there is one.
+    Disconnect,
+    /// What was kept may be gone: positions begin anew, at this one.
+    Epoch(Epoch, Position),
+    /// These limits of history hold.
+    Limits(Limits),
+    /// Events of a group that is followed may have been missed.
+    Gap(Box<str>),
+    /// A group is followed from now on.
+    Loaded(Loaded),
+    Published(Published),
+    /// A request has its result.
+    Done(Serial, Outcome),
+    /// A message of another gateway.
+    Message(Vec<u8>),
+    /// The newest position: all before it has come.
+    Head(Position),
+}
+
+/// Counters for the metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LinkCounts {
+    pub(crate) connects: u64,
+    pub(crate) catch_ups: u64,
+    pub(crate) epochs: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Until it is tried again.
+    Waiting {
+        until: Millis,
+    },
+    /// Until this counts as failed.
+    Connecting {
+        until: Millis,
+    },
+    /// Greeted; no answer to everything yet.
+    Greeting,
+    /// Reading what was missed.
+    Syncing,
+    Live,
+}
+
+/// The answer that a command gets.
+pub(super) enum Expected {
+    Hello,
+    Done,
+    Info,
+    Open,
+    LogStart,
+    Log,
+    Read { number: u64, names: Vec<Box<str>> },
+    Beat,
+    Request(Serial),
+}
+
+/// What is collected while catching up.
+#[derive(Default)]
+pub(super) struct Sync {
+    /// Up to here all was known.
+    pub(super) behind: Position,
+    pub(super) log_starts_at: Position,
+    /// Up to here the log says all.
+    pub(super) log_ends_at: Position,
+    pub(super) reads_left: usize,
+    pub(super) newest: Position,
+    pub(super) replays: Vec<Replay>,
+    pub(super) loaded: Vec<Loaded>,
+    pub(super) gaps: Vec<Box<str>>,
+}
+
+/// The connection, and what depends on it.
+pub(crate) struct Link {
+    pub(super) settings: RedisSettings,
+    pub(super) limits: Limits,
+    pub(super) names: Names,
+    pub(super) gateway: u32,
+    /// Of the connection.
+    pub(super) generation: u64,
+    pub(super) random: u64,
+    pub(super) phase: Phase,
+    pub(super) backoff: Duration,
+    pub(super) expected: VecDeque<(Millis, Expected)>,
+    pub(super) out: Vec<u8>,
+    pub(super) inbox: Vec<u8>,
+    pub(super) scanner: Scanner,
+    pub(super) server: Server,
+    pub(super) epoch: Option<Epoch>,
+    pub(super) head: Position,
+    pub(super) held: Held,
+    pub(super) reads: u64,
+    pub(super) sync: Sync,
+    /// The events of a send that has more, and the position of the first one.
+    pub(super) partial: Option<(Position, Vec<Frame>)>,
+    pub(super) requests: Requests,
+    pub(super) beat_at: Millis,
+    /// Why the last connection failed, as it was logged.
+    pub(super) complaint: String,
+    pub(super) has_been_live: bool,
+    pub(super) events: VecDeque<Event>,
+    pub(super) counts: LinkCounts,
+}
+
+impl Sync {
+    /// Whether the log has everything behind [`Sync::behind`].
+    pub(super) fn is_log_whole(&self) -> bool {
+        self.behind > 0 && self.log_starts_at <= self.behind
+    }
+
+    /// A group is no longer followed.
+    pub(super) fn forget(&mut self, name: &str) {
+        self.forget_until(name, Position::MAX);
+        self.loaded.retain(|loaded| *loaded.name != *name);
+        self.gaps.retain(|known| **known != *name);
+    }
+
+    /// What came of a group up to `position` is known otherwise.
+    pub(super) fn forget_until(&mut self, name: &str, position: Position) {
+        for replay in self.replays.iter_mut().filter(|replay| replay.position <= position) {
+            replay.names.retain(|known| **known != *name);
+        }
+    }
+}
+
+impl Link {
+    /// `random`: unknown to others, and the gateway's id in 32 of its bits.
+    pub(crate) fn new(settings: RedisSettings, limits: Limits, random: u64) -> Self {
+        Self {
+            names: Names::new(&settings.prefix),
+            settings,
+            limits,
+            gateway: (random >> 32) as u32,
+            generation: 0,
+            random: random | 1,
+            phase: Phase::Waiting { until: Millis::ZERO },
+            backoff: BACKOFF_MIN,
+            expected: VecDeque::new(),
+            out: Vec::new(),
+            inbox: Vec::new(),
+            scanner: Scanner::default(),
+            server: Server::default(),
+            epoch: None,
+            head: 0,
+            held: Held::default(),
+            reads: 0,
+            sync: Sync::default(),
+            partial: None,
+            requests: Requests::default(),
+            beat_at: Millis::NEVER,
+            complaint: String::new(),
+            has_been_live: false,
+            events: VecDeque::new(),
+            counts: LinkCounts::default(),
+        }
+    }
+
+    pub(crate) fn settings(&self) -> &RedisSettings {
+        &self.settings
+    }
+
+    /// The id of this gateway, which its tokens begin with.
+    pub(crate) fn gateway(&self) -> u32 {
+        self.gateway
+    }
+
+    /// A random token with the id of this gateway in place of its first 32 bits; 90 random ones are left.
+    pub(crate) fn own_token(&self, random: Uuid) -> Uuid {
+        Uuid::from_u128(random.as_u128() & (u128::MAX >> 32) | u128::from(self.gateway) << 96)
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        self.phase == Phase::Live
+    }
+
+    /// Whether it has ever been live.
+    pub(crate) fn has_been_live(&self) -> bool {
+        self.has_been_live
+    }
+
+    pub(crate) fn counts(&self) -> LinkCounts {
+        self.counts
+    }
+
+    /// Requests without a result.
+    pub(crate) fn waiting(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Groups that are followed.
+    pub(crate) fn followed(&self) -> usize {
+        self.held.len()
+    }
+
+    /// The next thing that happened.
+    pub(crate) fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The bytes to write next.
+    pub(crate) fn unsent(&self) -> &[u8] {
+        &self.out
+    }
+
+    /// So many of them are written.
+    pub(crate) fn wrote(&mut self, count: usize) {
+        self.out.drain(..count);
+    }
+
+    pub(super) fn advance(&mut self, position: Position) {
+        if position > self.head {
+            self.head = position;
+            self.events.push_back(Event::Head(position));
+        }
+    }
+
+    pub(super) fn finish(&mut self, results: Vec<(Serial, Outcome)>) {
+        self.events.extend(results.into_iter().map(|(serial, outcome)| Event::Done(serial, outcome)));
+    }
+
+    /// From half of the back-off to all of it.
+    pub(super) fn jittered_backoff(&mut self) -> Duration {
+        let half = self.backoff.as_millis() as u64 / 2;
+        Duration::from_millis(half + self.next_random() % (half + 1))
+    }
+
+    pub(super) fn next_random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+
+    pub(super) fn command(&mut self, now: Millis, expected: Expected, arguments: &[&[u8]]) {
+        resp::write_command(&mut self.out, arguments);
+        self.expected.push_back((now, expected));
+    }
+
+    /// Runs a script.
+    pub(super) fn run(
+        &mut self,
+        now: Millis,
+        expected: Expected,
+        script: Script,
+        keys: &[String],
+        arguments: &[String],
+    ) {
+        resp::write_head(&mut self.out, 3 + keys.len() + arguments.len());
+        resp::write_argument(&mut self.out, b"EVALSHA");
+        resp::write_argument(&mut self.out, self.server.sha(script).as_bytes());
+        resp::write_argument(&mut self.out, keys.len().to_string().as_bytes());
+        for argument in keys.iter().chain(arguments) {
+            resp::write_argument(&mut self.out, argument.as_bytes());
+        }
+        self.expected.push_back((now, expected));
+    }
+
+    pub(super) fn read(&mut self, now: Millis, names: Vec<Box<str>>) {
+        self.reads += 1;
+        let number = self.reads;
+        let mut keys = vec![self.names.log()];
+        if self.phase == Phase::Syncing {
+            self.sync.reads_left += 1;
+        }
+        for name in &names {
+            keys.extend([self.names.history(name), self.names.end(name)]);
+            let was_stale = self.held.get(name) == Some(Standing::Stale);
+            self.held.set(name, Standing::Reading { number, was_stale });
+        }
+        self.run(now, Expected::Read { number, names }, Script::Read, &keys, &["0".to_owned()]);
+    }
+}

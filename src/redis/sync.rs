@@ -1,0 +1,223 @@
+//! The beginning of a connection, and what was missed until then.
+
+use super::entries::{Entry, Tag, flags, id_of, position_of};
+use super::held::{Frame, Loaded, Replay, Standing, in_order, load};
+use super::requests::own_sends;
+use super::resp::{self, Value};
+use super::scripts::Script;
+use super::settings::Limits;
+use super::state::{BACKOFF_MIN, BEAT_INTERVAL, Event, Expected, LOG_LENGTH, Link, Phase, REGISTERED, Sync};
+use crate::clock::Millis;
+use crate::cursor::{Epoch, Position};
+use log::{error, info};
+use std::collections::HashSet;
+use std::time::Duration;
+
+/// Groups in one command when all are read.
+const READ_AT_ONCE: usize = 100;
+/// Channels in one command when all are subscribed to.
+const SUBSCRIBED_AT_ONCE: usize = 1_000;
+
+impl Link {
+    pub(super) fn open(&mut self, now: Millis) {
+        self.server.warn_of_policy();
+        self.generation += 1;
+        let keys = [self.names.meta(), self.names.log(), self.names.gateway(self.gateway), self.names.trial()];
+        let (replication, evictions) = self.server.source();
+        let arguments = [
+            self.next_random().to_string(),
+            replication,
+            evictions,
+            self.limits.age.as_millis().to_string(),
+            self.limits.events.to_string(),
+            self.generation.to_string(),
+            REGISTERED.as_millis().to_string(),
+            LOG_LENGTH.to_string(),
+            self.names.all(),
+        ];
+        self.run(now, Expected::Open, Script::Open, &keys, &arguments);
+    }
+
+    pub(super) fn opened(&mut self, now: Millis, value: &Value<'_>) -> Option<()> {
+        let [epoch, age, events, newest] = value.elements()? else { return None };
+        let epoch = parse_epoch(epoch.text()?)?;
+        let limits =
+            Limits { age: Duration::from_millis(age.text()?.parse().ok()?), events: events.text()?.parse().ok()? };
+        let newest = position_of(newest.bytes()?)?;
+        if limits != self.limits {
+            error!(
+                history_seconds = limits.age.as_secs(),
+                history_events = limits.events;
+                "another gateway has set the limits of history; those hold here as well"
+            );
+            self.limits = limits;
+            self.events.push_back(Event::Limits(limits));
+        }
+        let is_new_epoch = self.epoch != Some(epoch);
+        let was_at = self.sync.behind;
+        // In a new epoch nothing can be proved.
+        let behind = if is_new_epoch { 0 } else { was_at };
+        self.sync = Sync { behind, newest, log_starts_at: Position::MAX, ..Sync::default() };
+        if is_new_epoch {
+            self.counts.epochs += u64::from(self.epoch.is_some());
+            self.epoch = Some(epoch);
+            self.head = newest;
+            self.held.forget();
+            self.events.push_back(Event::Epoch(epoch, newest));
+        }
+        self.phase = Phase::Syncing;
+        let channels: Vec<String> = [self.names.all(), self.names.inbox(self.gateway)]
+            .into_iter()
+            .chain(self.held.names().map(|name| self.names.channel(name)))
+            .collect();
+        for channels in channels.chunks(SUBSCRIBED_AT_ONCE) {
+            let arguments: Vec<&[u8]> =
+                std::iter::once("SUBSCRIBE").chain(channels.iter().map(|name| &**name)).map(str::as_bytes).collect();
+            resp::write_command(&mut self.out, &arguments);
+        }
+        if was_at == 0 {
+            self.read_changed(now, |_| true);
+            return Some(());
+        }
+        let log = self.names.log();
+        self.command(now, Expected::LogStart, &[b"XRANGE", log.as_bytes(), b"-", b"+", b"COUNT", b"1"]);
+        // Of a send that was in flight, this gateway may have got its own message.
+        let from = id_of(was_at);
+        self.command(now, Expected::Log, &[b"XRANGE", log.as_bytes(), from.as_bytes(), b"+"]);
+        Some(())
+    }
+
+    /// What the log says has changed meanwhile.
+    pub(super) fn take_log(&mut self, now: Millis, value: &Value<'_>) -> Option<()> {
+        let behind = self.sync.behind;
+        let is_whole = self.sync.is_log_whole();
+        let mut sends = Vec::new();
+        let mut changed: HashSet<&str> = HashSet::new();
+        for entry in value.elements()? {
+            let [id, fields] = entry.elements()? else { return None };
+            let position = position_of(id.bytes()?)?;
+            self.sync.log_ends_at = position;
+            // Others are heartbeats.
+            let [_, tag, _, names] = fields.elements()? else { continue };
+            let (tag, names) = (Tag::parse(tag.text()?)?, names.text()?);
+            sends.push((position, tag));
+            if position <= behind {
+                continue;
+            }
+            changed.extend(names.split('\n'));
+            let command = tag.flags & (flags::CLOSE | flags::END);
+            let held = |name: &&str| self.held.get(name) == Some(Standing::Stale);
+            let names: Vec<Box<str>> = names.split('\n').filter(held).map(Box::from).collect();
+            if command != 0 && !names.is_empty() {
+                let frame = Frame::from(b"".as_slice());
+                self.sync.replays.push(Replay { position, names, flags: command | flags::BARE, frame });
+            }
+        }
+        let own = own_sends(self.gateway, sends.into_iter());
+        let results = self.requests.resolve(&own, is_whole);
+        self.finish(results);
+        self.read_changed(now, |name| !is_whole || changed.contains(name));
+        Some(())
+    }
+
+    /// Reads the groups that are not known, and those that have changed.
+    fn read_changed(&mut self, now: Millis, has_changed: impl Fn(&str) -> bool) {
+        let selected = self.held.select(has_changed);
+        for names in selected.chunks(READ_AT_ONCE) {
+            self.read(now, names.to_vec());
+        }
+        if self.sync.reads_left == 0 {
+            self.go_live(now);
+        }
+    }
+
+    pub(super) fn take_read(&mut self, now: Millis, number: u64, names: &[Box<str>], value: &Value<'_>) -> Option<()> {
+        let (newest, rest) = value.elements()?.split_first()?;
+        let (time, groups) = rest.split_first()?;
+        let newest = position_of(newest.bytes()?)?;
+        let now_ms = u64::try_from(time.integer()?).ok()?;
+        let is_live = self.phase == Phase::Live;
+        if is_live {
+            self.advance(newest);
+        } else {
+            self.sync.newest = self.sync.newest.max(newest);
+            self.sync.reads_left -= 1;
+        }
+        for (name, group) in names.iter().zip(groups.chunks_exact(2)) {
+            // Nobody may want it any more, or again.
+            let Some(Standing::Reading { number: wanted, was_stale }) = self.held.get(name) else { continue };
+            if wanted != number {
+                continue;
+            }
+            self.held.set(name, Standing::Ready);
+            let is_ended = group[0].integer()? == 1;
+            let entries: Option<Vec<Entry<'_>>> =
+                group[1].elements()?.iter().map(|entry| Entry::parse(entry.bytes()?)).collect();
+            let entries = entries?;
+            let loaded = load(name, is_ended, &entries, now_ms, self.limits);
+            if is_live {
+                self.events.push_back(Event::Loaded(loaded));
+            } else if was_stale {
+                self.take_missed(name, newest, &loaded, &entries);
+            } else {
+                // What came meanwhile is in the list.
+                self.sync.forget_until(name, newest);
+                self.sync.loaded.push(loaded);
+            }
+        }
+        if !is_live && self.sync.reads_left == 0 {
+            self.go_live(now);
+        }
+        Some(())
+    }
+
+    /// What this gateway has missed of a group.
+    fn take_missed(&mut self, name: &str, newest: Position, loaded: &Loaded, entries: &[Entry<'_>]) {
+        let behind = self.sync.behind;
+        if loaded.has_gap_behind(behind) {
+            self.sync.gaps.push(Box::from(name));
+        }
+        if loaded.is_ended && !self.sync.is_log_whole() {
+            let (names, frame) = (vec![Box::from(name)], Frame::from(b"".as_slice()));
+            self.sync.replays.push(Replay { position: newest, names, flags: flags::END | flags::BARE, frame });
+        }
+        for entry in entries.iter().filter(|entry| entry.position > behind) {
+            let (names, frame) = (vec![Box::from(name)], Frame::from(entry.frame));
+            // The log knows of closes and ends.
+            self.sync.replays.push(Replay { position: entry.position, names, flags: 0, frame });
+        }
+    }
+
+    /// All that was missed is here, in any order.
+    fn go_live(&mut self, now: Millis) {
+        let mut sync = std::mem::take(&mut self.sync);
+        for loaded in &mut sync.loaded {
+            loaded.add_messages(&mut sync.replays);
+        }
+        sync.replays.retain(|replay| !replay.names.is_empty());
+        if sync.behind > 0 {
+            self.counts.catch_ups += 1;
+        }
+        self.events.extend(sync.gaps.into_iter().map(Event::Gap));
+        for published in in_order(sync.replays) {
+            self.head = self.head.max(published.first);
+            self.events.push_back(Event::Published(published));
+        }
+        self.phase = Phase::Live;
+        self.advance(sync.newest.max(sync.log_ends_at));
+        self.events.extend(sync.loaded.into_iter().map(Event::Loaded));
+        self.counts.connects += 1;
+        self.backoff = BACKOFF_MIN;
+        self.complaint = String::new();
+        self.has_been_live = true;
+        info!(version = self.server.version(), followed = self.held.len(); "connected to Redis");
+        self.beat_at = now.after(BEAT_INTERVAL);
+        for serial in self.requests.queued() {
+            self.write_request(now, serial);
+        }
+    }
+}
+
+pub(super) fn parse_epoch(text: &str) -> Option<Epoch> {
+    text.parse().ok().map(Epoch::new)
+}
