@@ -30,7 +30,7 @@ class Unavailable(GatewayError):
 
 
 class Gone(GatewayError):
-    """410: the group has ended; stop sending to it."""
+    """The group has ended (410), or the stream of a streaming send (404); stop sending to it."""
 
 
 class Headers(Protocol):
@@ -160,6 +160,7 @@ class BaseGateway:
             raise ValueError("INTERNAL_TOKEN must be one line of ASCII")
         json_fields = f"{fields}Content-Type: application/json\r\nContent-Length: "
         self._get_fields = f" HTTP/1.1\r\n{fields}\r\n"
+        self.stream_fields = fields  # of the head of a streaming send
         self._send_head = f"POST /internal/send HTTP/1.1\r\n{json_fields}"
         self._groups_head = f"POST /internal/groups HTTP/1.1\r\n{json_fields}"
         self._open()

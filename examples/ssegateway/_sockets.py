@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import _socket
+import errno
 import os
 import socket
 import struct
+from contextlib import suppress
 from time import monotonic
 
 from ._http import IS_LINUX, Address, Answer, Answers, LostConnection, connect, is_ended
@@ -14,6 +16,8 @@ __all__ = ["Pool"]
 
 # Nearly all answers are smaller; the rest of a larger one is read in larger pieces.
 FIRST_BYTES, MORE_BYTES = 4 * 1024, 256 * 1024
+SSL_ERROR_WANT_READ = 2  # of the module ssl, which is slow to import
+WOULD_BLOCK = (errno.EAGAIN, errno.EWOULDBLOCK, SSL_ERROR_WANT_READ)
 
 
 class Connection:
@@ -76,6 +80,34 @@ class Connection:
                 raise TimeoutError("timed out")
             self._set_timeout(left)
             size = MORE_BYTES
+
+    def start_streaming(self, timeout: float) -> None:
+        """From now on one thread writes and another calls `received`, one at a time; `timeout` of a write in seconds."""
+        self._set_timeout(timeout)
+
+    def received(self) -> Answer | None:
+        """The answer, if it has come. Raises LostConnection."""
+        timeout = self.sock.gettimeout()
+        self.sock.settimeout(0)
+        try:
+            while data := self.sock.recv(FIRST_BYTES):
+                self._answers.feed(data)
+                if answer := self._answers.next():
+                    return answer
+        except OSError as error:
+            if error.errno in WOULD_BLOCK:
+                return None
+            raise
+        finally:
+            self.sock.settimeout(timeout)
+        if answer := self._answers.end():
+            return answer
+        raise LostConnection("closed without an answer", is_unprocessed=False)
+
+    def break_off(self) -> None:
+        """Ends the connection; a thread that waits for it wakes up."""
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
 
     def _early_answer(self, error: ConnectionError) -> Answer:
         self.is_reusable = False

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import overload
 
+from ._aio_stream import AsyncFeedConnection, AsyncStream, pipe
 from ._base import BaseGateway, Connection, Event, Group, Sent
+from ._feed import EventFeed, LineFeed, Target
 from ._http import Answer, BadAnswer, LostConnection
 from ._pipeline import Pipeline
 
-__all__ = ["AsyncGateway"]
+__all__ = ["AsyncGateway", "AsyncStream"]
 
 
 class AsyncGateway(BaseGateway):
@@ -85,6 +87,40 @@ class AsyncGateway(BaseGateway):
             token, data, name, id, retry, close, events, group, groups, end, transient
         )
         return self._sent(await self._call(request, is_repeatable), token is not None)
+
+    def stream(
+        self,
+        group: str | None = None,
+        *,
+        token: str | None = None,
+        end: bool = False,
+        will: Event | str | None = None,
+        restart: Event | str | None = None,
+        reconnect_seconds: float = 30,
+    ) -> AsyncStream:
+        """A streaming send, for an `async with` statement. See `Gateway.stream`.
+
+        When no send can succeed any more, the block is cancelled wherever it waits, and the statement raises `Gone` or
+        `Unavailable`.
+        """
+        feed = LineFeed(self, Target(group, token, end), will, restart)
+        return AsyncStream(AsyncFeedConnection(feed, self._address, self.timeout, reconnect_seconds))
+
+    async def pipe(
+        self,
+        group: str,
+        chunks: AsyncIterable[bytes],
+        *,
+        end: bool = False,
+        restart: Event | str | None = None,
+        reconnect_seconds: float = 30,
+    ) -> None:
+        """Sends somebody else's event stream to a group as it comes: `await gateway.pipe(group, answer.aiter_bytes())`.
+
+        Raises `Gone` as soon as the group has ended. The other arguments are those of `stream`.
+        """
+        feed = EventFeed(self, Target(group, None, end), restart)
+        await pipe(AsyncFeedConnection(feed, self._address, self.timeout, reconnect_seconds), chunks)
 
     async def join(self, token: str, *groups: str, leave: Iterable[str] = ()) -> bool:
         """Adds a stream to groups until it ends, after removing it from those in `leave`. False: it has ended."""
