@@ -289,7 +289,7 @@ impl Shared {
         }
         self.stats.feeds.end(end);
         self.end_group_of(now, &mut feed, end);
-        debug!(lines = feed.lines, accepted = feed.accepted, end:?; "feed ended");
+        debug!(lines = feed.lines, accepted = feed.accepted, end = FeedEnd::LABELS[end.index()]; "feed ended");
         let answer = match end {
             FeedEnd::Complete => Answer::feed(feed.accepted, &feed.errors),
             FeedEnd::Gone => match &feed.request.target {
