@@ -11,9 +11,10 @@ Standard library only. `ssegateway.aio` is the same for asyncio.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import overload
+from typing import Any, overload
 
 from ._base import (
+    ABSENT,
     BaseGateway,
     Callback,
     Connection,
@@ -59,6 +60,7 @@ class Gateway(BaseGateway):
         token: str,
         data: str | None = None,
         *,
+        json: Any = ABSENT,
         name: str | None = None,
         id: str | int | None = None,
         retry: int | None = None,
@@ -72,6 +74,7 @@ class Gateway(BaseGateway):
         *,
         group: str,
         data: str | None = None,
+        json: Any = ABSENT,
         name: str | None = None,
         id: str | int | None = None,
         retry: int | None = None,
@@ -87,6 +90,7 @@ class Gateway(BaseGateway):
         *,
         groups: Iterable[str],
         data: str | None = None,
+        json: Any = ABSENT,
         name: str | None = None,
         id: str | int | None = None,
         retry: int | None = None,
@@ -100,6 +104,7 @@ class Gateway(BaseGateway):
         token: str | None = None,
         data: str | None = None,
         *,
+        json: Any = ABSENT,
         name: str | None = None,
         id: str | int | None = None,
         retry: int | None = None,
@@ -112,12 +117,13 @@ class Gateway(BaseGateway):
     ) -> bool | Sent:
         """Sends one or more events to a stream, to a group, or to all streams in any of several groups.
 
+        `json` is any JSON value in place of `data`: the page reads it with `JSON.parse(event.data)`.
         With a token: False if the stream has ended, so forget its token. With groups: a `Sent`. `close` closes the streams
         behind the event, `end` ends the group for good. A `transient` event is not kept for clients that are away. Raises
         `Gone` if the groups have ended.
         """
         request, is_repeatable = self._send(
-            token, data, name, id, retry, close, events, group, groups, end, transient
+            token, data, json, name, id, retry, close, events, group, groups, end, transient
         )
         return self._sent(self._call(request, is_repeatable), token is not None)
 

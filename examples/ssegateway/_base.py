@@ -13,6 +13,9 @@ from urllib.parse import parse_qsl, quote as percent_encode, urlencode
 
 from ._http import Address, Answer
 
+# An argument that was not given, where None means null.
+ABSENT: Any = object()
+
 # The stream has ended, or ends now because its client is too slow. Any other 404 means a wrong port or path.
 ENDED = {(404, b'{"error":"Token not found"}'), (500, b'{"error":"Write failed: connection closed"}')}
 
@@ -189,6 +192,7 @@ class BaseGateway:
         self,
         token: str | None,
         data: str | None,
+        value: Any,
         name: str | None,
         id: str | int | None,
         retry: int | None,
@@ -202,6 +206,10 @@ class BaseGateway:
         """The request, and whether it may be repeated if the first attempt got no answer."""
         if (token is not None) + (group is not None) + (groups is not None) != 1:
             raise TypeError("a send needs exactly one of token, group and groups")
+        if value is not ABSENT:
+            if data is not None:
+                raise TypeError("data and json exclude each other")
+            data = json.dumps(value)
         # Faster than json.dumps of nested dictionaries.
         if token is not None:
             body = f'{{"token":{quote(token)}'

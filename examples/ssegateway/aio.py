@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
-from typing import overload
+from typing import Any, overload
 
 from ._aio_stream import AsyncFeedConnection, AsyncStream, pipe
-from ._base import BaseGateway, Connection, Event, Group, Sent
+from ._base import ABSENT, BaseGateway, Connection, Event, Group, Sent
 from ._feed import EventFeed, LineFeed, Target
 from ._http import Answer, BadAnswer, LostConnection
 from ._pipeline import Pipeline
@@ -26,6 +26,7 @@ class AsyncGateway(BaseGateway):
         token: str,
         data: str | None = None,
         *,
+        json: Any = ABSENT,
         name: str | None = None,
         id: str | int | None = None,
         retry: int | None = None,
@@ -39,6 +40,7 @@ class AsyncGateway(BaseGateway):
         *,
         group: str,
         data: str | None = None,
+        json: Any = ABSENT,
         name: str | None = None,
         id: str | int | None = None,
         retry: int | None = None,
@@ -54,6 +56,7 @@ class AsyncGateway(BaseGateway):
         *,
         groups: Iterable[str],
         data: str | None = None,
+        json: Any = ABSENT,
         name: str | None = None,
         id: str | int | None = None,
         retry: int | None = None,
@@ -67,6 +70,7 @@ class AsyncGateway(BaseGateway):
         token: str | None = None,
         data: str | None = None,
         *,
+        json: Any = ABSENT,
         name: str | None = None,
         id: str | int | None = None,
         retry: int | None = None,
@@ -84,7 +88,7 @@ class AsyncGateway(BaseGateway):
         `Gone` if the groups have ended.
         """
         request, is_repeatable = self._send(
-            token, data, name, id, retry, close, events, group, groups, end, transient
+            token, data, json, name, id, retry, close, events, group, groups, end, transient
         )
         return self._sent(await self._call(request, is_repeatable), token is not None)
 

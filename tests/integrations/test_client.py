@@ -1,5 +1,6 @@
 """The client with the real gateway: its requests, its handling of answers, its connections."""
 
+import json
 import os
 import select
 import socket
@@ -201,3 +202,17 @@ def test_a_callback_has_to_carry_the_token() -> None:
 def test_nonsense_is_no_callback(body: str) -> None:
     with pytest.raises(ValueError):
         Gateway().callback(body, {})
+
+
+@both
+def test_any_json_value_may_be_data(ssegateway: LiveGateway, connect: Connect) -> None:
+    stream = ssegateway.open("/events")
+    token = ssegateway.wait_for(lambda call: call.action == "connect").token
+    client = connect(ssegateway.client.url)
+    values = [{"unread": 3, "text": "caf\u00e9\n"}, [1, 2.5], None, 0, "text"]
+    for value in values:
+        assert client.send(token, json=value, name="news")
+    received = [stream.event() for _ in values]
+    assert [json.loads(event.data) for event in received if event] == values
+    with pytest.raises(TypeError, match="exclude"):
+        client.send(token, "data", json=1)
