@@ -26,8 +26,8 @@ demo: ## Gateway, backend and a web page; prints one URL, Ctrl-C stops it
 run: ## The gateway alone, configured by the environment: make run CALLBACK_URL=http://...
 	cargo run --release --bin ssegateway
 
-test: ## All Rust tests
-	cargo test
+test: ## All Rust tests; the last line says whether all passed, and how many
+	@.ci/count
 
 test-e2e: ## Real clients, proxies and PHP: Chromium, curl, npm, PyPI, nginx, HAProxy, Caddy; ONLY=cors selects tests
 	cargo build --profile proof --bin ssegateway --example demo

@@ -1,22 +1,27 @@
-"""The web site of the tests: the pages in pages/, and the packages installed by npm."""
+"""The web site of the tests: the pages in pages/, ssegateway.js, and the packages installed by npm."""
 
 import http.server
+import json
 import mimetypes
 import pathlib
 import threading
 
 PAGES = pathlib.Path(__file__).parent / "pages"
+JS = PAGES.parents[2] / "js"
 
 
 class Site:
     """Serves the pages; `127.0.0.1` and `localhost` are two origins of it."""
 
     def __init__(self, packages):
+        self.reports = reports = []
+
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self):
                 root = packages if self.path.startswith("/node_modules/") else PAGES
+                root = JS if self.path == "/ssegateway.js" else root
                 file = root / self.path.partition("?")[0].lstrip("/")
                 # Packages for bundlers omit the file extension of their own modules.
                 file = file if file.suffix else file.with_suffix(".js")
@@ -29,9 +34,13 @@ class Site:
                 self.wfile.write(body)
 
             def do_POST(self):
-                """Behind the proxies this is the application, which does not have such a path."""
-                self.rfile.read(int(self.headers["Content-Length"]))
-                self.send_error(404)
+                """Takes a report. Behind the proxies this is the application, which does not have any other path."""
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.path != "/report":
+                    return self.send_error(404)
+                reports.append(json.loads(body))
+                self.send_response(204)
+                self.end_headers()
 
             def log_message(self, *_):
                 pass
