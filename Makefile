@@ -1,6 +1,7 @@
 # All targets need Rust. Those for Python also need python3; test-e2e and test-python install their own dependencies.
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+VENV = $(TARGET_DIR)/python-venv
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 
 # Static, without the index for unwinding (24 kB; panics abort), and with its relocations packed (70 kB), which a static
@@ -15,13 +16,17 @@ MUTATE = cargo mutants --config .ci/mutants.toml --output $(TARGET_DIR) $(or $(F
 SOCKETS = $(filter-out simulation core reactor rooms python_example tls,$(patsubst tests/%.rs,%,$(wildcard tests/*.rs)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-e2e test-python test-deploy faults soak lint doc static wheel sim planted mutants bench bench-parts bench-instructions bench-scale bench-syscalls fuzz
+.PHONY: help demo demo-chat run test test-e2e test-python test-deploy faults soak lint doc static wheel sim planted mutants bench bench-parts bench-instructions bench-scale bench-syscalls bench-tokens fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Gateway, backend and a web page; prints one URL, Ctrl-C stops it
 	cargo run --release --example demo
+
+demo-chat: $(VENV)/installed ## A chat with a language model that is none: resume, tabs, stop, a killed worker
+	cargo build --release --bin ssegateway
+	SSEGATEWAY=$(abspath $(TARGET_DIR))/release/ssegateway $(VENV)/bin/python examples/chat/demo.py
 
 run: ## The gateway alone, configured by the environment: make run CALLBACK_URL=http://...
 	cargo run --release --bin ssegateway
@@ -76,8 +81,6 @@ wheel: static ## target/wheel/*.whl for pip: the static binary, the Python clien
 	rm -rf $(TARGET_DIR)/wheel
 	.ci/wheel $(TARGET_DIR)/static/ssegateway $(TARGET_DIR)/wheel
 
-VENV = $(TARGET_DIR)/python-venv
-
 $(VENV)/installed: tests/integrations/requirements.txt
 	python3 -m venv --clear $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $<
@@ -99,6 +102,13 @@ mutants: ## Mutates the core and lists the changes that no test catches; needs c
 	mkdir -p $(TARGET_DIR)
 	-SIM_SEEDS=300 SIM_FAILURES=1 $(MUTATE)
 	SIM_SEEDS=3000 SIM_FAILURES=1 $(MUTATE) --iterate $(SOCKETS:%=--cargo-arg --test=%)
+
+bench-tokens: $(VENV)/installed ## CPU of workers per token of a language model, beside sse-starlette and Flask
+	cargo build --release --bin ssegateway
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check sse-starlette==3.7.0
+	mkdir -p $(TARGET_DIR)/bench-tokens
+	SSEGATEWAY=$(abspath $(TARGET_DIR))/release/ssegateway PYTHONPATH=$(CURDIR)/examples PYTHONDONTWRITEBYTECODE=1 \
+		$(VENV)/bin/python benches/token_streams.py $(abspath $(TARGET_DIR))/bench-tokens
 
 # The load is built with a profile that compiles quickly; the gateway under test is the release binary.
 LOOPBACK = BENCH_SERVER=$(or $(SERVER),$(TARGET_DIR)/release/ssegateway) BENCH_RUNS=$(RUNS) BENCH_FULL=$(FULL) BENCH_ONLY=$(ONLY) \
