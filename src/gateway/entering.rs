@@ -90,7 +90,12 @@ impl Shared {
     pub(super) fn follow_all<S: AsRef<str>>(&mut self, now: Millis, names: &[S]) -> bool {
         let Some(link) = &mut self.engine.link else { return true };
         names.iter().for_each(|name| link.follow(now, name.as_ref()));
-        names.iter().all(|name| link.is_ready(name.as_ref()))
+        names.iter().all(|name| self.is_known(name.as_ref()))
+    }
+
+    /// Whether all of a group is known here. The connection may be ahead: its events are taken one by one.
+    pub(super) fn is_known(&self, name: &str) -> bool {
+        self.engine.link.as_ref().is_some_and(|link| link.is_ready(name)) && self.hub.groups.is_followed(name)
     }
 
     /// The client's GET was read: it is to get what is sent from now on, by the order of Redis.

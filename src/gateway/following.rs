@@ -117,6 +117,11 @@ impl Following {
         ids.into_iter().filter_map(|id| self.take(id)).collect()
     }
 
+    /// All that waits.
+    pub(super) fn all(&self) -> Vec<WaitId> {
+        self.waits.keys().copied().collect()
+    }
+
     /// What waits for a group.
     pub(super) fn waiting_for(&self, name: &str) -> Vec<WaitId> {
         self.by_group.get(name).cloned().unwrap_or_default()

@@ -96,6 +96,11 @@ impl Shared {
             Event::Done(serial, outcome) => self.take_outcome(now, connections, serial, outcome),
             Event::Message(message) => self.take_message(now, connections, &message),
             Event::Head(head) => self.hub.groups.advance(head),
+            Event::Live => {
+                for wait in self.following.all() {
+                    self.proceed_if_known(now, connections, wait);
+                }
+            }
         }
     }
 
@@ -133,12 +138,12 @@ impl Shared {
     }
 
     fn proceed_if_known(&mut self, now: Millis, connections: &mut Table<Connection>, id: WaitId) {
-        let (Some(link), Some(wait)) = (&self.engine.link, self.following.get(id)) else { return };
+        let Some(wait) = self.following.get(id) else { return };
         let is_time = match wait.purpose {
             Purpose::Enter { not_before, .. } => not_before <= now,
             Purpose::Open(_) | Purpose::Change { .. } => true,
         };
-        if is_time && wait.names.iter().all(|(name, _)| link.is_ready(name)) {
+        if is_time && wait.names.iter().all(|(name, _)| self.is_known(name)) {
             self.proceed(now, connections, id);
         }
     }
@@ -146,8 +151,8 @@ impl Shared {
     /// A wait is over: all of its groups are known, or its time has come.
     fn proceed(&mut self, now: Millis, connections: &mut Table<Connection>, id: WaitId) {
         let stream = id.0;
-        let (Some(link), Some(wait)) = (&self.engine.link, self.following.get(id)) else { return };
-        let is_known = wait.names.iter().all(|(name, _)| link.is_ready(name));
+        let Some(wait) = self.following.get(id) else { return };
+        let is_known = wait.names.iter().all(|(name, _)| self.is_known(name));
         // It enters once they are.
         if !is_known && matches!(wait.purpose, Purpose::Enter { .. }) {
             return;

@@ -170,6 +170,11 @@ impl Groups {
         self.head = self.head.max(head);
     }
 
+    /// Whether all of a group is known that is kept elsewhere.
+    pub(crate) fn is_followed(&self, name: &str) -> bool {
+        self.find(name).is_some_and(|slot| self.group(slot).is_followed)
+    }
+
     /// Takes the name of a followed group that has lost its last member.
     pub(crate) fn next_vacated(&mut self) -> Option<Box<str>> {
         while let Some(slot) = self.vacated.pop() {

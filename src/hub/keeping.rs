@@ -183,12 +183,9 @@ impl Groups {
     pub(crate) fn unload(&mut self, name: &str) {
         let hash = self.hash(name);
         if let Some(slot) = self.find(name) {
-            let group = self.group_mut(slot);
-            group.is_followed = false;
-            group.walk = None;
+            self.group_mut(slot).is_followed = false;
             self.forget_all(slot);
         }
-        self.walks.clear();
         self.keeping.forgotten.take(hash);
     }
 

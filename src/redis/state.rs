@@ -43,6 +43,8 @@ pub(crate) enum Event {
     Message(Vec<u8>),
     /// The newest position: all before it has come.
     Head(Position),
+    /// All groups that are followed are known, those that had not changed as well.
+    Live,
 }
 
 /// Counters for the metrics.

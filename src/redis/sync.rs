@@ -206,6 +206,7 @@ impl Link {
         self.phase = Phase::Live;
         self.advance(sync.newest.max(sync.log_ends_at));
         self.events.extend(sync.loaded.into_iter().map(Event::Loaded));
+        self.events.push_back(Event::Live);
         self.counts.connects += 1;
         self.backoff = BACKOFF_MIN;
         self.complaint = String::new();
