@@ -40,31 +40,53 @@ impl Cursor {
         Some(Self { epoch: Epoch(read_number(&text[..dot])?), position: read_number(&text[dot + 1..])? })
     }
 
-    /// Appends the text.
-    pub fn write(&self, out: &mut Vec<u8>) {
-        write_number(out, self.epoch.0);
-        out.push(b'.');
-        write_number(out, self.position);
+    /// The text.
+    pub fn text(&self) -> Text {
+        let mut text = Text { bytes: [0; TEXT_BYTES_MAX], start: TEXT_BYTES_MAX as u8 };
+        text.prepend_number(self.position);
+        text.prepend(b'.');
+        text.prepend_number(self.epoch.0);
+        text
     }
 }
 
 impl Display for Cursor {
     fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
-        let mut text = Vec::with_capacity(TEXT_BYTES_MAX);
-        self.write(&mut text);
-        out.write_str(std::str::from_utf8(&text).unwrap_or_default())
+        out.write_str(self.text().as_str())
     }
 }
 
-fn write_number(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; DIGITS_MAX];
-    let mut at = DIGITS_MAX;
-    loop {
-        at -= 1;
-        digits[at] = DIGITS[(number % 36) as usize];
-        number /= 36;
-        if number == 0 {
-            return out.extend_from_slice(&digits[at..]);
+/// The text of a cursor, on the stack: every event of a group has one.
+#[derive(Clone, Copy, Debug)]
+pub struct Text {
+    bytes: [u8; TEXT_BYTES_MAX],
+    start: u8,
+}
+
+impl Text {
+    /// As bytes of ASCII.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[usize::from(self.start)..]
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        // Digits and a dot.
+        str::from_utf8(self.as_bytes()).unwrap_or_default()
+    }
+
+    fn prepend(&mut self, byte: u8) {
+        self.start -= 1;
+        self.bytes[usize::from(self.start)] = byte;
+    }
+
+    fn prepend_number(&mut self, mut number: u64) {
+        loop {
+            self.prepend(DIGITS[(number % 36) as usize]);
+            number /= 36;
+            if number == 0 {
+                return;
+            }
         }
     }
 }

@@ -26,18 +26,24 @@ pub(crate) fn browser_get(path: &str, host: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Appends a send as Python's requests writes it. `data` is the escaped inside of a JSON string.
+/// Appends a send to a stream as Python's requests writes it. `data` is the escaped inside of a JSON string.
 pub(crate) fn push_send(out: &mut Vec<u8>, token: &str, data: &[u8]) {
-    const BEFORE_TOKEN: &str = r#"{"token":""#;
+    push_send_to(out, "token", token, data);
+}
+
+/// The same to a `token` or a `group`.
+pub(crate) fn push_send_to(out: &mut Vec<u8>, kind: &str, name: &str, data: &[u8]) {
+    const BETWEEN: &str = r#"":""#;
     const BEFORE_DATA: &str = r#"","event":{"name":"message","data":""#;
     const AFTER_DATA: &str = r#""},"close":false}"#;
-    let length = BEFORE_TOKEN.len() + token.len() + BEFORE_DATA.len() + data.len() + AFTER_DATA.len();
+    let target = 2 + kind.len() + BETWEEN.len() + name.len();
+    let length = target + BEFORE_DATA.len() + data.len() + AFTER_DATA.len();
     // Writing to a vector cannot fail.
     let _ = write!(
         out,
         "POST /internal/send HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: python-requests/2.32.3\r\n\
          Accept-Encoding: gzip, deflate\r\nAccept: */*\r\nConnection: keep-alive\r\n\
-         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{BEFORE_TOKEN}{token}{BEFORE_DATA}"
+         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{{\"{kind}{BETWEEN}{name}{BEFORE_DATA}"
     );
     out.extend_from_slice(data);
     out.extend_from_slice(AFTER_DATA.as_bytes());

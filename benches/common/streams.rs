@@ -24,11 +24,16 @@ pub(crate) fn token(n: u128) -> Uuid {
 impl Streams {
     /// Opens that many streams and a backend's connection.
     pub(crate) fn open(count: usize) -> Self {
+        Self::open_with(count, |_| String::new())
+    }
+
+    /// The same, with the backend's answer to the connect of each.
+    pub(crate) fn open_with(count: usize, answer: impl Fn(usize) -> String) -> Self {
         let now = Millis::from_millis(1000);
-        let settings = Settings { streams_max: count, ..Settings::default() };
+        let settings = Settings { streams_max: count + 1, ..Settings::default() };
         let mut gateway = Gateway::new(settings, now, 1);
         for n in 0..count {
-            open(&mut gateway, now, token(n as u128));
+            open(&mut gateway, now, token(n as u128), &answer(n));
         }
         assert_eq!(gateway.stream_count(), count);
         let backend =
@@ -42,11 +47,42 @@ impl Streams {
         write_all(&mut self.gateway, self.now)
     }
 
+    /// The current cursor.
+    pub(crate) fn cursor(&mut self) -> String {
+        let request = b"GET /internal/cursor HTTP/1.1\r\nHost: h\r\n\r\n";
+        self.gateway.receive(self.now, self.backend, request);
+        let id = self.gateway.next_dirty().expect("an answer");
+        let answer = String::from_utf8_lossy(self.gateway.unsent(id)).into_owned();
+        self.gateway.wrote(self.now, id, answer.len());
+        answer.rsplit('"').nth(1).expect("a cursor").to_owned()
+    }
+
+    /// The same with sends to groups, and what their members get.
+    pub(crate) fn publish(&mut self, batch: &[u8]) -> usize {
+        let mut written = self.send(batch);
+        while let Some(id) = self.gateway.next_member(self.now) {
+            let count = self.gateway.unsent(id).len();
+            self.gateway.wrote(self.now, id, count);
+            written += count;
+        }
+        written
+    }
+
     /// One more client connects and leaves. Returns the number of bytes written.
     pub(crate) fn connect_and_leave(&mut self) -> usize {
-        let (id, written) = open(&mut self.gateway, self.now, token(u128::from(u64::MAX)));
+        self.visit("")
+    }
+
+    /// The same, with the backend's answer to its connect.
+    pub(crate) fn visit(&mut self, answer: &str) -> usize {
+        let (id, mut written) = open(&mut self.gateway, self.now, token(u128::from(u64::MAX)), answer);
+        while self.gateway.has_unsent(id) {
+            let count = self.gateway.unsent(id).len();
+            self.gateway.wrote(self.now, id, count);
+            written += count;
+        }
         self.gateway.receive_eof(self.now, id);
-        make_calls(&mut self.gateway, self.now);
+        make_calls(&mut self.gateway, self.now, "");
         written
     }
 
@@ -63,22 +99,22 @@ impl Streams {
 }
 
 /// A client connects and the backend accepts.
-fn open(gateway: &mut Gateway, now: Millis, token: Uuid) -> (ConnId, usize) {
+fn open(gateway: &mut Gateway, now: Millis, token: Uuid, answer: &str) -> (ConnId, usize) {
     let get = requests::browser_get("/events/tenant-7/stream/12345", "events.example.com");
     let id = gateway.accept(now, Listener::Public, Peer::Remote, token).expect("it takes connections");
     gateway.receive(now, id, &get);
-    make_calls(gateway, now);
+    make_calls(gateway, now, answer);
     (id, write_all(gateway, now))
 }
 
-/// The backend accepts every connect.
-fn make_calls(gateway: &mut Gateway, now: Millis) {
+/// The backend accepts every connect with that answer.
+fn make_calls(gateway: &mut Gateway, now: Millis, answer: &str) {
     while let Some(action) = gateway.next_action() {
         match action {
             Action::Start(Job::Call(call)) => {
-                let answer =
-                    Outcome::Answered { status: 200, passed: Vec::new(), body: Some(Vec::new()), in_doubt: false };
-                gateway.complete(now, Completion::Called(Called { id: call.id, outcome: answer }));
+                let body = Some(answer.as_bytes().to_vec());
+                let outcome = Outcome::Answered { status: 200, passed: Vec::new(), body, in_doubt: false };
+                gateway.complete(now, Completion::Called(Called { id: call.id, outcome }));
             }
             Action::Start(Job::Resolve(..))
             | Action::Connect(_)

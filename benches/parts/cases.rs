@@ -1,6 +1,6 @@
 //! The pieces of work that are measured.
 
-use super::common::requests::{Payload, browser_get, push_send};
+use super::common::requests::{Payload, browser_get, push_send, push_send_to};
 use super::common::streams::{Streams, token};
 use divan::black_box;
 use ssegateway::callback::{Request, RequestParts};
@@ -36,16 +36,19 @@ const fn case(name: &'static str, pieces: usize, prepare: fn() -> Box<dyn FnMut(
 }
 
 /// Sorted by name, as divan prints them.
-pub(crate) static CASES: [Case; 18] = [
+pub(crate) static CASES: [Case; 21] = [
     case("frame, 1 kB", 1, || write_frame(Payload::Json.text())),
     case("frame, 10 lines", 1, || write_frame("a line of text\n".repeat(10))),
     case("frame, 100 bytes", 1, || write_frame(Payload::Plain.text())),
     case("gateway, 1 send", 1, || send_through(Payload::Plain, 1)),
     case("gateway, 1 send of 1 kB of quoted JSON", 1, || send_through(Payload::Json, 1)),
+    case("gateway, 1 send to a group of 1,000, per delivery", STREAMS, send_to_all),
     case("gateway, 1,000 heartbeats", STREAMS, beat),
     case("gateway, 16 sends in one read", 16, || send_through(Payload::Plain, 16)),
+    case("gateway, 16 sends to groups of one in one read", 16, || send_to_groups(16)),
     case("gateway, 32 sends in one read", 32, || send_through(Payload::Plain, 32)),
     case("gateway, a client connects and leaves", 1, connect),
+    case("gateway, a client returns to 5 groups and 20 events, per event", 20, resume),
     case("head of 256 fields", 1, || read_head(get_of_256_fields())),
     case("head of 256 fields, read and encoded for callbacks", 1, || encode_request(get_of_256_fields())),
     case("head of a browser's GET", 1, || read_head(get_of_a_browser())),
@@ -140,6 +143,53 @@ fn send_through(payload: Payload, depth: usize) -> Box<dyn FnMut()> {
         assert!(streams.send(black_box(&batches[next])) > depth * data.len() / 2);
         next = (next + 1) % batches.len();
     })
+}
+
+fn one_group(n: usize) -> String {
+    format!(r#"{{"groups":["user:{n}"]}}"#)
+}
+
+fn send_to_groups(depth: usize) -> Box<dyn FnMut()> {
+    let data = Payload::Plain.escaped();
+    let mut streams = Streams::open_with(STREAMS, one_group);
+    let batches: Vec<Vec<u8>> = (0..97)
+        .map(|batch| {
+            let mut requests = Vec::new();
+            for n in 0..depth {
+                let group = format!("user:{}", (batch * depth + n) * 373 % STREAMS);
+                push_send_to(&mut requests, "group", &group, data.as_bytes());
+            }
+            requests
+        })
+        .collect();
+    let mut next = 0;
+    Box::new(move || {
+        assert!(streams.publish(black_box(&batches[next])) > depth * data.len());
+        next = (next + 1) % batches.len();
+    })
+}
+
+fn send_to_all() -> Box<dyn FnMut()> {
+    let data = Payload::Plain.escaped();
+    let mut streams = Streams::open_with(STREAMS, |_| one_group(0));
+    let mut request = Vec::new();
+    push_send_to(&mut request, "group", "user:0", data.as_bytes());
+    Box::new(move || assert!(streams.publish(black_box(&request)) > STREAMS * data.len()))
+}
+
+/// Four events of each of five groups.
+fn resume() -> Box<dyn FnMut()> {
+    let data = Payload::Plain.escaped();
+    let names = ["user:1", "user:2", "user:3", "user:4", "user:5"];
+    let mut streams = Streams::open(1);
+    let start = streams.cursor();
+    let mut requests = Vec::new();
+    for name in names.iter().cycle().take(20) {
+        push_send_to(&mut requests, "group", name, data.as_bytes());
+    }
+    streams.publish(&requests);
+    let answer = format!(r#"{{"groups":{names:?},"since":"{start}"}}"#);
+    Box::new(move || assert!(streams.visit(black_box(&answer)) > 20 * data.len()))
 }
 
 fn beat() -> Box<dyn FnMut()> {

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 const CALLS: usize = 500;
-/// Warm-up before counting, so that buffers have grown and code is loaded.
-const CALLS_BEFORE: usize = 200;
+/// Warm-up before counting, so that buffers have grown, code is loaded, and hints have been looked for.
+const CALLS_BEFORE: usize = 300;
 
 /// The case's calls; only these are counted.
 #[inline(never)]

@@ -259,8 +259,10 @@ impl<'a> Answer<'a> {
         match result {
             SendResult::Buffered => Answer::new(200, br#"{"status":"buffered"}"#.as_slice()),
             SendResult::Published(Published { id, reached }) => {
-                let id = id.map_or(String::new(), |id| format!(r#","id":"{id}""#));
-                Answer::new(200, format!(r#"{{"status":"ok"{id},"reached":{reached}}}"#).into_bytes())
+                let id = id.map(|id| id.text());
+                let id: [&str; 3] = id.as_ref().map_or([""; 3], |id| [r#","id":""#, id.as_str(), "\""]);
+                let reached = if reached { r#","reached":true}"# } else { r#","reached":false}"# };
+                Answer::new(200, [r#"{"status":"ok""#, id[0], id[1], id[2], reached].concat().into_bytes())
             }
             SendResult::Unavailable
             | SendResult::Ok

@@ -1,10 +1,10 @@
 //! The events of groups as bytes: encoded once for all members, or collected for a lagging one.
 
+use super::output::hex_digits;
 use crate::cursor::{Cursor, Position, TEXT_BYTES_MAX};
 use crate::hub::{ConnId, EndReason, Frame};
 use memchr::memchr;
 use std::collections::BTreeMap;
-use std::io::Write;
 
 /// The maximum collected for one write: as much as the loop writes at once.
 const COLLECTED_BYTES_MAX: usize = 64 * 1024;
@@ -23,12 +23,13 @@ impl IdLine {
     const BYTES_MAX: usize = "id: \n".len() + TEXT_BYTES_MAX;
 
     pub(super) fn new(cursor: Cursor) -> Self {
-        let mut bytes = [0; Self::BYTES_MAX];
-        let mut rest = &mut bytes[..];
-        // The buffer fits the longest one.
-        let _ = writeln!(rest, "id: {cursor}");
-        let length = Self::BYTES_MAX - rest.len();
-        Self { bytes, length: length as u8 }
+        const FIELD: &[u8] = b"id: ";
+        let (mut bytes, text) = ([0; Self::BYTES_MAX], cursor.text());
+        let end = FIELD.len() + text.as_bytes().len();
+        bytes[..FIELD.len()].copy_from_slice(FIELD);
+        bytes[FIELD.len()..end].copy_from_slice(text.as_bytes());
+        bytes[end] = b'\n';
+        Self { bytes, length: end as u8 + 1 }
     }
 
     pub(super) fn as_bytes(&self) -> &[u8] {
@@ -57,8 +58,8 @@ pub(super) fn write_frame(out: &mut Vec<u8>, frame: &[u8], id: Option<&IdLine>) 
 /// The same in a chunk of its own.
 fn write_chunk(out: &mut Vec<u8>, frame: &[u8], id: Option<&IdLine>) {
     let size = frame.len() + id.map_or(0, |id| id.as_bytes().len());
-    // Writing to a Vec cannot fail.
-    let _ = write!(out, "{size:x}\r\n");
+    out.extend_from_slice(hex_digits(size, &mut [0; 16]));
+    out.extend_from_slice(b"\r\n");
     write_frame(out, frame, id);
     out.extend_from_slice(b"\r\n");
 }

@@ -290,7 +290,9 @@ impl Outbox {
     }
 }
 
-fn hex_digits(mut number: usize, digits: &mut [u8; 16]) -> &[u8] {
+/// The size of a chunk (RFC 9112 section 7.1).
+#[inline(always)]
+pub(super) fn hex_digits(mut number: usize, digits: &mut [u8; 16]) -> &[u8] {
     let mut at = digits.len();
     loop {
         at -= 1;

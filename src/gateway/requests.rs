@@ -119,6 +119,7 @@ impl Shared {
     }
 
     /// Reads a head, and the body with it if it is complete. `None`: there is no complete head.
+    #[inline(always)]
     fn read_head(
         &mut self,
         now: Millis,

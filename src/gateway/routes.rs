@@ -192,7 +192,7 @@ fn internal(head: &Head<'_, '_>, path: &str, listener: Listener, peer: Peer, set
 }
 
 /// The format of a feed's body; `None`: the content type is of no feed.
-#[inline]
+#[inline(always)]
 fn feed_format(head: &Head<'_, '_>) -> Option<Format> {
     match head.content_type {
         // The usual ones.

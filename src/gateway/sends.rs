@@ -31,6 +31,7 @@ impl Shared {
         if self.hub.groups.has_history() { GroupIds::Gateway } else { GroupIds::Backend }
     }
 
+    #[inline(always)]
     pub(super) fn execute(
         &mut self,
         now: Millis,

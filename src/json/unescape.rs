@@ -75,13 +75,6 @@ fn copy(text: &[u8], out: &mut [u8]) -> (usize, usize) {
 /// The number of bytes before the first quote, backslash or control character in `text`.
 pub(super) fn plain_bytes(text: &[u8]) -> usize {
     let mut at = 0;
-    // A key ends within the first word; what is longer is usually much longer.
-    if let Some(word) = text.first_chunk() {
-        at = plain_bytes_of_word(*word);
-        if at < WORD {
-            return at;
-        }
-    }
     while text[at..].first_chunk().is_some_and(is_plain) {
         at += BLOCK;
     }
@@ -101,7 +94,8 @@ fn is_plain(block: &[u8; BLOCK]) -> bool {
     u128::from_ne_bytes(marks) == 0
 }
 
-fn plain_bytes_of_word(word: [u8; WORD]) -> usize {
+/// The same in a word, up to its length.
+pub(super) fn plain_bytes_of_word(word: [u8; WORD]) -> usize {
     let word = u64::from_le_bytes(word);
     let below_blank = word.wrapping_sub(ONES * u64::from(b' ')) & !word;
     let marks = below_blank | equal_bytes(word, b'"') | equal_bytes(word, b'\\');

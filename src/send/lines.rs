@@ -1,6 +1,6 @@
 //! A request with a command per line (docs/protocol.md, section 14): bytes to lines, and a line to a command.
 
-use super::{EVENT_FIELDS, GroupIds, Scratch, SendCommand, SendError, Target, read_event, read_values};
+use super::{EVENT_FIELDS, GroupIds, Scratch, SendCommand, SendError, SendValues, Target, read_event, read_values};
 use crate::json::Value;
 use crate::sse::{Event, TooLong};
 use memchr::memchr;
@@ -80,22 +80,24 @@ pub fn parse_line<'a>(
     if is_blank(line) {
         return Ok(Command::Nothing);
     }
-    let mut values = read_values(line, scratch)?;
-    if let Some(will) = values.rare.as_ref().and_then(|rare| rare.will) {
-        let rare = values.rare.unwrap_or_default();
+    let mut values = SendValues::default();
+    read_values(line, scratch, &mut values)?;
+    let rare = &mut values.rare;
+    if let Some(will) = rare.will {
         let others = [values.token, values.close, rare.group, rare.groups, rare.events, rare.end, rare.transient];
         if values.event.is_some() || others.iter().any(Option::is_some) {
             return Err(SendError::WillAlone);
         }
         return read_will(will, ids).map(Command::Will);
     }
-    let is_addressed = values.token.is_some()
-        || values.rare.as_ref().is_some_and(|rare| rare.group.is_some() || rare.groups.is_some());
-    if !is_addressed {
+    if values.token.is_none() && rare.group.is_none() && rare.groups.is_none() {
         let value = |name: &'a str| Some(Value::String { raw: name, escaped: false });
         match default {
             Some(Target::Token(token)) => values.token = value(token),
-            Some(Target::Group(name)) => values.rare.get_or_insert_default().group = value(name),
+            Some(Target::Group(name)) => {
+                values.is_rare = true;
+                rare.group = value(name);
+            }
             Some(Target::Groups(_)) | None => {}
         }
     }

@@ -127,32 +127,37 @@ const SCRATCH_BYTES_MAX: usize = 64 * 1024;
 
 /// Parses the body of a send. If several rules are broken, reports the first in the order of [`SendError`].
 pub fn parse<'a>(body: &'a [u8], scratch: &'a mut Scratch, ids: GroupIds) -> Result<SendCommand<'a>, SendError> {
-    read_values(body, scratch)?.read(ids)
+    let mut values = SendValues::default();
+    read_values(body, scratch, &mut values)?;
+    values.read(ids)
 }
 
 /// Reads the body of a send, or a line with one.
-#[inline(always)]
-fn read_values<'a>(body: &'a [u8], scratch: &'a mut Scratch) -> Result<SendValues<'a>, SendError> {
+fn read_values<'a>(body: &'a [u8], scratch: &'a mut Scratch, values: &mut SendValues<'a>) -> Result<(), SendError> {
     if scratch.lossy.capacity().max(scratch.unescaped.capacity()) > SCRATCH_BYTES_MAX {
         *scratch = Scratch::default();
     }
     let text = json::text(body, &mut scratch.lossy);
-    scan(text, &mut scratch.unescaped).or_else(|| find(text)).ok_or(SendError::InvalidJson)
+    if scan(text, &mut scratch.unescaped, values).is_none() {
+        *values = find(text).ok_or(SendError::InvalidJson)?;
+    }
+    Ok(())
 }
 
-/// The values of a send, before validation.
+/// The values of a send, before validation. Large, so they are filled in where they are.
 #[derive(Default)]
 struct SendValues<'a> {
     token: Option<Value<'a>>,
     /// `Some(None)`: present, but not an object.
     event: Option<Option<EventValues<'a>>>,
     close: Option<Value<'a>>,
-    /// Absent in the usual send, so that it costs nothing there.
-    rare: Option<Box<RareValues<'a>>>,
+    /// Whether there are any of `rare`.
+    is_rare: bool,
+    rare: RareValues<'a>,
 }
 
 /// Those that a send to one stream seldom has.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct RareValues<'a> {
     group: Option<Value<'a>>,
     groups: Option<Value<'a>>,
@@ -163,24 +168,28 @@ struct RareValues<'a> {
 }
 
 /// The fast path: finds the values of a usual send.
-fn scan<'a>(text: &'a str, scratch: &'a mut String) -> Option<SendValues<'a>> {
+fn scan<'a>(text: &'a str, scratch: &'a mut String, values: &mut SendValues<'a>) -> Option<()> {
     let mut scanner = Scanner::new(text, scratch);
-    let mut values = SendValues::default();
     scanner.object(|scanner, key| {
-        match key {
-            "token" => values.token = Some(scanner.value()?),
-            "event" => values.event = Some(Some(scanner.fields(&EVENT_FIELDS)?)),
-            "close" => values.close = Some(scanner.value()?),
-            "group" => values.rare.get_or_insert_default().group = Some(scanner.value()?),
-            "end" => values.rare.get_or_insert_default().end = Some(scanner.value()?),
-            "transient" => values.rare.get_or_insert_default().transient = Some(scanner.value()?),
+        let value = match key {
+            "event" => {
+                values.event = Some(Some(scanner.fields(&EVENT_FIELDS)?));
+                return Some(());
+            }
+            "token" => &mut values.token,
+            "close" => &mut values.close,
+            "group" => &mut values.rare.group,
+            "end" => &mut values.rare.end,
+            "transient" => &mut values.rare.transient,
             // Lists are for the full parser, and what comes once a request.
             "groups" | "events" | "will" => return None,
-            _ => drop(scanner.value()?),
-        }
+            _ => return scanner.value().map(drop),
+        };
+        values.is_rare |= matches!(key, "group" | "end" | "transient");
+        *value = Some(scanner.value()?);
         Some(())
     })?;
-    scanner.is_at_end().then_some(values)
+    scanner.is_at_end().then_some(())
 }
 
 /// The fields of a send, and of a line.
@@ -204,13 +213,14 @@ fn find(text: &str) -> Option<SendValues<'_>> {
     let names = SEND_FIELDS;
     let [token, event, close, group, groups, events, end, transient, will] = json::object(text, &names)?;
     let is_rare = [&group, &groups, &events, &end, &transient, &will].into_iter().any(Option::is_some);
-    let rare = is_rare.then(|| Box::new(RareValues { group, groups, events, end, transient, will }));
-    Some(SendValues { token, event: event.map(|event| event.as_object(&EVENT_FIELDS)), close, rare })
+    let rare = RareValues { group, groups, events, end, transient, will };
+    Some(SendValues { token, event: event.map(|event| event.as_object(&EVENT_FIELDS)), close, is_rare, rare })
 }
 
 impl<'a> SendValues<'a> {
-    fn read(self, ids: GroupIds) -> Result<SendCommand<'a>, SendError> {
-        let Some(rare) = self.rare else {
+    fn read(&self, ids: GroupIds) -> Result<SendCommand<'a>, SendError> {
+        // Most sends: to one stream, and nothing else.
+        if !self.is_rare {
             let token = self.token.and_then(Value::as_string).filter(|token| !token.is_empty());
             let target = Target::Token(token.ok_or(SendError::Token)?);
             let events = match self.event {
@@ -219,8 +229,8 @@ impl<'a> SendValues<'a> {
             };
             let close = read_switch(self.close, SendError::Close)?;
             return Ok(SendCommand { target, events, close, end: false, transient: false });
-        };
-        let RareValues { group, groups, events, end, transient, will: _ } = *rare;
+        }
+        let RareValues { group, groups, events, end, transient, will: _ } = self.rare;
         let target = match (self.token, group, groups) {
             (token, None, None) => {
                 let token = token.and_then(Value::as_string).filter(|token| !token.is_empty());

@@ -21,7 +21,10 @@ fn parse_in_full(body: &str) -> Result<SendCommand<'_>, SendError> {
 /// Compares both parsers; `true` if the fast path handled the body.
 fn is_fast(body: &str) -> bool {
     let mut scratch = String::new();
-    let Some(values) = scan(body, &mut scratch) else { return false };
+    let mut values = SendValues::default();
+    if scan(body, &mut scratch, &mut values).is_none() {
+        return false;
+    }
     assert_eq!(values.read(GroupIds::Gateway), parse_in_full(body), "{body}");
     true
 }

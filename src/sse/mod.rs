@@ -29,7 +29,16 @@ pub const OPENING: &[u8] = b": open\n\n";
 
 /// Appends `comment`, a whole frame, with a line of `padding` bytes for proxies that hold back small writes, and with
 /// `id_line`, a whole field or nothing, which moves the client's last event id.
+#[inline]
 pub fn write_comment(out: &mut Vec<u8>, comment: &[u8], padding: usize, id_line: &[u8]) {
+    // The usual heartbeat.
+    if padding == 0 && id_line.is_empty() {
+        return out.extend_from_slice(comment);
+    }
+    write_longer_comment(out, comment, padding, id_line);
+}
+
+fn write_longer_comment(out: &mut Vec<u8>, comment: &[u8], padding: usize, id_line: &[u8]) {
     out.extend_from_slice(&comment[..comment.len() - 1]);
     if padding > 0 {
         let end = out.len() + padding.max(2) - 1;
