@@ -322,7 +322,7 @@ fn a_drain_neither_ends_the_group_nor_leaves_a_will() {
     assert_eq!(stream.event(), "data: 1\n\n");
     setup.gateway.signal(SIGTERM);
     feed.assert_told(503, r#"{"error":"Shutting down","line":1}"#);
-    stream.assert_ended();
+    stream.assert_drained(6_000);
     assert_eq!(setup.gateway.exit_code(), Some(0));
     let call = setup.backend.disconnect(&setup.token("/a"));
     assert_eq!(call.detail(), Some("shutdown"));

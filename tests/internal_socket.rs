@@ -39,7 +39,7 @@ fn sends_go_over_the_socket_only() {
     assert_eq!(exchange(&path, get("/healthz")).status, 200);
     assert_error(&exchange(&path, get("/x")), 404);
     gateway.drain();
-    stream.assert_ended();
+    stream.assert_drained(6_000);
     assert!(!path.exists(), "the socket is removed at the end");
 }
 

@@ -89,7 +89,7 @@ fn stopping_is_sent_when_the_shutdown_begins() {
         assert_eq!(manager.hear(), "STOPPING=1");
         assert!(gateway.is_running(), "the stream or its disconnect delays the end");
         if delay == 0 {
-            stream.assert_ended();
+            stream.assert_drained(6_000);
             backend.disconnect(&token);
             gate.open();
             assert_eq!(gateway.exit_code(), Some(0), "{}", gateway.log());

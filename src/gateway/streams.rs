@@ -27,6 +27,10 @@ const INPUT_AFTER_GET_BYTES: u64 = 8 * 1024;
 /// How long a stream waits for its groups before it opens without them: Redis usually answers within a millisecond.
 const OPENS_WITHIN: Duration = Duration::from_millis(100);
 
+/// `retry` of a stream that the drain ends, if `RECONNECT_DELAY_MILLISECONDS` is not set: a restart is over by then, and
+/// Firefox gives a page up for good if its connection is refused.
+const DRAIN_RETRY_MS: u32 = 6_000;
+
 /// This many disconnects may be queued even if very few streams are allowed.
 const DISCONNECTS_WAITING_MIN: usize = 1024;
 
@@ -371,7 +375,8 @@ impl Shared {
     pub(super) fn drain_stream(&mut self, now: Millis, connection: &mut Connection) {
         self.catch_up(now, connection);
         // A missed state, which a test that ends with the drain does not notice.
-        if let Some(delay) = self.settings.reconnect_delay_ms.filter(|_| !planted::is("drain-forgets-the-retry")) {
+        if !planted::is("drain-forgets-the-retry") {
+            let delay = self.settings.reconnect_delay_ms.unwrap_or(DRAIN_RETRY_MS);
             sse::write_retry(self.outbox.frames(now, &mut connection.out), self.jitter.spread(delay));
         }
         self.end_stream(now, connection, EndReason::SHUTDOWN);

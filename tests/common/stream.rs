@@ -122,9 +122,25 @@ impl Stream {
     /// Expects a clean end without further text.
     #[track_caller]
     pub(crate) fn assert_ended(self) {
+        assert_eq!(self.end(), "");
+    }
+
+    /// Expects the end of a drain: a `retry` within a fifth of `milliseconds`, which is returned, and a clean end.
+    #[track_caller]
+    pub(crate) fn assert_drained(self, milliseconds: u32) -> u32 {
+        let text = self.end();
+        let retry = text.strip_prefix("retry: ").and_then(|rest| rest.strip_suffix("\n\n"));
+        let retry: u32 = retry.and_then(|digits| digits.parse().ok()).unwrap_or_else(|| panic!("a retry: {text}"));
+        assert!(retry.abs_diff(milliseconds) <= milliseconds / 5, "{retry}");
+        retry
+    }
+
+    /// Expects a clean end; returns the text before it.
+    #[track_caller]
+    fn end(self) -> String {
         let chunked = self.chunked;
         let finish = self.finish();
-        assert_eq!(finish.text, "");
         assert_eq!(finish.clean, chunked, "a chunked stream ends with its last chunk");
+        finish.text
     }
 }

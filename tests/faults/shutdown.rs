@@ -99,7 +99,7 @@ fn without_descriptors() {
     gateway.log_line(&["accepting paused"]);
     assert_ends("no descriptor left", &mut gateway, 0, Duration::from_secs(2));
     for stream in streams {
-        stream.assert_ended();
+        stream.assert_drained(6_000);
     }
     drop(crowd);
 }
@@ -136,7 +136,7 @@ fn with_a_silent_backend() {
     // The concurrency stays low for a backend that has hardly answered yet.
     eventually("seven connects have arrived", || backend.count("connect") == 8);
     assert_ends("a silent backend", &mut gateway, 0, Duration::from_secs(3));
-    stream.assert_ended();
+    stream.assert_drained(6_000);
     assert_eq!(backend.count("disconnect"), 8, "each of them may have been accepted");
     drop(clients);
 }
@@ -161,7 +161,7 @@ fn with_a_dead_backend_and_with_one_that_answers_garbage() {
     backend.shut();
     assert_ends("a dead backend", &mut gateway, 0, Duration::from_secs(2));
     for stream in streams {
-        stream.assert_ended();
+        stream.assert_drained(6_000);
     }
     let nonsense = Answer::raw("\0\r\n\r\nnonsense");
     let backend = Backend::new(move |call| if call.action() == "connect" { Answer::ok() } else { nonsense.clone() });
@@ -170,7 +170,7 @@ fn with_a_dead_backend_and_with_one_that_answers_garbage() {
     assert_ends("a backend that answers garbage", &mut gateway, 0, Duration::from_secs(2));
     assert_eq!(backend.count("disconnect"), 50);
     for stream in streams {
-        stream.assert_ended();
+        stream.assert_drained(6_000);
     }
 }
 
@@ -185,7 +185,7 @@ fn while_it_is_paused() {
     gateway.signal(SIGCONT);
     assert_exit("sent while stopped", &mut gateway, 0, Duration::from_secs(2), start);
     for stream in streams {
-        stream.assert_ended();
+        stream.assert_drained(6_000);
     }
     ledger.assert_settled();
 }
@@ -213,7 +213,8 @@ fn under_senders_that_never_pause() {
     assert_ends("senders that never pause", &mut gateway, 0, Duration::from_secs(2));
     let finish = reader.join().expect("the stream is read");
     assert!(finish.clean, "the stream ends cleanly");
-    assert!(finish.text.replace("data: x\n\n", "").is_empty(), "whole frames only");
+    let rest = finish.text.replace("data: x\n\n", "");
+    assert!(rest.starts_with("retry: ") && rest.lines().count() == 2, "whole frames only: {rest}");
     senders.into_iter().for_each(|sender| sender.join().expect("a sender ends"));
     ledger.assert_settled();
 }
@@ -232,7 +233,7 @@ fn with_a_backend_too_slow_for_all_disconnects() {
     let streams: Vec<Stream> = (0..STREAMS).map(|n| gateway.open(&format!("/{n}"))).collect();
     assert_ends("disconnects that take too long", &mut gateway, 1, Duration::from_secs(2));
     for stream in streams {
-        stream.assert_ended();
+        stream.assert_drained(6_000);
     }
     let text = fs::read_to_string(&path).expect("the log");
     let line = text.lines().find(|line| line.contains("stopped")).expect("a last line");

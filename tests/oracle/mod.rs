@@ -32,7 +32,7 @@ use ssegateway::callback::{CallId, Detail, Reason};
 use ssegateway::gateway::{Finished, Gateway, Settings};
 use start::Start;
 use std::collections::{BTreeSet, HashSet};
-use streams::{Expected, Phase};
+use streams::{DRAIN_RETRY, Expected, Phase};
 
 #[derive(Default)]
 pub(crate) struct Oracle {
@@ -204,7 +204,8 @@ impl Oracle {
                 stream.or_else = Some((Reason::ServerClosed, Some(Detail::Shutdown)));
             }
             if stream.phase == Phase::Open {
-                stream.expected.extend(self.settings.reconnect_delay_ms.map(Expected::Retry));
+                let retry = self.settings.reconnect_delay_ms.unwrap_or(DRAIN_RETRY);
+                stream.expected.push_back(Expected::Retry(retry));
                 stream.end(Reason::ServerClosed, Some(Detail::Shutdown));
             }
             stream.fail(503, "Shutting down", true, Reason::ServerClosed, Detail::Shutdown);

@@ -11,6 +11,9 @@ use std::rc::Rc;
 pub(crate) const HEARTBEAT: &[u8] = b": heartbeat\n\n";
 /// The error if too much was sent to a connecting stream.
 pub(crate) const STREAM_OVERFLOWS: &str = "Too much was sent before the stream opened";
+/// `retry` of a stream that the drain ends, if the settings name none.
+pub(crate) const DRAIN_RETRY: u32 = 6_000;
+
 /// `retry` of a stream that failed to open, if the settings name none.
 const RETRY_DEFAULT: u32 = 3000;
 
