@@ -3,6 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+#[cfg(target_os = "linux")]
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -52,6 +53,7 @@ impl ServiceManager {
 fn send(name: &OsStr, text: &str) -> io::Result<()> {
     let address = match name.as_bytes() {
         // An abstract name (unix(7)), as containers get.
+        #[cfg(target_os = "linux")]
         [b'@', abstract_name @ ..] => SocketAddr::from_abstract_name(abstract_name)?,
         _ => SocketAddr::from_pathname(name)?,
     };

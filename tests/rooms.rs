@@ -127,7 +127,7 @@ const FILES: [(&str, &[&str]); 14] = [
             "mod",
         ],
     ),
-    ("sys", &["errno", "stdio", "memory", "signals", "socket", "unix", "mod"]),
+    ("sys", &["errno", "stdio", "memory", "signalfd", "sigwait", "signals", "socket", "unix", "mod"]),
     (
         "config",
         &["values", "certificates", "no_certificates", "url", "redis", "fields", "variables", "strangers", "mod"],

@@ -1,8 +1,6 @@
 //! Memory that glibc would keep: a heap per thread, free chunks, the stacks of ended threads.
 
-use libc::c_void;
 use std::hint::black_box;
-use std::mem::MaybeUninit;
 
 /// Makes all threads share one heap: an arena for each callback thread would cost memory and gain nothing here. Large
 /// pieces, bodies above all, stay outside it and are given back at once: by default glibc takes them from the heap once
@@ -55,6 +53,9 @@ fn empty_chunk_cache() {
 pub fn release_stack() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
+        use libc::c_void;
+        use std::mem::MaybeUninit;
+
         // SAFETY: takes and returns plain integers.
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
         let Some(page) = usize::try_from(page).ok().filter(|page| page.is_power_of_two()) else { return };

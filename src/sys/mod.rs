@@ -1,11 +1,16 @@
 //! The system calls that std and mio do not offer, behind safe functions. The only module with `unsafe`. For Linux;
-//! parts specific to glibc are left out elsewhere.
+//! parts specific to glibc are left out elsewhere. On other Unix systems, such as macOS, the gateway runs for development:
+//! without `TCP_USER_TIMEOUT` and `TCP_NOTSENT_LOWAT`, without the figures of proc(5) and the limit of a cgroup.
 
 #![allow(unsafe_code)]
 
 mod errno;
 mod memory;
+#[cfg(target_os = "linux")]
+mod signalfd;
 mod signals;
+#[cfg(not(target_os = "linux"))]
+mod sigwait;
 mod socket;
 mod stdio;
 mod unix;
@@ -41,8 +46,13 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a live rlimit.
     check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) })?;
-    if limit.rlim_cur < limit.rlim_max {
-        let raised = libc::rlimit { rlim_cur: limit.rlim_max, rlim_max: limit.rlim_max };
+    // OPEN_MAX: the hard limit of macOS is often infinite, and more than this is refused.
+    #[cfg(target_vendor = "apple")]
+    let possible = limit.rlim_max.min(10_240);
+    #[cfg(not(target_vendor = "apple"))]
+    let possible = limit.rlim_max;
+    if limit.rlim_cur < possible {
+        let raised = libc::rlimit { rlim_cur: possible, rlim_max: limit.rlim_max };
         // SAFETY: the pointer is to a live rlimit.
         if check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raised) }).is_ok() {
             limit = raised;
@@ -62,7 +72,14 @@ pub fn random_bytes<const COUNT: usize>() -> io::Result<[u8; COUNT]> {
     let mut bytes = [0; COUNT];
     loop {
         // SAFETY: the pointer and the length are those of a live array.
+        #[cfg(target_os = "linux")]
         let read = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+        // SAFETY: the same; the call returns 0 once it has filled the array.
+        #[cfg(not(target_os = "linux"))]
+        let read = match unsafe { libc::getentropy(bytes.as_mut_ptr().cast(), bytes.len()) } {
+            0 => bytes.len() as isize,
+            failed => failed as isize,
+        };
         if usize::try_from(read) == Ok(bytes.len()) {
             return Ok(bytes);
         }

@@ -2,10 +2,14 @@
 //! that must not.
 
 use super::errno::check;
+#[cfg(target_os = "linux")]
+use super::signalfd as source;
+#[cfg(not(target_os = "linux"))]
+use super::sigwait as source;
 use libc::{c_int, c_void};
 use std::io;
-use std::mem::{MaybeUninit, size_of};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -44,19 +48,15 @@ impl Signals {
         if result != 0 {
             return Err(io::Error::from_raw_os_error(result));
         }
-        // SAFETY: the set is initialised; -1 asks for a new descriptor.
-        let fd = check(unsafe { libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) })?;
-        // SAFETY: the descriptor is new and has no other owner.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+        source::open(set).map(Self)
     }
 
     /// Takes one pending signal. Call until it returns `false`.
     pub fn take(&self) -> bool {
-        let mut info = MaybeUninit::<libc::signalfd_siginfo>::uninit();
-        let size = size_of::<libc::signalfd_siginfo>();
-        // SAFETY: the buffer has the given size; its content is not read.
-        let read = unsafe { libc::read(self.0.as_raw_fd(), info.as_mut_ptr().cast::<c_void>(), size) };
-        usize::try_from(read).is_ok_and(|read| read == size)
+        let mut message = [0_u8; source::MESSAGE_BYTES];
+        // SAFETY: pointer and length are those of a live array.
+        let read = unsafe { libc::read(self.0.as_raw_fd(), message.as_mut_ptr().cast::<c_void>(), message.len()) };
+        usize::try_from(read) == Ok(message.len())
     }
 }
 

@@ -13,7 +13,8 @@ use std::time::Duration;
 /// nonblocking. `backlog` is not the 128 of std and mio, because clients beyond it wait a second for the retransmission
 /// of their SYN; the kernel caps it at `net.core.somaxconn`.
 pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), None)?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
@@ -30,6 +31,7 @@ const SEND_BUFFER_BYTES: usize = 128 * 1024;
 /// Unsent bytes at which the kernel accepts no more: output for a peer that does not read is then queued in this
 /// process, where it is counted. With fewer bytes a write is accepted in one piece, so a peer that keeps up is not
 /// affected.
+#[cfg(target_os = "linux")]
 const UNSENT_IN_KERNEL_BYTES: u32 = 16 * 1024;
 
 /// Prepares a listener for streams; accepted sockets inherit all options on Linux. `TCP_NODELAY`: otherwise a frame
@@ -37,13 +39,23 @@ const UNSENT_IN_KERNEL_BYTES: u32 = 16 * 1024;
 /// once data has been unacknowledged for `timeout`, at most 24 days. `SO_SNDBUF`, `TCP_NOTSENT_LOWAT`: the kernel holds
 /// little for a peer that does not read.
 pub fn set_stream_options(listener: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
-    /// The kernel stores milliseconds in an `int`.
-    const TIMEOUT_MAX: Duration = Duration::from_millis(i32::MAX as u64);
     let listener = SockRef::from(&listener);
     listener.set_tcp_nodelay(true)?;
-    listener.set_tcp_user_timeout(Some(timeout.min(TIMEOUT_MAX)))?;
     listener.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    set_linux_options(&listener, timeout)
+}
+
+#[cfg(target_os = "linux")]
+fn set_linux_options(listener: &Socket, timeout: Duration) -> io::Result<()> {
+    /// The kernel stores milliseconds in an `int`.
+    const TIMEOUT_MAX: Duration = Duration::from_millis(i32::MAX as u64);
+    listener.set_tcp_user_timeout(Some(timeout.min(TIMEOUT_MAX)))?;
     listener.set_tcp_notsent_lowat(UNSENT_IN_KERNEL_BYTES)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn set_linux_options(_: &Socket, _: Duration) -> io::Result<()> {
+    Ok(())
 }
 
 /// Has the kernel probe a peer that is silent: one that has vanished is found about `timeout` after its last sign of life,

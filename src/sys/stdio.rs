@@ -4,7 +4,8 @@
 /// and aborts where there is none, as in an empty root; that is before `main`, too.
 // SAFETY: the section holds pointers to functions, which the C library calls one by one once it is ready for system
 // calls; arguments that it may pass are ignored.
-#[unsafe(link_section = ".init_array")]
+#[cfg_attr(target_vendor = "apple", unsafe(link_section = "__DATA,__mod_init_func"))]
+#[cfg_attr(not(target_vendor = "apple"), unsafe(link_section = ".init_array"))]
 #[used]
 static BEFORE_MAIN: extern "C" fn() = open_closed;
 

@@ -60,7 +60,7 @@ fn resolve(resolver: &Resolver, timeout: Duration) -> Result<Vec<SocketAddr>, Er
 }
 
 fn connect_unix(path: &Path, timeout: Duration) -> Result<Socket, Error> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // On Linux this limits the wait for a place in the listener's queue (unix(7) does not say so, the kernel's
     // unix_stream_connect does); zero would mean no limit.
     socket.set_write_timeout(Some(timeout.max(Duration::from_millis(1))))?;
