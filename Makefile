@@ -4,10 +4,10 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 VENV = $(TARGET_DIR)/python-venv
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 
-# Static, without the index for unwinding (24 kB; panics abort), and with its relocations packed (70 kB), which a static
-# glibc understands from 2.36 on.
-PACKED = $(shell getconf GNU_LIBC_VERSION 2>/dev/null | awk -F '[ .]' '$$2 > 2 || $$3 >= 36 { print "-C link-arg=-Wl,-z,pack-relative-relocs" }')
-STATIC = RUSTFLAGS='-C target-feature=+crt-static -C link-arg=-Wl,--no-eh-frame-hdr $(PACKED)' cargo build --release --bin ssegateway --target $(HOST)
+# Static binaries and wheels for other machines: TARGET=aarch64-unknown-linux-gnu, with Debian's cross compiler for it.
+STATIC_DIR = $(TARGET_DIR)/static$(TARGET:%=/%)
+WHEEL_DIR = $(TARGET_DIR)/wheel$(TARGET:%=/%)
+STATIC = .ci/static $(or $(TARGET),$(HOST))
 
 # The files that `make mutants` mutates, and the tests over sockets for mutants that survive the quick ones
 # (.ci/mutants.toml).
@@ -16,7 +16,7 @@ MUTATE = cargo mutants --config .ci/mutants.toml --output $(TARGET_DIR) $(or $(F
 SOCKETS = $(filter-out simulation core reactor rooms python_example tls,$(patsubst tests/%.rs,%,$(wildcard tests/*.rs)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-chat run test test-e2e test-python test-deploy faults soak lint doc static wheel sim planted mutants bench bench-parts bench-instructions bench-scale bench-syscalls bench-tokens fuzz
+.PHONY: help demo demo-chat run test test-e2e test-python test-deploy faults soak lint doc static static-tls wheel check-targets sim planted mutants bench bench-parts bench-instructions bench-scale bench-syscalls bench-tokens fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,17 +69,19 @@ lint: ## Formatting and clippy, with and without TLS
 doc: ## The crate's documentation
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items
 
-static: ## Static binaries: target/static/ssegateway, and ssegateway-notls without https
-	mkdir -p $(TARGET_DIR)/static
-	$(STATIC) --no-default-features
-	cp -f $(TARGET_DIR)/$(HOST)/release/ssegateway $(TARGET_DIR)/static/ssegateway-notls
-	$(STATIC)
-	cp -f $(TARGET_DIR)/$(HOST)/release/ssegateway $(TARGET_DIR)/static/ssegateway
-	ls -l $(TARGET_DIR)/static
+static: static-tls ## Static binaries: target/static/ssegateway, and ssegateway-notls without https; TARGET=aarch64-unknown-linux-gnu
+	$(STATIC) $(STATIC_DIR)/ssegateway-notls --no-default-features
+	ls -l $(STATIC_DIR)/ssegateway*
 
-wheel: static ## target/wheel/*.whl for pip: the static binary, the Python client, and a pytest fixture
-	rm -rf $(TARGET_DIR)/wheel
-	.ci/wheel $(TARGET_DIR)/static/ssegateway $(TARGET_DIR)/wheel
+static-tls:
+	$(STATIC) $(STATIC_DIR)/ssegateway
+
+wheel: static-tls ## target/wheel/*.whl for pip: the static binary, the Python client, and a pytest fixture; TARGET as for static
+	rm -f $(WHEEL_DIR)/*.whl
+	.ci/wheel $(STATIC_DIR)/ssegateway $(WHEEL_DIR)
+
+check-targets: ## Type checks for machines that cannot run here: macOS and 32-bit x86
+	.ci/check-targets
 
 $(VENV)/installed: tests/integrations/requirements.txt
 	python3 -m venv --clear $(VENV)

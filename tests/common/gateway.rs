@@ -1,6 +1,7 @@
 //! The real binary: spawned with only the environment that a test sets, awaited, and ended by its pid.
 
 use super::{Backend, Client, PATIENCE, Port, Response, Stream, get, process, send_request, sys};
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpStream;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -8,7 +9,10 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_ssegateway");
+/// The program under test: the variable SSEGATEWAY may name another than cargo's build, such as one for another machine.
+fn program() -> OsString {
+    std::env::var_os("SSEGATEWAY").unwrap_or_else(|| env!("CARGO_BIN_EXE_ssegateway").into())
+}
 
 /// The result of a complete run.
 #[derive(Debug)]
@@ -21,7 +25,7 @@ pub(crate) struct Output {
 
 /// Runs the binary to its end with only these arguments and variables.
 pub(crate) fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(BINARY);
+    let mut command = Command::new(program());
     command.args(arguments).env_clear().envs(variables.iter().copied());
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("spawn");
     let stdout = collect(child.stdout.take().expect("piped"));
@@ -111,10 +115,10 @@ impl Builder {
         let reserved = Port::reserve();
         let internal = self.internal.then(Port::reserve);
         let mut command = match &self.shell {
-            None => Command::new(BINARY),
+            None => Command::new(program()),
             Some(script) => {
                 let mut shell = Command::new("/bin/sh");
-                shell.arg("-c").arg(script).arg(BINARY);
+                shell.arg("-c").arg(script).arg(program());
                 shell
             }
         };
