@@ -26,6 +26,7 @@ from ._base import (
     Sent,
     Unavailable,
     accept,
+    decline,
 )
 from ._feed import EventFeed, LineFeed, Target
 from ._http import Answer, BadAnswer, LostConnection
@@ -45,6 +46,7 @@ __all__ = [
     "Stream",
     "Unavailable",
     "accept",
+    "decline",
 ]
 
 

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterable, Callable
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from ._base import GatewayError
+from ._base import ABSENT, GatewayError
 from ._feed import LAST_CHUNK, RETRY_SECONDS, EventFeed, Feed, LineFeed
 from ._http import Address, Answer, Answers, BadAnswer, LostConnection
 
@@ -169,10 +169,16 @@ class AsyncStream:
         await self._feed.__aexit__(kind, error, traceback)
 
     async def send(
-        self, data: str, *, name: str | None = None, retry: int | None = None, transient: bool = False
+        self,
+        data: str | None = None,
+        *,
+        json: Any = ABSENT,
+        name: str | None = None,
+        retry: int | None = None,
+        transient: bool = False,
     ) -> None:
         """Sends an event without waiting for an answer; tasks may share the stream. Raises what `Stream.send` raises."""
-        await self._feed.send(lambda: self._feed.feed.add(data, name, retry, transient))
+        await self._feed.send(lambda: self._feed.feed.add(data, json, name, retry, transient))
 
 
 async def pipe(feed: AsyncFeedConnection[EventFeed], chunks: AsyncIterable[bytes]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hmac import compare_digest
 from json.encoder import encode_basestring_ascii as quote
@@ -83,6 +83,8 @@ class Callback:
     reason: str | None = None  # of a disconnect: client_closed, server_closed or error
     detail: str | None = None  # more about it, such as slow_consumer
     instance: str | None = None  # of the gateway: once it differs, all streams of the one before are gone
+    method: str = "GET"  # or POST, with POST_STREAMS=on
+    body: str | None = None  # of a POST, in its connect
 
     @property
     def path(self) -> str:
@@ -114,26 +116,41 @@ class Connection:
 def accept(
     event: Event | str | None = None,
     *,
+    events: Iterable[Event | str] | None = None,
     groups: Iterable[str] = (),
     since: str | None = None,
     attach: bool = False,
+    headers: Mapping[str, str | list[str]] | None = None,
+    expires_in: int | None = None,
 ) -> dict[str, Any]:
     """The answer to a connect callback that opens the stream. (Any status other than 2xx rejects it.)
 
-    The stream begins with `event`. Then it receives the events of its `groups`: a client that reconnects those that it has
+    The stream begins with `event`, or `events`. Then it receives the events of its `groups`: a client that reconnects those that it has
     missed, a new one those after `since`, which is a cursor or "start" (all that are kept). With `attach` the stream opens
-    only if one of its groups has events or streams; otherwise the client gets 204, and does not reconnect.
+    only if one of its groups has events or streams; otherwise the client gets 204, and does not reconnect. `headers` are
+    added to the response. After `expires_in` seconds the stream ends, and its client comes back to be asked about again.
     """
     answer: dict[str, Any] = {}
     if event is not None:
         answer["event"] = _event(event)
+    if events is not None:
+        answer["events"] = [_event(event) for event in events]
     if names := _names(groups):
         answer["groups"] = names
     if since is not None:
         answer["since"] = since
     if attach:
         answer["attach"] = True
+    if headers is not None:
+        answer["headers"] = dict(headers)
+    if expires_in is not None:
+        answer["expires_in"] = expires_in
     return answer
+
+
+def decline() -> dict[str, Any]:
+    """The answer to a connect callback for 204: there is no stream, and the client does not reconnect."""
+    return {"status": 204}
 
 
 class BaseGateway:
@@ -186,7 +203,8 @@ class BaseGateway:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError("not a callback of the gateway") from error
         detail, instance = headers.get("SSEGateway-Detail"), headers.get("SSEGateway-Instance")
-        return Callback(action, token, url, client_headers, reason, detail, instance)
+        method, posted = request.get("method", "GET"), request.get("body")
+        return Callback(action, token, url, client_headers, reason, detail, instance, method, posted)
 
     def _send(
         self,

@@ -6,9 +6,10 @@ import json
 import re
 from collections import deque
 from json.encoder import encode_basestring_ascii as quote
+from typing import Any
 from urllib.parse import quote as percent_encode
 
-from ._base import BaseGateway, Event, GatewayError, Gone, Unavailable, _event
+from ._base import ABSENT, BaseGateway, Event, GatewayError, Gone, Unavailable, _event
 from ._http import Answer
 
 __all__ = ["LAST_CHUNK", "RETRY_SECONDS", "EventFeed", "Feed", "LineFeed", "Target"]
@@ -116,8 +117,12 @@ class LineFeed(Feed):
             self._opening = chunk(_line({"will": _event(will)}))
         self._before = 0  # pieces that were executed on earlier connections
 
-    def add(self, data: str, name: str | None, retry: int | None, transient: bool) -> bytes:
-        """The chunk of one send."""
+    def add(self, data: str | None, value: Any, name: str | None, retry: int | None, transient: bool) -> bytes:
+        """The chunk of one send: of `data`, or of `value` as JSON."""
+        if (data is None) == (value is ABSENT):
+            raise TypeError("a send needs either data or json")
+        if data is None:
+            data = json.dumps(value)
         if name is None and retry is None:
             line = f'{{"event":{{"data":{quote(data)}}}'
         else:

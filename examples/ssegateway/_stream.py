@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from time import monotonic
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from ._base import GatewayError
+from ._base import ABSENT, GatewayError
 from ._feed import LAST_CHUNK, RETRY_SECONDS, EventFeed, Feed, LineFeed
 from ._http import Address, Answer, BadAnswer, LostConnection
 from ._interrupt import find_socket, no_socket, shut_down
@@ -184,12 +184,20 @@ class Stream:
         else:
             self._feed.break_off()
 
-    def send(self, data: str, *, name: str | None = None, retry: int | None = None, transient: bool = False) -> None:
-        """Sends an event without waiting for an answer; threads may share the stream.
+    def send(
+        self,
+        data: str | None = None,
+        *,
+        json: Any = ABSENT,
+        name: str | None = None,
+        retry: int | None = None,
+        transient: bool = False,
+    ) -> None:
+        """Sends an event without waiting for an answer; threads may share the stream. `json`: any value, in place of `data`.
 
         Raises `Gone` once the group has ended, `Unavailable` if the gateway is lost or reads nothing for `timeout` seconds.
         """
-        self._feed.send(lambda: self._feed.feed.add(data, name, retry, transient))
+        self._feed.send(lambda: self._feed.feed.add(data, json, name, retry, transient))
 
     @property
     def stopped(self) -> bool:

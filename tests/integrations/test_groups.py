@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
+from contextlib import closing
 from typing import Any
 
 import pytest
 from clients import Connect, both
-from ssegateway import Callback, Event, Gateway, GatewayError, Gone, Group, Sent, accept
+from ssegateway import Callback, Event, Gateway, GatewayError, Gone, Group, Sent, accept, decline
 from ssegateway.pytest_plugin import LiveGateway, Stream
 
 PATIENCE_SECONDS = 20
@@ -196,6 +198,22 @@ def test_one_string_is_not_several_names() -> None:
         accept(groups="news")
     with pytest.raises(TypeError, match="groups must be several names"):
         Gateway().send(groups="news", data="x")
+
+
+@pytest.mark.parametrize("ssegateway_environment", [{"POST_STREAMS": "on"}])
+def test_a_backend_shapes_the_response(ssegateway: LiveGateway) -> None:
+    ssegateway.answer = accept(events=["one", {"data": "two"}], headers={"X-Run": "7", "Set-Cookie": ["a=1"]}, expires_in=1)
+    stream = ssegateway.open("/")
+    assert (stream.headers["X-Run"], stream.headers["Set-Cookie"]) == ("7", "a=1")
+    assert [stream.event(), stream.event(), stream.event()] == [("message", "one", ""), ("message", "two", ""), None]
+    ssegateway.answer = decline()
+    connection = http.client.HTTPConnection(ssegateway.url.removeprefix("http://"), timeout=PATIENCE_SECONDS)
+    with closing(connection):
+        connection.request("POST", "/chat", "Grüße".encode())
+        assert connection.getresponse().status == 204
+    call = ssegateway.wait_for(lambda call: call.url == "/chat")
+    assert (call.method, call.body) == ("POST", "Grüße")
+    assert ssegateway.wait_for(lambda call: call.url == "/").method == "GET"
 
 
 def test_answers_hold_only_what_is_given() -> None:

@@ -53,12 +53,17 @@ def test_events_arrive_in_order_and_the_group_ends_with_the_block(ssegateway: Li
         out.send("zwölf\nBoxkämpfer", name="pangram", retry=2500)
         out.send("")
         out.send("typing", transient=True)
+        out.send(json={"text": None})
+        for neither_or_both in ({}, {"data": "x", "json": None}):
+            with pytest.raises(TypeError, match="either data or json"):
+                out.send(**neither_or_both)  # type: ignore[arg-type]
         for number in range(1000):
             out.send(str(number))
         assert not out.stopped
     received = events(stream)
     assert received[:3] == [("pangram", "zwölf\nBoxkämpfer"), ("message", ""), ("message", "typing")]
-    assert [data for _, data in received[3:]] == [str(number) for number in range(1000)]
+    assert received[3] == ("message", '{"text": null}')
+    assert [data for _, data in received[4:]] == [str(number) for number in range(1000)]
     with pytest.raises(RuntimeError, match="over"):
         out.send("late")
 
