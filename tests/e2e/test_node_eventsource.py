@@ -2,8 +2,10 @@
 
 import json
 import pathlib
+import time
 
 import pytest
+from ssegateway import accept
 
 SCRIPT = pathlib.Path(__file__).parent / "eventsource.mjs"
 
@@ -47,3 +49,17 @@ def test_it_gives_up_when_it_was_turned_away(ssegateway, connect):
     ssegateway.answer = 403
     _node, next_seen = connect("/news")
     assert next_seen() == ["error", "CLOSED", 403]
+
+
+@pytest.mark.parametrize("ssegateway_environment", [{"HEARTBEAT_INTERVAL_SECONDS": "1"}])
+def test_blocks_of_an_id_alone_do_not_count(ssegateway, connect):
+    """It remembers the ids of events only, unlike browsers. So its stream should begin with one."""
+    ssegateway.answer = accept("hello", groups=["news"])
+    _node, next_seen = connect("/news")
+    assert next_seen() == ["open"]
+    _, _, first = next_seen()
+    ssegateway.send(group="other", data="moves the position of all streams")
+    time.sleep(1.5)  # a heartbeat has brought it
+    ssegateway.send(ssegateway.callbacks[0].token, close=True)
+    assert next_seen() == ["error", "CONNECTING"]
+    ssegateway.wait_for(lambda call: call.headers.get("last-event-id") == first, 15)

@@ -1,6 +1,7 @@
 """httpx-sse, and sseclient-py on requests."""
 
 import contextlib
+import threading
 
 import httpx
 import httpx_sse
@@ -8,6 +9,7 @@ import pytest
 import requests
 import sseclient
 from programs import PATIENCE
+from ssegateway import accept
 
 
 @contextlib.contextmanager
@@ -61,3 +63,17 @@ def test_it_comes_back_with_the_last_id(ssegateway, connect):
         [(_name, _data, last_id)] = events
     with connect("/news?again", {"Last-Event-ID": last_id}):
         assert ssegateway.wait_for(lambda call: call.url == "/news?again").headers["last-event-id"] == "7"
+
+
+@pytest.mark.parametrize("ssegateway_environment", [{"HEARTBEAT_INTERVAL_SECONDS": "1"}])
+def test_blocks_of_an_id_alone(request, ssegateway, connect):
+    """Resumable streams have them. httpx-sse shows an event without data for each, to be skipped by `if event.data`."""
+    ssegateway.answer = accept(groups=["news"])
+    with connect("/news") as events:
+        ssegateway.wait_for(lambda call: call.url == "/news")
+        threading.Timer(1.5, ssegateway.send, kwargs={"group": "news", "data": "Hello"}).start()
+        seen = [next(events)]
+        while seen[-1][1] != "Hello":
+            seen.append(next(events))
+    is_httpx = "httpx" in request.node.name
+    assert all(event[:2] == ("message", "") for event in seen[:-1]) and (len(seen) > 1) == is_httpx

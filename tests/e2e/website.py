@@ -24,7 +24,9 @@ class Site:
                 root = JS if self.path == "/ssegateway.js" else root
                 file = root / self.path.partition("?")[0].lstrip("/")
                 # Packages for bundlers omit the file extension of their own modules.
-                file = file if file.suffix else file.with_suffix(".js")
+                if file.is_dir() and (file / "index.js").is_file():
+                    return self.redirect(f"{self.path}/index.js")
+                file = file if file.is_file() else file.with_name(f"{file.name}.js")
                 found = file.is_file()
                 body = file.read_bytes() if found else b"no such page"
                 self.send_response(200 if found else 404)
@@ -32,6 +34,12 @@ class Site:
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
+
+            def redirect(self, path):
+                self.send_response(302)
+                self.send_header("Location", path)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
 
             def do_POST(self):
                 """Takes a report. Behind the proxies this is the application, which does not have any other path."""
