@@ -19,6 +19,8 @@ static ALLOCATOR: Counting = Counting;
 
 const SIZES: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
 const EVENTS: usize = 320_000;
+/// Sends to a group of all streams.
+const SENDS_TO_ALL: usize = 16;
 
 fn main() {
     let argument = std::env::args().nth(1).and_then(|argument| argument.parse().ok());
@@ -96,6 +98,12 @@ fn measure(streams: usize) {
     let drain = world.take_turns();
     let drain_bytes = allocator::bytes_at_peak() - before;
 
+    let audience = measure_audience(streams);
+    let (per_membership, per_event) = measure_groups(streams, bytes);
+    row("CPU per delivery of a send to all, ns", audience.nanoseconds_each(SENDS_TO_ALL * streams));
+    row("memory per membership in a group of its own, bytes", per_membership);
+    row("memory per kept event of 100 bytes, the group included, bytes", per_event);
+    row("longest turn, ms: sends to a group of all", longest(audience));
     row("longest turn, ms: connecting", longest(connects));
     row("longest turn, ms: sending", longest(sends));
     row("longest turn, ms: heartbeats, evenly spread", longest(ticks));
@@ -105,6 +113,31 @@ fn measure(streams: usize) {
     row("longest turn, ms: shutdown", longest(drain));
     row("temporary memory, kB: all heartbeats at once", pause_bytes / 1000);
     row("temporary memory, kB: shutdown", drain_bytes / 1000);
+}
+
+/// All streams in one group: sends to it.
+fn measure_audience(streams: usize) -> Turns {
+    let mut world = World::new(streams);
+    world.answer_by(|_| r#"{"groups":["all"]}"#.to_owned());
+    world.open(streams);
+    world.publish(streams, ["all".to_owned()]);
+    world.take_turns();
+    let writes = world.publish(streams, std::iter::repeat_n("all".to_owned(), SENDS_TO_ALL));
+    assert!(writes >= streams, "all are written to: {writes}");
+    world.take_turns()
+}
+
+/// Each stream in a group of its own: bytes per membership, group included, and per event kept. `plain`: bytes of a
+/// stream in none.
+fn measure_groups(streams: usize, plain: usize) -> (usize, usize) {
+    let mut world = World::new(streams);
+    let start = allocator::bytes_in_use();
+    world.answer_by(|n| format!(r#"{{"groups":["user:{n}"]}}"#));
+    world.open(streams);
+    let members = allocator::bytes_in_use() - start;
+    world.publish(streams, (0..streams).map(|n| format!("user:{n}")));
+    let kept = allocator::bytes_in_use() - start - members;
+    (members / streams - plain, kept / streams)
 }
 
 fn row(name: &str, value: impl Cell) {

@@ -32,6 +32,10 @@ pub(crate) struct Memory {
     pub writes: usize,
     /// Bytes of one client's request in the JSON of callbacks.
     pub request_bytes: usize,
+    /// The backend's answer to the connect of client `n`.
+    pub answer: fn(n: usize) -> String,
+    /// Connects so far.
+    connects: usize,
 }
 
 impl Memory {
@@ -49,6 +53,8 @@ impl Memory {
             completions: VecDeque::with_capacity(1024),
             writes: 0,
             request_bytes: 0,
+            answer: |_| String::new(),
+            connects: 0,
         }
     }
 
@@ -163,7 +169,9 @@ impl System for Memory {
     fn submit(&mut self, job: Job) {
         let Job::Call(call) = job else { panic!("nothing here has a name") };
         self.request_bytes = call.request.json().len();
-        let outcome = Outcome::Answered { status: 200, passed: Vec::new(), body: Some(Vec::new()), in_doubt: false };
+        let body = Some((self.answer)(self.connects).into_bytes());
+        self.connects += 1;
+        let outcome = Outcome::Answered { status: 200, passed: Vec::new(), body, in_doubt: false };
         self.completions.push_back(Completion::Called(Called { id: call.id, outcome }));
     }
 

@@ -45,6 +45,8 @@ impl World {
         let settings = Settings {
             streams_max: streams,
             heartbeat_interval: Duration::from_millis(HEARTBEAT_MS),
+            // So that nothing is dropped.
+            history_bytes: usize::MAX / 2,
             ..Settings::default()
         };
         let gateway = Gateway::new(settings, Millis::ZERO, 1);
@@ -131,6 +133,29 @@ impl World {
         }
         let writes = self.net().writes - before;
         assert!(writes > events, "a write for nearly every event and one for the answers: {writes}");
+    }
+
+    /// The backend's answers to connects from now on.
+    pub(crate) fn answer_by(&mut self, answer: fn(usize) -> String) {
+        self.net().answer = answer;
+    }
+
+    /// One event to each of these groups, after which all members have been written to. Returns the number of writes.
+    pub(crate) fn publish(&mut self, streams: usize, groups: impl IntoIterator<Item = String>) -> usize {
+        let data = requests::Payload::Plain.escaped();
+        let before = self.net().writes;
+        let (mut batch, mut groups) = (Vec::new(), groups.into_iter().peekable());
+        while groups.peek().is_some() {
+            batch.clear();
+            for group in groups.by_ref().take(DEPTH) {
+                requests::push_send_to(&mut batch, "group", &group, data.as_bytes());
+            }
+            self.net().set_batch(&batch);
+            self.net().report_readable(streams);
+            self.turn();
+            self.turn_until(|reactor| !reactor.gateway().has_visits());
+        }
+        self.net().writes - before
     }
 
     /// Advances by one heartbeat interval, tick by tick. Returns the number of heartbeats.
