@@ -28,7 +28,7 @@ from ._base import (
     accept,
     decline,
 )
-from ._feed import EventFeed, LineFeed, Target
+from ._feed import EventFeed, LineFeed, target
 from ._http import Answer, BadAnswer, LostConnection
 from ._sockets import Pool
 from ._stream import FeedConnection, Stream, pipe
@@ -147,7 +147,7 @@ class Gateway(BaseGateway):
         A gateway that keeps its history in memory has lost that in either case: with `restart` the stream begins anew,
         with this event and all that it has sent (at most 4 MiB, else `Unavailable`).
         """
-        feed = LineFeed(self, Target(group, token, end), will, restart)
+        feed = LineFeed(self, target(group, token, end), will, restart)
         return Stream(FeedConnection(feed, self._address, self.timeout, reconnect_seconds))
 
     def pipe(
@@ -166,7 +166,7 @@ class Gateway(BaseGateway):
         down as soon as the group has ended, which raises `Gone`. Without it that is seen with the next chunk. The other
         arguments are those of `stream`.
         """
-        feed = EventFeed(self, Target(group, None, end), restart)
+        feed = EventFeed(self, target(group, None, end), restart)
         pipe(FeedConnection(feed, self._address, self.timeout, reconnect_seconds), chunks, response)
 
     def join(self, token: str, *groups: str, leave: Iterable[str] = ()) -> bool:

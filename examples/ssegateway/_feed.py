@@ -12,7 +12,7 @@ from urllib.parse import quote as percent_encode
 from ._base import ABSENT, BaseGateway, Event, GatewayError, Gone, Unavailable, _event
 from ._http import Answer
 
-__all__ = ["LAST_CHUNK", "RETRY_SECONDS", "EventFeed", "Feed", "LineFeed", "Target"]
+__all__ = ["LAST_CHUNK", "RETRY_SECONDS", "EventFeed", "Feed", "LineFeed", "target"]
 
 # What is kept in case the gateway restarts: far more than the sockets of both sides hold.
 KEPT_BYTES_MAX = 4 * 1024 * 1024
@@ -21,16 +21,14 @@ LAST_CHUNK = b"0\r\n\r\n"
 LINE = re.compile(rb"([^\r\n]*)(?:\r\n|\n|\r)")
 
 
-class Target:
-    """The group or the stream that a streaming send is for."""
-
-    def __init__(self, group: str | None, token: str | None, end: bool) -> None:
-        if (group is None) == (token is None):
-            raise TypeError("a streaming send needs either a group or a token")
-        if end and group is None:
-            raise TypeError("only a group can end")
-        target = f"token={_percent(token)}" if token is not None else f"group={_percent(group or '')}"
-        self.query = f"?{target}{'&end=true' if end else ''}"
+def target(group: str | None, token: str | None, end: bool) -> str:
+    """The query that names the group or the stream of a feed."""
+    if (group is None) == (token is None):
+        raise TypeError("a streaming send needs either a group or a token")
+    if end and group is None:
+        raise TypeError("only a group can end")
+    name = percent_encode(token or group or "", safe="")
+    return f"?{'group' if token is None else 'token'}={name}{'&end=true' if end else ''}"
 
 
 class Feed:
@@ -38,11 +36,11 @@ class Feed:
 
     content_type = ""
 
-    def __init__(self, gateway: BaseGateway, target: Target, restart: bytes) -> None:
+    def __init__(self, gateway: BaseGateway, query: str, restart: bytes) -> None:
         self.unreachable = gateway._no_answer
         self._gateway = gateway
         self.head = (
-            f"POST /internal/send{target.query} HTTP/1.1\r\n{gateway.stream_fields}"
+            f"POST /internal/send{query} HTTP/1.1\r\n{gateway.stream_fields}"
             f"Content-Type: {self.content_type}\r\nTransfer-Encoding: chunked\r\n\r\n"
         ).encode("ascii")
         self.pieces = 0
@@ -110,9 +108,9 @@ class LineFeed(Feed):
     content_type = "application/x-ndjson"
 
     def __init__(
-        self, gateway: BaseGateway, target: Target, will: Event | str | None, restart: Event | str | None
+        self, gateway: BaseGateway, query: str, will: Event | str | None, restart: Event | str | None
     ) -> None:
-        super().__init__(gateway, target, b"" if restart is None else _line({"event": _event(restart)}))
+        super().__init__(gateway, query, b"" if restart is None else _line({"event": _event(restart)}))
         if will is not None:
             self._opening = chunk(_line({"will": _event(will)}))
         self._before = 0  # pieces that were executed on earlier connections
@@ -147,8 +145,8 @@ class EventFeed(Feed):
 
     content_type = "text/event-stream"
 
-    def __init__(self, gateway: BaseGateway, target: Target, restart: Event | str | None) -> None:
-        super().__init__(gateway, target, b"" if restart is None else _block(_event(restart)))
+    def __init__(self, gateway: BaseGateway, query: str, restart: Event | str | None) -> None:
+        super().__init__(gateway, query, b"" if restart is None else _block(_event(restart)))
 
     def add(self, data: bytes) -> bytes:
         piece = chunk(data)
@@ -166,10 +164,6 @@ class EventFeed(Feed):
 
 def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-def _percent(name: str) -> str:
-    return percent_encode(name, safe="")
 
 
 def _line(fields: object) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any, overload
 
 from ._aio_stream import AsyncFeedConnection, AsyncStream, pipe
 from ._base import ABSENT, BaseGateway, Connection, Event, Group, Sent
-from ._feed import EventFeed, LineFeed, Target
+from ._feed import EventFeed, LineFeed, target
 from ._http import Answer, BadAnswer, LostConnection
 from ._pipeline import Pipeline
 
@@ -107,7 +107,7 @@ class AsyncGateway(BaseGateway):
         When no send can succeed any more, the block is cancelled wherever it waits, and the statement raises `Gone` or
         `Unavailable`.
         """
-        feed = LineFeed(self, Target(group, token, end), will, restart)
+        feed = LineFeed(self, target(group, token, end), will, restart)
         return AsyncStream(AsyncFeedConnection(feed, self._address, self.timeout, reconnect_seconds))
 
     async def pipe(
@@ -123,7 +123,7 @@ class AsyncGateway(BaseGateway):
 
         Raises `Gone` as soon as the group has ended. The other arguments are those of `stream`.
         """
-        feed = EventFeed(self, Target(group, None, end), restart)
+        feed = EventFeed(self, target(group, None, end), restart)
         await pipe(AsyncFeedConnection(feed, self._address, self.timeout, reconnect_seconds), chunks)
 
     async def join(self, token: str, *groups: str, leave: Iterable[str] = ()) -> bool:

@@ -6,13 +6,14 @@ import asyncio
 import ssl
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import uvloop
 from clients import Connect, both
 from servers import Peer, Serve, answer_all
-from ssegateway import Unavailable
+from ssegateway import Gateway, Gone, Unavailable
 from ssegateway.aio import AsyncGateway
 from ssegateway.pytest_plugin import LiveGateway
 
@@ -39,6 +40,41 @@ try:
 except Unavailable as error:
     print(error)
 """
+
+
+STREAM_ON_GEVENT = """
+from gevent import monkey
+monkey.patch_all()
+import gevent, sys
+from ssegateway import Gateway, Gone
+
+client = Gateway(sys.argv[1])
+
+def work():
+    try:
+        with client.stream("run", end=True) as out:
+            out.send("token")
+            started.set()
+            stopped = gevent.event.Event()
+            out.on_stop(stopped.set)
+            stopped.wait()
+            out.send("more")
+    except Gone:
+        return "told"
+
+import gevent.event
+started = gevent.event.Event()
+worker = gevent.spawn(work)
+started.wait()
+client.send(group="run", end=True)
+print(worker.get())
+"""
+
+
+def test_a_stream_in_a_greenlet_is_told(ssegateway: LiveGateway) -> None:
+    command = [sys.executable, "-c", STREAM_ON_GEVENT, ssegateway.url]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    assert result.stdout == "told\n", result.stderr
 
 
 def test_a_greenlet_that_waits_for_an_answer_blocks_no_other(ssegateway: LiveGateway) -> None:
@@ -89,3 +125,26 @@ def test_a_gateway_behind_tls_must_have_a_known_certificate(
     assert client.send("token", "x")
     assert client.send("token", "x" * 1_000_000)
     assert server.accepted == 2
+
+
+def test_a_stream_over_tls_is_told(serve: Serve, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    body = b'{"error":"Group has ended","line":1}'
+
+    def end_the_group(peer: Peer) -> None:
+        with context.wrap_socket(peer.sock, server_side=True) as sock:
+            received = b""
+            while b"first" not in received:
+                received += sock.recv(65536)
+            sock.sendall(b"HTTP/1.1 410 Gone\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+            sock.recv(1)
+
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    client = Gateway(serve(end_the_group).url.replace("http:", "https:"))
+    stopped = threading.Event()
+    with pytest.raises(Gone), client.stream("run") as out:
+        out.on_stop(stopped.set)
+        out.send("first")
+        assert stopped.wait(PATIENCE_SECONDS)
+        out.send("second")

@@ -279,6 +279,16 @@ def test_with_restart_the_stream_begins_anew(ssegateway: LiveGateway, number: si
     assert events(watch(ssegateway, "b")) == [("message", "anew"), ("message", "1"), ("message", "2")]
 
 
+def test_what_is_not_kept_any_more_cannot_be_sent_again(ssegateway: LiveGateway) -> None:
+    with pytest.raises(Unavailable, match="was lost"), ssegateway.client.stream("run", restart="anew") as out:
+        for _ in range(9):
+            out.send("x" * 500_000)
+        ssegateway.process.kill()
+        wait_until_stopped(out)
+        out.send("more")
+    ssegateway.process.wait()
+
+
 def test_a_stream_waits_only_so_long_for_the_next_gateway(ssegateway: LiveGateway) -> None:
     async def send() -> None:
         async with AsyncGateway(ssegateway.url).stream("run", reconnect_seconds=0.2) as out:
