@@ -36,7 +36,10 @@ const fn case(name: &'static str, pieces: usize, prepare: fn() -> Box<dyn FnMut(
 }
 
 /// Sorted by name, as divan prints them.
-pub(crate) static CASES: [Case; 21] = [
+pub(crate) static CASES: [Case; 24] = [
+    case("feed, 1 event of an event stream", 1, || feed_through(Feed::Events, 1)),
+    case("feed, 1 line", 1, || feed_through(Feed::Lines, 1)),
+    case("feed, 16 lines in one read", 16, || feed_through(Feed::Lines, 16)),
     case("frame, 1 kB", 1, || write_frame(Payload::Json.text())),
     case("frame, 10 lines", 1, || write_frame("a line of text\n".repeat(10))),
     case("frame, 100 bytes", 1, || write_frame(Payload::Plain.text())),
@@ -87,10 +90,13 @@ fn read_head(bytes: Vec<u8>) -> Box<dyn FnMut()> {
     })
 }
 
-fn read_send(payload: Payload) -> Box<dyn FnMut()> {
-    let request = send_request(payload);
+fn body_of(mut request: Vec<u8>) -> Vec<u8> {
     let start = request.windows(4).position(|window| window == b"\r\n\r\n").expect("a head") + 4;
-    let body = request[start..].to_vec();
+    request.split_off(start)
+}
+
+fn read_send(payload: Payload) -> Box<dyn FnMut()> {
+    let body = body_of(send_request(payload));
     let mut scratch = Scratch::default();
     Box::new(move || assert!(black_box(send::parse(black_box(&body), &mut scratch, GroupIds::Gateway)).is_ok()))
 }
@@ -190,6 +196,51 @@ fn resume() -> Box<dyn FnMut()> {
     streams.publish(&requests);
     let answer = format!(r#"{{"groups":{names:?},"since":"{start}"}}"#);
     Box::new(move || assert!(streams.visit(black_box(&answer)) > 20 * data.len()))
+}
+
+/// The body of a streaming send.
+#[derive(Clone, Copy, Debug)]
+enum Feed {
+    /// A send per line.
+    Lines,
+    /// An event stream, for one stream.
+    Events,
+}
+
+/// A streaming send with a chunk per event.
+fn feed_through(feed: Feed, depth: usize) -> Box<dyn FnMut()> {
+    let data = Payload::Plain.escaped();
+    let mut streams = Streams::open(STREAMS);
+    let (kind, query) = match feed {
+        Feed::Lines => ("application/x-ndjson", String::new()),
+        Feed::Events => ("text/event-stream", format!("?token={}", token(0))),
+    };
+    let head = format!("POST /internal/send{query} HTTP/1.1\r\nHost: h\r\nContent-Type: {kind}\r\n");
+    streams.send(format!("{head}Transfer-Encoding: chunked\r\n\r\n").as_bytes());
+    let batches: Vec<Vec<u8>> = (0..97)
+        .map(|batch| {
+            let mut chunks = Vec::new();
+            for n in 0..depth {
+                let event = match feed {
+                    Feed::Lines => {
+                        let mut request = Vec::new();
+                        let to = token(((batch * depth + n) * 373 % STREAMS) as u128);
+                        push_send(&mut request, &to.to_string(), data.as_bytes());
+                        [body_of(request), b"\n".to_vec()].concat()
+                    }
+                    Feed::Events => format!("event: message\ndata: {data}\n\n").into_bytes(),
+                };
+                chunks.extend(format!("{:x}\r\n", event.len()).into_bytes());
+                chunks.extend([&event[..], b"\r\n"].concat());
+            }
+            chunks
+        })
+        .collect();
+    let mut next = 0;
+    Box::new(move || {
+        assert!(streams.send(black_box(&batches[next])) > depth * data.len() / 2);
+        next = (next + 1) % batches.len();
+    })
 }
 
 fn beat() -> Box<dyn FnMut()> {

@@ -194,16 +194,16 @@ fn internal(head: &Head<'_, '_>, path: &str, listener: Listener, peer: Peer, set
 /// The format of a feed's body; `None`: the content type is of no feed.
 #[inline(always)]
 fn feed_format(head: &Head<'_, '_>) -> Option<Format> {
-    match head.content_type {
-        // The usual ones.
-        None | Some(b"application/json") => None,
-        Some(value) => {
-            let essence = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-            let is = |name: &[u8]| essence.eq_ignore_ascii_case(name);
-            let lines = is(b"application/x-ndjson").then_some(Format::Lines);
-            lines.or_else(|| is(b"text/event-stream").then_some(Format::Events))
-        }
-    }
+    // Of every send, so a glance has to do for the usual type.
+    head.content_type.filter(|value| value.len() > b"application/json".len()).and_then(format_of_type)
+}
+
+#[cold]
+fn format_of_type(value: &[u8]) -> Option<Format> {
+    let essence = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    let is = |name: &[u8]| essence.eq_ignore_ascii_case(name);
+    let lines = is(b"application/x-ndjson").then_some(Format::Lines);
+    lines.or_else(|| is(b"text/event-stream").then_some(Format::Events))
 }
 
 /// Whether a request is a feed, whatever else is wrong with it: its body may never end.
