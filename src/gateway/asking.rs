@@ -27,6 +27,10 @@ pub(super) enum Owed {
         ticket: Ticket,
         has_id: bool,
     },
+    /// A line of a feed.
+    Line(ConnId, Line),
+    /// Whether the group of a feed has ended.
+    Target(ConnId, Box<str>),
     /// A question to another gateway is on its way.
     Told(u64),
     /// The head at the time of these clients' requests.
@@ -37,9 +41,21 @@ pub(super) enum Owed {
     Followers(u64),
 }
 
+/// A line of a feed whose result comes from elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    pub number: u64,
+    /// It is for the feed's own target.
+    pub is_own: bool,
+    /// It is not really a line, but the feed's own question or end.
+    pub is_end: bool,
+}
+
 /// A question to other gateways.
 pub(super) enum Question {
     Send(Ticket),
+    /// A line of a feed.
+    Line(ConnId, Line),
     Change(Ticket),
     Group(Look),
 }

@@ -358,8 +358,9 @@ impl Connection {
     /// Whether more input should be read now. `answers_max`: the maximum unsent bytes of answers.
     pub(super) fn wants_input(&self, answers_max: usize) -> bool {
         self.input != Input::Ended
-            && match self.state {
-                State::Reading(_) | State::Feeding(_) => self.out.len() < answers_max,
+            && match &self.state {
+                State::Reading(_) => self.out.len() < answers_max,
+                State::Feeding(feed) => feed.rest.is_none() && self.out.len() < answers_max,
                 State::Answering(_) | State::Closed(_) => false,
                 State::Connecting(_) | State::Streaming(_) | State::Closing(_) => true,
             }

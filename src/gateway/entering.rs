@@ -1,7 +1,7 @@
 //! Groups that Redis keeps: following them, and open streams that enter them late, or anew after a gap.
 
 use super::actions::Ticket;
-use super::asking::{Look, Message, Owed, Question};
+use super::asking::{Line, Look, Message, Owed, Question};
 use super::connection::{Connecting, Connection, Resume, State};
 use super::following::{Purpose, Wait};
 use super::frames::without_ids;
@@ -66,6 +66,22 @@ impl Shared {
         }
     }
 
+    /// The result of a line of a feed will come from elsewhere.
+    pub(super) fn owe_line(&mut self, now: Millis, feed: ConnId, line: Line, asked: Asked, body: &[u8]) {
+        match asked {
+            Asked::Redis { serial, .. } => drop(self.asking.owed.insert(serial, Owed::Line(feed, line))),
+            Asked::Gateway(gateway) => self.ask_gateway(now, gateway, Question::Line(feed, line), body),
+        }
+    }
+
+    /// Asks whether the group of a feed has ended.
+    pub(super) fn ask_about_group(&mut self, now: Millis, feed: ConnId, name: &str) {
+        if let Some(link) = &mut self.engine.link {
+            let serial = link.peek(now, name);
+            self.asking.owed.insert(serial, Owed::Target(feed, Box::from(name)));
+        }
+    }
+
     /// The newest cursor of all gateways.
     pub(super) fn ask_for_cursor(&mut self, now: Millis, ticket: Ticket) {
         let Some(link) = &mut self.engine.link else { return };
@@ -107,7 +123,13 @@ impl Shared {
         let serial = *self.asking.head.get_or_insert_with(|| link.newest(now));
         match self.asking.owed.entry(serial).or_insert_with(|| Owed::Resumes(Vec::new())) {
             Owed::Resumes(streams) => streams.push(stream),
-            Owed::Send { .. } | Owed::Told(_) | Owed::Cursor(_) | Owed::Standing(_) | Owed::Followers(_) => {}
+            Owed::Send { .. }
+            | Owed::Line(..)
+            | Owed::Target(..)
+            | Owed::Told(_)
+            | Owed::Cursor(_)
+            | Owed::Standing(_)
+            | Owed::Followers(_) => {}
         }
     }
 

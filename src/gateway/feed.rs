@@ -75,6 +75,10 @@ pub(super) struct Feed {
     pub lines: u64,
     /// Of these, the sends that were applied.
     pub accepted: u64,
+    /// Sends whose result has yet to come over Redis.
+    pub pending: usize,
+    /// The body is over, but results are pending: the input after it.
+    pub rest: Option<Vec<u8>>,
     pub errors: Vec<LineError>,
 }
 
@@ -97,7 +101,19 @@ impl Feed {
             Format::Lines => FeedInput::Lines(Lines::new(bytes_max)),
             Format::Events => FeedInput::Events(Box::new(Reader::new(bytes_max))),
         };
-        Self { request, mode, remaining, input, watched: None, will: None, lines: 0, accepted: 0, errors: Vec::new() }
+        Self {
+            request,
+            mode,
+            remaining,
+            input,
+            watched: None,
+            will: None,
+            lines: 0,
+            accepted: 0,
+            pending: 0,
+            rest: None,
+            errors: Vec::new(),
+        }
     }
 
     /// Bytes of a line or an event that is not complete.
@@ -116,7 +132,8 @@ impl Feed {
         };
         let will =
             self.will.as_ref().map_or(0, |will| will.data.len() + will.name.as_ref().map_or(0, |name| name.len()));
-        size_of::<Self>() + target + will + self.errors.len() * size_of::<LineError>() + self.partial_bytes()
+        let errors = self.errors.len() * size_of::<LineError>();
+        size_of::<Self>() + target + will + errors + self.partial_bytes() + self.rest.as_ref().map_or(0, Vec::len)
     }
 
     /// Replaces the last will.
@@ -130,12 +147,11 @@ impl Feed {
         self.will.take().unwrap_or_else(default)
     }
 
-    /// Counts the result of a send.
-    pub(super) fn count(&mut self, result: SendResult) {
+    /// Counts the result of the send in that line.
+    pub(super) fn count(&mut self, line: u64, result: SendResult) {
         match result {
-            SendResult::Ok | SendResult::Buffered | SendResult::Published(_) | SendResult::Asked(_) => {
-                self.accepted += 1
-            }
+            SendResult::Asked(_) => {}
+            SendResult::Ok | SendResult::Buffered | SendResult::Published(_) => self.accepted += 1,
             SendResult::Invalid(_)
             | SendResult::NotFound
             | SendResult::Failed
@@ -145,7 +161,7 @@ impl Feed {
             | SendResult::OutOfMemory
             | SendResult::NoAnswer => {
                 if self.errors.len() < ERRORS_MAX {
-                    self.errors.push(LineError { line: self.lines, result });
+                    self.errors.push(LineError { line, result });
                 }
             }
         }

@@ -2,9 +2,10 @@
 
 use super::actions::Action;
 use super::answers::{Answer, Refusal, ResponseMode};
+use super::asking::Line;
 use super::connection::{Closing, Connection, Reading, State, current};
 use super::feed::{Feed, FeedEnd, FeedRequest, Item};
-use super::results::SendResult;
+use super::results::{Asked, SendResult};
 use super::shared::Shared;
 use crate::clock::Millis;
 use crate::http::body::{BadChunk, Remaining};
@@ -25,6 +26,8 @@ enum Applied {
         result: SendResult,
         /// It ends the feed's own target.
         ends_target: bool,
+        /// What its owner is told, if the stream is another gateway's.
+        body: Option<Vec<u8>>,
     },
     Will(Event<'static>),
 }
@@ -49,6 +52,8 @@ impl Shared {
             self.hub.watches.add(watched, id);
         }
         feed.watched = watched;
+        self.ask_about_target(now, id, &mut feed);
+        let connection = current(connections, id);
         if feed.remaining.is_done() {
             return self.complete_feed(now, connections, id, feed, &[]);
         }
@@ -68,6 +73,7 @@ impl Shared {
         match target {
             Some(Target::Token(token)) => match self.stream_named(connections, token) {
                 Some(connection) if !connection.is_closed_early() => Ok(Some(Watched::Token(connection.token))),
+                None if self.owner_of(token).is_some() => Ok(parse_token(token).map(Watched::Token)),
                 Some(_) | None => Err(()),
             },
             Some(Target::Group(name)) => {
@@ -87,6 +93,11 @@ impl Shared {
         input: &[u8],
     ) -> usize {
         let Some(mut feed) = take_feed(current(connections, id)) else { return 0 };
+        if let Some(rest) = &mut feed.rest {
+            rest.extend_from_slice(input);
+            current(connections, id).state = State::Feeding(feed);
+            return input.len();
+        }
         let mut rest = input;
         loop {
             let result = match feed.remaining.next_data(&mut rest) {
@@ -119,9 +130,14 @@ impl Shared {
         let mut end = FeedEnd::Complete;
         if let Some(item) = feed.input.last() {
             let applied = self.apply(now, connections, id, (&feed.request, feed.watched.as_ref()), &item);
-            if let Err(early) = self.record(id, &mut feed, applied) {
+            if let Err(early) = self.record(now, id, &mut feed, applied) {
                 end = early;
             }
+        }
+        if end == FeedEnd::Complete && self.awaits_results(now, id, &mut feed) {
+            feed.rest = Some(Vec::new());
+            current(connections, id).state = State::Feeding(feed);
+            return;
         }
         feed.mode = self.mode_before(feed.mode, rest);
         self.end_feed(now, current(connections, id), feed, end);
@@ -142,7 +158,7 @@ impl Shared {
                 Ok(None) => return Ok(()),
                 Err(TooLong) => return Err(FeedEnd::Refused(Refusal::BodyTooLarge)),
             };
-            self.record(id, feed, applied)?;
+            self.record(now, id, feed, applied)?;
         }
     }
 
@@ -197,7 +213,9 @@ impl Shared {
         if let Some(watched) = own {
             self.hub.watches.remove(watched, id);
         }
-        Applied::Sent { result: self.execute(now, connections, line, command), ends_target: own.is_some() }
+        let result = self.execute(now, connections, line, command);
+        let body = matches!(result, SendResult::Asked(Asked::Gateway(_))).then(|| command.to_json());
+        Applied::Sent { result, ends_target: own.is_some(), body }
     }
 
     /// Whether a command with `close` or `end` ends what is watched.
@@ -225,16 +243,26 @@ impl Shared {
     }
 
     /// Records what a line has done. Errors: the feed ends with it.
-    fn record(&mut self, id: ConnId, feed: &mut Feed, applied: Applied) -> Result<(), FeedEnd> {
+    fn record(&mut self, now: Millis, id: ConnId, feed: &mut Feed, applied: Applied) -> Result<(), FeedEnd> {
         feed.lines += 1;
-        let (result, ends_target) = match applied {
+        let (result, ends_target, body) = match applied {
             Applied::Nothing => return Ok(()),
             Applied::Will(will) => {
                 feed.set_will(will);
                 return Ok(());
             }
-            Applied::Sent { result, ends_target } => (result, ends_target),
+            Applied::Sent { result, ends_target, body } => (result, ends_target, body),
         };
+        if let SendResult::Asked(asked) = result {
+            let line = Line { number: feed.lines, is_own: !ends_target && feed.watched.is_some(), is_end: false };
+            if ends_target {
+                feed.watched = None;
+                feed.request.ends = false;
+            }
+            feed.pending += 1;
+            self.owe_line(now, id, line, asked, &body.unwrap_or_default());
+            return Ok(());
+        }
         self.stats.feed_line(result);
         if let SendResult::Invalid(error) = result {
             self.hints.invalid_send(error);
@@ -247,8 +275,78 @@ impl Shared {
         if is_gone {
             return Err(FeedEnd::Gone);
         }
-        feed.count(result);
+        feed.count(feed.lines, result);
         Ok(())
+    }
+
+    /// Asks whether the target of a feed has ended already, where others know.
+    fn ask_about_target(&mut self, now: Millis, id: ConnId, feed: &mut Feed) {
+        match &feed.request.target {
+            Some(Target::Group(name)) => self.ask_about_group(now, id, name),
+            Some(Target::Token(token)) => {
+                let Some(owner) = self.owner_of(token) else { return };
+                let line = Line { number: 0, is_own: true, is_end: true };
+                let probe = serde_json::json!({ "token": token }).to_string();
+                feed.pending += 1;
+                self.owe_line(now, id, line, Asked::Gateway(owner), probe.as_bytes());
+            }
+            Some(Target::Groups(_)) | None => {}
+        }
+    }
+
+    /// The body of a feed is over. Whether results of its lines, or of the end of its group, have yet to come.
+    fn awaits_results(&mut self, now: Millis, id: ConnId, feed: &mut Feed) -> bool {
+        if self.engine.link.is_some()
+            && let Some(Target::Group(name)) = feed.request.target.as_ref().filter(|_| feed.request.ends)
+        {
+            if let Some(watched) = feed.watched.take() {
+                self.hub.watches.remove(&watched, id);
+            }
+            let target = Target::Group(Cow::Borrowed(&**name));
+            let command = SendCommand { target, events: Events::None, close: false, end: true, transient: false };
+            if let SendResult::Asked(asked) = self.publish(now, std::slice::from_ref(name), &command) {
+                feed.pending += 1;
+                let line = Line { number: feed.lines, is_own: false, is_end: true };
+                self.owe_line(now, id, line, asked, &[]);
+            }
+            feed.request.ends = false;
+        }
+        feed.pending > 0
+    }
+
+    /// A line of a feed has its result. Whether that was the last one that its answer waits for.
+    pub(super) fn take_line(
+        &mut self,
+        now: Millis,
+        connection: &mut Connection,
+        line: Line,
+        result: SendResult,
+    ) -> bool {
+        if !line.is_end {
+            self.stats.feed_line(result);
+        }
+        let State::Feeding(feed) = &mut connection.state else { return false };
+        feed.pending = feed.pending.saturating_sub(1);
+        let is_over = matches!(result, SendResult::NotFound | SendResult::Ended);
+        if is_over && line.is_own && feed.watched.is_some() {
+            self.end_open_feed(now, connection, FeedEnd::Gone);
+            return false;
+        }
+        // The end of a group that has ended is none, and one that succeeds is no line.
+        if !line.is_end || !(is_over || result.error().is_none()) {
+            feed.count(line.number, result);
+        }
+        feed.rest.is_some() && feed.pending == 0
+    }
+
+    /// All results of a feed are there: answers it. Returns the input after it.
+    pub(super) fn finish_feed(&mut self, now: Millis, connection: &mut Connection) -> Vec<u8> {
+        let Some(mut feed) = take_feed(connection) else { return Vec::new() };
+        let rest = feed.rest.take().unwrap_or_default();
+        feed.errors.sort_by_key(|error| error.line);
+        feed.mode = self.mode_before(feed.mode, &rest);
+        self.end_feed(now, connection, feed, FeedEnd::Complete);
+        rest
     }
 
     /// Whether a feed's target has ended, by somebody else.
@@ -273,6 +371,10 @@ impl Shared {
 
     /// The rest of a feed, if the connection is one, is not read.
     pub(super) fn refuse_feed(&mut self, now: Millis, connection: &mut Connection, refusal: Refusal) {
+        // It has been read in full, and is about to be answered.
+        if matches!(&connection.state, State::Feeding(feed) if feed.rest.is_some()) {
+            return;
+        }
         self.end_open_feed(now, connection, FeedEnd::Refused(refusal));
     }
 
@@ -327,12 +429,12 @@ impl Shared {
         }
         let target = Target::Group(Cow::Borrowed(&**name));
         let command = SendCommand { target, events, close: false, end: true, transient: false };
-        self.publish(now, std::slice::from_ref(name), &command);
+        self.publish_last(now, name, &command);
     }
 }
 
 fn refused(error: send::SendError) -> Applied {
-    Applied::Sent { result: SendResult::Invalid(error), ends_target: false }
+    Applied::Sent { result: SendResult::Invalid(error), ends_target: false, body: None }
 }
 
 /// Takes the feed out of a connection; `None`: it is none.

@@ -23,7 +23,7 @@ impl Shared {
     /// A send to groups: orders and executes it.
     pub(super) fn publish(&mut self, now: Millis, names: &[Cow<'_, str>], command: &SendCommand<'_>) -> SendResult {
         if self.engine.link.is_some() {
-            return self.publish_by_redis(now, names, command);
+            return self.publish_by_redis(now, names, command, false);
         }
         let mut alive: Vec<&str> = Vec::with_capacity(names.len());
         for name in names {
@@ -55,8 +55,24 @@ impl Shared {
         self.published(now, &alive, &publication)
     }
 
+    /// The last send to a group, of which nobody waits for the result.
+    pub(super) fn publish_last(&mut self, now: Millis, name: &str, command: &SendCommand<'_>) {
+        let names = &[Cow::Borrowed(name)];
+        if self.engine.link.is_some() {
+            self.publish_by_redis(now, names, command, true);
+        } else {
+            self.publish(now, names, command);
+        }
+    }
+
     /// The same, by Redis: the result comes later, and the events come back as those of any other gateway.
-    fn publish_by_redis(&mut self, now: Millis, names: &[Cow<'_, str>], command: &SendCommand<'_>) -> SendResult {
+    fn publish_by_redis(
+        &mut self,
+        now: Millis,
+        names: &[Cow<'_, str>],
+        command: &SendCommand<'_>,
+        is_patient: bool,
+    ) -> SendResult {
         let frames: Vec<Frame> = command.events.as_slice().iter().map(|event| self.encode(event)).collect();
         let mut distinct: Vec<&str> = Vec::with_capacity(names.len());
         for name in names {
@@ -71,6 +87,7 @@ impl Shared {
             is_transient: command.transient,
             closes: command.close,
             ends: command.end,
+            is_patient,
         };
         match &mut self.engine.link {
             Some(link) => SendResult::Asked(Asked::Redis { serial: link.send(now, &send), has_id }),

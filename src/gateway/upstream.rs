@@ -2,7 +2,9 @@
 
 use super::actions::{Action, Ticket};
 use super::answers::Answer;
-use super::asking::{Asker, Look, Message, Owed, Question, membership_code, membership_result, send_code, send_result};
+use super::asking::{
+    Asker, Line, Look, Message, Owed, Question, membership_code, membership_result, send_code, send_result,
+};
 use super::connection::{Connection, Resume, State};
 use super::following::{Purpose, WaitId};
 use super::results::{MembershipResult, Published, SendResult};
@@ -10,7 +12,7 @@ use super::shared::Shared;
 use super::streams::Opening;
 use crate::clock::Millis;
 use crate::cursor::{Epoch, Position};
-use crate::hub::{ConnId, Entry, Kept};
+use crate::hub::{ConnId, Entry, Kept, Watched};
 use crate::job::Job;
 use crate::redis::{Event, Loaded, Outcome, Serial};
 use crate::table::Table;
@@ -223,6 +225,17 @@ impl Shared {
                 let result = self.sent(outcome, has_id);
                 self.answer_asked_send(now, connections, ticket, result);
             }
+            Owed::Line(feed, line) => {
+                let result = self.sent(outcome, false);
+                self.line_done(now, connections, feed, line, result);
+            }
+            Owed::Target(feed, name) => {
+                let watched = Watched::Group(name);
+                if matches!(outcome, Outcome::Peeked(_, true)) && self.hub.watches.has(&watched, feed) {
+                    self.hub.watches.remove(&watched, feed);
+                    self.outbox.act(Action::TellFeed(feed));
+                }
+            }
             Owed::Told(number) => self.told(now, connections, number, outcome),
             Owed::Resumes(streams) => {
                 let Outcome::Head(head) = outcome else { return };
@@ -255,6 +268,26 @@ impl Shared {
                 _ => false,
             }),
         }
+    }
+
+    /// A line of a feed has its result.
+    fn line_done(
+        &mut self,
+        now: Millis,
+        connections: &mut Table<Connection>,
+        feed: ConnId,
+        line: Line,
+        result: SendResult,
+    ) {
+        let Some(connection) = connections.get_mut(feed) else { return };
+        let unfinished = connection.unfinished_bytes();
+        if self.take_line(now, connection, line, result) {
+            let rest = self.finish_feed(now, connection);
+            self.read_input(now, connections, feed, &rest);
+        }
+        self.settle(now, connections, feed);
+        let left = connections.get(feed).map_or(0, Connection::unfinished_bytes);
+        self.budget.recount(unfinished, left);
     }
 
     /// The result of a send to groups.
@@ -291,6 +324,7 @@ impl Shared {
                 self.answer_asked_send(now, connections, ticket, send);
             }
             Some(Question::Change(ticket)) => self.answer_owed(now, connections, ticket, &Answer::membership(change)),
+            Some(Question::Line(feed, line)) => self.line_done(now, connections, feed, line, send),
             Some(Question::Group(_)) | None => {}
         }
     }
@@ -319,6 +353,7 @@ impl Shared {
                 self.stats.remote.unanswered += 1;
                 self.answer_asked_send(now, connections, ticket, SendResult::NoAnswer);
             }
+            Question::Line(feed, line) => self.line_done(now, connections, feed, line, SendResult::NoAnswer),
             Question::Change(ticket) => {
                 self.answer_owed(now, connections, ticket, &Answer::membership(MembershipResult::NoAnswer));
             }
@@ -337,6 +372,9 @@ impl Shared {
 
     /// A message of another gateway, or of this one.
     fn take_message(&mut self, now: Millis, connections: &mut Table<Connection>, message: &[u8]) {
+        if let Some(name) = message.strip_prefix(b"E").and_then(|name| std::str::from_utf8(name).ok()) {
+            return self.tell_watchers(|| Watched::Group(Box::from(name)));
+        }
         match Message::parse(message) {
             Some(Message::Send { from, number, body }) => {
                 let result = self.send(now, connections, body);
@@ -370,6 +408,11 @@ impl Shared {
                     let ticket = *ticket;
                     self.asking.take(number);
                     self.answer_owed(now, connections, ticket, &Answer::membership(membership_result(value)));
+                }
+                Some(Question::Line(feed, line)) => {
+                    let (feed, line) = (*feed, *line);
+                    self.asking.take(number);
+                    self.line_done(now, connections, feed, line, send_result(value));
                 }
                 None => {}
             },

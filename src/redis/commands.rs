@@ -9,6 +9,10 @@ use super::state::{Event, Expected, LOG_LENGTH, Link, Phase};
 use crate::clock::Millis;
 use std::time::Duration;
 
+/// How long a request waits for a connection.
+const HELD: Duration = Duration::from_secs(1);
+/// The same for one without which a group would never end.
+const HELD_PATIENTLY: Duration = Duration::from_secs(60);
 /// Lists and marks live longer in Redis by so much, so that a step of its clock makes nothing look complete.
 const MARGIN: Duration = Duration::from_secs(60);
 /// How long the end of a group is remembered without history.
@@ -21,6 +25,8 @@ pub(crate) struct Send<'a> {
     pub(crate) is_transient: bool,
     pub(crate) closes: bool,
     pub(crate) ends: bool,
+    /// It waits for a connection for a minute.
+    pub(crate) is_patient: bool,
 }
 
 /// Commands under construction: arguments, and their number.
@@ -68,8 +74,19 @@ impl Link {
     }
 
     fn submit(&mut self, now: Millis, kind: Kind, script: Option<Script>, command: Command) -> Serial {
+        self.submit_until(now, now.after(HELD), kind, script, command)
+    }
+
+    fn submit_until(
+        &mut self,
+        now: Millis,
+        until: Millis,
+        kind: Kind,
+        script: Option<Script>,
+        command: Command,
+    ) -> Serial {
         let is_full = self.requests.is_full();
-        let serial = self.requests.add(now, kind, script, command.arguments, command.bytes);
+        let serial = self.requests.add(until, kind, script, command.arguments, command.bytes);
         if is_full {
             self.requests.take(serial);
             self.events.push_back(Event::Done(serial, Outcome::Unavailable));
@@ -133,7 +150,8 @@ impl Link {
         command.push(send.names.join("\n"));
         send.names.iter().for_each(|name| command.push(name));
         send.frames.iter().for_each(|frame| command.push(frame));
-        self.submit(now, Kind::Send { is_probe }, Some(Script::Send), command)
+        let held = if send.is_patient { HELD_PATIENTLY } else { HELD };
+        self.submit_until(now, now.after(held), Kind::Send { is_probe }, Some(Script::Send), command)
     }
 
     /// Sends a message to one gateway.

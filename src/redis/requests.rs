@@ -5,10 +5,7 @@ use super::scripts::Script;
 use crate::clock::Millis;
 use crate::cursor::Position;
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
 
-/// How long a request waits for a connection.
-const HELD: Duration = Duration::from_secs(1);
 /// Bytes of requests for which somebody waits: beyond this, Redis counts as unavailable.
 const BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -70,7 +67,8 @@ pub(super) struct Request {
     /// How many arguments there are, and the arguments themselves; the connection adds what depends on it.
     pub(super) arguments: usize,
     pub(super) arguments_bytes: Vec<u8>,
-    submitted_at: Millis,
+    /// How long it waits for a connection.
+    until: Millis,
     state: State,
 }
 
@@ -100,7 +98,7 @@ impl Requests {
     /// Adds a request, to be written later.
     pub(super) fn add(
         &mut self,
-        now: Millis,
+        until: Millis,
         kind: Kind,
         script: Option<Script>,
         arguments: usize,
@@ -108,7 +106,7 @@ impl Requests {
     ) -> Serial {
         self.last += 1;
         self.bytes += arguments_bytes.len();
-        let request = Request { kind, script, arguments, arguments_bytes, submitted_at: now, state: State::Queued };
+        let request = Request { kind, script, arguments, arguments_bytes, until, state: State::Queued };
         self.requests.insert(self.last, request);
         self.last
     }
@@ -201,7 +199,7 @@ impl Requests {
 impl Request {
     fn due(&self) -> Option<Millis> {
         match self.state {
-            State::Queued => Some(self.submitted_at.after(HELD)),
+            State::Queued => Some(self.until),
             State::Doubtful(until) => Some(until),
             State::Written => None,
         }

@@ -65,6 +65,7 @@ if count > 0 and flags % 2 == 0 and ARGV[3] ~= '0' then
 end
 if flags % 8 >= 4 then
   for _, mark in ipairs(ends) do redis.call('SET', mark, '1', 'PX', ARGV[4]) end
+  for _, name in ipairs(names) do redis.call('PUBLISH', ARGV[8], 'E' .. name) end
 end
 local reached = 0
 if #names == 1 then

@@ -67,6 +67,29 @@ pub enum Events<'a> {
     Many(Vec<Event<'a>>),
 }
 
+impl SendCommand<'_> {
+    /// The JSON of a command to a token, for another reader.
+    pub fn to_json(&self) -> Vec<u8> {
+        let Target::Token(token) = &self.target else { return Vec::new() };
+        let event = |event: &Event<'_>| {
+            let mut json = serde_json::json!({ "data": event.data });
+            let fields = [("name", event.name.as_deref().map(Into::into)), ("id", event.id.as_deref().map(Into::into))];
+            for (name, value) in fields.into_iter().chain([("retry", event.retry.map(serde_json::Value::from))]) {
+                if let Some(value) = value {
+                    json[name] = value;
+                }
+            }
+            json
+        };
+        let mut json = serde_json::json!({ "token": token, "close": self.close });
+        match self.events.as_slice() {
+            [] => {}
+            events => json["events"] = events.iter().map(event).collect(),
+        }
+        json.to_string().into_bytes()
+    }
+}
+
 impl<'a> Events<'a> {
     /// All of them.
     pub fn as_slice(&self) -> &[Event<'a>] {
