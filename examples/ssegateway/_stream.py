@@ -30,8 +30,9 @@ class FeedConnection(Generic[AnyFeed]):
         self._address = address
         self._timeout = timeout
         self._reconnect_seconds = reconnect_seconds
-        self._lock = threading.Lock()  # of the connection, and of all that follows
+        self._lock = threading.Lock()  # held as long as it takes to reconnect
         self._callbacks: list[Callable[[], object]] = []
+        self._callbacks_lock = threading.Lock()
         self._error: GatewayError | None = None
         self._is_over = False
         self._finished_at: float | None = None  # when the last chunk was sent
@@ -60,9 +61,7 @@ class FeedConnection(Generic[AnyFeed]):
             try:
                 self._connection.sock.sendall(piece)
             except (BlockingIOError, TimeoutError):
-                self._end(self.feed.silent(self._timeout))
-                self._connection.break_off()
-                raise self._error from None  # type: ignore[misc]
+                raise self._give_up() from None
             except OSError:
                 pass  # the watcher sees why
 
@@ -77,8 +76,7 @@ class FeedConnection(Generic[AnyFeed]):
             with self._lock:
                 is_late = self._finished_at is not None and monotonic() > self._finished_at + self._timeout
                 if is_late and not self._is_over:
-                    self._end(self.feed.silent(self._timeout))
-                    self._connection.break_off()
+                    self._give_up()
         self._connection.close()
         if self._error:
             raise self._error
@@ -93,14 +91,14 @@ class FeedConnection(Generic[AnyFeed]):
         self._connection.close()
 
     def add_callback(self, callback: Callable[[], object]) -> None:
-        with self._lock:
+        with self._callbacks_lock:
             if not self._error:
                 self._callbacks.append(callback)
                 return
         callback()
 
     def remove_callback(self, callback: Callable[[], object]) -> None:
-        with self._lock, suppress(ValueError):
+        with self._callbacks_lock, suppress(ValueError):
             self._callbacks.remove(callback)
 
     def _connect(self) -> None:
@@ -130,8 +128,10 @@ class FeedConnection(Generic[AnyFeed]):
                 self._end(error)
                 break
         if self._error:
-            while self._callbacks:
-                self._callbacks.pop()()
+            with self._callbacks_lock:
+                callbacks, self._callbacks = self._callbacks, []
+            for callback in callbacks:
+                callback()
 
     def _read_answer(self) -> Answer | Exception:
         readable = select.poll()
@@ -150,14 +150,19 @@ class FeedConnection(Generic[AnyFeed]):
         """Connects anew, as soon as a gateway listens."""
         wait, longest = RETRY_SECONDS
         self._connection.close()
-        while not self._is_abandoned.wait(wait):
+        while monotonic() < deadline and not self._is_abandoned.wait(wait):
             with suppress(OSError):
                 self._connect()
                 return True
-            if monotonic() > deadline:
-                return False
             wait = min(2 * wait, longest)
         return False
+
+    def _give_up(self) -> GatewayError:
+        """The gateway has taken too long."""
+        error = self.feed.silent(self._timeout)
+        self._end(error)
+        self._connection.break_off()
+        return error
 
     def _end(self, error: GatewayError | None) -> None:
         self._is_over, self._error = True, error

@@ -6,12 +6,13 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
@@ -221,7 +222,7 @@ def assert_continued(gateway: LiveGateway, sent: int) -> None:
 def test_a_drain_neither_loses_nor_repeats_a_send(ssegateway: LiveGateway) -> None:
     restart = threading.Thread(target=ssegateway.restart)
     sent = 0
-    with ssegateway.client.stream("run", end=True) as out:
+    with ssegateway.client.stream("run", end=True, will="never seen") as out:
         while sent <= 500 or restart.is_alive():
             out.send(str(sent))
             if sent == 500:
@@ -305,6 +306,35 @@ def test_a_stream_waits_only_so_long_for_the_next_gateway(ssegateway: LiveGatewa
     ssegateway.start()
     with pytest.raises(Unavailable, match="Shutting down"):
         asyncio.run(send())
+
+
+def test_nor_for_the_end_of_a_drain() -> None:
+    body = b'{"error":"Shutting down","line":0}'
+    answer = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+    def drain() -> None:
+        with suppress(OSError):
+            while True:
+                with listener.accept()[0] as sock:
+                    sock.recv(65536)
+                    sock.sendall(answer)
+
+    async def send() -> None:
+        async with AsyncGateway(url).stream("run", reconnect_seconds=0.1):
+            await asyncio.sleep(PATIENCE_SECONDS)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        draining = threading.Thread(target=drain)
+        draining.start()
+        with pytest.raises(Unavailable, match="Shutting down"):
+            with Gateway(url).stream("run", reconnect_seconds=0.1) as out:
+                wait_until_stopped(out)
+                out.send("1")
+        with pytest.raises(Unavailable, match="Shutting down"):
+            asyncio.run(send())
+        listener.shutdown(socket.SHUT_RDWR)
+        draining.join()
 
 
 def test_what_the_gateway_objects_to_is_said_at_the_end(ssegateway: LiveGateway) -> None:
