@@ -64,6 +64,9 @@
 //! | a variable | its row in `config/variables.rs`, its field in `gateway/settings.rs` (or `config/fields.rs`, if the core does not use it), and its use |
 //! | budgets of a turn of the loop | `reactor/budgets.rs` (connections, bytes), `gateway/mod.rs` (timers, slices) |
 //! | one-time advice in the log | `gateway/hints.rs` |
+//! | the page of live figures | `gateway/dashboard.html` |
+//! | which names in the environment are taken for misspelt | `config/strangers.rs` |
+//! | what `check --connect` tries | `workers/probe.rs` |
 //!
 //! The table in `gateway/mod.rs` says what each of its files holds. What a client or a backend notices is also in
 //! `tests/oracle`, the model that the simulation and the fuzzer compare with, and in `docs/protocol.md`.

@@ -225,7 +225,8 @@ fn sources() -> Vec<Source> {
         }
         for entry in fs::read_dir(&path).expect("a module") {
             let path = entry.expect("a directory entry").path();
-            if path.is_file() && path.file_stem().is_some_and(|stem| stem != "tests") {
+            let is_source = path.extension().is_some_and(|extension| extension == "rs");
+            if is_source && path.file_stem().is_some_and(|stem| stem != "tests") {
                 sources.push(read(&module, &path));
             }
         }

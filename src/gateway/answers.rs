@@ -399,6 +399,15 @@ impl<'a> Answer<'a> {
         answer.with_cors(cors).with_fields(fields)
     }
 
+    /// The page of live figures, which may load nothing and ask nobody but its own gateway.
+    pub(super) fn dashboard() -> Self {
+        let page = include_bytes!("dashboard.html").as_slice();
+        let policy = b"default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; \
+            base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+        let fields = vec![("Content-Security-Policy", policy.as_slice()), ("Cache-Control", b"no-cache".as_slice())];
+        Answer { content_type: b"text/html; charset=utf-8", ..Answer::new(200, page) }.with_fields(fields)
+    }
+
     pub(super) fn listing(json: String) -> Self {
         Answer::new(200, json.into_bytes())
     }

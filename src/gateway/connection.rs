@@ -112,6 +112,7 @@ impl Purpose {
             | Self::Answer(
                 Reply::Healthz
                 | Reply::Readyz
+                | Reply::Dashboard
                 | Reply::Metrics
                 | Reply::Connections(_)
                 | Reply::Group(_)
@@ -137,6 +138,7 @@ impl Purpose {
             | Self::Answer(
                 Reply::Healthz
                 | Reply::Readyz
+                | Reply::Dashboard
                 | Reply::Metrics
                 | Reply::Connections(_)
                 | Reply::Group(_)

@@ -181,7 +181,7 @@ impl Hints {
                     "INTERNAL_PORT or INTERNAL_SOCKET is set: /internal/ is served there only"
                 }
                 Refusal::NotFound => {
-                    "the paths are /internal/send, /internal/groups, /internal/cursor, /internal/connections and /internal/metrics"
+                    "the paths are /internal/send, /internal/groups, /internal/cursor, /internal/connections, /internal/metrics, and /internal/ for a page"
                 }
                 Refusal::Unauthorized => "INTERNAL_TOKEN is set: send it as Authorization: Bearer",
                 Refusal::Origin => "web pages may not use /internal/: send from the backend",
@@ -205,6 +205,7 @@ impl Hints {
             Reply::MethodNotAllowed(..) => "a stream is opened by GET; a send is a POST to /internal/send",
             Reply::Healthz
             | Reply::Readyz
+            | Reply::Dashboard
             | Reply::Metrics
             | Reply::Connections(_)
             | Reply::Group(_)

@@ -348,6 +348,7 @@ impl Shared {
         let detail;
         let answer = match reply {
             Reply::Healthz => Answer::healthy(),
+            Reply::Dashboard => Answer::dashboard(),
             Reply::Readyz => {
                 let redis = self.engine.link.as_ref().map(|link| (link.is_live(), link.has_been_live()));
                 Answer::readiness(self.settings.callback_configured, self.shutdown.has_begun(), redis)

@@ -53,6 +53,8 @@ pub(super) enum Reply {
     Readyz,
     /// The metrics; always the last answer on its connection.
     Metrics,
+    /// The page of live figures.
+    Dashboard,
     /// A page of the open streams.
     Connections(Page),
     /// How a group stands.
@@ -177,9 +179,10 @@ fn internal(head: &Head<'_, '_>, path: &str, listener: Listener, peer: Peer, set
         "/internal/groups" if head.method == "POST" => post(head, Route::Groups, ALLOW_GROUPS),
         "/internal/metrics" => report(head, Reply::Metrics, ALLOW_REPORT),
         "/internal/cursor" => report(head, Reply::Cursor, ALLOW_REPORT),
-        "/internal/connections" | "/internal/groups" if !may_list(head, peer, settings) => {
+        "/internal" | "/internal/connections" | "/internal/groups" if !may_list(head, peer, settings) => {
             Route::Answer(Reply::Refused(Refusal::ListingUnguarded, CorsHeaders::Off))
         }
+        "/internal" => report(head, Reply::Dashboard, ALLOW_REPORT),
         "/internal/connections" => {
             report(head, page(head).map_or_else(Reply::BadParameter, Reply::Connections), ALLOW_REPORT)
         }
