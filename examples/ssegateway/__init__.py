@@ -143,7 +143,7 @@ class Gateway(BaseGateway):
 
         With `end` the group ends with the block; if that raises or its process dies, after the last `will` (by default an
         event "interrupted"). When the gateway drains, the stream goes on at the next one, for which it waits up to
-        `reconnect_seconds`, and no event is lost or sent twice. If the gateway is lost otherwise, that raises `Unavailable`.
+        `reconnect_seconds`, behind the last event that was read. If the gateway is lost otherwise, that raises `Unavailable`.
         A gateway that keeps its history in memory has lost that in either case: with `restart` the stream begins anew,
         with this event and all that it has sent (at most 4 MiB, else `Unavailable`).
         """
