@@ -56,6 +56,7 @@
 //! | what the loop reports to the core: accepted, received, written | `gateway/mod.rs` |
 //! | order and lanes of callbacks | `hub/calls.rs` |
 //! | how many callbacks are in flight | `hub/pace.rs` |
+//! | which ones hang, and what is tried beside them | `hub/flights.rs`, `hub/capacity.rs` |
 //! | which disconnects are made again | `hub/redelivery.rs` |
 //! | what the backend is told at the start | `hub/start.rs` |
 //! | how often a dead backend is tried | `hub/outage.rs` |

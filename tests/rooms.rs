@@ -40,6 +40,8 @@ const FILES: [(&str, &[&str]); 14] = [
             "outage",
             "pace",
             "pending",
+            "flights",
+            "capacity",
             "redelivery",
             "start",
             "calls",

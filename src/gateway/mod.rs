@@ -369,7 +369,10 @@ impl Gateway {
             }
         }
         self.shared.bound_lingering(&mut self.connections);
-        self.shared.start_calls(now, &mut self.connections);
+        // Not for a client whose wait is about to end.
+        if !more {
+            self.shared.start_calls(now, &mut self.connections);
+        }
         more
     }
 

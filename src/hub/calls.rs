@@ -3,8 +3,9 @@
 //! The lanes are here and not in the worker pool, so that order and waiting times are part of the protocol, run in the
 //! simulation, and need no lock. The pool only runs the calls it is given.
 
+use super::capacity::Capacity;
 use super::outage::Outage;
-use super::pace::{Ending, Pace};
+use super::pace::Ending;
 use super::pending::{EndReason, Lane, Pending, PendingConnect, PendingDisconnect};
 use super::redelivery::Redelivery;
 use super::start::Start;
@@ -69,7 +70,6 @@ struct Queue {
     /// May contain withdrawn ids, which are stale and skipped.
     waiting: VecDeque<CallId>,
     withdrawn: usize,
-    in_flight: usize,
 }
 
 /// What callbacks are limited by.
@@ -89,8 +89,7 @@ pub(crate) struct CallSettings {
 pub(crate) struct Calls {
     table: Table<Entry>,
     lanes: [Queue; Lane::COUNT],
-    /// Maximum in flight at once, all lanes together.
-    pace: Pace,
+    capacity: Capacity,
     outage: Outage,
     spare_dead_backend: bool,
     redelivery: Redelivery,
@@ -101,8 +100,6 @@ pub(crate) struct Calls {
     unstamped: usize,
     /// Of the requests of all disconnects that wait.
     waiting_bytes: usize,
-    /// No more connects start.
-    draining: bool,
     started_last: Lane,
     /// Timed-out connects that may still be answered.
     late: Vec<CallId>,
@@ -114,6 +111,9 @@ pub(crate) struct Calls {
 /// How often a call in flight holds its request: here, and in the worker's buffers.
 const COPIES_IN_FLIGHT: usize = 4;
 
+/// Connects looked at for one to try beside others: some tenths of a millisecond.
+const OTHERS_MAX: usize = 4096;
+
 /// Withdrawn ids that a lane may contain before they are removed.
 const WITHDRAWN_MAX: usize = 1024;
 
@@ -122,7 +122,7 @@ impl Calls {
         Self {
             table: Table::default(),
             lanes: Default::default(),
-            pace: Pace::new(settings.concurrency, settings.timeout),
+            capacity: Capacity::new(settings.concurrency, settings.timeout),
             outage: Outage::default(),
             spare_dead_backend: settings.spare_dead_backend,
             redelivery: Redelivery::new(settings.disconnect_retry),
@@ -130,7 +130,6 @@ impl Calls {
             next_number: 0,
             unstamped: 0,
             waiting_bytes: 0,
-            draining: false,
             started_last: Lane::Disconnects,
             late: Vec::new(),
             late_until: Millis::NEVER,
@@ -160,13 +159,9 @@ impl Calls {
         }
     }
 
-    fn in_flight(&self) -> usize {
-        self.lanes.iter().map(|lane| lane.in_flight).sum()
-    }
-
     /// The current maximum in flight, all lanes together.
     pub(crate) fn limit(&self) -> usize {
-        self.pace.limit()
+        self.capacity.limit()
     }
 
     /// For how long no connect has been answered; zero if the last one was.
@@ -181,37 +176,50 @@ impl Calls {
 
     pub(crate) fn counts(&self, lane: Lane) -> LaneCounts {
         let queue = &self.lanes[lane as usize];
-        LaneCounts { in_flight: queue.in_flight, waiting: queue.waiting.len() - queue.withdrawn }
+        LaneCounts { in_flight: self.capacity.in_flight(lane), waiting: queue.waiting.len() - queue.withdrawn }
     }
 
     /// From now on no connect starts, since all clients are about to be refused, and disconnects may use all workers.
     /// Late answers are awaited until `late_until`.
     pub(crate) fn drain(&mut self, late_until: Millis) {
-        self.draining = true;
+        self.capacity.drain();
         self.start.give_up();
         self.late_until = late_until;
     }
 
     /// The next due time.
     pub(crate) fn next_deadline(&self) -> Option<Millis> {
-        let late = (self.draining && !self.late.is_empty()).then_some(self.late_until);
-        let is_open = !self.draining && self.start.is_over();
-        let connect = self.next_connect().filter(|_| is_open && self.could_start(Lane::Connects));
-        let next_disconnect = self.redelivery.next_at();
-        let is_due = next_disconnect > Millis::ZERO && self.lanes[Lane::Disconnects as usize].in_flight == 0;
-        let disconnect = Some(next_disconnect).filter(|_| is_due && self.could_start(Lane::Disconnects));
-        [late, connect, disconnect, self.start.due_at()].into_iter().flatten().min()
+        let late = (self.capacity.is_draining() && !self.late.is_empty()).then_some(self.late_until);
+        let lanes = Lane::ALL.into_iter().filter_map(|lane| self.next_start(lane));
+        lanes.chain(late).chain(self.start.due_at()).min()
     }
 
-    /// Whether a call waits there that has a place.
-    fn could_start(&self, lane: Lane) -> bool {
-        let LaneCounts { in_flight, waiting } = self.counts(lane);
-        waiting > 0 && self.in_flight() < self.pace.limit() && in_flight < self.lane_limit()
+    /// When the next call of that lane starts by itself.
+    fn next_start(&self, lane: Lane) -> Option<Millis> {
+        let ready_at = self.ready_at(lane).filter(|_| self.counts(lane).waiting > 0)?;
+        if self.capacity.has_place(lane) {
+            // Without a time to wait for it has started already.
+            (ready_at > Millis::ZERO).then_some(ready_at)
+        } else {
+            self.capacity.probe_at(lane).map(|probe_at| ready_at.max(probe_at))
+        }
     }
 
-    /// When the next connect may start, where a dead backend is spared.
-    fn next_connect(&self) -> Option<Millis> {
-        self.spare_dead_backend.then(|| self.outage.next_try())
+    /// The earliest time for the next call of that lane; `None`: it waits for another one.
+    fn ready_at(&self, lane: Lane) -> Option<Millis> {
+        match lane {
+            Lane::Connects => {
+                // Streams that the backend removes again, as if they were of an earlier instance.
+                let is_told = self.start.is_over() || planted::is("connects-do-not-wait-for-the-start");
+                let spared_until = if self.spare_dead_backend { self.outage.next_try() } else { Millis::ZERO };
+                (is_told && !self.capacity.is_draining()).then_some(spared_until)
+            }
+            Lane::Disconnects => {
+                let next_at = self.redelivery.next_at();
+                // After a failure one at a time, or the order is left to chance.
+                (next_at == Millis::ZERO || self.capacity.in_flight(lane) == 0).then_some(next_at)
+            }
+        }
     }
 
     /// Removes a connect whose late answer is no longer awaited.
@@ -313,18 +321,16 @@ impl Calls {
     pub(crate) fn start_next(&mut self, now: Millis) -> Option<(Call, Option<ConnId>)> {
         self.stamp(now);
         let is_idle = self.lanes.iter().all(|lane| lane.waiting.is_empty());
-        if is_idle || self.in_flight() >= self.pace.limit() {
+        if is_idle || self.capacity.is_taken(now) {
             return None;
         }
-        let lane = self.next_lane(now)?;
+        let (lane, place) = self.next_waiting(now)?;
+        let id = self.lanes[lane as usize].waiting.remove(place)?;
         if lane == Lane::Connects {
             self.outage.tried(now);
         }
-        let queue = &mut self.lanes[lane as usize];
-        let id = queue.waiting.pop_front()?;
-        queue.in_flight += 1;
         self.started_last = lane;
-        self.pace.started(now, self.in_flight());
+        self.capacity.started(now, id, lane);
         let entry = self.table.get_mut(id)?;
         entry.progress = Progress::InFlight(now);
         self.request_bytes += entry.pending.bytes() * (COPIES_IN_FLIGHT - 1);
@@ -340,6 +346,45 @@ impl Calls {
         Some((Call { id, kind, token: *token, request: request.clone(), body }, owner))
     }
 
+    /// The lane of the next call that may start, and its place there.
+    fn next_waiting(&mut self, now: Millis) -> Option<(Lane, usize)> {
+        for queue in &mut self.lanes {
+            queue.pass_withdrawn(&self.table);
+        }
+        self.capacity.note_time(now);
+        let turns = [1, 2].map(|turn| Lane::ALL[(self.started_last as usize + turn) % Lane::COUNT]);
+        let is_ready = |lane: &Lane| {
+            let waits = !self.lanes[*lane as usize].waiting.is_empty();
+            waits && self.ready_at(*lane).is_some_and(|at| at <= now)
+        };
+        let ready = || turns.into_iter().filter(is_ready);
+        if let Some(lane) = ready().find(|lane| self.capacity.has_place(*lane)) {
+            return Some((lane, 0));
+        }
+        let tried = ready().filter(|lane| self.capacity.probe_at(*lane).is_some_and(|at| at <= now));
+        let next = tried.clone().find_map(|lane| Some((lane, self.other(now, lane)?)));
+        if next.is_none() && tried.count() > 0 {
+            self.capacity.probed(now);
+        }
+        next
+    }
+
+    /// The place of the call that is tried beside others that may hang: if possible a connect for another path.
+    fn other(&self, now: Millis, lane: Lane) -> Option<usize> {
+        let avoided: Vec<&str> = self.capacity.ids_to_avoid().filter_map(|id| self.path(id)).collect();
+        let is_other = |id: &CallId| self.path(*id).is_some_and(|path| !avoided.contains(&path));
+        let first = (lane == Lane::Disconnects || self.capacity.may_try_any(now)).then_some(0);
+        self.lanes[lane as usize].waiting.iter().take(OTHERS_MAX).position(is_other).or(first)
+    }
+
+    /// The path of a connect's client.
+    fn path(&self, id: CallId) -> Option<&str> {
+        match &self.table.get(id)?.pending {
+            Pending::Connect(connect) => connect.request.escaped_url().split('?').next(),
+            Pending::Disconnect(_) => None,
+        }
+    }
+
     /// A connect has timed out, and its worker keeps reading: it is no longer in flight. `ending` becomes the reason of
     /// its disconnect. Returns the client, if it still waits, and the call's duration; `None` if the id is stale.
     pub(crate) fn overdue(&mut self, now: Millis, id: CallId, ending: EndReason) -> Option<(Option<ConnId>, Duration)> {
@@ -350,8 +395,7 @@ impl Calls {
         entry.progress = Progress::Late;
         self.late.push(id);
         let owner = std::mem::replace(&mut connect.owner, Err(ending)).ok();
-        self.lanes[Lane::Connects as usize].in_flight -= 1;
-        self.pace.ended(now, started_at, Ending::TimedOut);
+        self.capacity.ended(now, id, started_at, Ending::TimedOut);
         self.outage.ended(now, true);
         Some((owner, Duration::from_millis(now.since(started_at))))
     }
@@ -373,8 +417,7 @@ impl Calls {
         let took = Duration::from_millis(now.since(started_at));
         let entry = self.take_out(id)?;
         let lane = entry.pending.lane();
-        self.lanes[lane as usize].in_flight -= 1;
-        self.pace.ended(now, started_at, ending_of(outcome));
+        self.capacity.ended(now, id, started_at, ending_of(outcome));
         match lane {
             Lane::Connects => self.outage.ended(now, outcome.is_temporary()),
             Lane::Disconnects => {
@@ -390,42 +433,9 @@ impl Calls {
         Some(Ended::Over(entry.pending, Some(took)))
     }
 
-    /// A few places (2 of 128) are withheld from each lane, so that a flood in one does not block the others. When
-    /// workers become free the lanes alternate, which gives each its share.
-    fn lane_limit(&self) -> usize {
-        // Starvation: callbacks of one kind wait for as long as others arrive.
-        let shared = !planted::is("one-lane-takes-all-workers");
-        // A drain that waits for callbacks that cannot start.
-        let draining = self.draining && !planted::is("drain-keeps-a-worker-for-connects");
-        self.pace.limit() - if shared && !draining { self.pace.reserve() } else { 0 }
-    }
-
-    /// The next lane, among those with a call that may start.
-    fn next_lane(&mut self, now: Millis) -> Option<Lane> {
-        let limit = self.lane_limit();
-        // Streams that the backend removes again, as if they were of an earlier instance.
-        let awaits_start = !self.start.is_over() && !planted::is("connects-do-not-wait-for-the-start");
-        let no_connects = self.draining || awaits_start || self.next_connect().is_some_and(|at| now < at);
-        let turns = (1..=Lane::COUNT).map(|turn| Lane::ALL[(self.started_last as usize + turn) % Lane::COUNT]);
-        // After a failure one at a time, or the order is left to chance.
-        let next_disconnect = self.redelivery.next_at();
-        let is_probe = next_disconnect > Millis::ZERO;
-        let no_disconnects =
-            is_probe && (now < next_disconnect || self.lanes[Lane::Disconnects as usize].in_flight > 0);
-        let may_start = |lane: &Lane| match lane {
-            Lane::Connects => !no_connects,
-            Lane::Disconnects => !no_disconnects,
-        };
-        turns.filter(may_start).find(|lane| {
-            let queue = &mut self.lanes[*lane as usize];
-            queue.pass_withdrawn(&self.table);
-            !queue.waiting.is_empty() && queue.in_flight < limit
-        })
-    }
-
     /// Panics if the limit of calls in flight is out of its bounds.
     pub(crate) fn assert_invariants(&self) {
-        self.pace.assert_invariants();
+        self.capacity.assert_invariants();
         let bytes = self.table.iter().map(|(_, entry)| entry.request_bytes());
         assert_eq!(self.request_bytes, bytes.sum::<usize>(), "bytes of requests are miscounted");
     }
@@ -449,5 +459,7 @@ impl Queue {
     }
 }
 
+#[cfg(test)]
+mod hanging;
 #[cfg(test)]
 mod tests;

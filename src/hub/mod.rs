@@ -2,6 +2,8 @@
 //! callbacks are queued: connection ids and frames in, connection ids and frames out.
 
 mod calls;
+mod capacity;
+mod flights;
 mod groups;
 mod history;
 mod keeping;

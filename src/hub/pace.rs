@@ -26,6 +26,14 @@ const JUMP_PART: f64 = 1.0 / 3.0;
 const SAME_MS: f64 = 10.0;
 /// A limit that has not been reached for this long is no longer trusted: the backend may have changed.
 const TRUST_MS: u64 = 10_000;
+/// Multiple of the lowest latency after which nothing answered is remarkable, and the fractions of the timeout that limit it.
+const PATIENCE_MULTIPLE: f64 = 3.0;
+const PATIENCE_PARTS: [f64; 2] = [0.1, 0.25];
+/// Fractions of the timeout between two calls that are tried while nothing is answered: if so many cannot overload even a
+/// single worker; if they could; and after timeouts, when the backend may be down.
+const PROBE_PART_HARMLESS: f64 = 0.004;
+const PROBE_PART: f64 = 0.04;
+const PROBE_PART_FAILING: f64 = 0.2;
 /// Minimum number of answers in a mean.
 const SAMPLES_MIN: u32 = 4;
 
@@ -116,12 +124,34 @@ impl Pace {
         self.limit as usize
     }
 
-    /// The places among those that one kind of callbacks leaves to the other: a sixty-fourth, at least one.
+    /// The places among those that one kind leaves to the other.
     pub(crate) fn reserve(&self) -> usize {
-        if self.limit() > 1 { (self.limit() / 64).max(1) } else { 0 }
+        reserve_of(self.limit())
     }
 
-    /// A call starts; `in_flight` includes it.
+    /// How long nothing may be answered until another call is tried although there is no place: several times the time of
+    /// a call.
+    pub(crate) fn patience(&self) -> Duration {
+        let usual = self.lowest_ms.map_or(f64::INFINITY, |lowest| PATIENCE_MULTIPLE * lowest);
+        let [least, most] = PATIENCE_PARTS.map(|part| part * self.timeout_ms);
+        Duration::from_millis(usual.clamp(least, most) as u64)
+    }
+
+    /// From one such call to the next, if `in_flight` are.
+    pub(crate) fn probe_interval(&self, in_flight: usize) -> Duration {
+        // A single worker could answer as many as that in time.
+        let harmless = self.lowest_ms.map_or(START, |lowest| JUMP_PART * self.timeout_ms / lowest);
+        let part = if self.failing.is_some() {
+            PROBE_PART_FAILING
+        } else if (in_flight as f64) < harmless {
+            PROBE_PART_HARMLESS
+        } else {
+            PROBE_PART
+        };
+        Duration::from_millis((part * self.timeout_ms) as u64)
+    }
+
+    /// A call starts; `in_flight` includes it, but not those that hang.
     pub(crate) fn started(&mut self, now: Millis, in_flight: usize) {
         if now.since(self.reached_at) > TRUST_MS && self.limit > START {
             self.limit = self.limit.min(START.max(2.0 * in_flight as f64));
@@ -135,13 +165,14 @@ impl Pace {
         }
     }
 
-    /// A call has ended.
-    pub(crate) fn ended(&mut self, now: Millis, started_at: Millis, ending: Ending) {
+    /// A call has ended. `true`: it is a failure that lowers the limit.
+    pub(crate) fn ended(&mut self, now: Millis, started_at: Millis, ending: Ending) -> bool {
         match ending {
             Ending::Answered => self.answered(now, started_at),
             Ending::Erred => {}
-            Ending::TimedOut | Ending::Unavailable => self.failed(now, started_at, ending),
+            Ending::TimedOut | Ending::Unavailable => return self.failed(now, started_at, ending),
         }
+        false
     }
 
     fn answered(&mut self, now: Millis, started_at: Millis) {
@@ -227,10 +258,10 @@ impl Pace {
         self.lowered = Some(Lowered { expected_ms: mean_ms * part, in_vain });
     }
 
-    fn failed(&mut self, now: Millis, started_at: Millis, ending: Ending) {
+    fn failed(&mut self, now: Millis, started_at: Millis, ending: Ending) -> bool {
         if self.cut_at.is_some_and(|cut_at| started_at <= cut_at) {
             self.failing.get_or_insert(ending);
-            return;
+            return false;
         }
         // Halved once, and lowered to a few if the next calls fail too: the backend is then down, and may return
         // changed.
@@ -241,6 +272,7 @@ impl Pace {
         self.cut_at = Some(now);
         self.set(limit);
         self.restart(now);
+        true
     }
 
     /// The latency above which the limit is lowered.
@@ -269,6 +301,11 @@ impl Pace {
     pub(crate) fn assert_invariants(&self) {
         assert!(self.limit >= LEAST.min(self.ceiling) && self.limit <= self.ceiling, "a limit of {}", self.limit);
     }
+}
+
+/// The places among `limit` that one kind of callbacks leaves to the other: a sixty-fourth, at least one.
+pub(crate) fn reserve_of(limit: usize) -> usize {
+    if limit > 1 { (limit / 64).max(1) } else { 0 }
 }
 
 fn is_slow(latency_ms: f64, target_ms: f64) -> bool {

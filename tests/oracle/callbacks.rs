@@ -14,6 +14,8 @@ const GRACE: u64 = 1000;
 /// In an outage longer than this, connects are tried at this interval, if their clients are told to retry.
 const OUTAGE_SHORT: u64 = 5000;
 const TRY_INTERVAL: u64 = 500;
+/// While calls wait, one more is tried at least that many times in the timeout of a call, even if none ends.
+const STILL_PART: u64 = 4;
 /// The longest `retry` of a failed connect.
 const RETRY_MAX: u32 = 60_000;
 /// The head of a stream; all have the same length.
@@ -126,19 +128,43 @@ impl Oracle {
 
     /// Whether a callback of that kind could be made at once.
     pub(super) fn may_call(&self, lane: Lane) -> bool {
-        let limit = self.call_limit;
-        let waits = match lane {
-            Lane::Connects => self.awaits_start() || self.spares_backend(),
+        let is_timed = self.failing_since.is_some() || self.disconnect_at > 0;
+        let waits = self.waits_for_time(lane) || (is_timed && self.holds_deadlines());
+        !waits && self.has_place(lane, self.call_limit)
+    }
+
+    /// Whether callbacks of that kind wait for something else than a place.
+    fn waits_for_time(&self, lane: Lane) -> bool {
+        match lane {
+            Lane::Connects => self.awaits_start() || self.spares_backend() || self.is_draining(),
             Lane::Disconnects => {
                 let in_flight = self.flying[Lane::Disconnects as usize];
                 self.disconnect_at > 0 && (self.now < self.disconnect_at || in_flight > 0)
             }
-        };
-        let is_timed = self.failing_since.is_some() || self.disconnect_at > 0;
-        if waits || (is_timed && self.holds_deadlines()) {
-            return false;
         }
-        self.flying.iter().sum::<usize>() < limit && self.flying[lane as usize] < self.lane_limit(limit)
+    }
+
+    /// Whether another callback of that kind may be in flight, if `limit` may be. The last places may be kept for certain
+    /// connects.
+    fn has_place(&self, lane: Lane, limit: usize) -> bool {
+        let flying = self.flying.iter().sum::<usize>();
+        let is_kept = lane == Lane::Connects && 8 * flying >= 7 * self.settings.callback_concurrency;
+        flying < limit && self.flying[lane as usize] < self.lane_limit(limit) && !is_kept
+    }
+
+    /// A turn ends: no callback waits for others that hang, unless as many are in flight as there may be.
+    pub(super) fn check_tried(&self) {
+        let is_still = self.now > self.call_moved_at + millis(self.settings.callback_timeout) / STILL_PART + 1;
+        for lane in [Lane::Connects, Lane::Disconnects] {
+            let stuck =
+                is_still && !self.waits_for_time(lane) && self.has_place(lane, self.settings.callback_concurrency);
+            let streams = self.exchanges[self.settled..].iter().filter_map(|exchange| exchange.stream.as_ref());
+            let mut waiting = streams.filter(|stream| match lane {
+                Lane::Connects => stream.phase == Phase::Connecting && !stream.called,
+                Lane::Disconnects => stream.phase == Phase::Over && stream.owes_disconnect() && stream.disconnects == 0,
+            });
+            assert!(!stuck || waiting.next().is_none(), "calls that hang keep others from being tried");
+        }
     }
 
     /// Whether a connect would come too soon after the last one to a backend that has been down for long.
@@ -184,6 +210,7 @@ impl Oracle {
             CallKind::Disconnect { .. } => Lane::Disconnects,
         };
         self.flying[lane as usize] += 1;
+        self.call_moved_at = self.now;
         if self.flying[lane as usize] > self.lane_limit(self.settings.callback_concurrency) {
             // A drain may have begun.
             self.timers_run();
@@ -262,6 +289,7 @@ impl Oracle {
     /// The gateway receives the outcome of a callback.
     pub(crate) fn call_ended(&mut self, n: usize, lane: Lane, reply: &Reply) {
         self.flying[lane as usize] -= 1;
+        self.call_moved_at = self.now;
         self.input += 1;
         if lane == Lane::Connects {
             self.note_outage(match &reply.outcome {

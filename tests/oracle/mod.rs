@@ -55,6 +55,8 @@ pub(crate) struct Oracle {
     /// The first failed connect since the last answered one, and the end of the last outage.
     failing_since: Option<u64>,
     outage: (u64, u64),
+    /// When the last callback was made, or ended.
+    call_moved_at: u64,
     /// When the last connect callback was made.
     connect_called_at: u64,
     start: Start,
@@ -259,6 +261,7 @@ impl Oracle {
         assert!(state.calls >= self.flying.iter().sum(), "callbacks in flight that are not counted");
         self.note_call_limit(state);
         self.note_owed();
+        self.check_tried();
         // The drain ends when it is done or its time is over, not before.
         let over = self.drained_at.map(|at| at + millis(self.settings.shutdown_timeout));
         match state.finished {

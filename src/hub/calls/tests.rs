@@ -34,7 +34,7 @@ fn start(calls: &mut Calls) -> Option<(CallId, bool)> {
     calls.start_next(Millis::ZERO).map(|(call, _)| (call.id, call.kind == CallKind::Connect))
 }
 
-fn answered(status: u16) -> Outcome {
+pub(super) fn answered(status: u16) -> Outcome {
     Outcome::Answered { status, passed: Vec::new(), body: None, in_doubt: false }
 }
 
