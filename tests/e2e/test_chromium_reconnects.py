@@ -1,5 +1,7 @@
 """A stream ends, and Chromium reconnects."""
 
+import pytest
+
 
 def connected(ssegateway, url, last_id=None):
     """The token of the connect to this URL, with this Last-Event-ID."""
@@ -39,6 +41,9 @@ def test_after_the_delay_that_it_was_given(ssegateway, page):
     assert [number for number, what, *_ in page.seen() if what == "open"] == [0, 1, 1, 0]
 
 
+@pytest.mark.parametrize(
+    "ssegateway_environment", [{"CORS_ORIGINS": "*", "RECONNECT_DELAY_MILLISECONDS": "10"}]  # not the 6 s of a drain
+)
 def test_after_a_restart_of_the_gateway(ssegateway, page):
     source = page.connect(f"{ssegateway.url}/news")
     source.wait_for(["open"])

@@ -6,6 +6,9 @@ have the proxy answer as the gateway does with CONNECT_FAILURE=retry.
 
 import pytest
 
+# Instead of the 6 s of a drain.
+pytestmark = pytest.mark.parametrize("ssegateway_environment", [{"RECONNECT_DELAY_MILLISECONDS": "10"}])
+
 LINES = {
     "nginx": "error_page 502 504 = @later;",
     "haproxy": "http-after-response set-status 200 if { res.hdr(Content-Type) text/event-stream }",
