@@ -79,6 +79,8 @@ pub(super) struct Feed {
     pub pending: usize,
     /// The body is over, but results are pending: the input after it.
     pub rest: Option<Vec<u8>>,
+    /// Why the rest of its body is not read, to be answered once no results are pending.
+    pub refused: Option<Refusal>,
     pub errors: Vec<LineError>,
 }
 
@@ -112,6 +114,7 @@ impl Feed {
             accepted: 0,
             pending: 0,
             rest: None,
+            refused: None,
             errors: Vec::new(),
         }
     }

@@ -342,6 +342,10 @@ impl Shared {
     /// All results of a feed are there: answers it. Returns the input after it.
     pub(super) fn finish_feed(&mut self, now: Millis, connection: &mut Connection) -> Vec<u8> {
         let Some(mut feed) = take_feed(connection) else { return Vec::new() };
+        if let Some(refusal) = feed.refused {
+            self.end_feed(now, connection, feed, FeedEnd::Refused(refusal));
+            return Vec::new();
+        }
         let rest = feed.rest.take().unwrap_or_default();
         feed.errors.sort_by_key(|error| error.line);
         feed.mode = self.mode_before(feed.mode, &rest);
@@ -373,6 +377,15 @@ impl Shared {
     pub(super) fn refuse_feed(&mut self, now: Millis, connection: &mut Connection, refusal: Refusal) {
         // It has been read in full, and is about to be answered.
         if matches!(&connection.state, State::Feeding(feed) if feed.rest.is_some()) {
+            return;
+        }
+        // In a drain what was read has yet to reach Redis, and the sender goes on behind it.
+        if refusal == Refusal::ShuttingDown
+            && let State::Feeding(feed) = &mut connection.state
+            && feed.pending > 0
+        {
+            feed.rest = Some(Vec::new());
+            feed.refused = Some(refusal);
             return;
         }
         self.end_open_feed(now, connection, FeedEnd::Refused(refusal));
