@@ -10,8 +10,8 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER: a close discards what is unsent, a
 
 class Relay:
     def __init__(self, port):
-        """To this port of 127.0.0.1."""
-        self._target = ("127.0.0.1", port)
+        """To this port of 127.0.0.1; later connections go to another `target` if that has been set."""
+        self.target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.accepted = 0
@@ -21,7 +21,7 @@ class Relay:
     def _accept(self):
         with contextlib.suppress(OSError):
             while True:
-                client, server = self._listener.accept()[0], socket.create_connection(self._target)
+                client, server = self._listener.accept()[0], socket.create_connection(("127.0.0.1", self.target))
                 self.accepted += 1
                 self._open += [client, server]
                 for source, sink in ((client, server), (server, client)):
