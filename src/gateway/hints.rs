@@ -17,11 +17,15 @@ pub(super) struct Hints {
     given: Vec<&'static str>,
     /// Sends that were looked at or passed over.
     sends: u32,
+    /// Scratch memory for a look.
+    scratch: String,
 }
 
 /// A second look at a send costs more than the first: so many get one at the start, then one in so many.
 const SENDS_LOOKED_AT: u32 = 256;
 const SENDS_PASSED_OVER: u32 = 4096;
+/// Scratch memory that is kept between looks.
+const SCRATCH_BYTES_MAX: usize = 4096;
 
 const DATA_OUTSIDE: &str = "data belongs inside event: {token, event: {data}}";
 
@@ -157,7 +161,9 @@ impl Hints {
 
     #[cold]
     fn unknown_field(&mut self, body: &[u8]) {
-        let Some(field) = send::unknown_field(body) else { return };
+        let field = send::unknown_field(body, &mut self.scratch);
+        self.scratch.shrink_to(SCRATCH_BYTES_MAX);
+        let Some(field) = field else { return };
         let hint = match field.as_str() {
             "data" => DATA_OUTSIDE,
             "event.event" | "event.type" => "the name of an event is its field name",

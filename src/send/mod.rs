@@ -218,8 +218,23 @@ fn scan<'a>(text: &'a str, scratch: &'a mut String, values: &mut SendValues<'a>)
 /// The fields of a send, and of a line.
 const SEND_FIELDS: [&str; 9] = ["token", "event", "close", "group", "groups", "events", "end", "transient", "will"];
 
+/// Reads a usual send all of whose fields mean something.
+fn scan_fields(text: &str, scratch: &mut String) -> Option<()> {
+    Scanner::new(text, scratch).object(|scanner, key| match key {
+        "event" => scanner.object(|scanner, key| {
+            let is_known = EVENT_FIELDS.contains(&key);
+            scanner.value().filter(|_| is_known).map(drop)
+        }),
+        _ => scanner.value().filter(|_| SEND_FIELDS.contains(&key)).map(drop),
+    })
+}
+
 /// The first field of a send, or of its event, that means nothing: `event.type`. For hints, since such fields are ignored.
-pub fn unknown_field(body: &[u8]) -> Option<String> {
+pub fn unknown_field(body: &[u8], scratch: &mut String) -> Option<String> {
+    // A usual send does not allocate.
+    if std::str::from_utf8(body).is_ok_and(|text| scan_fields(text, scratch).is_some()) {
+        return None;
+    }
     let mut lossy = String::new();
     let entries = Value::object(json::text(body, &mut lossy)).as_entries()?;
     let unknown = |(name, _): &&(Cow<'_, str>, Value<'_>)| !SEND_FIELDS.contains(&&**name);
