@@ -85,6 +85,13 @@ impl Limits {
         Ok(Self { threads_max, late_max, connections_max, streams_max })
     }
 
+    /// Places for streaming sends, which are never evicted, beside those of all streams: most of the others, so that some
+    /// are left for everything else.
+    pub fn feeds_room(&self) -> usize {
+        let others = self.connections_max - self.streams_max;
+        others - others.div_ceil(4)
+    }
+
     /// Whether an explicit `MAX_STREAMS` was honoured in full.
     pub fn fits(&self, streams_wanted: Option<usize>) -> bool {
         streams_wanted.is_none_or(|wanted| wanted <= self.streams_max)
@@ -155,6 +162,9 @@ mod tests {
                     assert!(limits.threads_max >= 1 && limits.threads_max <= concurrency);
                     let reserved = if has_internal { internal_reserve(limits.connections_max) } else { 0 };
                     let public_max = limits.connections_max - reserved;
+                    assert!(
+                        limits.feeds_room() >= 3 && limits.streams_max + limits.feeds_room() < limits.connections_max
+                    );
                     assert!(limits.streams_max >= 1 && limits.streams_max + SENDS_RESERVE_MIN <= public_max);
                     let used = limits.threads_max + limits.late_max + limits.connections_max + FIXED_RESERVE;
                     assert!(used as u64 <= descriptors, "{descriptors}: {limits:?}");

@@ -1,94 +1,11 @@
 //! Streaming sends: a POST that stays open, with a command per line, or with an event stream (docs/protocol.md, section 14).
+//! How they are read, and their answers.
 
 mod common;
 
-use common::{Answer, Backend, Client, Gateway, Response, SIGTERM, Stream, assert_json};
+use common::feed::{EVENTS, Feed, LINES, event, setup, setup_with};
+use common::{Backend, Client, Gateway, OK, assert_json, eventually, get, post};
 use serde_json::{Value, json};
-
-const LINES: &str = "application/x-ndjson";
-const EVENTS: &str = "text/event-stream";
-
-struct Setup {
-    backend: Backend,
-    gateway: Gateway,
-}
-
-/// Without history, so that frames have no ids. A stream of `/a,b` is in the groups `a` and `b`, one of `/` in none.
-fn setup() -> Setup {
-    let backend = Backend::new(|call| {
-        let groups: Vec<&str> = call.url()[1..].split(',').filter(|name| !name.is_empty()).collect();
-        Answer::json(&json!({ "groups": groups }).to_string())
-    });
-    Setup { gateway: Gateway::for_backend(&backend).set("HISTORY_SECONDS", 0).start(), backend }
-}
-
-impl Setup {
-    fn open(&self, groups: &str) -> Stream {
-        self.gateway.open(&format!("/{groups}"))
-    }
-
-    fn token(&self, path: &str) -> String {
-        self.backend.connect(path).token().to_owned()
-    }
-
-    /// A feed in chunks.
-    fn feed(&self, query: &str, content_type: &str) -> Feed {
-        let head = format!(
-            "POST /internal/send{query} HTTP/1.1\r\nHost: h\r\nContent-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n\r\n"
-        );
-        Feed { client: Client::open(self.gateway.port, head) }
-    }
-
-    /// A feed with all of its body at once.
-    fn whole(&self, query: &str, content_type: &str, body: &str) -> Response {
-        let length = body.len();
-        let head = format!("POST /internal/send{query} HTTP/1.1\r\nHost: h\r\nContent-Type: {content_type}\r\n");
-        self.gateway.request(format!("{head}Content-Length: {length}\r\n\r\n{body}"))
-    }
-
-    fn end(&self, group: &str) {
-        let response = self.gateway.send(&json!({"group": group, "end": true}).to_string());
-        assert_eq!(response.status, 200, "{response:?}");
-    }
-}
-
-/// The sender of a feed in chunks.
-struct Feed {
-    client: Client,
-}
-
-impl Feed {
-    fn chunk(&mut self, data: &str) {
-        self.client.send(format!("{:x}\r\n{data}\r\n", data.len()));
-    }
-
-    /// A line of JSON.
-    fn line(&mut self, line: &Value) {
-        self.chunk(&format!("{line}\n"));
-    }
-
-    /// The clean end of the body, and the answer to it.
-    fn finish(&mut self) -> Response {
-        self.client.send("0\r\n\r\n");
-        self.client.response()
-    }
-
-    /// The feed is told so although it says nothing, and may not go on.
-    #[track_caller]
-    fn assert_told(&mut self, status: u16, body: &str) {
-        let response = self.client.response();
-        assert_json(&response, status, body);
-        assert!(response.closes(), "{response:?}");
-        self.client.assert_closed();
-    }
-}
-
-fn event(data: &str) -> Value {
-    json!({"event": {"data": data}})
-}
-
-const TOKEN_GONE: &str = r#"{"error":"Token not found","line":1}"#;
-const GROUP_GONE: &str = r#"{"error":"Group has ended","line":1}"#;
 
 #[test]
 fn lines_are_applied_as_they_are_complete() {
@@ -182,162 +99,6 @@ fn an_event_stream_is_passed_on() {
 }
 
 #[test]
-fn a_silent_sender_is_told_when_its_group_ends() {
-    let setup = setup();
-    let mut stream = setup.open("a");
-    let mut feeds = [LINES, EVENTS].map(|kind| setup.feed("?group=a&end=true", kind));
-    feeds[0].line(&event("1"));
-    feeds[1].chunk("data: 2\n\n");
-    let mut events = [stream.event(), stream.event()];
-    events.sort();
-    assert_eq!(events, ["data: 1\n\n", "data: 2\n\n"]);
-    setup.end("a");
-    for mut feed in feeds {
-        feed.assert_told(410, GROUP_GONE);
-    }
-    // And there is no last will.
-    stream.assert_ended();
-    setup.feed("?group=a", LINES).assert_told(410, r#"{"error":"Group has ended","line":0}"#);
-}
-
-#[test]
-fn a_silent_sender_is_told_when_its_stream_ends() {
-    let setup = setup();
-    for ends_by_close in [true, false] {
-        let mut stream = setup.open("");
-        let token = setup.token("/");
-        let mut feed = setup.feed(&format!("?token={token}"), LINES);
-        feed.line(&event("1"));
-        assert_eq!(stream.event(), "data: 1\n\n");
-        if ends_by_close {
-            setup.gateway.close(&token);
-        } else {
-            drop(stream);
-        }
-        feed.assert_told(404, TOKEN_GONE);
-        setup.feed(&format!("?token={token}"), EVENTS).assert_told(404, r#"{"error":"Token not found","line":0}"#);
-    }
-}
-
-#[test]
-fn whoever_ends_the_target_himself_is_not_told() {
-    let setup = setup();
-    let mut stream = setup.open("a");
-    let mut feed = setup.feed("?group=a&end=true", LINES);
-    feed.line(&json!({"event": {"data": "1"}, "end": true}));
-    assert_eq!(stream.event(), "data: 1\n\n");
-    stream.assert_ended();
-    feed.line(&event("2"));
-    let error = r#"{"line":2,"status":410,"error":"Group has ended"}"#;
-    assert_json(&feed.finish(), 200, &format!(r#"{{"status":"ok","accepted":1,"errors":[{error}]}}"#));
-
-    for close in [json!({"close": true}), json!({"group": "b", "close": true}), json!({"group": "b", "end": true})] {
-        let stream = setup.open("b");
-        let token = setup.token("/b");
-        let mut feed = setup.feed(&format!("?token={token}"), LINES);
-        feed.line(&close);
-        stream.assert_ended();
-        feed.line(&event("2"));
-        let error = r#"{"line":2,"status":404,"error":"Token not found"}"#;
-        assert_json(&feed.finish(), 200, &format!(r#"{{"status":"ok","accepted":1,"errors":[{error}]}}"#));
-    }
-}
-
-#[test]
-fn the_group_ends_with_the_body() {
-    let setup = setup();
-    let mut stream = setup.open("a");
-    let response = setup.whole("?group=a&end=true", LINES, &event("1").to_string());
-    assert_json(&response, 200, r#"{"status":"ok","accepted":1}"#);
-    assert_eq!(stream.event(), "data: 1\n\n");
-    stream.assert_ended();
-    let stream = setup.open("b");
-    assert_json(&setup.whole("?group=b&end=true", EVENTS, ""), 200, r#"{"status":"ok","accepted":0}"#);
-    stream.assert_ended();
-}
-
-#[test]
-fn a_dead_sender_leaves_its_last_will() {
-    let setup = setup();
-    let interrupted = "event: interrupted\ndata: \n\n";
-    let wills = [
-        (json!({"event": {"data": "1"}}), interrupted),
-        (json!({"will": {"name": "error", "data": "no\nmore"}}), "event: error\ndata: no\ndata: more\n\n"),
-        (json!({"will": {"name": "error"}}), interrupted),
-        (json!({"will": {"data": "x"}, "group": "a"}), interrupted),
-    ];
-    for (number, (line, will)) in wills.into_iter().enumerate() {
-        let group = format!("g{number}");
-        let mut stream = setup.open(&group);
-        let mut feed = setup.feed(&format!("?group={group}&end=true"), LINES);
-        feed.line(&line);
-        feed.line(&event("last"));
-        feed.chunk("{\"event\":{\"data\":\"incompl");
-        while stream.event() != "data: last\n\n" {}
-        if number % 2 == 0 {
-            feed.client.half_close();
-            feed.client.assert_closed();
-        } else {
-            feed.client.reset();
-        }
-        assert_eq!(stream.event(), will);
-        stream.assert_ended();
-    }
-}
-
-#[test]
-fn a_body_that_cannot_be_read_on_leaves_the_last_will() {
-    let setup = setup();
-    let mut stream = setup.open("a");
-    let mut feed = setup.feed("?group=a&end=true", LINES);
-    feed.line(&event("1"));
-    feed.client.send("xyz\r\n");
-    feed.assert_told(400, r#"{"error":"Bad request: invalid chunk","line":1}"#);
-    assert_eq!(stream.event(), "data: 1\n\n");
-    assert_eq!(stream.event(), "event: interrupted\ndata: \n\n");
-    stream.assert_ended();
-    for kind in [LINES, EVENTS] {
-        let gateway = Gateway::for_backend(&setup.backend).set("HISTORY_SECONDS", 0).set("MAX_BODY_BYTES", 100).start();
-        let setup = Setup { backend: Backend::accepting(), gateway };
-        let mut stream = setup.open("b");
-        let mut feed = setup.feed("?group=b&end=true", kind);
-        // Of any length as a whole.
-        for _ in 0..10 {
-            feed.chunk(if kind == LINES { "{\"event\":{\"data\":\"1\"}}\n" } else { "data: 1\n\n" });
-            assert_eq!(stream.event(), "data: 1\n\n");
-        }
-        feed.chunk(&"x".repeat(101));
-        feed.assert_told(413, r#"{"error":"Request body too large","line":10}"#);
-        assert_eq!(stream.event(), "event: interrupted\ndata: \n\n");
-        stream.assert_ended();
-    }
-}
-
-#[test]
-fn a_drain_neither_ends_the_group_nor_leaves_a_will() {
-    let mut setup = setup();
-    let mut stream = setup.open("a");
-    let mut feed = setup.feed("?group=a&end=true", LINES);
-    feed.line(&event("1"));
-    assert_eq!(stream.event(), "data: 1\n\n");
-    setup.gateway.signal(SIGTERM);
-    feed.assert_told(503, r#"{"error":"Shutting down","line":1}"#);
-    stream.assert_drained(6_000);
-    assert_eq!(setup.gateway.exit_code(), Some(0));
-    let call = setup.backend.disconnect(&setup.token("/a"));
-    assert_eq!(call.detail(), Some("shutdown"));
-}
-
-#[test]
-fn a_will_needs_a_group_that_ends() {
-    let setup = setup();
-    let will = r#"{"will":{"data":"x"}}"#;
-    let error = r#"{"line":1,"status":400,"error":"Invalid request: will needs end=true"}"#;
-    let body = format!(r#"{{"status":"ok","accepted":0,"errors":[{error}]}}"#);
-    assert_json(&setup.whole("?group=a", LINES, will), 200, &body);
-}
-
-#[test]
 fn what_the_head_decides_is_answered_at_once() {
     let backend = Backend::accepting();
     let gateway = Gateway::for_backend(&backend).set("INTERNAL_TOKEN", "secret").start();
@@ -389,10 +150,7 @@ fn a_hundred_continue_comes_before_the_body() {
 
 #[test]
 fn the_timeout_of_requests_is_for_the_head() {
-    let backend = Backend::accepting();
-    let gateway =
-        Gateway::for_backend(&backend).set("REQUEST_TIMEOUT_SECONDS", 1).set("KEEPALIVE_TIMEOUT_SECONDS", 1).start();
-    let setup = Setup { backend, gateway };
+    let setup = setup_with(|it| it.set("REQUEST_TIMEOUT_SECONDS", 1).set("KEEPALIVE_TIMEOUT_SECONDS", 1));
     let mut feed = setup.feed("?group=a", LINES);
     feed.line(&event("1"));
     // An idle connection ends later than a request that takes too long.
@@ -412,10 +170,81 @@ fn requests_follow_a_feed_on_its_connection() {
         "POST /internal/send?group=a HTTP/1.1\r\nHost: h\r\nContent-Type: application/x-ndjson\r\nContent-Length: {}\r\n\r\n{line}",
         line.len()
     );
-    let mut client = Client::open(setup.gateway.port, format!("{feed}{feed}{}", common::get("/healthz")));
+    let mut client = Client::open(setup.gateway.port, format!("{feed}{feed}{}", get("/healthz")));
     for _ in 0..2 {
         assert_json(&client.response(), 200, r#"{"status":"ok","accepted":1}"#);
     }
-    assert_json(&client.response(), 200, common::OK);
+    assert_json(&client.response(), 200, OK);
     client.assert_open();
+}
+
+#[test]
+fn a_client_of_http_1_0_may_send_lines_too() {
+    let setup = setup();
+    let line = event("1").to_string();
+    let head = "POST /internal/send?group=a HTTP/1.0\r\nContent-Type: application/x-ndjson\r\n";
+    let mut client = Client::open(setup.gateway.port, format!("{head}Content-Length: {}\r\n\r\n{line}", line.len()));
+    assert_json(&client.response(), 200, r#"{"status":"ok","accepted":1}"#);
+    client.assert_closed();
+}
+
+#[test]
+fn lines_wait_for_the_backends_decision_like_other_sends() {
+    let gate = common::Gate::new();
+    let held = gate.clone();
+    let backend = Backend::new(move |_| common::Answer::ok().after(&held));
+    let gateway = Gateway::start(&backend);
+    let client = Client::open(gateway.port, get("/x"));
+    let token = backend.connect("/x").token().to_owned();
+    let lines = format!("{}\n{}\n", event("1"), event("2"));
+    let head = format!("POST /internal/send?token={token} HTTP/1.1\r\nHost: h\r\nContent-Type: {LINES}\r\n");
+    let response = gateway.request(format!("{head}Content-Length: {}\r\n\r\n{lines}", lines.len()));
+    assert_json(&response, 200, r#"{"status":"ok","accepted":2}"#);
+    gate.open();
+    let mut stream = common::Stream::accept(client);
+    assert_eq!([stream.event(), stream.event()], ["data: 1\n\n", "data: 2\n\n"]);
+}
+
+#[test]
+fn other_refusals_do_not_wait_for_the_body_either() {
+    let backend = Backend::accepting();
+    let gateway = Gateway::for_backend(&backend).internal_port().start();
+    for (port, method, status) in [(gateway.port, "POST", 404), (gateway.internal_port(), "PUT", 405)] {
+        let head = format!("{method} /internal/send HTTP/1.1\r\nHost: h\r\nContent-Type: {LINES}\r\n");
+        let mut client = Client::open(port, format!("{head}Transfer-Encoding: chunked\r\n\r\n"));
+        let response = client.response();
+        assert_eq!((response.status, response.closes()), (status, true));
+        client.assert_closed();
+    }
+    // Other types are read as JSON, whatever they are called.
+    let mut client = Client::open(gateway.port, post("/internal/send", "{}"));
+    assert_eq!(client.response().status, 404);
+    client.assert_open();
+}
+
+#[test]
+fn feeds_are_counted() {
+    let setup = setup();
+    let _stream = setup.open("a");
+    let mut open = setup.feed("?group=a", LINES);
+    open.line(&event("1"));
+    setup.whole("", LINES, "{}\n\n[]\n{\"token\":\"x\"}");
+    setup.feed("?token=x", EVENTS).client.response();
+    drop(setup.feed("?group=b&end=true", EVENTS));
+    let mut bad = setup.feed("?group=a", LINES);
+    bad.client.send("xyz\r\n");
+    bad.client.response();
+    eventually("all is counted", || {
+        let metrics = setup.gateway.get("/internal/metrics");
+        let has = |sample: &str| metrics.text().lines().any(|line| line == format!("ssegateway_{sample}"));
+        has("feeds_open 1")
+            && has(r#"feeds_total{end="complete"} 1"#)
+            && has(r#"feeds_total{end="gone"} 1"#)
+            && has(r#"feeds_total{end="refused"} 1"#)
+            && has(r#"feeds_total{end="broken_off"} 1"#)
+            && has(r#"feed_sends_total{result="ok"} 1"#)
+            && has(r#"feed_sends_total{result="invalid"} 2"#)
+            && has(r#"feed_sends_total{result="not_found"} 1"#)
+            && has(r#"sends_total{result="invalid"} 2"#)
+    });
 }

@@ -197,3 +197,33 @@ fn a_posted_stream_is_refused_near_the_limit_as_any_other() {
     assert!((1..10).contains(&taken), "{taken} asked about");
     assert!(answers[taken..].iter().all(|answer| answer.ends_with(OUT_OF_MEMORY)), "{answers:?}");
 }
+
+#[test]
+fn a_feed_is_refused_for_the_line_it_has_not_finished_and_never_between_lines() {
+    let mut world = World::new();
+    let mut groups = 0;
+    let mut feed = |kind: &str| {
+        groups += 1;
+        let target = format!("/internal/send?group={groups}&end=true");
+        format!("POST {target} HTTP/1.1\r\nHost: h\r\nContent-Type: {kind}\r\nContent-Length: 9999999\r\n\r\n")
+    };
+    let line = format!("{{\"event\":{{\"data\":\"{}\"}}}}\n", "x".repeat(1_000));
+    let between: Vec<ConnId> = (0..20).map(|_| world.open((feed("application/x-ndjson") + &line).as_bytes())).collect();
+    let within: Vec<ConnId> = (0..40)
+        .map(|n| {
+            world.now += 1;
+            let (kind, begin) =
+                if n % 2 == 0 { ("application/x-ndjson", "[") } else { ("text/event-stream", "data: ") };
+            let id = world.open((feed(kind) + begin).as_bytes());
+            world.send(id, &[b'x'; 60_000]);
+            id
+        })
+        .collect();
+    let answers: Vec<String> = within.iter().map(|id| world.answer(*id)).collect();
+    let refused = answers.iter().filter(|answer| answer.starts_with("503 ")).count();
+    assert!((5..40).contains(&refused), "{refused} refused");
+    // The largest, and of these the oldest.
+    assert!(answers[1].ends_with(r#"{"error":"Out of memory","line":0}"#), "{}", answers[1]);
+    let answers: Vec<String> = between.iter().map(|id| world.answer(*id)).collect();
+    assert!(answers.iter().all(String::is_empty), "{answers:?}");
+}

@@ -127,6 +127,7 @@ impl Config {
         )?;
         gateway.callback_concurrency = limits.threads_max;
         gateway.streams_max = limits.streams_max;
+        gateway.feeds_room = limits.feeds_room();
         Ok(limits)
     }
 

@@ -44,10 +44,12 @@ pub(super) enum Refusal {
     ShuttingDown,
     /// The gateway is short of memory.
     Memory,
+    /// Streaming sends have all the places that they may have.
+    Feeds,
 }
 
 /// Each refusal at its index: status, text of the `error` field (for some only its beginning), metric label.
-const REFUSALS: [(Refusal, u16, &str, &str); 16] = [
+const REFUSALS: [(Refusal, u16, &str, &str); 17] = [
     (Refusal::Malformed, 400, "Bad request", "malformed"),
     (Refusal::HeadTooLarge, 431, "Request header fields too large", "head_too_large"),
     (Refusal::BodyTooLarge, 413, "Request body too large", "body_too_large"),
@@ -69,6 +71,7 @@ const REFUSALS: [(Refusal, u16, &str, &str); 16] = [
     ),
     (Refusal::ShuttingDown, 503, "Shutting down", "shutting_down"),
     (Refusal::Memory, 503, "Out of memory", "memory"),
+    (Refusal::Feeds, 503, "Too many streaming sends", "feeds"),
 ];
 
 impl Refusal {
@@ -191,7 +194,7 @@ impl<'a> Answer<'a> {
         let answer = Answer::error(refusal.status(), refusal.message()).with_cors(cors);
         match refusal {
             Refusal::Unauthorized => answer.with_fields(CHALLENGE),
-            Refusal::Memory => answer.with_fields(RETRY_AFTER),
+            Refusal::Memory | Refusal::Feeds => answer.with_fields(RETRY_AFTER),
             Refusal::Malformed
             | Refusal::HeadTooLarge
             | Refusal::BodyTooLarge
@@ -308,7 +311,8 @@ impl<'a> Answer<'a> {
             | Refusal::Parameter
             | Refusal::ListingUnguarded
             | Refusal::ShuttingDown
-            | Refusal::Memory => Answer::refusal(refusal, NO_CORS),
+            | Refusal::Memory
+            | Refusal::Feeds => Answer::refusal(refusal, NO_CORS),
         }
     }
 

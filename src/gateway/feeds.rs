@@ -42,6 +42,9 @@ impl Shared {
         head: &Head<'_, '_>,
         request: FeedRequest,
     ) {
+        if self.is_crowded() {
+            return self.refuse(now, current(connections, id), Refusal::Feeds);
+        }
         let mode = ResponseMode { keep_alive: head.keep_alive, head_only: false };
         let watched = self.find_watched(connections, request.target.as_ref());
         let mut feed = Box::new(Feed::new(request, mode, Remaining::of(head.framing), self.settings.body_bytes_max));

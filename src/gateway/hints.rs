@@ -206,7 +206,8 @@ impl Hints {
                 | Refusal::Expectation
                 | Refusal::Parameter
                 | Refusal::ShuttingDown
-                | Refusal::Memory => return,
+                | Refusal::Memory
+                | Refusal::Feeds => return,
             },
             Reply::MethodNotAllowed(..) if is_internal => "a send is a POST to /internal/send, a report is a GET",
             Reply::MethodNotAllowed(..) => "a stream is opened by GET; a send is a POST to /internal/send",
@@ -233,6 +234,7 @@ impl Hints {
             Refusal::HeadTooLarge => {
                 "raise MAX_HEADER_BYTES, or reduce the header fields: usually cookies are the largest"
             }
+            Refusal::Feeds => "raise the limit on open descriptors, or MAX_STREAMS if it is set",
             Refusal::Memory => {
                 self.memory();
                 return;

@@ -60,6 +60,8 @@ pub struct Settings {
     pub internal_token: Option<Secret>,
     /// `MAX_STREAMS`, or the number allowed by the descriptor limit.
     pub streams_max: usize,
+    /// Places for feeds beside those of all streams; further ones take theirs.
+    pub feeds_room: usize,
     /// `MAX_STREAM_SECONDS`: a stream ends after so long, give or take a tenth.
     pub stream_age_max: Option<Duration>,
     /// `POST_STREAMS`: whether a POST outside `/internal/` asks for a stream.
@@ -137,6 +139,7 @@ impl Default for Settings {
             internal_token: None,
             // A placeholder; it is derived from the descriptor limit.
             streams_max: 1024,
+            feeds_room: 96,
             post_streams: false,
             stream_body_bytes_max: 256 * 1024,
             stream_age_max: None,

@@ -256,6 +256,12 @@ impl Shared {
         self.tell_watchers(|| Watched::Token(connection.token));
     }
 
+    /// Streams and feeds, which are not evicted, have all the places that they may have together.
+    pub(super) fn is_crowded(&self) -> bool {
+        let max = self.settings.streams_max.saturating_add(self.settings.feeds_room);
+        self.hub.tokens.len() + self.stats.feeds.open as usize >= max
+    }
+
     /// Something has ended: tells the feeds that watch it.
     pub(super) fn tell_watchers(&mut self, ended: impl FnOnce() -> Watched) {
         if !self.hub.watches.is_empty() {

@@ -147,7 +147,7 @@ impl Shared {
     fn is_full(&self) -> bool {
         let max = self.settings.streams_max;
         let disconnects = self.hub.calls.counts(Lane::Disconnects).waiting;
-        self.hub.tokens.len() >= max || disconnects >= max.max(DISCONNECTS_WAITING_MIN)
+        self.hub.tokens.len() >= max || self.is_crowded() || disconnects >= max.max(DISCONNECTS_WAITING_MIN)
     }
 
     /// The outcome of a callback.

@@ -117,3 +117,107 @@ fn is_blank(line: &[u8]) -> bool {
     let line = line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line);
     line.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\r'))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines_of(pieces: &[&[u8]]) -> Vec<String> {
+        let mut lines = Lines::new(100);
+        let mut found = Vec::new();
+        for piece in pieces {
+            let mut input = *piece;
+            while let Some(line) = lines.next_line(&mut input).expect("short lines") {
+                found.push(String::from_utf8(line.to_vec()).expect("text"));
+            }
+            assert!(input.is_empty());
+        }
+        found.extend(lines.last_line().map(|line| String::from_utf8(line.to_vec()).expect("text")));
+        found
+    }
+
+    #[test]
+    fn lines_are_the_same_wherever_they_are_cut() {
+        for text in ["", "a", "a\n", "\n", "a\nb", "\n\na\r\n\nbc\n\n", "a\n\nb\n"] {
+            let expected: Vec<&str> = text.split_terminator('\n').collect();
+            assert_eq!(lines_of(&[text.as_bytes()]), expected, "{text:?}");
+            assert_eq!(lines_of(&text.as_bytes().chunks(1).collect::<Vec<_>>()), expected, "{text:?} byte by byte");
+            for cut in 0..text.len() {
+                let (before, behind) = text.as_bytes().split_at(cut);
+                assert_eq!(lines_of(&[before, behind]), expected, "{text:?} cut at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_has_a_limit_and_their_number_has_none() {
+        let mut lines = Lines::new(3);
+        for _ in 0..100 {
+            let mut input = &b"abc\nab"[..];
+            assert_eq!(lines.next_line(&mut input), Ok(Some(&b"abc"[..])));
+            assert_eq!(lines.next_line(&mut input), Ok(None));
+            assert_eq!(lines.pending_bytes(), 2);
+            let mut input = &b"c\n"[..];
+            assert_eq!(lines.next_line(&mut input), Ok(Some(&b"abc"[..])));
+            assert_eq!(lines.pending_bytes(), 0);
+        }
+        assert_eq!(Lines::new(3).next_line(&mut &b"abcd"[..]), Err(TooLong));
+        assert_eq!(lines.next_line(&mut &b"ab"[..]), Ok(None));
+        assert_eq!(lines.next_line(&mut &b"cd\n"[..]), Err(TooLong));
+    }
+
+    fn parse(line: &str, default: Option<&Target<'static>>) -> Result<String, SendError> {
+        let mut scratch = Scratch::default();
+        let command = parse_line(line.as_bytes(), &mut scratch, GroupIds::Gateway, default)?;
+        Ok(match command {
+            Command::Nothing => "nothing".to_owned(),
+            Command::Send(send) => format!("{:?}, {} events, {}", send.target, send.events.as_slice().len(), send.end),
+            Command::Will(will) => format!("{}: {}", will.name.unwrap_or_default(), will.data),
+        })
+    }
+
+    #[test]
+    fn a_line_without_a_target_has_that_of_its_request() {
+        let (token, group) = (Target::Token("t".into()), Target::Group("g".into()));
+        let event = r#"{"event":{"data":"d"}}"#;
+        assert_eq!(parse(event, Some(&token)), Ok(r#"Token("t"), 1 events, false"#.into()));
+        assert_eq!(parse(event, Some(&group)), Ok(r#"Group("g"), 1 events, false"#.into()));
+        assert_eq!(parse(event, None), Err(SendError::Token));
+        assert_eq!(
+            parse(r#"{"events":[{"data":"d"},{"data":"e"}],"end":true}"#, Some(&group)),
+            Ok(r#"Group("g"), 2 events, true"#.into())
+        );
+        assert_eq!(parse(r#"{"token":"u"}"#, Some(&group)), Ok(r#"Token("u"), 0 events, false"#.into()));
+        assert_eq!(parse(r#"{"group":"h"}"#, Some(&token)), Ok(r#"Group("h"), 0 events, false"#.into()));
+        assert_eq!(parse(r#"{"groups":["h"]}"#, Some(&token)), Ok(r#"Groups(["h"]), 0 events, false"#.into()));
+        assert_eq!(parse(r#"{"token":null}"#, Some(&group)), Err(SendError::Token));
+        assert_eq!(parse(r#"{"end":true}"#, Some(&token)), Err(SendError::EndTarget));
+        assert_eq!(parse(r#"{"event":{"data":"d","id":"1"}}"#, Some(&group)), Err(SendError::GroupEventId));
+    }
+
+    #[test]
+    fn blank_lines_are_nothing() {
+        for blank in ["", " ", "\r", "\t \r", "\u{feff}", "\u{feff} \r"] {
+            assert_eq!(parse(blank, None), Ok("nothing".into()), "{blank:?}");
+        }
+        assert_eq!(parse("\u{b}", None), Err(SendError::InvalidJson));
+    }
+
+    #[test]
+    fn a_will_is_an_event_and_stands_alone() {
+        let text = |line: &str| parse(line, None).map_err(|error| error.message().into_owned());
+        assert_eq!(text(r#"{"will":{"name":"n","data":"d"}}"#), Ok("n: d".into()));
+        assert_eq!(text(r#"{"will":{"data":"d"},"more":1}"#), Ok(": d".into()));
+        for (line, error) in [
+            (r#"{"will":null}"#, "will must be an object"),
+            (r#"{"will":"x"}"#, "will must be an object"),
+            (r#"{"will":{}}"#, "will.data is required and must be a string"),
+            (r#"{"will":{"data":"d","name":7}}"#, "will.name must be a string"),
+            (r#"{"will":{"data":"d","id":"7"}}"#, "will.id is the gateway's in a group"),
+            (r#"{"will":{"data":"d"},"group":"g"}"#, "will excludes all other fields"),
+            (r#"{"will":null,"event":{"data":"d"}}"#, "will excludes all other fields"),
+        ] {
+            assert_eq!(text(line), Err(format!("Invalid request: {error}")), "{line}");
+        }
+    }
+}

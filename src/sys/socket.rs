@@ -155,6 +155,22 @@ mod tests {
     }
 
     #[test]
+    fn silent_peers_are_probed_within_the_timeout() {
+        let listener = listen((Ipv4Addr::LOCALHOST, 0).into(), 16).unwrap();
+        let _far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let (near, _) = listener.accept().unwrap();
+        let socket = SockRef::from(&near);
+        assert!(!socket.keepalive().unwrap());
+        for (timeout, time, interval) in [(30, 15, 5), (1, 1, 1), (31_536_000, 32_767, 32_767)] {
+            probe_silent_peer(near.as_fd(), Duration::from_secs(timeout)).unwrap();
+            assert!(socket.keepalive().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(time));
+            assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(interval));
+        }
+    }
+
+    #[test]
     fn a_peer_that_does_not_read_leaves_little_in_the_kernel() {
         let listener = listen((Ipv4Addr::LOCALHOST, 0).into(), 16).unwrap();
         set_stream_options(listener.as_fd(), Duration::from_secs(30)).unwrap();

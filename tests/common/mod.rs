@@ -8,6 +8,7 @@
 mod backend;
 mod client;
 mod directory;
+pub(crate) mod feed;
 mod gateway;
 mod ledger;
 mod port;
