@@ -5,9 +5,12 @@ mod common;
 
 use common::{Answer, Backend, Client, Gateway, OK, Redis, Response, Stream, assert_json, eventually, send_request};
 use serde_json::json;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 struct Setup {
-    _redis: Redis,
+    redis: Redis,
     backend: Backend,
     gateways: [Gateway; 2],
 }
@@ -24,7 +27,7 @@ fn setup() -> Setup {
     for gateway in &gateways {
         eventually("a connection to Redis", || gateway.get("/readyz").text().contains(r#""redis":true"#));
     }
-    Setup { _redis: redis, backend, gateways }
+    Setup { redis, backend, gateways }
 }
 
 impl Setup {
@@ -113,4 +116,30 @@ fn lines_for_a_stream_of_another_gateway_are_answered_by_it() {
     assert_eq!(setup.gateways[1].close(&token).text(), OK);
     let mut late = setup.feed(&format!("?token={token}"));
     assert_json(&late.response(), 404, r#"{"error":"Token not found","line":0}"#);
+}
+
+#[test]
+fn lines_whose_results_have_yet_to_come_are_not_piled_up() {
+    const CHUNKS: usize = 400;
+    let setup = setup();
+    let mut feed = setup.feed("?group=a");
+    let line = format!("{}\n", json!({"event": {"data": "x".repeat(10_000)}}));
+    let lines = line.repeat(20);
+    setup.redis.pause();
+    let mut socket = feed.socket().try_clone().expect("a copy");
+    let written = Arc::new(AtomicUsize::new(0));
+    let progress = Arc::clone(&written);
+    let sender = std::thread::spawn(move || {
+        for _ in 0..CHUNKS {
+            write!(socket, "{:x}\r\n{lines}\r\n", lines.len()).expect("the gateway reads on");
+            progress.fetch_add(1, Ordering::Relaxed);
+        }
+        socket.write_all(b"0\r\n\r\n").expect("the gateway reads on");
+    });
+    eventually("a megabyte is on its way", || written.load(Ordering::Relaxed) >= 5);
+    setup.redis.resume();
+    sender.join().expect("all is written");
+    assert_eq!(feed.response().text(), format!(r#"{{"status":"ok","accepted":{}}}"#, 20 * CHUNKS));
+    let peak = common::process::peak_rss_kib(setup.gateways[0].pid());
+    assert!(peak < 40_000, "80 MB of lines took {peak} KiB");
 }

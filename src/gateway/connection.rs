@@ -362,7 +362,7 @@ impl Connection {
         self.input != Input::Ended
             && match &self.state {
                 State::Reading(_) => self.out.len() < answers_max,
-                State::Feeding(feed) => feed.rest.is_none() && self.out.len() < answers_max,
+                State::Feeding(feed) => feed.wants_input() && self.out.len() < answers_max,
                 State::Answering(_) | State::Closed(_) => false,
                 State::Connecting(_) | State::Streaming(_) | State::Closing(_) => true,
             }

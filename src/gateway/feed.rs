@@ -12,6 +12,9 @@ use std::borrow::Cow;
 /// Errors of lines that are kept for the answer.
 const ERRORS_MAX: usize = 100;
 
+/// Input that is read although results of earlier lines have yet to come: the lines in it are held until then.
+const WINDOW_BYTES: usize = 256 * 1024;
+
 /// The name of the last will, if the feed sets no other.
 const INTERRUPTED: &str = "interrupted";
 
@@ -77,6 +80,8 @@ pub(super) struct Feed {
     pub accepted: u64,
     /// Sends whose result has yet to come over Redis.
     pub pending: usize,
+    /// Bytes read since there was none.
+    window: usize,
     /// The body is over, but results are pending: the input after it.
     pub rest: Option<Vec<u8>>,
     /// Why the rest of its body is not read, to be answered once no results are pending.
@@ -113,10 +118,21 @@ impl Feed {
             lines: 0,
             accepted: 0,
             pending: 0,
+            window: 0,
             rest: None,
             refused: None,
             errors: Vec::new(),
         }
+    }
+
+    /// So many more bytes are read.
+    pub(super) fn advance(&mut self, bytes: usize) {
+        self.window = bytes + if self.pending == 0 { 0 } else { self.window };
+    }
+
+    /// Whether more of its body is to be read now.
+    pub(super) fn wants_input(&self) -> bool {
+        self.rest.is_none() && (self.pending == 0 || self.window < WINDOW_BYTES)
     }
 
     /// Bytes of a line or an event that is not complete.

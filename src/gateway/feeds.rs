@@ -101,6 +101,7 @@ impl Shared {
             current(connections, id).state = State::Feeding(feed);
             return input.len();
         }
+        feed.advance(input.len());
         let mut rest = input;
         loop {
             let result = match feed.remaining.next_data(&mut rest) {
@@ -329,7 +330,12 @@ impl Shared {
             self.stats.feed_line(result);
         }
         let State::Feeding(feed) = &mut connection.state else { return false };
+        let was_full = !feed.wants_input();
         feed.pending = feed.pending.saturating_sub(1);
+        // No edge will tell of input that is waiting already.
+        if was_full && feed.wants_input() {
+            self.outbox.queue(connection.id, &mut connection.out);
+        }
         let is_over = matches!(result, SendResult::NotFound | SendResult::Ended);
         if is_over && line.is_own && feed.watched.is_some() {
             self.end_open_feed(now, connection, FeedEnd::Gone);

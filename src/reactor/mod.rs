@@ -348,14 +348,14 @@ impl<N: System> Reactor<N> {
         let unsent = if link.writable { self.gateway.unsent(id) } else { &[] };
         if unsent.is_empty() {
             self.gateway.wrote(self.now, id, 0);
-            return;
+            return self.after_output(id, false);
         }
         let offered = &unsent[..unsent.len().min(TURN_BYTES)];
         match self.net.write(&mut link.socket, offered) {
             Ok(0) => self.gateway.fail(self.now, id, SocketError::WriteFailed),
             Ok(count) => {
                 self.gateway.wrote(self.now, id, count);
-                self.after_write(id);
+                self.after_output(id, self.gateway.has_unsent(id));
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 link.writable = false;
@@ -378,8 +378,7 @@ impl<N: System> Reactor<N> {
     }
 
     /// More to write, or input left unread until there is room for answers.
-    fn after_write(&mut self, id: ConnId) {
-        let more = self.gateway.has_unsent(id);
+    fn after_output(&mut self, id: ConnId, more: bool) {
         let Some(link) = self.links.get_mut(id) else { return };
         // The kernel sends an edge only for refused bytes, and none for input that was not read.
         let more = more && !planted::is("rest-of-a-write-is-forgotten");

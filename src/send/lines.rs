@@ -48,7 +48,8 @@ impl Lines {
     /// The last line, if the body ends without a line feed behind it.
     pub fn last_line(&mut self) -> Option<&[u8]> {
         self.forget_spent();
-        (!self.partial.is_empty()).then_some(&self.partial)
+        self.is_spent = !self.partial.is_empty();
+        self.is_spent.then_some(&self.partial)
     }
 
     fn forget_spent(&mut self) {
