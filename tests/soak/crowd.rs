@@ -387,6 +387,8 @@ impl Crowd {
             } else if let Some(hello) = frame.strip_prefix("event: hello\ndata: ") {
                 assert_eq!(hello, format!("{}\n\n", visitor.visit), "another stream's event");
                 assert_eq!(visitor.received, 0, "the callback's event comes first");
+            } else if frame.starts_with("retry: ") {
+                assert!(self.draining, "only a drain says when to come back");
             } else {
                 let mut words = frame.strip_prefix("data: ").expect("an unnamed event").split(' ');
                 let mut number = || words.next().and_then(|word| word.parse::<u64>().ok()).expect("a number");
