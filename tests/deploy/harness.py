@@ -1,5 +1,5 @@
 """Shared by the deployment tests: namespaces of their own, a backend on port 8000, and a client."""
-import http.client, http.server, json, os, pathlib, queue, subprocess, sys, threading, time
+import http.client, http.server, json, os, pathlib, queue, re, subprocess, sys, threading, time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 PATIENCE = 30  # seconds to wait for a condition
@@ -74,7 +74,8 @@ class Stream:
 
     def assert_ended(self):
         """The gateway has exited: the stream was closed cleanly, and the backend was notified in time."""
-        assert self.answer.read() == b"\n"  # IncompleteRead, if the last chunk is missing
+        rest = self.answer.read()  # IncompleteRead, if the last chunk is missing
+        assert re.fullmatch(rb"\nretry: \d+\n\n", rest), rest
         disconnect = callbacks.get_nowait()
         assert (disconnect["reason"], disconnect["detail"]) == ("server_closed", "shutdown"), disconnect
 
