@@ -90,9 +90,9 @@ $(VENV)/installed: tests/integrations/requirements.txt
 
 test-python: $(VENV)/installed ## Tests of the Python client, its fixture, and the applications for Flask, Django and FastAPI
 	cargo build
-	$(VENV)/bin/mypy --strict --cache-dir=$(TARGET_DIR)/mypy examples/ssegateway examples/test_example.py tests/integrations
-	SSEGATEWAY=$(abspath $(TARGET_DIR))/debug/ssegateway PYTHONPATH=$(CURDIR)/examples PYTHONDONTWRITEBYTECODE=1 \
-		$(VENV)/bin/pytest -q -W error -p no:cacheprovider -p ssegateway.pytest_plugin tests/integrations examples
+	$(VENV)/bin/mypy --strict --cache-dir=$(TARGET_DIR)/mypy python examples/test_example.py tests/integrations
+	SSEGATEWAY=$(abspath $(TARGET_DIR))/debug/ssegateway PYTHONPATH=$(CURDIR)/python PYTHONDONTWRITEBYTECODE=1 \
+		$(VENV)/bin/pytest -q -W error -p no:cacheprovider -p ssegateway.pytest_plugin python tests/integrations examples
 
 sim: ## The simulation: SEEDS=1000 for many runs, SEED=42 to replay one
 	$(if $(SEEDS),SIM_SEEDS=$(SEEDS)) $(if $(SEED),SIM_SEED=$(SEED)) cargo test --profile proof --test simulation -- --nocapture
@@ -109,7 +109,7 @@ bench-tokens: $(VENV)/installed ## CPU of workers per token of a language model,
 	cargo build --release --bin ssegateway
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check sse-starlette==3.7.0
 	mkdir -p $(TARGET_DIR)/bench-tokens
-	SSEGATEWAY=$(abspath $(TARGET_DIR))/release/ssegateway PYTHONPATH=$(CURDIR)/examples PYTHONDONTWRITEBYTECODE=1 \
+	SSEGATEWAY=$(abspath $(TARGET_DIR))/release/ssegateway PYTHONPATH=$(CURDIR)/python PYTHONDONTWRITEBYTECODE=1 \
 		$(VENV)/bin/python benches/token_streams.py $(abspath $(TARGET_DIR))/bench-tokens
 
 # The load is built with a profile that compiles quickly; the gateway under test is the release binary.

@@ -25,7 +25,7 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         environment = {
             **os.environ,
-            "PYTHONPATH": str(HERE.parent),
+            "PYTHONPATH": str(HERE.parents[1] / "python"),
             "PORT": str(gateway_port),
             "LISTEN_ADDRESS": "127.0.0.1",
             "CALLBACK_URL": f"{app_url}/callback",

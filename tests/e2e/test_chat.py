@@ -10,8 +10,8 @@ import sysconfig
 import pytest
 from programs import listens, reserve_port, wait_until
 
-EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
-CHAT = EXAMPLES / "chat"
+ROOT = pathlib.Path(__file__).parents[2]
+CHAT, PACKAGE = ROOT / "examples" / "chat", ROOT / "python"
 BIN = pathlib.Path(sysconfig.get_path("scripts"))
 TOKENS_PER_SECOND = 40
 TEXT = "document.querySelector('section:last-child .answer').textContent"
@@ -53,7 +53,7 @@ def chat(request, start, ssegateway, ports, origin, model, tmp_path):
         "OPENAI_BASE_URL": f"http://127.0.0.1:{ports[1]}/v1",
         "OPENAI_API_KEY": "none",
         "DATABASE": str(tmp_path / "chat.db"),
-        "PYTHONPATH": str(EXAMPLES),
+        "PYTHONPATH": str(PACKAGE),
     }
     celery = None
     if request.param == "celery":

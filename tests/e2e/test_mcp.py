@@ -12,7 +12,8 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 from programs import PATIENCE, listens, reserve_port, wait_until
 
-EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
+ROOT = pathlib.Path(__file__).parents[2]
+EXAMPLES, PACKAGE = ROOT / "examples", ROOT / "python"
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def ssegateway_environment(port):
 @pytest.fixture
 def server(start, ssegateway, port):
     gunicorn = pathlib.Path(sysconfig.get_path("scripts")) / "gunicorn"
-    environment = {"GATEWAY_URL": ssegateway.url, "PYTHONPATH": str(EXAMPLES)}
+    environment = {"GATEWAY_URL": ssegateway.url, "PYTHONPATH": str(PACKAGE)}
     bind = f"--bind=127.0.0.1:{port}"
     server = start(gunicorn, "--no-control-socket", bind, "--threads=4", "mcp_server:app", cwd=EXAMPLES, env=environment)
     wait_until(lambda: listens(port), server.output)

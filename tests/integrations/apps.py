@@ -22,7 +22,8 @@ from urllib.parse import urlencode
 
 from ssegateway.pytest_plugin import LiveGateway, Stream
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES, PACKAGE = ROOT / "examples", ROOT / "python"
 # With threads: a connection that a browser opens in advance would occupy a worker without.
 GUNICORN = ["gunicorn", "--no-control-socket", "--bind=fd://{fd}", "--workers=2", "--threads=4", "--graceful-timeout=1"]
 SERVERS = {
@@ -58,7 +59,7 @@ def _django_database() -> str:
     """The database of the Django application, with its users. Slow, so it is made once and copied."""
     path = os.path.join(tempfile.mkdtemp(), "messages.db")
     atexit.register(shutil.rmtree, os.path.dirname(path))
-    environment = {**os.environ, "SECRET_KEY": "secret", "DATABASE": path, "PYTHONPATH": str(EXAMPLES)}
+    environment = {**os.environ, "SECRET_KEY": "secret", "DATABASE": path, "PYTHONPATH": str(PACKAGE)}
     for arguments in (["migrate"], ["shell", "--command", CREATE_USERS]):
         command = [sys.executable, "manage.py", *arguments]
         subprocess.run(command, check=True, cwd=SERVERS["django"][0], env=environment, stdout=subprocess.DEVNULL)
@@ -80,7 +81,7 @@ class App:
             "EVENTS_URL": f"{gateway.url}/events",
             "SECRET_KEY": "secret of the tests, long enough",
             "DATABASE": str(directory / "messages.db"),
-            "PYTHONPATH": str(EXAMPLES),
+            "PYTHONPATH": str(PACKAGE),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         self._log = directory / "app.log"

@@ -12,8 +12,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from apps import EXAMPLES, PATIENCE_SECONDS
 from clients import Connect, both
+from servers import PATIENCE_SECONDS
 from ssegateway import Unavailable
 from ssegateway.pytest_plugin import LiveGateway
 
@@ -46,7 +46,7 @@ def test_nothing_but_files_between_gateway_and_application(
     environment = {
         **os.environ,
         "GATEWAY_URL": ssegateway.client.url,
-        "PYTHONPATH": os.pathsep.join([str(EXAMPLES), str(Path(__file__).parent)]),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)]),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
