@@ -99,6 +99,7 @@ const FILES: [(&str, &[&str]); 14] = [
             "feeds",
             "relief",
             "expiry",
+            "draining",
             "requests",
             "upstream",
             "mod",

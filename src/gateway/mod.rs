@@ -29,7 +29,7 @@
 //! | `rejections`, `streams` | what a client gets in place of a stream; asking the backend, opening |
 //! | `sends` | sends to streams |
 //! | `feed`, `feeds` | one feed, and its account of lines; reading feeds, applying their lines, ending them |
-//! | `expiry` | timeouts, heartbeats and the drain of a connection |
+//! | `expiry`, `draining` | timeouts, heartbeats and the drain of a connection; the walk of the drain over all |
 //! | `requests` | bytes to requests to answers |
 //! | `upstream` | what comes over Redis, and what it means |
 //! | `mod`, `visits`, `wire` | the inputs and outputs |
@@ -40,6 +40,7 @@ mod asking;
 mod budget;
 mod connection;
 mod deadlines;
+mod draining;
 mod ending;
 mod entering;
 mod expiry;
@@ -114,9 +115,6 @@ pub enum SocketError {
 
 /// Flush after this many timers, while their connections are still cached and a handful of buffers is enough.
 const FIRED_AT_ONCE: usize = 16;
-
-/// Connections drained per turn, so that a large drain never stalls the loop.
-const TURN_CONNECTIONS: usize = 1024;
 
 /// Unsent answers on one connection before its requests are left unread: a client that pipelines must also read.
 const ANSWERS_UNSENT_MAX: usize = 64 * 1024;
@@ -326,7 +324,7 @@ impl Gateway {
     /// Time has passed: does the work that is due, or as much as fits into a turn. Only the first few timers fire:
     /// `true` if there may be more, for [`Gateway::expire_more`].
     pub fn expire(&mut self, now: Millis) -> bool {
-        self.advance_shutdown(now);
+        self.shared.advance_shutdown(now, &mut self.connections);
         self.shared.give_up_late_connects(now);
         if let Some(call) = self.shared.hub.calls.tell_start(now) {
             self.shared.outbox.act(Action::Start(Job::Call(call)));
@@ -449,7 +447,7 @@ impl Gateway {
     /// The first signal to stop (docs/protocol.md, section 9); further ones have no effect.
     pub fn shut_down(&mut self, now: Millis) {
         self.shared.shutdown.begin(now, self.shared.settings.shutdown_delay);
-        self.advance_shutdown(now);
+        self.shared.advance_shutdown(now, &mut self.connections);
     }
 
     /// Whether and how it has finished; only after [`Gateway::shut_down`].
@@ -479,24 +477,5 @@ impl Gateway {
         self.shared.deadlines.shrink(&self.connections);
         self.shared.sweep_unsent(&mut self.connections);
         self.shared.shrink();
-    }
-
-    /// Advances the shutdown, and the drain by one slice of the connections.
-    fn advance_shutdown(&mut self, now: Millis) {
-        let shared = &mut self.shared;
-        if shared.shutdown.advance(now, shared.settings.shutdown_timeout) {
-            shared.hub.calls.drain(now.after(shared.settings.drain_waits_for_connects()));
-            shared.outbox.act(Action::StopAccepting);
-        }
-        let Some(sweep) = shared.shutdown.sweep() else { return };
-        let slots = sweep.slice(TURN_CONNECTIONS, self.connections.slots());
-        for slot in slots {
-            let Some(connection) = self.connections.in_slot_mut(slot as u32) else { continue };
-            let (id, unfinished) = (connection.id, connection.unfinished_bytes());
-            shared.drain(now, connection);
-            shared.settle(now, &mut self.connections, id);
-            let left = self.connections.get(id).map_or(0, Connection::unfinished_bytes);
-            shared.budget.recount(unfinished, left);
-        }
     }
 }
