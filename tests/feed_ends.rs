@@ -56,8 +56,10 @@ fn whoever_ends_the_target_himself_is_not_told() {
     assert_eq!(stream.event(), "data: 1\n\n");
     stream.assert_ended();
     feed.line(&event("2"));
-    let error = r#"{"line":2,"status":410,"error":"Group has ended"}"#;
-    assert_json(&feed.finish(), 200, &format!(r#"{{"status":"ok","accepted":1,"errors":[{error}]}}"#));
+    feed.line(&json!({"will": {"data": "3"}}));
+    let error = |line: u64| format!(r#"{{"line":{line},"status":410,"error":"Group has ended"}}"#);
+    let body = format!(r#"{{"status":"ok","accepted":1,"errors":[{},{}]}}"#, error(2), error(3));
+    assert_json(&feed.finish(), 200, &body);
 
     for close in [json!({"close": true}), json!({"group": "b", "close": true}), json!({"group": "b", "end": true})] {
         let stream = setup.open("b");

@@ -72,6 +72,8 @@ pub(super) struct Feed {
     pub input: FeedInput,
     /// Its target, as long as its end by others would be told.
     pub watched: Option<Watched>,
+    /// The group is still to be ended.
+    pub owes_end: bool,
     /// Published before the group ends, if the feed breaks off.
     will: Option<Event<'static>>,
     /// Lines, or events, that were read.
@@ -109,6 +111,7 @@ impl Feed {
             Format::Events => FeedInput::Events(Box::new(Reader::new(bytes_max))),
         };
         Self {
+            owes_end: request.ends,
             request,
             mode,
             remaining,

@@ -50,6 +50,10 @@ impl Shared {
         let mut feed = Box::new(Feed::new(request, mode, Remaining::of(head.framing), self.settings.body_bytes_max));
         self.stats.feeds.open += 1;
         let connection = current(connections, id);
+        // Streams that it is for may have been drained already.
+        if self.shutdown.is_draining() {
+            return self.end_feed(now, connection, feed, FeedEnd::Refused(Refusal::ShuttingDown));
+        }
         let Ok(watched) = watched else { return self.end_feed(now, connection, feed, FeedEnd::Gone) };
         if let Some(watched) = &watched {
             self.hub.watches.add(watched, id);
@@ -251,17 +255,19 @@ impl Shared {
         feed.lines += 1;
         let (result, ends_target, body) = match applied {
             Applied::Nothing => return Ok(()),
-            Applied::Will(will) => {
+            Applied::Will(will) if feed.owes_end => {
                 feed.set_will(will);
                 return Ok(());
             }
+            // The feed has ended its group itself.
+            Applied::Will(_) => (SendResult::Ended, false, None),
             Applied::Sent { result, ends_target, body } => (result, ends_target, body),
         };
         if let SendResult::Asked(asked) = result {
             let line = Line { number: feed.lines, is_own: !ends_target && feed.watched.is_some(), is_end: false };
             if ends_target {
                 feed.watched = None;
-                feed.request.ends = false;
+                feed.owes_end = false;
             }
             feed.pending += 1;
             self.owe_line(now, id, line, asked, &body.unwrap_or_default());
@@ -273,7 +279,7 @@ impl Shared {
         }
         if ends_target {
             feed.watched = None;
-            feed.request.ends = false;
+            feed.owes_end &= result.error().is_some();
         }
         let is_gone = matches!(result, SendResult::NotFound | SendResult::Ended) && self.is_target_gone(id, feed);
         if is_gone {
@@ -301,7 +307,7 @@ impl Shared {
     /// The body of a feed is over. Whether results of its lines, or of the end of its group, have yet to come.
     fn awaits_results(&mut self, now: Millis, id: ConnId, feed: &mut Feed) -> bool {
         if self.engine.link.is_some()
-            && let Some(Target::Group(name)) = feed.request.target.as_ref().filter(|_| feed.request.ends)
+            && let Some(Target::Group(name)) = feed.request.target.as_ref().filter(|_| feed.owes_end)
         {
             if let Some(watched) = feed.watched.take() {
                 self.hub.watches.remove(&watched, id);
@@ -313,7 +319,7 @@ impl Shared {
                 let line = Line { number: feed.lines, is_own: false, is_end: true };
                 self.owe_line(now, id, line, asked, &[]);
             }
-            feed.request.ends = false;
+            feed.owes_end = false;
         }
         feed.pending > 0
     }
@@ -372,6 +378,10 @@ impl Shared {
         let State::Feeding(feed) = &connection.state else { return };
         // A missed wake-up: a sender that is silent is told with its next line.
         if !self.is_target_gone(connection.id, feed) || planted::is("silent-feeds-are-not-told") {
+            return;
+        }
+        // The drain may have ended it, and all that is left is to tell the results.
+        if feed.rest.is_some() && self.shutdown.is_draining() {
             return;
         }
         self.end_open_feed(now, connection, FeedEnd::Gone);
@@ -445,7 +455,7 @@ impl Shared {
             FeedEnd::Gone | FeedEnd::Refused(Refusal::ShuttingDown) => return,
             FeedEnd::Refused(_) | FeedEnd::BrokenOff => Events::One(feed.take_will()),
         };
-        let Some(Target::Group(name)) = feed.request.target.as_ref().filter(|_| feed.request.ends) else { return };
+        let Some(Target::Group(name)) = feed.request.target.as_ref().filter(|_| feed.owes_end) else { return };
         if end != FeedEnd::Complete {
             info!(group = &**name, lines = feed.lines; "a feed broke off: its group ends with the last will");
         }

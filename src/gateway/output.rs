@@ -139,6 +139,8 @@ pub(super) struct Outbox {
     /// Connections with output for which no write has been attempted, in order.
     fresh: VecDeque<ConnId>,
     actions: VecDeque<Action>,
+    /// How many actions have been taken.
+    actions_taken: u64,
     /// The sum of all unsent bytes.
     unsent_bytes: u64,
     /// How many connections have some.
@@ -270,7 +272,19 @@ impl Outbox {
     }
 
     pub(super) fn next_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        let action = self.actions.pop_front();
+        self.actions_taken += u64::from(action.is_some());
+        action
+    }
+
+    /// The number of the last action so far.
+    pub(super) fn last_action(&self) -> u64 {
+        self.actions_taken + self.actions.len() as u64
+    }
+
+    /// Whether that action has been taken.
+    pub(super) fn has_taken(&self, action: u64) -> bool {
+        self.actions_taken >= action
     }
 
     /// The connection is gone, with its unsent bytes.

@@ -33,12 +33,32 @@ pub(super) enum Shutdown {
     Delay {
         drain_at: Millis,
     },
-    /// Ending all connections; `sweep` is the walk over them.
+    /// Ending all connections.
     Draining {
         give_up_at: Millis,
-        sweep: Sweep,
+        stage: DrainStage,
     },
     GivenUp,
+}
+
+/// How far the drain has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DrainStage {
+    /// The feeds are read once more and end first: what has arrived is for streams that are still open.
+    Feeds(Sweep),
+    /// They do so by actions: all up to this one.
+    LastReads { action: u64 },
+    /// All connections end.
+    All(Sweep),
+}
+
+impl DrainStage {
+    fn is_done(&self) -> bool {
+        match self {
+            Self::Feeds(_) | Self::LastReads { .. } => false,
+            Self::All(sweep) => sweep.is_done(),
+        }
+    }
 }
 
 impl Shutdown {
@@ -49,11 +69,13 @@ impl Shutdown {
         }
     }
 
-    /// Advances to the stage that is due. `true`: the drain begins now.
-    pub(super) fn advance(&mut self, now: Millis, timeout: Duration) -> bool {
+    /// Advances to the stage that is due. `true`: the drain begins now. `has_feeds`: some feed is open.
+    pub(super) fn advance(&mut self, now: Millis, timeout: Duration, has_feeds: bool) -> bool {
         match *self {
             Self::Delay { drain_at } if drain_at <= now => {
-                *self = Self::Draining { give_up_at: now.after(timeout), sweep: Sweep::default() };
+                let sweep = Sweep::default();
+                let stage = if has_feeds { DrainStage::Feeds(sweep) } else { DrainStage::All(sweep) };
+                *self = Self::Draining { give_up_at: now.after(timeout), stage };
                 true
             }
             Self::Draining { give_up_at, .. } if give_up_at <= now => {
@@ -64,11 +86,17 @@ impl Shutdown {
         }
     }
 
-    /// The walk of the drain, while it is in progress.
-    pub(super) fn sweep(&mut self) -> Option<&mut Sweep> {
+    /// The stage of the drain, until all connections have been reached.
+    pub(super) fn stage(&self) -> Option<DrainStage> {
         match self {
-            Self::Draining { sweep, .. } if !sweep.is_done() => Some(sweep),
+            Self::Draining { stage, .. } if !stage.is_done() => Some(*stage),
             Self::Serving | Self::Delay { .. } | Self::Draining { .. } | Self::GivenUp => None,
+        }
+    }
+
+    pub(super) fn set_stage(&mut self, next: DrainStage) {
+        if let Self::Draining { stage, .. } = self {
+            *stage = next;
         }
     }
 
@@ -76,7 +104,7 @@ impl Shutdown {
         match self {
             Self::Serving | Self::GivenUp => None,
             Self::Delay { drain_at } => Some(*drain_at),
-            Self::Draining { sweep, .. } if !sweep.is_done() => Some(Millis::ZERO),
+            Self::Draining { stage, .. } if !stage.is_done() => Some(Millis::ZERO),
             Self::Draining { give_up_at, .. } => Some(*give_up_at),
         }
     }
