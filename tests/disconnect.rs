@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Answer, Backend, Call, Client, Gate, Gateway, Port, Stream, assert_json, get, post};
+use common::{Answer, Backend, Call, Client, Gate, Gateway, Port, Stream, assert_json, eventually, get, post};
 use std::sync::{Arc, OnceLock};
 
 /// The disconnects made for a token.
@@ -216,7 +216,9 @@ fn time_out(gateway: &Gateway, backend: &Backend) -> [String; 2] {
     let tokens = ["/stays", "/leaves"].map(|url| backend.connect(url).token().to_owned());
     drop(leaves);
     assert_eq!(stays.response().status, 504);
-    gateway.log_line(&["WARN", "connect callback failed"]);
+    // Its client gets no answer, and the log has one line for both.
+    let both = r#"ssegateway_callback_failures_total{action="connect",reason="timeout"} 2"#;
+    eventually("both have timed out", || gateway.get("/internal/metrics").text().contains(both));
     tokens
 }
 

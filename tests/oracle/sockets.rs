@@ -33,7 +33,8 @@ impl Oracle {
         self.input += 1;
         let it = &mut self.exchanges[n];
         assert!(!it.ended && !it.failed, "read again after the end");
-        let last_look = it.last_look;
+        // Above the limit of unsent answers the last look finds nothing, and what is read then is discarded.
+        let last_look = it.last_look.filter(|_| it.left_over < ANSWERS_MAX);
         if result != Err(ErrorKind::Interrupted) {
             it.looked_at = Some(self.now);
         }
