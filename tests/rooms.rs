@@ -104,6 +104,7 @@ const FILES: [(&str, &[&str]); 14] = [
             "upstream",
             "mod",
             "visits",
+            "writes",
             "wire",
             "room",
             "invariants",

@@ -32,7 +32,7 @@
 //! | `expiry`, `draining` | timeouts, heartbeats and the drain of a connection; the walk of the drain over all |
 //! | `requests` | bytes to requests to answers |
 //! | `upstream` | what comes over Redis, and what it means |
-//! | `mod`, `visits`, `wire` | the inputs and outputs |
+//! | `mod`, `visits`, `writes`, `wire` | the inputs and outputs |
 
 mod actions;
 mod answers;
@@ -76,6 +76,7 @@ mod sweep;
 mod upstream;
 mod visits;
 mod wire;
+mod writes;
 
 pub use crate::hub::ConnId;
 pub use crate::redis::RedisSettings;
@@ -258,61 +259,6 @@ impl Gateway {
         self.recount(id, unfinished);
     }
 
-    /// The bytes to write to that connection next; empty for a stale id.
-    pub fn unsent(&mut self, id: ConnId) -> &[u8] {
-        let Some(connection) = self.connections.get_mut(id) else { return &[] };
-        if connection.out.is_empty() && (connection.is_lagging() || self.shared.is_offered(connection)) {
-            return self.shared.offered(connection);
-        }
-        connection.out.unsent()
-    }
-
-    /// Whether that connection has something to be written.
-    pub fn has_unsent(&self, id: ConnId) -> bool {
-        self.connections.get(id).is_some_and(|connection| !connection.out.is_empty() || connection.is_lagging())
-    }
-
-    /// The kernel accepted `count` bytes; 0 if the socket is full.
-    pub fn wrote(&mut self, now: Millis, id: ConnId, count: usize) {
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        if self.shared.is_offered(connection) {
-            self.shared.settle_offer(now, connection, count);
-        } else if count == 0 && connection.is_lagging() && connection.out.is_empty() {
-            self.shared.end_pull(now, connection);
-            if let State::Closed(_) = connection.state {
-                return self.shared.settle(now, &mut self.connections, id);
-            }
-        } else {
-            self.shared.outbox.wrote(now, &mut connection.out, count);
-        }
-        if connection.out.is_empty()
-            && let State::Closing(Closing::Flushing) = connection.state
-        {
-            if connection.input == Input::Ended {
-                self.shared.close(connection, CloseMode::Graceful);
-                self.shared.remove_closed(&mut self.connections, id);
-                return;
-            }
-            self.shared.linger(now, connection);
-        }
-        self.shared.count_unsent(connection);
-        self.shared.deadlines.schedule(now, connection, &self.shared.settings);
-        if let State::Closing(_) = connection.state {
-            self.shared.bound_lingering(&mut self.connections);
-        }
-        if self.shared.outbox.is_unsent_stale(self.connections.len()) {
-            self.shared.sweep_unsent(&mut self.connections);
-        }
-    }
-
-    /// The kernel accepts no more for that connection now.
-    pub fn refused(&mut self, now: Millis, id: ConnId) {
-        if let Some(connection) = self.connections.get_mut(id) {
-            self.shared.outbox.refused(now, &mut connection.out);
-        }
-        self.wrote(now, id, 0);
-    }
-
     /// Whether input of that connection should be read now.
     pub fn wants_input(&self, id: ConnId) -> bool {
         // Unbounded memory: a client that sends requests and never reads.
@@ -388,18 +334,6 @@ impl Gateway {
     /// The next action.
     pub fn next_action(&mut self) -> Option<Action> {
         self.shared.outbox.next_action()
-    }
-
-    /// The next connection with fresh output; streams come before the answers to their sends. Must be followed by
-    /// [`Gateway::wrote`].
-    pub fn next_dirty(&mut self) -> Option<ConnId> {
-        loop {
-            let id = self.shared.outbox.next_fresh()?;
-            if let Some(connection) = self.connections.get_mut(id) {
-                connection.out.start_write();
-                return Some(id);
-            }
-        }
     }
 
     /// Whether [`Gateway::next_member`] has something to do.
