@@ -83,6 +83,7 @@ const FILES: [(&str, &[&str]); 14] = [
             "lingering",
             "budget",
             "redis_stats",
+            "group_stats",
             "stats",
             "hints",
             "listing",

@@ -18,7 +18,7 @@
 //! | `deadlines`, `places`, `budget` | the deadline of each connection; which connection is evicted for another; the memory they take |
 //! | `lingering` | connections that linger after their last response |
 //! | `reached`, `frames` | how far a stream has got with its groups; their events as bytes |
-//! | `stats`, `hints`, `listing` | counters and their text; one-time log hints; pages of the list of streams |
+//! | `group_stats`, `stats`, `hints`, `listing` | counters and their text; one-time log hints; pages of the list of streams |
 //! | `shared` | state shared by all connections; answering, closing and settling one |
 //! | `ending` | the end of a stream, and its disconnect |
 //! | `relief` | what is given up when memory is short |
@@ -48,6 +48,7 @@ mod feed;
 mod feeds;
 mod following;
 mod frames;
+mod group_stats;
 mod hints;
 mod invariants;
 mod jitter;

@@ -33,7 +33,7 @@ impl Shared {
             }
         }
         if alive.is_empty() {
-            self.stats.group_sends.ended += 1;
+            self.stats.groups.sends.ended += 1;
             return SendResult::Ended;
         }
         let events = command.events.as_slice();
@@ -123,7 +123,7 @@ impl Shared {
         }
         let has_id = self.hub.groups.has_history() && !publication.is_transient && !publication.frames.is_empty();
         let id = has_id.then(|| self.engine.cursor(self.hub.groups.head()));
-        let counts = &mut self.stats.group_sends;
+        let counts = &mut self.stats.groups.sends;
         *(if reached { &mut counts.reached } else { &mut counts.unreached }) += 1;
         SendResult::Published(Published { id, reached })
     }

@@ -95,7 +95,7 @@ impl Shared {
             Some(Resume::Cursor(cursor)) => cursor.filter(|cursor| self.is_ours(*cursor)),
             Some(Resume::Live(_)) | None => None,
         };
-        let counts = &mut self.stats.replays;
+        let counts = &mut self.stats.groups.replays;
         let (from, has_gap) = match resume {
             // All kept events: those of an unknown group cannot be missing.
             None => {

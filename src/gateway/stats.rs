@@ -2,6 +2,7 @@
 
 use super::answers::{ConnectResult, Refusal};
 use super::feed::FeedEnd;
+use super::group_stats::GroupStats;
 use super::redis_stats::{RedisFigures, RemoteCounts};
 use super::results::SendResult;
 use crate::callback::{Detail, Outcome, Reason};
@@ -92,9 +93,7 @@ pub(super) struct Stats {
     pub events: u64,
     pub event_bytes: u64,
     pub heartbeats: u64,
-    pub group_sends: GroupSends,
-    pub group_deliveries: u64,
-    pub replays: Replays,
+    pub groups: GroupStats,
     pub feeds: Feeds,
     pub remote: RemoteCounts,
     /// Disconnects that were queued for another attempt.
@@ -127,27 +126,6 @@ impl Feeds {
     }
 }
 
-/// Sends to groups, by what became of them.
-#[derive(Clone, Copy, Default)]
-pub(super) struct GroupSends {
-    pub reached: u64,
-    pub unreached: u64,
-    pub ended: u64,
-}
-
-/// Clients that came back with a cursor, or for all that is kept, by what they got.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Replays {
-    /// Everything that they had missed.
-    pub complete: u64,
-    /// A gap, as their cursor is of another epoch.
-    pub unknown: u64,
-    /// A gap, as something was dropped.
-    pub dropped: u64,
-    /// A gap, as too much is forgotten to be sure.
-    pub forgotten: u64,
-}
-
 /// Gauges: the current state, which counters do not have.
 pub(super) struct Gauges {
     pub ready: bool,
@@ -173,9 +151,7 @@ impl Default for Stats {
             events: 0,
             event_bytes: 0,
             heartbeats: 0,
-            group_sends: GroupSends::default(),
-            group_deliveries: 0,
-            replays: Replays::default(),
+            groups: GroupStats::default(),
             feeds: Feeds::default(),
             remote: RemoteCounts::default(),
             redeliveries: 0,
@@ -213,7 +189,7 @@ impl Stats {
     /// Events of groups were written to a stream.
     pub(super) fn deliver(&mut self, events: u64, bytes: usize) {
         self.sent(events, bytes);
-        self.group_deliveries += events;
+        self.groups.deliveries += events;
     }
 
     /// Events were appended to a stream, in so many bytes of frames.
@@ -254,7 +230,7 @@ impl Stats {
         text.sample("ssegateway_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
         text.gauge("ssegateway_ready", "Whether /readyz says so.", u64::from(gauges.ready));
         self.render_streams(&mut text, gauges);
-        self.render_groups(&mut text, &gauges.groups);
+        self.groups.render(&mut text, &gauges.groups);
         self.render_callbacks(&mut text, gauges);
         self.render_connections(&mut text, gauges);
         if let Some(redis) = &gauges.redis {
@@ -326,40 +302,6 @@ impl Stats {
         text.family(name, "counter", "Of the sends, those that came in streaming sends, by what became of them.");
         for (label, count) in SendResult::LABELS.into_iter().zip(self.feeds.lines) {
             text.sample(name, &[("result", label)], count);
-        }
-    }
-
-    fn render_groups(&self, text: &mut Exposition, groups: &GroupCounts) {
-        let name = "ssegateway_group_sends_total";
-        text.family(name, "counter", "Sends to groups, by whether any stream was in one, or all had ended.");
-        let GroupSends { reached, unreached, ended } = self.group_sends;
-        for (label, count) in [("reached", reached), ("unreached", unreached), ("ended", ended)] {
-            text.sample(name, &[("result", label)], count);
-        }
-        let Replays { complete, unknown, dropped, forgotten } = self.replays;
-        for (name, help, count) in [
-            ("ssegateway_group_deliveries_total", "Events of groups written to streams.", self.group_deliveries),
-            ("ssegateway_replays_total", "Streams that went on without a gap behind a cursor.", complete),
-        ] {
-            text.counter(name, help, count);
-        }
-        let name = "ssegateway_gaps_total";
-        text.family(name, "counter", "Streams that were told of a gap, by its cause.");
-        for (label, count) in [("unknown_cursor", unknown), ("dropped", dropped), ("forgotten", forgotten)] {
-            text.sample(name, &[("cause", label)], count);
-        }
-        let name = "ssegateway_history_dropped_total";
-        text.family(name, "counter", "Kept events that were dropped, by the limit that they met.");
-        for (label, count) in [("space", groups.dropped_for_space), ("age", groups.dropped_for_age)] {
-            text.sample(name, &[("cause", label)], count);
-        }
-        for (name, help, value) in [
-            ("ssegateway_groups", "Groups that have members or something kept now.", groups.groups),
-            ("ssegateway_memberships", "Streams in groups now, each once for each of its groups.", groups.memberships),
-            ("ssegateway_history_events", "Events kept for replay now.", groups.kept_events),
-            ("ssegateway_history_bytes", "What they count against HISTORY_BYTES.", groups.kept_bytes),
-        ] {
-            text.gauge(name, help, value);
         }
     }
 

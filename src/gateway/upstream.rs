@@ -292,7 +292,7 @@ impl Shared {
 
     /// The result of a send to groups.
     fn sent(&mut self, outcome: Outcome, has_id: bool) -> SendResult {
-        let counts = &mut self.stats.group_sends;
+        let counts = &mut self.stats.groups.sends;
         let (id, reached) = match outcome {
             Outcome::Sent { position, reached } => (has_id.then(|| self.engine.cursor(position)), reached),
             Outcome::Probed(reached) => (None, reached),
