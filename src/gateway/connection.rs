@@ -389,6 +389,11 @@ impl Connection {
         }
     }
 
+    /// Whether something follows once it has caught up with its groups.
+    pub(super) fn has_tail(&self) -> bool {
+        matches!(&self.state, State::Streaming(streaming) if streaming.reached.has_tail())
+    }
+
     /// Whether it is a stream in groups.
     pub(super) fn is_member(&self) -> bool {
         matches!(&self.state, State::Streaming(streaming) if streaming.joined != Joined::NONE)

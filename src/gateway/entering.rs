@@ -202,15 +202,8 @@ impl Shared {
         let cursor = self.engine.cursor(self.position_of(reached));
         let State::Streaming(streaming) = &mut connection.state else { return };
         self.hub.groups.leave_all(&mut streaming.joined);
-        if reached.has_tail()
-            && let Some(tail) = self.delivery.tails.remove(&connection.id.slot())
-        {
-            if !tail.held.is_empty() {
-                self.write_events(now, connection, tail.held_events, |out| out.extend_from_slice(&tail.held));
-            }
-            if let Some(ending) = tail.end {
-                return self.end_stream(now, connection, ending);
-            }
+        if let Some(ending) = self.write_held(now, connection) {
+            return self.end_stream(now, connection, ending);
         }
         let has_gap = reached.is_resumable();
         self.mark_entering(connection);

@@ -6,8 +6,11 @@ use crate::hub::{ConnId, EndReason, Frame};
 use memchr::memchr;
 use std::collections::BTreeMap;
 
-/// The maximum collected for one write: as much as the loop writes at once.
-const COLLECTED_BYTES_MAX: usize = 64 * 1024;
+/// As much as the loop writes at once.
+const WRITE_BYTES_MAX: usize = 64 * 1024;
+
+/// The maximum collected for one write: with the framing of the last event it still fits.
+const COLLECTED_BYTES_MAX: usize = WRITE_BYTES_MAX - 64;
 
 /// Memory that is kept for reuse.
 const SPARE_BYTES_MAX: usize = 128 * 1024;
@@ -164,6 +167,8 @@ pub(super) struct Taken {
     /// The number of events that were at least partly accepted.
     pub events: u64,
     pub all: bool,
+    /// The socket is not known to be full.
+    pub is_room_left: bool,
 }
 
 /// What follows once a stream has reached a position.
@@ -182,11 +187,18 @@ pub(super) struct Delivery {
     pub live: LiveFrame,
     pub collected: Collected,
     pub offer: Option<Offer>,
+    /// The member that has accepted all that was offered, but is due more.
+    pub unfinished: Option<ConnId>,
     /// By the slot of the stream.
     pub tails: BTreeMap<u32, Tail>,
 }
 
 impl Delivery {
+    /// Bytes that a stream is sent once it has caught up.
+    pub(super) fn held_for(&self, id: ConnId) -> usize {
+        self.tails.get(&id.slot()).map_or(0, |tail| tail.held.len())
+    }
+
     /// Begins to collect.
     pub(super) fn start(&mut self) -> &mut Collected {
         self.collected.clear();
@@ -213,7 +225,8 @@ impl Delivery {
         let rest = part.map_or(Vec::new(), |(end, _)| bytes[count..*end].to_vec());
         let last = part.or_else(|| ends.get(whole.checked_sub(1)?));
         let events = whole as u64 + u64::from(part.is_some());
-        Taken { position: last.map(|(_, position)| *position), rest, events, all }
+        let is_room_left = all || count >= WRITE_BYTES_MAX;
+        Taken { position: last.map(|(_, position)| *position), rest, events, all, is_room_left }
     }
 
     /// Frees unused memory.

@@ -16,7 +16,7 @@ impl Gateway {
         for (id, connection) in self.connections.iter() {
             unsent += u64::from(connection.out.counted());
             unfinished += connection.unfinished_bytes();
-            connection.out.assert_invariants(connection.unsent_bytes());
+            connection.out.assert_invariants(self.shared.unsent_of(connection));
             assert_eq!(connection.id, id);
             let is_named = hub.tokens.get(connection.token, token_in) == Some(id.slot());
             assert_eq!(is_named, connection.is_stream(), "tokens name streams, and nothing else");

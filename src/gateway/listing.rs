@@ -88,7 +88,7 @@ impl Listing {
                 connection.token,
                 streaming.request.escaped_url(),
                 rfc3339(streaming.opened_at.into()),
-                connection.out.len() + in_kernel(id)
+                connection.out.len().max(connection.out.counted() as usize) + in_kernel(id)
             );
             self.write_groups(heading.groups, streaming.joined);
             self.body.push('}');

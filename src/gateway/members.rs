@@ -10,7 +10,7 @@ use super::shared::Shared;
 use crate::callback::{Detail, Reason};
 use crate::clock::Millis;
 use crate::cursor::Position;
-use crate::hub::{ConnId, Due, EndReason, Joined, Keeps, Visit};
+use crate::hub::{Due, EndReason, Joined, Keeps, Visit};
 use crate::planted;
 
 /// Ended with its groups.
@@ -55,31 +55,12 @@ impl Shared {
 
     /// A walk visits a member. `true`: it must be written to now.
     pub(super) fn visit(&mut self, now: Millis, connection: &mut Connection, visit: Visit) -> bool {
-        let Some((joined, reached)) = Self::membership(connection) else { return false };
-        let end = if visit.close_at > 0 {
-            Some((visit.close_at, EndReason::SERVER_CLOSED))
-        } else {
-            self.hub.groups.is_over(joined).then(|| (self.hub.groups.head(), GROUP_ENDED))
-        };
-        if reached.is_lagging() {
-            // The end of its groups is seen once it has caught up.
-            if visit.close_at > 0 {
-                self.end_behind(connection, visit.close_at, EndReason::SERVER_CLOSED);
-            }
+        let Some((_, reached)) = Self::membership(connection) else { return false };
+        if self.end_with_groups(now, connection) || reached.is_lagging() {
             return false;
         }
         let (floor, head) = (self.position_of(reached), self.hub.groups.head());
         let is_blocked = connection.out.refused() > 0;
-        if let Some((until, reason)) = end {
-            if is_blocked && self.hub.groups.has_history() && visit.newest > floor {
-                self.lag(connection, floor);
-                self.end_behind(connection, until, reason);
-            } else {
-                self.append_due(now, connection, until, if is_blocked { Due::Queued } else { Due::Live });
-                self.end_stream(now, connection, reason);
-            }
-            return false;
-        }
         if visit.newest <= floor {
             return false;
         }
@@ -88,18 +69,85 @@ impl Shared {
         }
         if !is_blocked {
             self.append_due(now, connection, head, Due::Live);
-        } else if self.hub.groups.has_history() {
-            self.lag(connection, floor);
-        } else if connection.out.is_overdue(now, self.settings.pending_bytes_max) {
+        } else if !self.hub.groups.has_history() && connection.out.is_overdue(now, self.settings.pending_bytes_max) {
             self.cut_stream(now, connection, EndReason::error(Detail::SlowConsumer));
         } else {
-            self.append_due(now, connection, head, Due::Queued);
+            self.fall_behind(now, connection, floor);
         }
         false
     }
 
+    /// The rest of what is due to the member that [`Delivery::unfinished`] names.
+    pub(super) fn rest_of_visit(&mut self) -> Option<Visit> {
+        let id = self.delivery.unfinished.take()?;
+        Some(Visit { stream: id.slot(), newest: self.hub.groups.head(), sole: None })
+    }
+
+    /// The socket of a stream is full that has got to `position`. What is not kept of the rest, or no longer, is queued.
+    fn fall_behind(&mut self, now: Millis, connection: &mut Connection, position: Position) {
+        let Some((joined, _)) = Self::membership(connection) else { return };
+        let head = self.hub.groups.head();
+        if self.hub.groups.has_history() {
+            let room = self.settings.pending_bytes_max.saturating_sub(connection.out.len());
+            let is_lost = self.hub.groups.is_lost(joined, position);
+            if !is_lost || self.hub.groups.exceeds(joined, (position, head), room) {
+                return self.leave_behind(connection, position);
+            }
+        }
+        if let Some(reached) = Self::reached_mut(connection) {
+            reached.set_position(position);
+        }
+        self.append_due(now, connection, head, Due::Queued);
+    }
+
+    /// Ends a stream whose groups have ended, or one of whose groups was closed, behind what it is owed until then. One
+    /// that lags ends later.
+    fn end_with_groups(&mut self, now: Millis, connection: &mut Connection) -> bool {
+        let Some((joined, reached)) = Self::membership(connection) else { return false };
+        let close = self.hub.groups.close_of(joined);
+        let end = match close {
+            Some(until) => (until, EndReason::SERVER_CLOSED),
+            // One that lags sees it once it has caught up.
+            None if reached.is_lagging() || !self.hub.groups.is_over(joined) => return false,
+            None => (self.hub.groups.head(), GROUP_ENDED),
+        };
+        let ((until, reason), floor) = (end, self.position_of(reached));
+        let is_blocked = connection.out.refused() > 0;
+        if reached.is_lagging() {
+            self.end_behind(connection, until, reason);
+        } else if is_blocked && self.hub.groups.has_history() && self.hub.groups.owes(joined, floor) {
+            self.fall_behind(now, connection, floor);
+            if connection.is_lagging() {
+                self.end_behind(connection, until, reason);
+            } else {
+                self.end_stream(now, connection, reason);
+            }
+        } else {
+            self.append_due(now, connection, until, if is_blocked { Due::Queued } else { Due::Live });
+            self.end_stream(now, connection, reason);
+        }
+        true
+    }
+
+    /// Whether a stream has ended, or does once it has caught up.
+    pub(super) fn is_ending(&self, connection: &Connection) -> bool {
+        let Some((_, reached)) = Self::membership(connection) else { return true };
+        let tail = reached.has_tail().then(|| self.delivery.tails.get(&connection.id.slot())).flatten();
+        tail.is_some_and(|tail| tail.end.is_some())
+    }
+
+    /// Ends a stream that has left its last group that goes on. One that lags ends once it has caught up.
+    pub(super) fn end_if_over(&mut self, now: Millis, connection: &mut Connection) {
+        if let Some((joined, reached)) = Self::membership(connection)
+            && !reached.is_lagging()
+            && self.hub.groups.is_over(joined)
+        {
+            self.end_stream(now, connection, GROUP_ENDED);
+        }
+    }
+
     /// The stream continues with the kept events after `position`.
-    fn lag(&mut self, connection: &mut Connection, position: Position) {
+    fn leave_behind(&mut self, connection: &mut Connection, position: Position) {
         if let Some(reached) = Self::reached_mut(connection) {
             reached.set_position(position);
             reached.set_lagging(true);
@@ -198,22 +246,23 @@ impl Shared {
     /// Brings a stream up to date before other output, so that sends to it stay in order. Lagging streams stay behind.
     pub(super) fn catch_up(&mut self, now: Millis, connection: &mut Connection) {
         let Some((joined, reached)) = Self::membership(connection) else { return };
-        if reached.is_lagging() || joined == Joined::NONE || !self.hub.groups.has_walks() {
+        if joined == Joined::NONE || !self.hub.groups.has_walks() {
             return;
         }
         if planted::is("token-sends-overtake-group-sends") {
             return;
         }
+        if self.end_with_groups(now, connection) || reached.is_lagging() {
+            return;
+        }
         let head = self.hub.groups.head();
         if connection.out.refused() == 0 {
             self.append_due(now, connection, head, Due::Live);
-        } else if self.hub.groups.has_history() {
+        } else {
             let floor = self.position_of(reached);
             if self.hub.groups.owes(joined, floor) {
-                self.lag(connection, floor);
+                self.fall_behind(now, connection, floor);
             }
-        } else {
-            self.append_due(now, connection, head, Due::Queued);
         }
     }
 
@@ -281,14 +330,15 @@ impl Shared {
                     reached.set_position(position);
                 }
             }
-            Some(_) | None if self.hub.groups.has_history() => self.lag(connection, position),
-            Some(_) | None => {
+            // It was more than fits into one write: the socket is offered the rest before anything else.
+            Some(_) | None if taken.is_room_left => {
                 if let Some(reached) = Self::reached_mut(connection) {
                     reached.set_position(position);
                 }
-                let head = self.hub.groups.head();
-                self.append_due(now, connection, head, if taken.all { Due::Live } else { Due::Queued });
+                self.outbox.queue(connection.id, &mut connection.out);
+                self.delivery.unfinished = Some(connection.id);
             }
+            Some(_) | None => self.fall_behind(now, connection, position),
         }
     }
 
@@ -332,10 +382,11 @@ impl Shared {
         }
     }
 
-    /// The `id` of a stream's heartbeat, if it has one.
-    pub(super) fn heartbeat_id(&self, id: ConnId, reached: Reached) -> Option<IdLine> {
+    /// The `id` of a stream's position, if it has one.
+    pub(super) fn position_line(&self, connection: &Connection) -> Option<IdLine> {
+        let (_, reached) = Self::membership(connection).filter(|(_, reached)| reached.is_resumable())?;
         // One that is still to enter its groups has no position of its own.
-        let has_position = self.following.is_empty() || self.following.entering(id).is_none();
-        (reached.is_resumable() && has_position).then(|| self.id_line(self.position_of(reached)))
+        let has_position = self.following.is_empty() || self.following.entering(connection.id).is_none();
+        has_position.then(|| self.id_line(self.position_of(reached)))
     }
 }

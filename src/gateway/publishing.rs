@@ -203,8 +203,14 @@ impl Shared {
         leave: &[S],
     ) -> MembershipResult {
         self.catch_up(now, connection);
+        if self.is_ending(connection) {
+            return MembershipResult::NotFound;
+        }
         match self.change_membership(connection, join, leave) {
-            Ok(()) => MembershipResult::Ok,
+            Ok(()) => {
+                self.end_if_over(now, connection);
+                MembershipResult::Ok
+            }
             Err(error) => MembershipResult::Invalid(error),
         }
     }
@@ -256,6 +262,7 @@ impl Shared {
                 warn!(token, why = &*error.message(); "a change of groups that was requested meanwhile is ignored");
             }
         }
+        self.end_if_over(now, connection);
     }
 }
 

@@ -176,14 +176,8 @@ impl Shared {
         }
         let held = without_ids(&connecting.held);
         if entry.is_due {
-            let until = self.hub.groups.head();
-            let tail = Tail { until, held, held_events: connecting.held_events, end: None };
-            if !tail.held.is_empty() {
-                self.delivery.tails.insert(connection.id.slot(), tail);
-                if let State::Streaming(streaming) = &mut connection.state {
-                    streaming.reached.set_tail(true);
-                }
-            }
+            self.hold_back(connection, held, connecting.held_events);
+            self.count_unsent(connection);
         } else if held.is_empty() {
             if let Some(id) = first {
                 let out = self.outbox.frames(now, &mut connection.out);
@@ -213,10 +207,36 @@ impl Shared {
             out.extend_from_slice(id.as_bytes());
             out.push(b'\n');
         }
+        if entry.is_due {
+            self.hold_back(connection, Vec::new(), 0);
+        }
         self.outbox.queue(connection.id, &mut connection.out);
         if entry.is_over && !entry.is_due {
             self.end_stream(now, connection, GROUP_ENDED);
         }
+    }
+
+    /// What is sent to the token of a stream comes behind the events that are replayed to it now.
+    fn hold_back(&mut self, connection: &mut Connection, held: Vec<u8>, held_events: u64) {
+        if let State::Streaming(streaming) = &mut connection.state {
+            streaming.reached.set_tail(true);
+            let tail = Tail { until: self.hub.groups.head(), held, held_events, end: None };
+            self.delivery.tails.insert(connection.id.slot(), tail);
+        }
+    }
+
+    /// Writes what is held back of a stream that does not get there any more. Returns why it was to end behind that.
+    pub(super) fn write_held(&mut self, now: Millis, connection: &mut Connection) -> Option<EndReason> {
+        let State::Streaming(streaming) = &mut connection.state else { return None };
+        if !streaming.reached.has_tail() {
+            return None;
+        }
+        streaming.reached.set_tail(false);
+        let tail = self.delivery.tails.remove(&connection.id.slot())?;
+        if !tail.held.is_empty() {
+            self.write_events(now, connection, tail.held_events, |out| out.extend_from_slice(&tail.held));
+        }
+        tail.end
     }
 
     /// Writes an event with or without an id.
@@ -262,6 +282,7 @@ impl Shared {
             Some(tail) => {
                 write(&mut tail.held);
                 tail.held_events += count;
+                self.count_unsent(connection);
             }
             None if count > 0 => {
                 self.write_events(now, connection, count, write);

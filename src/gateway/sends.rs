@@ -90,7 +90,12 @@ impl Shared {
                     return SendResult::Failed;
                 }
                 if !is_plain {
-                    return self.send_to_member(now, connection, events, command.close);
+                    let id = connection.id;
+                    let result = self.send_to_member(now, connection, events, command.close);
+                    if result == SendResult::Failed {
+                        self.settle(now, connections, id);
+                    }
+                    return result;
                 }
                 if !events.is_empty() {
                     let write = |out: &mut Vec<u8>| events.iter().for_each(|event| event.write(out));

@@ -350,9 +350,15 @@ impl Shared {
         }
     }
 
+    /// Unsent bytes of a connection, with what is held back for it until it is open or has caught up.
+    pub(super) fn unsent_of(&self, connection: &Connection) -> usize {
+        let held = if connection.has_tail() { self.delivery.held_for(connection.id) } else { 0 };
+        connection.unsent_bytes() + held
+    }
+
     /// Updates the count of a connection's unsent bytes.
     pub(super) fn count_unsent(&mut self, connection: &mut Connection) {
-        let bytes = connection.unsent_bytes();
+        let bytes = self.unsent_of(connection);
         self.outbox.count_unsent(connection.id, &mut connection.out, bytes);
     }
 

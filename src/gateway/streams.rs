@@ -374,21 +374,27 @@ impl Shared {
     /// The drain reaches an open stream.
     pub(super) fn drain_stream(&mut self, now: Millis, connection: &mut Connection) {
         self.catch_up(now, connection);
+        if !connection.is_stream() {
+            return;
+        }
+        let ending = self.write_held(now, connection).unwrap_or(EndReason::SHUTDOWN);
         // A missed state, which a test that ends with the drain does not notice.
         if !planted::is("drain-forgets-the-retry") {
             let delay = self.settings.reconnect_delay_ms.unwrap_or(DRAIN_RETRY_MS);
-            sse::write_retry(self.outbox.frames(now, &mut connection.out), self.jitter.spread(delay));
+            // One that is replaying may have no position yet.
+            let id = if connection.is_lagging() { self.position_line(connection) } else { None };
+            let out = self.outbox.frames(now, &mut connection.out);
+            out.extend_from_slice(id.as_ref().map_or(&[], IdLine::as_bytes));
+            sse::write_retry(out, self.jitter.spread(delay));
         }
-        self.end_stream(now, connection, EndReason::SHUTDOWN);
+        self.end_stream(now, connection, ending);
     }
 
     /// A heartbeat is due: written unless bytes are unsent.
     pub(super) fn beat(&mut self, now: Millis, connection: &mut Connection) {
-        let State::Streaming(Streaming { reached, .. }) = &connection.state else { return };
-        let reached = *reached;
-        if connection.out.is_empty() && !reached.is_lagging() {
+        if connection.out.is_empty() && !connection.is_lagging() {
             self.stats.heartbeats += 1;
-            let id = if reached.is_plain() { None } else { self.heartbeat_id(connection.id, reached) };
+            let id = self.position_line(connection);
             let id_line = id.as_ref().map_or(&[][..], IdLine::as_bytes);
             let out = self.outbox.frames(now, &mut connection.out);
             sse::write_comment(out, sse::HEARTBEAT, self.settings.padding_bytes, id_line);

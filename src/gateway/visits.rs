@@ -20,11 +20,16 @@ impl Gateway {
             self.shared.settle(now, &mut self.connections, id);
         }
         for _ in 0..TURN_VISITS {
-            let visit = self.shared.hub.groups.next_visit()?;
+            let rest = self.shared.rest_of_visit();
+            let visit = rest.or_else(|| self.shared.hub.groups.next_visit())?;
             let Some(connection) = self.connections.in_slot_mut(visit.stream) else { continue };
             let id = connection.id;
             if self.shared.visit(now, connection, visit) {
                 return Some(id);
+            }
+            // It may have ended, and deadlines, with which calls start otherwise, may be held.
+            if !connection.is_stream() {
+                self.shared.start_calls(now, &mut self.connections);
             }
             if !self.shared.remove_closed(&mut self.connections, id)
                 && let Some(connection) = self.connections.get_mut(id)

@@ -36,6 +36,7 @@ impl Gateway {
     /// The kernel accepted `count` bytes; 0 if the socket is full.
     pub fn wrote(&mut self, now: Millis, id: ConnId, count: usize) {
         let Some(connection) = self.connections.get_mut(id) else { return };
+        let was_lagging = connection.is_lagging();
         if self.shared.is_offered(connection) {
             self.shared.settle_offer(now, connection, count);
         } else if count == 0 && connection.is_lagging() && connection.out.is_empty() {
@@ -60,6 +61,10 @@ impl Gateway {
         self.shared.deadlines.schedule(now, connection, &self.shared.settings);
         if let State::Closing(_) = connection.state {
             self.shared.bound_lingering(&mut self.connections);
+            // A stream that has caught up may end with that.
+            if was_lagging {
+                self.shared.start_calls(now, &mut self.connections);
+            }
         }
         if self.shared.outbox.is_unsent_stale(self.connections.len()) {
             self.shared.sweep_unsent(&mut self.connections);

@@ -35,8 +35,8 @@ pub(super) struct Walk {
     pub(super) covers: Position,
     /// Members not yet visited in this round.
     pub(super) left: usize,
-    /// Streams that joined before this end after it; 0: none.
-    pub(super) close_at: Position,
+    /// Streams that joined before one of these end after it; in order.
+    pub(super) closes: Vec<Position>,
     /// In order.
     pub(super) passing: VecDeque<Passing>,
 }
@@ -90,6 +90,8 @@ pub(crate) struct Groups {
     /// Whose turn it is among them, and for how many members more.
     pub(super) turn: usize,
     pub(super) turn_left: usize,
+    /// Closes in flight, of all groups.
+    pub(super) closing: usize,
     /// The newest position.
     pub(super) head: Position,
     /// Followed groups that the last member has left; somebody may have joined since.
@@ -147,6 +149,7 @@ impl Groups {
             walks: VecDeque::new(),
             turn: 0,
             turn_left: 0,
+            closing: 0,
             head: 0,
             vacated: Vec::new(),
             ended: 0,

@@ -199,6 +199,7 @@ impl Groups {
             self.forget_all(slot);
         }
         self.walks.clear();
+        self.closing = 0;
         self.keeping.forgotten = Forgotten::default();
         self.head = head;
     }

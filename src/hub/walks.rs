@@ -6,7 +6,7 @@
 
 use super::groups::{Frame, Groups, Source, Walk};
 use super::history::Entry;
-use super::memberships::Joined;
+use super::memberships::{Joined, Membership};
 use crate::clock::Millis;
 use crate::cursor::Position;
 use crate::planted;
@@ -41,8 +41,6 @@ pub(crate) struct Visit {
     pub(crate) stream: u32,
     /// The group's events up to here are in flight.
     pub(crate) newest: Position,
-    /// The stream ends after this; 0: it does not.
-    pub(crate) close_at: Position,
     /// The only event in flight in all groups together, if there is exactly one.
     pub(crate) sole: Option<Position>,
 }
@@ -121,14 +119,27 @@ impl Groups {
                     pending_from: first,
                     covers: head,
                     left,
-                    close_at: 0,
+                    closes: Vec::new(),
                     passing: VecDeque::new(),
                 }))
             }
         };
         if closes {
-            walk.close_at = head;
+            walk.closes.push(head);
+            self.closing += 1;
         }
+    }
+
+    /// The position behind which a stream ends, as one of its groups was closed and it has not been visited since.
+    pub(crate) fn close_of(&self, joined: Joined) -> Option<Position> {
+        if self.closing == 0 {
+            return None;
+        }
+        let close = |membership: &Membership| {
+            let walk = self.group(membership.group).walk.as_ref()?;
+            walk.closes.iter().copied().find(|close| *close > membership.from)
+        };
+        self.memberships.of(joined).filter_map(close).min()
     }
 
     /// Everything up to here has been brought to everybody, but for streams that lag.
@@ -164,14 +175,8 @@ impl Groups {
             self.turn_left -= 1;
             walk.left -= 1;
             let membership = self.memberships.get(group.members[walk.left]);
-            let closes = walk.close_at > membership.from;
             let sole = (is_sole && walk.pending_from == group.newest).then_some(group.newest);
-            return Some(Visit {
-                stream: membership.stream(),
-                newest: group.newest,
-                close_at: if closes { walk.close_at } else { 0 },
-                sole,
-            });
+            return Some(Visit { stream: membership.stream(), newest: group.newest, sole });
         }
     }
 
@@ -184,10 +189,10 @@ impl Groups {
         walk.passing.drain(..done);
         self.walks.remove(turn);
         self.turn_left = 0;
+        let closed = walk.closes.partition_point(|close| *close <= walk.covers);
+        walk.closes.drain(..closed);
+        self.closing -= closed;
         if group.newest > walk.covers && !planted::is("events-behind-a-walk-are-forgotten") {
-            if walk.close_at <= walk.covers {
-                walk.close_at = 0;
-            }
             walk.pending_from = walk.covers + 1;
             walk.covers = group.newest;
             walk.left = group.members.len();
@@ -200,6 +205,7 @@ impl Groups {
             let at = self.walks.partition_point(|slot| pending_from(slot) <= from);
             self.walks.insert(at, slot);
         } else {
+            self.closing -= walk.closes.len();
             group.walk = None;
             self.release(slot);
         }
@@ -215,6 +221,15 @@ impl Groups {
         self.memberships.of(joined).any(|membership| {
             let ring = &self.group(membership.group).ring;
             ring.get(ring.first_after(floor.max(membership.from))).is_some_and(|entry| entry.position <= until)
+        })
+    }
+
+    /// Whether that is more than so many bytes, without what is transient.
+    pub(crate) fn exceeds(&mut self, joined: Joined, range: (Position, Position), bytes_max: usize) -> bool {
+        let mut bytes = 0;
+        !self.take_due(joined, range, Due::Queued, |_, frame, _| {
+            bytes += frame.len();
+            bytes <= bytes_max
         })
     }
 

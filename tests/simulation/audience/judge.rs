@@ -70,6 +70,16 @@ impl World {
         }
     }
 
+    /// Whoever was cut had fallen behind what is kept.
+    pub(super) fn judge_cuts(&mut self) {
+        for token in std::mem::take(&mut self.cut) {
+            let n = (token.as_u128() >> 64) as usize;
+            let client = &self.clients[n];
+            let is_lost = client.granted.keys().any(|group| self.kept[*group].dropped > client.has);
+            assert!(is_lost || token != client.token, "client {n}: cut although nothing is lost");
+        }
+    }
+
     /// The client has been told that it has everything up to `position`.
     pub(super) fn check_nothing_missing(&mut self, n: usize, position: u64) {
         let is_event = self.events.contains_key(&position);

@@ -1,0 +1,343 @@
+//! Members of groups, with the pure core driven directly: what the kernel accepts, and when, is decided here.
+
+use ssegateway::callback::{Call, CallKind, Called, Detail, Outcome, Reason};
+use ssegateway::clock::Millis;
+use ssegateway::cursor::Cursor;
+use ssegateway::gateway::{Action, ConnId, Gateway, Listener, Peer, Settings};
+use ssegateway::job::{Completion, Job};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// A gateway, its kernel, and its backend.
+struct World {
+    gateway: Gateway,
+    now: Millis,
+    backend: ConnId,
+    /// What the kernel has accepted for each connection.
+    received: BTreeMap<ConnId, Vec<u8>>,
+    /// Connections for which it accepts nothing, and those for which it accepts so many bytes at a time.
+    full: Vec<ConnId>,
+    calls: Vec<Call>,
+    tokens: u128,
+}
+
+impl World {
+    fn new(settings: Settings) -> Self {
+        let now = Millis::from_millis(1_000);
+        let mut gateway = Gateway::new(settings, now, 1);
+        let backend = gateway.accept(now, Listener::Public, Peer::Loopback, Uuid::nil()).expect("room");
+        let (received, full, calls) = (BTreeMap::new(), Vec::new(), Vec::new());
+        Self { gateway, now, backend, received, full, calls, tokens: 0 }
+    }
+
+    /// A stream whose connect is answered with that, and its token.
+    fn open(&mut self, answer: &str) -> (ConnId, Uuid) {
+        self.tokens += 1;
+        let token = Uuid::from_u128(self.tokens);
+        let id = self.gateway.accept(self.now, Listener::Public, Peer::Loopback, token).expect("room");
+        self.gateway.receive(self.now, id, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        self.flush();
+        let is_it = |call: &Call| call.token == token;
+        let call = self.calls.swap_remove(self.calls.iter().position(is_it).expect("a connect"));
+        let body = Some(answer.as_bytes().to_vec());
+        let outcome = Outcome::Answered { status: 200, passed: Vec::new(), body, in_doubt: false };
+        self.gateway.complete(self.now, Completion::Called(Called { id: call.id, outcome }));
+        (id, token)
+    }
+
+    /// The same, once it has its first output, which is forgotten.
+    fn open_and_read(&mut self, answer: &str) -> (ConnId, Uuid) {
+        let stream = self.open(answer);
+        self.carry_out();
+        self.received.clear();
+        stream
+    }
+
+    /// Input from the backend, with the answers to it. Nothing is written to members yet.
+    fn say(&mut self, requests: &[(&str, String)]) -> Vec<String> {
+        let input: Vec<String> = requests
+            .iter()
+            .map(|(path, body)| {
+                let length = body.len();
+                format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{body}")
+            })
+            .collect();
+        self.gateway.receive(self.now, self.backend, input.concat().as_bytes());
+        self.write(self.backend);
+        let answers = String::from_utf8(self.received.remove(&self.backend).unwrap_or_default()).expect("text");
+        answers.split("HTTP/1.1 ").skip(1).map(|answer| answer[..3].to_owned()).collect()
+    }
+
+    fn send(&mut self, body: &str) -> String {
+        self.say(&[("/internal/send", body.to_owned())]).remove(0)
+    }
+
+    fn write(&mut self, id: ConnId) {
+        let bytes = self.gateway.unsent(id);
+        if bytes.is_empty() {
+            self.gateway.wrote(self.now, id, 0);
+        } else if self.full.contains(&id) {
+            self.gateway.refused(self.now, id);
+        } else {
+            let count = bytes.len().min(64 * 1024);
+            self.received.entry(id).or_default().extend_from_slice(&bytes[..count]);
+            self.gateway.wrote(self.now, id, count);
+        }
+    }
+
+    /// Brings all members up to date, and writes what there is.
+    fn carry_out(&mut self) {
+        while let Some(id) = self.gateway.next_member(self.now) {
+            self.write(id);
+        }
+        self.flush();
+        self.gateway.assert_invariants();
+    }
+
+    fn flush(&mut self) {
+        loop {
+            if let Some(id) = self.gateway.next_dirty() {
+                self.write(id);
+                while self.gateway.has_unsent(id) && !self.full.contains(&id) {
+                    self.write(id);
+                }
+            } else if let Some(action) = self.gateway.next_action() {
+                if let Action::Start(Job::Call(call)) = action {
+                    self.calls.push(call);
+                }
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// The kernel accepts as much again as there is.
+    fn drain(&mut self, id: ConnId) {
+        self.full.retain(|full| *full != id);
+        while self.gateway.has_unsent(id) {
+            self.write(id);
+        }
+        self.carry_out();
+    }
+
+    /// The data of all events that the kernel has accepted for a connection.
+    fn data(&self, id: ConnId) -> Vec<String> {
+        let text = String::from_utf8(self.received.get(&id).cloned().unwrap_or_default()).expect("text");
+        text.lines().filter_map(|line| line.strip_prefix("data: ")).map(|data| data.trim_end().to_owned()).collect()
+    }
+
+    fn has_ended(&self, id: ConnId) -> bool {
+        self.received.get(&id).is_some_and(|bytes| bytes.ends_with(b"0\r\n\r\n"))
+    }
+
+    /// The reason of the only disconnect that has been made.
+    fn disconnect(&mut self) -> Option<(Reason, Option<Detail>)> {
+        let call = self.calls.pop()?;
+        assert!(self.calls.is_empty(), "several calls");
+        match call.kind {
+            CallKind::Disconnect { reason, detail } => Some((reason, detail)),
+            CallKind::Connect | CallKind::Start => panic!("another call"),
+        }
+    }
+}
+
+fn events(count: usize, bytes: usize) -> String {
+    let event = |n| format!(r#"{{"data":"{n} {}"}}"#, "x".repeat(bytes));
+    (0..count).map(event).collect::<Vec<_>>().join(",")
+}
+
+fn numbers(data: &[String]) -> Vec<usize> {
+    data.iter().map(|data| data.split(' ').next().and_then(|n| n.parse().ok()).expect("a number")).collect()
+}
+
+fn history() -> Settings {
+    Settings { history_age: Duration::from_secs(300), ..Settings::default() }
+}
+
+#[test]
+fn a_stream_that_leaves_its_last_group_that_goes_on_ends_with_the_others() {
+    for settings in [history(), Settings { history_age: Duration::ZERO, ..Settings::default() }] {
+        let mut world = World::new(settings);
+        let (id, token) = world.open_and_read(r#"{"groups":["a","b"]}"#);
+        assert_eq!(world.send(r#"{"group":"a","event":{"data":"1"},"end":true}"#), "200");
+        world.carry_out();
+        assert!(!world.has_ended(id));
+        let leave = format!(r#"{{"token":"{token}","leave":["b"]}}"#);
+        assert_eq!(world.say(&[("/internal/groups", leave)]), ["200"]);
+        world.carry_out();
+        assert!(world.has_ended(id));
+        assert_eq!(world.disconnect(), Some((Reason::ServerClosed, Some(Detail::GroupEnded))));
+    }
+}
+
+#[test]
+fn one_that_leaves_all_its_groups_stays() {
+    let mut world = World::new(history());
+    let (id, token) = world.open_and_read(r#"{"groups":["a"]}"#);
+    world.say(&[("/internal/groups", format!(r#"{{"token":"{token}","leave":["a"]}}"#))]);
+    world.send(r#"{"group":"a","end":true}"#);
+    assert_eq!(world.send(&format!(r#"{{"token":"{token}","event":{{"data":"1"}}}}"#)), "200");
+    world.carry_out();
+    assert_eq!((world.data(id), world.has_ended(id)), (vec!["1".to_owned()], false));
+}
+
+#[test]
+fn a_close_holds_for_a_member_that_leaves_at_once() {
+    for is_full in [false, true] {
+        let mut world = World::new(history());
+        let (id, token) = world.open_and_read(r#"{"groups":["a"]}"#);
+        if is_full {
+            world.full.push(id);
+            world.send(r#"{"group":"a","event":{"data":"0"}}"#);
+            world.carry_out();
+        }
+        let answers = world.say(&[
+            ("/internal/send", r#"{"group":"a","event":{"data":"1"},"close":true}"#.to_owned()),
+            ("/internal/send", r#"{"group":"a","event":{"data":"2"}}"#.to_owned()),
+            ("/internal/groups", format!(r#"{{"token":"{token}","leave":["a"]}}"#)),
+            ("/internal/send", format!(r#"{{"token":"{token}","event":{{"data":"3"}}}}"#)),
+        ]);
+        assert_eq!(answers, ["200", "200", "404", "404"]);
+        world.drain(id);
+        let data = world.data(id);
+        assert_eq!(data, if is_full { vec!["0", "1"] } else { vec!["1"] });
+        assert!(world.has_ended(id));
+        assert_eq!(world.disconnect(), Some((Reason::ServerClosed, None)));
+    }
+}
+
+#[test]
+fn a_close_ends_those_that_joined_before_it_and_no_others() {
+    let mut world = World::new(history());
+    let (early, _) = world.open_and_read(r#"{"groups":["a"]}"#);
+    world.send(r#"{"group":"a","event":{"data":"1"},"close":true}"#);
+    let (middle, _) = world.open(r#"{"groups":["a"]}"#);
+    world.send(r#"{"group":"a","event":{"data":"2"},"close":true}"#);
+    let (late, _) = world.open(r#"{"groups":["a"]}"#);
+    world.send(r#"{"group":"a","event":{"data":"3"}}"#);
+    world.carry_out();
+    assert_eq!([early, middle, late].map(|id| world.has_ended(id)), [true, true, false]);
+    assert_eq!([early, middle, late].map(|id| numbers(&world.data(id))), [vec![1], vec![2], vec![3]]);
+}
+
+#[test]
+fn disconnects_of_members_that_end_are_made_while_deadlines_are_held() {
+    for is_full in [false, true] {
+        let mut world = World::new(history());
+        let (id, _) = world.open_and_read(r#"{"groups":["a"]}"#);
+        if is_full {
+            world.full.push(id);
+            world.send(r#"{"group":"a","event":{"data":"0"}}"#);
+            world.carry_out();
+        }
+        world.send(r#"{"group":"a","event":{"data":"1"},"close":true}"#);
+        world.carry_out();
+        if is_full {
+            world.drain(id);
+        }
+        assert_eq!(world.disconnect(), Some((Reason::ServerClosed, None)), "without a call of `expire`");
+    }
+}
+
+/// A member that is cut for what is sent to it during its replay.
+#[test]
+fn the_deadline_of_a_stream_that_is_cut_during_its_replay_is_known() {
+    let mut world = World::new(Settings { pending_bytes_max: 1_000, ..history() });
+    for n in 0..3 {
+        world.send(&format!(r#"{{"group":"a","event":{{"data":"{n}"}}}}"#));
+    }
+    let (id, token) = world.open(r#"{"groups":["a"],"since":"start"}"#);
+    world.full.push(id);
+    world.carry_out();
+    let send = format!(r#"{{"token":"{token}","event":{{"data":"{}"}}}}"#, "x".repeat(2_000));
+    assert_eq!([world.send(&send), world.send(&send)], ["200", "500"]);
+    world.carry_out();
+    assert_eq!(world.disconnect(), Some((Reason::Error, Some(Detail::SlowConsumer))));
+}
+
+#[test]
+fn a_long_batch_of_transient_events_comes_whole_if_the_socket_has_room() {
+    for settings in [history(), Settings { history_age: Duration::ZERO, ..Settings::default() }] {
+        let mut world = World::new(settings);
+        let (id, _) = world.open_and_read(r#"{"groups":["a"]}"#);
+        for bytes in [1_000, 70_000] {
+            let count = 300_000 / bytes;
+            world.received.clear();
+            let body = format!(r#"{{"group":"a","events":[{}],"transient":true}}"#, events(count, bytes));
+            assert_eq!(world.send(&body), "200");
+            world.carry_out();
+            assert_eq!(numbers(&world.data(id)), Vec::from_iter(0..count));
+        }
+    }
+}
+
+/// Limits of history that a send exceeds by itself.
+#[test]
+fn a_member_that_reads_gets_what_is_not_kept() {
+    let few = || Settings { history_events: 10, ..history() };
+    let small = || Settings { history_bytes: 50_000, ..history() };
+    for (settings, bytes) in [(few(), 1_000), (few(), 100), (small(), 1_000)] {
+        for is_full in [false, true] {
+            let mut world = World::new(settings.clone());
+            let (id, _) = world.open_and_read(r#"{"groups":["a"]}"#);
+            if is_full {
+                world.full.push(id);
+            }
+            assert_eq!(world.send(&format!(r#"{{"group":"a","events":[{}]}}"#, events(200, bytes))), "200");
+            world.carry_out();
+            world.drain(id);
+            assert_eq!(numbers(&world.data(id)), Vec::from_iter(0..200), "{bytes} {is_full}");
+        }
+    }
+}
+
+/// But for no more of it than may be queued for one stream.
+#[test]
+fn what_is_not_kept_is_queued_as_far_as_it_may_be() {
+    let mut world = World::new(Settings { history_events: 10, pending_bytes_max: 100_000, ..history() });
+    let (id, _) = world.open_and_read(r#"{"groups":["a"]}"#);
+    world.full.push(id);
+    world.send(&format!(r#"{{"group":"a","events":[{}]}}"#, events(200, 1_000)));
+    world.carry_out();
+    world.drain(id);
+    assert_eq!(world.disconnect(), Some((Reason::Error, Some(Detail::SlowConsumer))));
+    assert_eq!(world.data(id), Vec::<String>::new());
+}
+
+#[test]
+fn a_drain_writes_what_was_sent_to_a_token_during_a_replay() {
+    let mut world = World::new(history());
+    for n in 0..3 {
+        world.send(&format!(r#"{{"group":"a","event":{{"data":"{n}"}}}}"#));
+    }
+    let (id, token) = world.open(r#"{"groups":["a"],"since":"start"}"#);
+    world.full.push(id);
+    world.carry_out();
+    assert_eq!(world.send(&format!(r#"{{"token":"{token}","event":{{"data":"7"}}}}"#)), "200");
+    world.gateway.shut_down(world.now);
+    world.gateway.expire(world.now);
+    world.drain(id);
+    assert!(world.has_ended(id));
+    assert_eq!(numbers(&world.data(id)), [7]);
+    // The client has a cursor with which it gets the others elsewhere.
+    let text = String::from_utf8_lossy(&world.received[&id]).into_owned();
+    let cursor = text.lines().find_map(|line| Cursor::parse(line.strip_prefix("id: ")?.as_bytes()));
+    assert_eq!(cursor.map(|cursor| cursor.position), Some(0));
+    assert_eq!(world.disconnect(), Some((Reason::ServerClosed, Some(Detail::Shutdown))));
+}
+
+#[test]
+fn what_is_sent_to_a_token_during_a_replay_comes_behind_it() {
+    let mut world = World::new(history());
+    for n in 0..3 {
+        world.send(&format!(r#"{{"group":"a","event":{{"data":"{n}"}}}}"#));
+    }
+    let (id, token) = world.open(r#"{"groups":["a"],"since":"start"}"#);
+    assert_eq!(world.send(&format!(r#"{{"token":"{token}","event":{{"data":"3"}}}}"#)), "200");
+    world.carry_out();
+    assert_eq!(numbers(&world.data(id)), [0, 1, 2, 3]);
+    let text = String::from_utf8_lossy(&world.received[&id]).into_owned();
+    let first = text.split("\r\n\r\n").nth(1).and_then(|body| body.lines().nth(1));
+    assert!(first.is_some_and(|line| line.starts_with("id: ")), "the first block has no position: {text}");
+}
