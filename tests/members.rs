@@ -3,7 +3,7 @@
 use ssegateway::callback::{Call, CallKind, Called, Detail, Outcome, Reason};
 use ssegateway::clock::Millis;
 use ssegateway::cursor::Cursor;
-use ssegateway::gateway::{Action, ConnId, Gateway, Listener, Peer, Settings};
+use ssegateway::gateway::{Action, ConnId, Gateway, Listener, Peer, ProcessFigures, Settings, SocketError};
 use ssegateway::job::{Completion, Job};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -129,6 +129,21 @@ impl World {
 
     fn has_ended(&self, id: ConnId) -> bool {
         self.received.get(&id).is_some_and(|bytes| bytes.ends_with(b"0\r\n\r\n"))
+    }
+
+    /// A sample of the metrics.
+    fn sample(&mut self, name: &str) -> u64 {
+        let request = b"GET /internal/metrics HTTP/1.1\r\nHost: h\r\n\r\n";
+        let id = self.gateway.accept(self.now, Listener::Public, Peer::Loopback, Uuid::nil()).expect("room");
+        self.gateway.receive(self.now, id, request);
+        let mut actions = std::iter::from_fn(|| self.gateway.next_action());
+        let Some(Action::Report(ticket)) = actions.find(|action| matches!(action, Action::Report(_))) else {
+            panic!("the figures are not requested");
+        };
+        self.gateway.report(self.now, ticket, &ProcessFigures::default());
+        let text = String::from_utf8_lossy(self.gateway.unsent(id)).into_owned();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {text}"))
     }
 
     /// The reason of the only disconnect that has been made.
@@ -340,4 +355,31 @@ fn what_is_sent_to_a_token_during_a_replay_comes_behind_it() {
     let text = String::from_utf8_lossy(&world.received[&id]).into_owned();
     let first = text.split("\r\n\r\n").nth(1).and_then(|body| body.lines().nth(1));
     assert!(first.is_some_and(|line| line.starts_with("id: ")), "the first block has no position: {text}");
+}
+
+#[test]
+fn streams_that_lag_are_counted_with_the_largest_lag() {
+    let mut world = World::new(history());
+    let (id, _) = world.open_and_read(r#"{"groups":["a","b"]}"#);
+    let (slower, _) = world.open_and_read(r#"{"groups":["a"]}"#);
+    let lag =
+        |world: &mut World| [world.sample("ssegateway_streams_lagging"), world.sample("ssegateway_lag_events_largest")];
+    let send = |world: &mut World, group: &str| {
+        world.send(&format!(r#"{{"group":"{group}","event":{{"data":"1"}}}}"#));
+        world.carry_out();
+    };
+    assert_eq!(lag(&mut world), [0, 0]);
+    world.full.push(slower);
+    send(&mut world, "a");
+    send(&mut world, "b");
+    assert_eq!(lag(&mut world), [1, 1]);
+    world.full.push(id);
+    for group in ["a", "b", "b"] {
+        send(&mut world, group);
+    }
+    assert_eq!(lag(&mut world), [2, 3]);
+    world.drain(id);
+    assert_eq!(lag(&mut world), [1, 2]);
+    world.gateway.fail(world.now, slower, SocketError::Reset);
+    assert_eq!(lag(&mut world), [0, 0]);
 }

@@ -62,6 +62,9 @@ impl Shared {
                 }
                 if !streaming.reached.is_plain() {
                     self.hub.groups.leave_all(&mut streaming.joined);
+                    if streaming.reached.is_lagging() {
+                        self.delivery.lagging.remove(&connection.id.slot());
+                    }
                     if streaming.reached.has_tail() {
                         self.delivery.tails.remove(&connection.id.slot());
                     }

@@ -159,7 +159,8 @@ impl Shared {
     }
 
     /// The stream is in no group now, but will be.
-    fn mark_entering(&self, connection: &mut Connection) {
+    fn mark_entering(&mut self, connection: &mut Connection) {
+        self.set_lagging(connection, false);
         if let State::Streaming(streaming) = &mut connection.state {
             streaming.joined = Joined::NONE;
             streaming.reached = Reached::new(0, self.hub.groups.has_history());

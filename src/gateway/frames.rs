@@ -4,7 +4,7 @@ use super::output::hex_digits;
 use crate::cursor::{Cursor, Position, TEXT_BYTES_MAX};
 use crate::hub::{ConnId, EndReason, Frame};
 use memchr::memchr;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// As much as the loop writes at once.
 const WRITE_BYTES_MAX: usize = 64 * 1024;
@@ -191,6 +191,8 @@ pub(super) struct Delivery {
     pub unfinished: Option<ConnId>,
     /// By the slot of the stream.
     pub tails: BTreeMap<u32, Tail>,
+    /// The slots of the streams that lag.
+    pub lagging: BTreeSet<u32>,
 }
 
 impl Delivery {

@@ -12,6 +12,14 @@ pub(super) struct GroupStats {
     pub replays: Replays,
 }
 
+/// Streams that have not been written all events of their groups.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Lag {
+    pub streams: u64,
+    /// The most events that one of them has not been written; those of several of its groups count for each.
+    pub events: u64,
+}
+
 /// Sends to groups, by what became of them.
 #[derive(Clone, Copy, Default)]
 pub(super) struct GroupSends {
@@ -34,7 +42,7 @@ pub(super) struct Replays {
 }
 
 impl GroupStats {
-    pub(super) fn render(&self, text: &mut Exposition, groups: &GroupCounts) {
+    pub(super) fn render(&self, text: &mut Exposition, groups: &GroupCounts, lag: Lag) {
         let name = "ssegateway_group_sends_total";
         text.family(name, "counter", "Sends to groups, by whether any stream was in one, or all had ended.");
         let GroupSends { reached, unreached, ended } = self.sends;
@@ -61,6 +69,12 @@ impl GroupStats {
         for (name, help, value) in [
             ("ssegateway_groups", "Groups that have members or something kept now.", groups.groups),
             ("ssegateway_memberships", "Streams in groups now, each once for each of its groups.", groups.memberships),
+            ("ssegateway_streams_lagging", "Streams not yet written all kept events of their groups.", lag.streams),
+            (
+                "ssegateway_lag_events_largest",
+                "Of those, the events that the slowest has not been written.",
+                lag.events,
+            ),
             ("ssegateway_history_events", "Events kept for replay now.", groups.kept_events),
             ("ssegateway_history_bytes", "What they count against HISTORY_BYTES.", groups.kept_bytes),
         ] {

@@ -12,12 +12,14 @@ impl Gateway {
         let Shared { settings, hub, outbox, stats, places, budget, .. } = &self.shared;
         let token_in = |slot| self.connections.in_slot(slot).map(|connection| connection.token);
         let (mut streams, mut open, mut unsent, mut unfinished, mut kept) = (0, 0, 0, 0, 0);
-        let (mut feeds, mut watching) = (0, 0);
+        let (mut feeds, mut watching, mut lagging, mut tails) = (0, 0, 0, 0);
         for (id, connection) in self.connections.iter() {
             unsent += u64::from(connection.out.counted());
             unfinished += connection.unfinished_bytes();
             connection.out.assert_invariants(self.shared.unsent_of(connection));
             assert_eq!(connection.id, id);
+            lagging += usize::from(connection.is_lagging());
+            tails += usize::from(connection.has_tail());
             let is_named = hub.tokens.get(connection.token, token_in) == Some(id.slot());
             assert_eq!(is_named, connection.is_stream(), "tokens name streams, and nothing else");
             streams += usize::from(connection.is_stream());
@@ -43,6 +45,8 @@ impl Gateway {
         assert_eq!(unsent, outbox.unsent_bytes(), "unsent bytes are miscounted");
         assert_eq!(feeds, stats.feeds.open, "open feeds are miscounted");
         assert_eq!(watching, hub.watches.len(), "something is watched for nobody");
+        let delivery = &self.shared.delivery;
+        assert_eq!((lagging, tails), (delivery.lagging.len(), delivery.tails.len()), "streams that lag are miscounted");
         hub.calls.assert_invariants();
         hub.groups.assert_invariants();
     }

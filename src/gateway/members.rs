@@ -5,6 +5,7 @@
 
 use super::connection::{Connection, State};
 use super::frames::{Framing, IdLine, Offer, Tail, write_frame};
+use super::group_stats::Lag;
 use super::reached::Reached;
 use super::shared::Shared;
 use crate::callback::{Detail, Reason};
@@ -12,6 +13,7 @@ use crate::clock::Millis;
 use crate::cursor::Position;
 use crate::hub::{Due, EndReason, Joined, Keeps, Visit};
 use crate::planted;
+use crate::table::Table;
 
 /// Ended with its groups.
 pub(super) const GROUP_ENDED: EndReason = EndReason { reason: Reason::ServerClosed, detail: Some(Detail::GroupEnded) };
@@ -150,8 +152,29 @@ impl Shared {
     fn leave_behind(&mut self, connection: &mut Connection, position: Position) {
         if let Some(reached) = Self::reached_mut(connection) {
             reached.set_position(position);
-            reached.set_lagging(true);
+            self.set_lagging(connection, true);
         }
+    }
+
+    /// Whether a stream reads kept events from now on.
+    pub(super) fn set_lagging(&mut self, connection: &mut Connection, is_lagging: bool) {
+        let Some(reached) = Self::reached_mut(connection) else { return };
+        reached.set_lagging(is_lagging);
+        let lagging = &mut self.delivery.lagging;
+        let slot = connection.id.slot();
+        if is_lagging {
+            lagging.insert(slot)
+        } else {
+            lagging.remove(&slot)
+        };
+    }
+
+    /// How many streams lag, and how far. Walks them.
+    pub(super) fn lag(&self, connections: &Table<Connection>) -> Lag {
+        let membership = |slot: &u32| connections.in_slot(*slot).and_then(Self::membership);
+        let events = self.delivery.lagging.iter().filter_map(membership);
+        let events = events.map(|(joined, reached)| self.hub.groups.kept_after(joined, reached.position())).max();
+        Lag { streams: self.delivery.lagging.len() as u64, events: events.unwrap_or(0) }
     }
 
     /// Lets a lagging stream end once it has reached `until`.
@@ -363,7 +386,7 @@ impl Shared {
         let Some(reached) = Self::reached_mut(connection) else { return };
         reached.set_tail(false);
         reached.set_position(position);
-        reached.set_lagging(position < head);
+        self.set_lagging(connection, position < head);
         let mut end = None;
         if let Some(tail) = tail {
             if !tail.held.is_empty() {

@@ -365,6 +365,7 @@ impl Gateway {
             pending_bytes: shared.outbox.unsent_bytes(),
             pending_bytes_largest: shared.sweep_unsent(&mut self.connections).into(),
             groups: shared.hub.groups.counts(),
+            lag: shared.lag(&self.connections),
             memory_bytes: shared.memory(),
             memory_bytes_max: shared.settings.memory_bytes_max,
             redis: shared.engine.link.as_ref().map(|link| RedisFigures::of(link)),

@@ -145,7 +145,7 @@ impl Shared {
             self.hub.groups.join(slot, &mut streaming.joined, name, entry.from, is_granted);
         }
         streaming.reached = Reached::new(entry.from, entry.is_resumable);
-        streaming.reached.set_lagging(entry.is_due);
+        self.set_lagging(connection, entry.is_due);
     }
 
     /// The start of a resumable stream after its head: the first block has the stream's position.

@@ -2,7 +2,7 @@
 
 use super::answers::{ConnectResult, Refusal};
 use super::feed::FeedEnd;
-use super::group_stats::GroupStats;
+use super::group_stats::{GroupStats, Lag};
 use super::redis_stats::{RedisFigures, RemoteCounts};
 use super::results::SendResult;
 use crate::callback::{Detail, Outcome, Reason};
@@ -137,6 +137,7 @@ pub(super) struct Gauges {
     pub pending_bytes: u64,
     pub pending_bytes_largest: u64,
     pub groups: GroupCounts,
+    pub lag: Lag,
     pub memory_bytes: u64,
     pub memory_bytes_max: Option<u64>,
     pub redis: Option<RedisFigures>,
@@ -230,7 +231,7 @@ impl Stats {
         text.sample("ssegateway_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
         text.gauge("ssegateway_ready", "Whether /readyz says so.", u64::from(gauges.ready));
         self.render_streams(&mut text, gauges);
-        self.groups.render(&mut text, &gauges.groups);
+        self.groups.render(&mut text, &gauges.groups, gauges.lag);
         self.render_callbacks(&mut text, gauges);
         self.render_connections(&mut text, gauges);
         if let Some(redis) = &gauges.redis {

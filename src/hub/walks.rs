@@ -224,6 +224,15 @@ impl Groups {
         })
     }
 
+    /// How many events are kept of what a stream is owed behind `floor`, for each of its groups.
+    pub(crate) fn kept_after(&self, joined: Joined, floor: Position) -> u64 {
+        let kept = |membership: &Membership| {
+            let ring = &self.group(membership.group).ring;
+            (ring.len() - ring.first_after(floor.max(membership.from))) as u64
+        };
+        self.memberships.of(joined).map(kept).sum()
+    }
+
     /// Whether that is more than so many bytes, without what is transient.
     pub(crate) fn exceeds(&mut self, joined: Joined, range: (Position, Position), bytes_max: usize) -> bool {
         let mut bytes = 0;
