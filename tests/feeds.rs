@@ -248,3 +248,14 @@ fn feeds_are_counted() {
             && has(r#"sends_total{result="invalid"} 2"#)
     });
 }
+
+#[test]
+fn what_comes_behind_a_close_in_one_read_is_for_nobody() {
+    let setup = setup();
+    let mut stream = setup.open("a");
+    let line = |data: &str| json!({"event": {"data": data}, "close": true});
+    let body = format!("{}\n{}\n{}\n", line("1"), event("2"), line("3"));
+    assert_json(&setup.whole("?group=a", LINES, &body), 200, r#"{"status":"ok","accepted":3}"#);
+    assert_eq!(stream.event(), "data: 1\n\n");
+    stream.assert_ended();
+}
