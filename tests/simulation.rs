@@ -76,14 +76,14 @@ fn every_seed_keeps_the_contract() {
     assert!(failed.is_empty(), "seeds that failed: {failed:?}");
 }
 
-#[test]
-fn every_seed_loses_nothing_that_its_groups_keep() {
+/// Runs every seed.
+fn simulate(run: impl Fn(u64) + std::panic::RefUnwindSafe) {
     let first = number_from("SIM_FIRST").unwrap_or(0);
     let seeds = number_from("SIM_SEEDS").unwrap_or(SEEDS);
     let failures_max = number_from("SIM_FAILURES").unwrap_or(FAILURES_MAX) as usize;
     let mut failed = Vec::new();
     for seed in number_from("SIM_SEED").map_or(first..first + seeds, |seed| seed..seed + 1) {
-        if catch_unwind(|| simulation::audience::run(seed)).is_err() {
+        if catch_unwind(|| run(seed)).is_err() {
             eprintln!("seed {seed} failed; replay it: make sim SEED={seed}");
             failed.push(seed);
             if failed.len() >= failures_max {
@@ -92,6 +92,16 @@ fn every_seed_loses_nothing_that_its_groups_keep() {
         }
     }
     assert!(failed.is_empty(), "seeds that failed: {failed:?}");
+}
+
+#[test]
+fn every_seed_loses_nothing_that_its_groups_keep() {
+    simulate(simulation::audience::run);
+}
+
+#[test]
+fn every_seed_tells_senders_what_has_happened() {
+    simulate(simulation::senders::run);
 }
 
 #[test]

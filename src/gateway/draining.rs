@@ -6,6 +6,7 @@ use super::shared::Shared;
 use super::shutdown::DrainStage;
 use super::sweep::Sweep;
 use crate::clock::Millis;
+use crate::planted;
 use crate::table::Table;
 
 /// Connections drained per turn, so that a large drain never stalls the loop.
@@ -14,7 +15,8 @@ const TURN_CONNECTIONS: usize = 1024;
 impl Shared {
     /// Advances the shutdown, and the drain by one slice of the connections.
     pub(super) fn advance_shutdown(&mut self, now: Millis, connections: &mut Table<Connection>) {
-        let has_feeds = self.stats.feeds.open > 0;
+        // Lines that have arrived are lost: their streams end before they are read.
+        let has_feeds = self.stats.feeds.open > 0 && !planted::is("drain-ends-streams-before-feeds");
         if self.shutdown.advance(now, self.settings.shutdown_timeout, has_feeds) {
             self.hub.calls.drain(now.after(self.settings.drain_waits_for_connects()));
             self.outbox.act(Action::StopAccepting);
