@@ -357,6 +357,29 @@ fn what_is_sent_to_a_token_during_a_replay_comes_behind_it() {
     assert!(first.is_some_and(|line| line.starts_with("id: ")), "the first block has no position: {text}");
 }
 
+/// Found by the simulation: it lagged for ever, as it had been brought up to the end of its replay only.
+#[test]
+fn what_is_sent_to_others_during_a_replay_does_not_leave_it_lagging() {
+    let mut world = World::new(history());
+    world.send(r#"{"group":"a","event":{"data":"0"}}"#);
+    let (id, _) = world.open(r#"{"groups":["a"],"since":"start"}"#);
+    world.full.push(id);
+    world.carry_out();
+    world.send(r#"{"group":"b","event":{"data":"1"}}"#);
+    world.full.clear();
+    // All of it but the last byte, and then that alone.
+    let rest = world.gateway.unsent(id).len();
+    world.gateway.wrote(world.now, id, rest);
+    let rest = world.gateway.unsent(id).len();
+    world.gateway.wrote(world.now, id, rest - 1);
+    world.gateway.wrote(world.now, id, 1);
+    world.write(id);
+    world.carry_out();
+    world.send(r#"{"group":"a","event":{"data":"2"}}"#);
+    world.carry_out();
+    assert_eq!(numbers(&world.data(id)), [2]);
+}
+
 #[test]
 fn streams_that_lag_are_counted_with_the_largest_lag() {
     let mut world = World::new(history());

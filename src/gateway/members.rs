@@ -376,6 +376,10 @@ impl Shared {
             self.cut_stream(now, connection, EndReason::error(Detail::SlowConsumer));
         } else if !self.hub.groups.owes_kept(joined, (reached.position(), until)) {
             self.catch_up_with(now, connection, until);
+            // There may be more behind what was held back, and no edge tells of it.
+            if connection.is_lagging() {
+                self.outbox.queue(connection.id, &mut connection.out);
+            }
         }
     }
 
