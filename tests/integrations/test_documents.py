@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = "".join(path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
+PAGES = [ROOT / "README.md", ROOT / "python/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = "".join(path.read_text() for path in PAGES)
 # An invisible line before a block: <!-- from examples/flask_app.py -->
 EXCERPTS = re.findall(r"^<!-- from (\S+) -->\n```\w+\n(.*?)^```$", DOCUMENTS, re.MULTILINE | re.DOTALL)
 
