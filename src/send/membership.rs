@@ -50,7 +50,6 @@ pub fn parse_membership<'a>(body: &'a [u8], scratch: &'a mut Scratch) -> Result<
     let [token, join, leave] = fields.ok_or(MembershipError::Send(SendError::InvalidJson))?;
     let token = token.and_then(Value::as_string).filter(|token| !token.is_empty());
     let token = token.ok_or(MembershipError::Send(SendError::Token))?;
-    let (join, leave) = (join.filter(|join| !join.is_null()), leave.filter(|leave| !leave.is_null()));
     if join.is_none() && leave.is_none() {
         return Err(MembershipError::Nothing);
     }
@@ -90,7 +89,7 @@ mod tests {
             Ok((owned(join), owned(leave)))
         };
         assert_eq!(parse(r#"{"token":"t","join":["a","b","a"],"leave":["\u0063"]}"#), lists(&["a", "b"], &["c"]));
-        assert_eq!(parse(r#"{"token":"t","join":[],"leave":null}"#), lists(&[], &[]));
+        assert_eq!(parse(r#"{"token":"t","join":[],"leave":[]}"#), lists(&[], &[]));
         assert_eq!(parse(r#"{"leave":["x"],"token":"t"}"#), lists(&[], &["x"]));
     }
 
@@ -100,7 +99,8 @@ mod tests {
             ("[]", MembershipError::Send(SendError::InvalidJson)),
             (r#"{"join":["a"]}"#, MembershipError::Send(SendError::Token)),
             (r#"{"token":"t"}"#, MembershipError::Nothing),
-            (r#"{"token":"t","join":null,"leave":null}"#, MembershipError::Nothing),
+            (r#"{"token":"t","join":null}"#, MembershipError::Join),
+            (r#"{"token":"t","join":[],"leave":null}"#, MembershipError::Leave),
             (r#"{"token":"t","join":"a"}"#, MembershipError::Join),
             (r#"{"token":"t","join":["a",1]}"#, MembershipError::Join),
             (r#"{"token":"t","join":[""]}"#, MembershipError::Join),
