@@ -1,7 +1,7 @@
 """Costs of token streams, as docs/token-streams.md shows them: the worker's CPU per token, and how fast ends are noticed.
 
-Every row runs in a process of its own against the same gateway: 20 conversations of 50 tokens a second, each token a
-chunk as OpenAI's, made by json.dumps. For the baselines, which need no gateway, the process is the application server.
+Every row runs in a process of its own against the same gateway: 20 conversations (or 200) of 50 tokens a second, each token
+a chunk as OpenAI's, made by json.dumps. For the baselines, which need no gateway, the process is the application server.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from ssegateway.aio import AsyncGateway
 from ssegateway.pytest_plugin import LiveGateway
 
 CONVERSATIONS, TOKENS_PER_SECOND, SECONDS = 20, 50, 4
+MANY = 200  # conversations of the rows for one event loop
 TOKENS = TOKENS_PER_SECOND * SECONDS
 RUNS = 3
 BIN = sysconfig.get_path("scripts")
@@ -77,7 +78,7 @@ def pipe(gateway: Gateway, group: str) -> None:
     gateway.pipe(group, iter(lambda: answer.read1(65536), b""), answer)
 
 
-async def in_tasks(url: str, is_stream: bool) -> None:
+async def in_tasks(url: str, is_stream: bool, conversations: int) -> None:
     gateway = AsyncGateway(url)
 
     async def converse(group: str) -> None:
@@ -92,21 +93,25 @@ async def in_tasks(url: str, is_stream: bool) -> None:
             await asyncio.sleep(start + number / TOKENS_PER_SECOND - time.monotonic())
             await gateway.send(group=group, data=chunk(number))
 
-    await asyncio.gather(*[converse(f"run:{number}") for number in range(CONVERSATIONS)])
+    await asyncio.gather(*[converse(f"run:{number}") for number in range(conversations)])
     await gateway.aclose()
 
 
 def work(row: str, url: str) -> None:
-    """The process of a row; prints its CPU time in seconds."""
+    """The process of a row; prints its CPU time and its duration in seconds."""
     if row == "vendor":
         return serve_chunks()
-    before = cpu_of_self()
+    before, start = cpu_of_self(), time.monotonic()
     if row.startswith("Async"):
-        asyncio.run(in_tasks(url, row.endswith("stream.send")))
+        asyncio.run(in_tasks(url, "stream.send" in row, conversations_of(row)))
     else:
         gateway, converse = Gateway(url), SYNC[row]
         in_threads(lambda group: converse(gateway, group))
-    print(cpu_of_self() - before)
+    print(cpu_of_self() - before, time.monotonic() - start)
+
+
+def conversations_of(row: str) -> int:
+    return MANY if str(MANY) in row else CONVERSATIONS
 
 
 def cpu_of_self() -> float:
@@ -130,7 +135,8 @@ def serve_chunks() -> None:
 
 
 SYNC = {"pacing and json.dumps alone": nothing, "Gateway.send": send, "Gateway.stream.send": stream, "Gateway.pipe": pipe}
-ROWS = [*SYNC, "AsyncGateway.send", "AsyncGateway.stream.send"]
+ASYNC = ["AsyncGateway.send", "AsyncGateway.stream.send"]
+ROWS = [*SYNC, *ASYNC, *(f"{row}, {MANY} conversations" for row in ASYNC)]
 
 STARLETTE = """
 import asyncio, sys, time
@@ -166,19 +172,21 @@ BASELINES = {
 }
 
 
-def run_row(row: str, gateway: LiveGateway, environment: dict[str, str]) -> float:
-    streams = []
-    for number in range(CONVERSATIONS):
+def run_row(row: str, gateway: LiveGateway, environment: dict[str, str]) -> tuple[float, float]:
+    """CPU seconds per token, and tokens per second."""
+    streams, conversations = [], conversations_of(row)
+    for number in range(conversations):
         gateway.answer = accept(groups=[f"run:{number}"])
         streams.append(gateway.open("/", timeout=30))
     counts = read_all([iter(stream.event, None) for stream in streams])
     command = [sys.executable, __file__, row, gateway.url]
     worker = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    for number in range(CONVERSATIONS):
+    for number in range(conversations):
         gateway.send(group=f"run:{number}", data="", close=True)
-    received = sum(counts()) - CONVERSATIONS
-    assert received == (0 if row.startswith("pacing") else CONVERSATIONS * TOKENS), received
-    return float(worker.stdout)
+    received, tokens = sum(counts()) - conversations, conversations * TOKENS
+    assert received == (0 if row.startswith("pacing") else tokens), received
+    spent, duration = map(float, worker.stdout.split())
+    return spent / tokens, tokens / duration
 
 
 def run_baseline(script: str, command: list[str], bind: str, directory: Path) -> float:
@@ -203,7 +211,7 @@ def run_baseline(script: str, command: list[str], bind: str, directory: Path) ->
         spent = cpu_of(server.pid) - (before or 0)
         server.terminate()
         server.wait()
-    return spent
+    return spent / CONVERSATIONS / TOKENS
 
 
 def cpu_of(pid: int) -> float:
@@ -295,18 +303,23 @@ def main(directory: Path) -> None:
     environment = {**os.environ, "VENDOR_PORT": vendor.stdout.readline().strip()}
     # The best of several runs: whatever else runs on the machine only adds to a row.
     best: dict[str, float] = {}
+    reached: dict[str, float] = {}
     with closing(LiveGateway({"LOG_LEVEL": "warn"})) as gateway:
         for _ in range(RUNS):
             for row in ROWS:
                 before = cpu_of(gateway.process.pid)
-                note(best, row, run_row(row, gateway, environment))
-                note(best, f"{row}: the gateway", cpu_of(gateway.process.pid) - before)
+                spent, rate = run_row(row, gateway, environment)
+                note(best, row, spent)
+                reached[row] = max(rate, reached.get(row, 0))
+                tokens = conversations_of(row) * TOKENS
+                note(best, f"{row}: the gateway", (cpu_of(gateway.process.pid) - before) / tokens)
             for name, baseline in BASELINES.items():
                 note(best, name, run_baseline(*baseline, directory))
         for row, spent in best.items():
-            print(f"{row:42} {spent / CONVERSATIONS / TOKENS * 1e6:6.0f} us", flush=True)
+            rate = f", {reached[row]:.0f} tokens/s" if row in reached else ""
+            print(f"{row:50} {spent * 1e6:6.0f} us{rate}", flush=True)
         for what, times in (("stop -> worker", stop_times(gateway, 50)), ("kill -9 -> page", death_times(gateway, 30))):
-            print(f"{what:42} p50 {statistics.median(times):.1f} ms, max {max(times):.1f} ms", flush=True)
+            print(f"{what:50} p50 {statistics.median(times):.1f} ms, max {max(times):.1f} ms", flush=True)
     vendor.terminate()
     vendor.wait()
 
