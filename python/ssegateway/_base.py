@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hmac import compare_digest
@@ -11,13 +12,17 @@ from json.encoder import encode_basestring_ascii as quote
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 from urllib.parse import parse_qsl, quote as percent_encode, urlencode
 
-from ._http import Address, Answer
+from ._http import Address, Answer, new_tuple
 
 # An argument that was not given, where None means null.
 ABSENT: Any = object()
 
 # The stream has ended, or ends now because its client is too slow. Any other 404 means a wrong port or path.
 ENDED = {(404, b'{"error":"Token not found"}'), (500, b'{"error":"Write failed: connection closed"}')}
+
+
+# The usual answer to a send to groups: a fraction of the time of json.loads.
+SENT = re.compile(rb'\{"status":"ok"(?:,"id":"([0-9a-z.]+)")?,"reached":(true|false)\}')
 
 
 class GatewayError(Exception):
@@ -276,6 +281,9 @@ class BaseGateway:
     def _sent(self, answer: Answer, is_token: bool) -> bool | Sent:
         if is_token:
             return self._is_open(answer)
+        if answer.status == 200 and (usual := SENT.fullmatch(answer.body)):
+            id, reached = usual.groups()
+            return new_tuple(Sent, (id and id.decode(), reached == b"true"))
         fields = self._fields(answer)
         return Sent(fields.get("id"), fields["reached"])
 

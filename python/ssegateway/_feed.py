@@ -51,12 +51,17 @@ class Feed:
         self._kept_bytes = 0
         self._forgotten = 0  # pieces that are not kept any more
 
-    def keep(self, piece: bytes) -> None:
+    def keep(self, piece: bytes) -> bytes:
         self.pieces += 1
         self._kept.append(piece)
         self._kept_bytes += len(piece)
         while self._kept_bytes > KEPT_BYTES_MAX:
             self._forget_first()
+        return piece
+
+    def add(self, *parts: Any) -> bytes:
+        """The chunk of one send, which is kept."""
+        raise NotImplementedError
 
     def judge(self, answer: Answer | Exception) -> tuple[GatewayError | None, bool]:
         """The error that an answer, or a connection without one, means; whether to go on with `body` on a new connection."""
@@ -122,14 +127,12 @@ class LineFeed(Feed):
         if data is None:
             data = json.dumps(value)
         if name is None and retry is None:
-            line = f'{{"event":{{"data":{quote(data)}}}'
+            event = f'{{"data":{quote(data)}}}'
         else:
-            event = {"name": name, "data": data, "retry": retry}
-            line = f'{{"event":{json.dumps({field: value for field, value in event.items() if value is not None})}'
-        line += ',"transient":true}\n' if transient else "}\n"
-        piece = f"{len(line):x}\r\n{line}\r\n".encode("ascii")
-        self.keep(piece)
-        return piece
+            fields = {"name": name, "data": data, "retry": retry}
+            event = json.dumps({field: value for field, value in fields.items() if value is not None})
+        line = f'{{"event":{event},"transient":true}}\n' if transient else f'{{"event":{event}}}\n'
+        return self.keep(f"{len(line):x}\r\n{line}\r\n".encode("ascii"))
 
     def _continues(self, executed: int) -> bool:
         self._before += max(0, executed - bool(self._opening))
@@ -149,9 +152,7 @@ class EventFeed(Feed):
         super().__init__(gateway, query, b"" if restart is None else _block(_event(restart)))
 
     def add(self, data: bytes) -> bytes:
-        piece = chunk(data)
-        self.keep(piece)
-        return piece
+        return self.keep(chunk(data))
 
     def _continues(self, executed: int) -> bool:
         if self._forgotten:

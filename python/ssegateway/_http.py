@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Address", "Answer", "Answers", "BadAnswer", "LostConnection", "connect", "is_ended"]
 
 IS_LINUX = sys.platform == "linux"
+IPPROTO_TCP, TCP_INFO = socket.IPPROTO_TCP, getattr(socket, "TCP_INFO", 0)
 TCP_ESTABLISHED = 1  # tcp(7), in the first byte of TCP_INFO
 HEAD_BYTES_MAX = 64 * 1024
 STATUS_LINE = re.compile(rb"HTTP/1\.([01]) (\d{3})(?: |\r|$)")
@@ -38,6 +39,10 @@ class LostConnection(Exception):
 class Answer(NamedTuple):
     status: int
     body: bytes
+
+
+# Without the function in Python that a NamedTuple has for it.
+new_tuple = tuple.__new__
 
 
 class Address:
@@ -67,7 +72,7 @@ def is_ended(sock: socket.socket | TransportSocket) -> bool:
     """Whether the peer has closed this idle connection."""
     if IS_LINUX:  # cheaper than poll(), and does not release the GIL
         try:
-            return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != TCP_ESTABLISHED
+            return sock.getsockopt(IPPROTO_TCP, TCP_INFO, 1)[0] != TCP_ESTABLISHED
         except OSError:
             pass  # a Unix socket
     if hasattr(select, "poll"):  # works for any number of descriptors
@@ -82,13 +87,15 @@ class Answers:
 
     def __init__(self) -> None:
         self.closes = False  # the last answer is the last on its connection
-        self.keep_alive_seconds = float("inf")  # how long the gateway keeps an idle connection
+        self.idle_seconds = float("inf")  # how long the gateway certainly keeps an idle connection
         self._buffer = b""
         # The last head and its meaning: on a kept-alive connection most heads are identical.
         self._head = b""
         self._status = 0
         self._length: int | None = 0
         self._is_chunked = False
+        # With its blank line, and with the body of its length: -1 if answers with this head need a closer look.
+        self._whole_head, self._whole_bytes = b"", -1
 
     @property
     def is_empty(self) -> bool:
@@ -97,6 +104,12 @@ class Answers:
 
     def feed(self, data: bytes) -> None:
         self._buffer = self._buffer + data if self._buffer else data
+
+    def only(self, data: bytes) -> Answer | None:
+        """The answer that this data is, if there is nothing else and its head is the last one: so it usually is."""
+        if len(data) != self._whole_bytes or self._buffer or not data.startswith(self._whole_head):
+            return None
+        return new_tuple(Answer, (self._status, data[len(self._whole_head) :]))
 
     def next(self) -> Answer | None:
         """The next complete answer."""
@@ -142,7 +155,11 @@ class Answers:
         self.closes = b"close" in connection or (line[1] == b"0" and b"keep-alive" not in connection)
         self.closes = self.closes or (self._length is None and not self._is_chunked)
         if seconds := KEEP_ALIVE_TIMEOUT.search(fields.get(b"keep-alive", b"")):
-            self.keep_alive_seconds = float(seconds[1])
+            keep_alive = float(seconds[1])
+            self.idle_seconds = keep_alive - min(1, keep_alive / 2)
+        self._whole_head, self._whole_bytes = head + b"\r\n\r\n", -1
+        if self._length is not None and self._status >= 200 and not (self._is_chunked or self.closes):
+            self._whole_bytes = len(self._whole_head) + self._length
 
     def _next_chunked(self, start: int) -> Answer | None:
         chunks: list[bytes] = []

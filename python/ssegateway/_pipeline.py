@@ -36,8 +36,7 @@ class Connection(asyncio.Protocol):
             return False
         if self._unanswered:
             return True
-        keep_alive = self._answers.keep_alive_seconds
-        if self._loop.time() >= self._used_at + keep_alive - min(1, keep_alive / 2):
+        if self._loop.time() >= self._used_at + self._answers.idle_seconds:
             return False
         # The event loop may not have seen the end yet.
         return not is_ended(self._sock)
@@ -56,6 +55,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
+            if answer := self._answers.only(data):
+                return self._settle(answer)
             self._answers.feed(data)
             while answer := self._answers.next():
                 self._settle(answer)

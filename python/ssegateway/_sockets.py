@@ -34,12 +34,12 @@ class Connection:
         if self._has_kernel_timeouts:
             self.sock.settimeout(None)
         self._timeout = 0.0
+        self._sendall, self._recv = self.sock.sendall, self.sock.recv
 
     def is_good(self) -> bool:
         """Whether the gateway has not closed it and will not do so before the next request arrives."""
-        keep_alive = self._answers.keep_alive_seconds
         now = monotonic()
-        if now >= self._used_at + keep_alive - min(1, keep_alive / 2):
+        if now >= self._used_at + self._answers.idle_seconds:
             return False
         self._used_at = now
         return not is_ended(self.sock)
@@ -48,38 +48,38 @@ class Connection:
         """The answer to a request; `timeout` in seconds."""
         if timeout != self._timeout:
             self._set_timeout(timeout)
-        deadline = self._used_at + timeout
         try:
-            return self._exchange(request, deadline)
+            try:
+                self._sendall(request)
+            except ConnectionError as error:
+                # The gateway may have answered before it had the whole request, with a 413 for example.
+                return self._early_answer(error)
+            try:
+                data = self._recv(FIRST_BYTES)
+            except ConnectionError as error:
+                raise LostConnection(error, is_unprocessed=False) from error
+            return self._answers.only(data) or self._read_on(data, self._used_at + timeout)
         except BlockingIOError:
             raise TimeoutError("timed out") from None
 
-    def _exchange(self, request: bytes, deadline: float) -> Answer:
-        try:
-            self.sock.sendall(request)
-        except ConnectionError as error:
-            # The gateway may have answered before it had the whole request, with a 413 for example.
-            return self._early_answer(error)
-        size = FIRST_BYTES
-        while True:
-            try:
-                data = self.sock.recv(size)
-            except ConnectionError as error:
-                raise LostConnection(error, is_unprocessed=False) from error
-            if not data:
-                if answer := self._answers.end():
-                    self.is_reusable = False
-                    return answer
-                raise LostConnection("closed without an answer", is_unprocessed=False)
+    def _read_on(self, data: bytes, deadline: float) -> Answer:
+        """The answer that begins with this data."""
+        while data:
             self._answers.feed(data)
             if answer := self._answers.next():
-                self._used_at = monotonic()
                 self.is_reusable = not self._answers.closes and self._answers.is_empty
                 return answer
             if (left := deadline - monotonic()) <= 0:
                 raise TimeoutError("timed out")
             self._set_timeout(left)
-            size = MORE_BYTES
+            try:
+                data = self.sock.recv(MORE_BYTES)
+            except ConnectionError as error:
+                raise LostConnection(error, is_unprocessed=False) from error
+        if answer := self._answers.end():
+            self.is_reusable = False
+            return answer
+        raise LostConnection("closed without an answer", is_unprocessed=False)
 
     def start_streaming(self, timeout: float) -> None:
         """From now on one thread writes and another calls `received`, one at a time; `timeout` of a write in seconds."""

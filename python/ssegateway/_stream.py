@@ -52,14 +52,14 @@ class FeedConnection(Generic[AnyFeed]):
         self._watcher = threading.Thread(target=self._watch, name="ssegateway-stream", daemon=True)
         self._watcher.start()
 
-    def send(self, add: Callable[[], bytes]) -> None:
-        """Sends the chunk that `add` returns. Raises the error that ended the feed, perhaps that of an earlier send."""
+    def send(self, *parts: Any) -> None:
+        """Sends the chunk that the feed makes of these. Raises the error that ended it, perhaps that of an earlier send."""
         with self._lock:
             if self._is_over:
                 raise self._error or RuntimeError("this stream is over")
-            piece = add()
+            piece = self.feed.add(*parts)
             try:
-                self._connection.sock.sendall(piece)
+                self._sendall(piece)
             except (BlockingIOError, TimeoutError):
                 raise self._give_up() from None
             except OSError:
@@ -112,6 +112,7 @@ class FeedConnection(Generic[AnyFeed]):
             connection.close()
             raise
         self._connection, self._connected_at = connection, monotonic()
+        self._sendall = connection.sock.sendall
 
     def _watch(self) -> None:
         deadline = None
@@ -202,7 +203,7 @@ class Stream:
 
         Raises `Gone` once the group has ended, `Unavailable` if the gateway is lost or reads nothing for `timeout` seconds.
         """
-        self._feed.send(lambda: self._feed.feed.add(data, json, name, retry, transient))
+        self._feed.send(data, json, name, retry, transient)
 
     @property
     def stopped(self) -> bool:
@@ -253,7 +254,7 @@ def pipe(feed: FeedConnection[EventFeed], chunks: Iterable[bytes], response: obj
     try:
         for data in chunks:
             if data:
-                feed.send(lambda: feed.feed.add(data))
+                feed.send(data)
     except BaseException:
         feed.break_off()
         raise
