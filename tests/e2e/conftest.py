@@ -1,5 +1,6 @@
 import os
 import pathlib
+import tempfile
 
 import chromium
 import proxies
@@ -68,6 +69,14 @@ def start():
     for program in programs:
         with program:
             pass
+
+
+@pytest.fixture
+def directory():
+    """For sockets and what nginx's workers read, which have a user of their own."""
+    with tempfile.TemporaryDirectory() as path:  # short: a socket's path has at most 107 bytes
+        os.chmod(path, 0o755)
+        yield path
 
 
 @pytest.fixture(scope="session")

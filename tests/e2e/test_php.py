@@ -1,12 +1,11 @@
 """PHP, which cannot hold a connection itself: php-fpm behind nginx, without a port between them and the gateway."""
 
-import glob
 import os
 import pathlib
-import tempfile
 from urllib.parse import quote
 
 import pytest
+from php_fpm import start_php
 from programs import wait_until
 
 SCRIPT = pathlib.Path(__file__).parent / "php" / "callback.php"
@@ -29,25 +28,6 @@ http {{
     }}
 }}
 """
-PHP = """
-[global]
-error_log = /dev/stderr
-daemonize = no
-[www]
-user = {user}
-listen = {directory}/php.sock
-listen.mode = 0666
-pm = static
-pm.max_children = 2
-env[INTERNAL_SOCKET] = {directory}/gateway.sock
-"""
-
-
-@pytest.fixture
-def directory():
-    with tempfile.TemporaryDirectory() as path:  # short: a socket's path has at most 107 bytes
-        os.chmod(path, 0o755)  # nginx's workers have a user of their own
-        yield path
 
 
 @pytest.fixture
@@ -60,14 +40,10 @@ def ssegateway_environment(directory):
 def php(ssegateway, directory, start):
     script = pathlib.Path(directory) / "callback.php"
     script.write_text(SCRIPT.read_text())
-    user = "root" if os.getuid() == 0 else os.environ["USER"]
-    for name, text in {"nginx.conf": NGINX, "php.conf": PHP}.items():
-        (pathlib.Path(directory) / name).write_text(text.format(directory=directory, script=script, user=user))
-    root = ["--allow-to-run-as-root"] if user == "root" else []
-    start(sorted(glob.glob("/usr/sbin/php-fpm*"))[-1], *root, "--fpm-config", f"{directory}/php.conf")
+    (pathlib.Path(directory) / "nginx.conf").write_text(NGINX.format(directory=directory, script=script))
+    start_php(start, directory, INTERNAL_SOCKET=f"{directory}/gateway.sock")
     start("nginx", "-c", f"{directory}/nginx.conf")
-    for name in ("php.sock", "nginx.sock"):
-        wait_until(lambda: os.path.exists(f"{directory}/{name}"), lambda: f"no {name}")
+    wait_until(lambda: os.path.exists(f"{directory}/nginx.sock"), lambda: "no nginx.sock")
     yield
     ssegateway.stop()  # first, since it notifies the application of the streams that end
 

@@ -20,5 +20,6 @@ def test_an_excerpt_is_one(path: str, text: str) -> None:
 def test_no_excerpt_is_overlooked() -> None:
     shown = {path for path, _ in EXCERPTS}
     applications = {"hello.py", "flask_app.py", "django_site/chat/views.py", "fastapi_app.py", "test_flask_app.py"}
+    applications |= {"node_express.mjs", "php/index.php", "go/main.go"}
     assert shown >= {f"examples/{file}" for file in applications}
     assert len(EXCERPTS) == DOCUMENTS.count("<!-- from ")
