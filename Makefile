@@ -16,7 +16,7 @@ MUTATE = cargo mutants --config .ci/mutants.toml --output $(TARGET_DIR) $(or $(F
 SOCKETS = $(filter-out simulation core reactor rooms python_example tls,$(patsubst tests/%.rs,%,$(wildcard tests/*.rs)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-chat run test test-e2e test-python test-deploy faults soak lint doc static static-tls wheel check-targets sim planted mutants bench bench-parts bench-instructions bench-scale bench-syscalls bench-tokens fuzz
+.PHONY: help demo demo-chat run test test-e2e test-python test-deploy faults soak lint doc static static-tls wheel npm check-targets sim planted mutants bench bench-parts bench-instructions bench-scale bench-syscalls bench-tokens fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,10 @@ static-tls:
 wheel: static-tls ## target/wheel/*.whl for pip: the static binary, the Python client, and a pytest fixture; TARGET as for static
 	rm -f $(WHEEL_DIR)/*.whl
 	.ci/wheel $(STATIC_DIR)/ssegateway $(WHEEL_DIR)
+
+npm: static-tls ## target/npm/*.tgz for npm: the static binary, `startGateway` for tests, and the EventSource that reopens
+	rm -f $(TARGET_DIR)/npm/*.tgz
+	.ci/npm $(STATIC_DIR)/ssegateway $(TARGET_DIR)/npm
 
 check-targets: ## Type checks for machines that cannot run here: macOS and 32-bit x86
 	.ci/check-targets

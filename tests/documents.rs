@@ -18,7 +18,9 @@ fn read(path: &Path) -> String {
 fn documents() -> Vec<PathBuf> {
     let docs = fs::read_dir(root().join("docs")).expect("docs").map(|entry| entry.expect("an entry").path());
     let pages = docs.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
-    pages.chain(["README.md", "CHANGELOG.md", "python/README.md"].map(|name| root().join(name))).collect()
+    pages
+        .chain(["README.md", "CHANGELOG.md", "python/README.md", "js/README.md"].map(|name| root().join(name)))
+        .collect()
 }
 
 /// The text without code.

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "python/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*(ROOT / f"{folder}README.md" for folder in ("", "python/", "js/")), *sorted((ROOT / "docs").glob("*.md"))]
 DOCUMENTS = "".join(path.read_text() for path in PAGES)
 # An invisible line before a block: <!-- from examples/flask_app.py -->
 EXCERPTS = re.findall(r"^<!-- from (\S+) -->\n```\w+\n(.*?)^```$", DOCUMENTS, re.MULTILINE | re.DOTALL)
