@@ -101,6 +101,7 @@ const FILES: [(&str, &[&str]); 14] = [
             "relief",
             "expiry",
             "draining",
+            "replies",
             "requests",
             "upstream",
             "mod",

@@ -30,7 +30,7 @@
 //! | `sends` | sends to streams |
 //! | `feed`, `feeds` | one feed, and its account of lines; reading feeds, applying their lines, ending them |
 //! | `expiry`, `draining` | timeouts, heartbeats and the drain of a connection; the walk of the drain over all |
-//! | `requests` | bytes to requests to answers |
+//! | `replies`, `requests` | answers that are written at once; bytes to requests to answers |
 //! | `upstream` | what comes over Redis, and what it means |
 //! | `mod`, `visits`, `writes`, `wire` | the inputs and outputs |
 
@@ -63,6 +63,7 @@ mod redis_stats;
 mod rejections;
 mod relief;
 mod replay;
+mod replies;
 mod requests;
 mod results;
 mod room;
