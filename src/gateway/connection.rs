@@ -81,6 +81,11 @@ impl Reading {
     pub(super) fn has_begun(&self) -> bool {
         !self.inbox.is_empty() || self.body.is_some()
     }
+
+    /// Bytes of that part.
+    fn bytes(&self) -> usize {
+        self.inbox.len() + self.body.as_ref().map_or(0, |body| size_of::<Body>() + body.bytes.len())
+    }
 }
 
 /// The action for a request.
@@ -328,11 +333,11 @@ impl Connection {
     }
 
     /// Bytes of a request that is not complete, or that waits for the answer to the one before it.
+    // Of every input and every timer, and nearly always of a stream or an idle connection.
+    #[inline(always)]
     pub(super) fn unfinished_bytes(&self) -> usize {
         match &self.state {
-            State::Reading(reading) => {
-                reading.inbox.len() + reading.body.as_ref().map_or(0, |body| size_of::<Body>() + body.bytes.len())
-            }
+            State::Reading(reading) => reading.bytes(),
             State::Answering(answering) => answering.rest.len(),
             State::Feeding(feed) => feed.bytes(),
             State::Connecting(_) | State::Streaming(_) | State::Closing(_) | State::Closed(_) => 0,

@@ -75,13 +75,13 @@ impl<'b> Fields<'b> {
             let (name, value) = (header.name, header.value);
             // By length first: most fields are not among these.
             match name.len() {
-                4 if name.eq_ignore_ascii_case("host") => {
+                4 if is_named(name, "Host") => {
                     hosts += 1;
                     if !is_host(value) {
                         return Err(HeadError::Malformed("invalid Host"));
                     }
                 }
-                6 if name.eq_ignore_ascii_case("expect") => {
+                6 if is_named(name, "Expect") => {
                     for expectation in list(value) {
                         fields.expect = match fields.expect {
                             Expect::Nothing if expectation.eq_ignore_ascii_case(b"100-continue") => Expect::Continue,
@@ -89,23 +89,23 @@ impl<'b> Fields<'b> {
                         };
                     }
                 }
-                6 if name.eq_ignore_ascii_case("origin") => fields.origin = fields.origin.or(Some(value)),
-                10 if name.eq_ignore_ascii_case("connection") => {
+                6 if is_named(name, "Origin") => fields.origin = fields.origin.or(Some(value)),
+                10 if is_named(name, "Connection") => {
                     fields.close |= list(value).any(|option| option.eq_ignore_ascii_case(b"close"));
                 }
-                12 if name.eq_ignore_ascii_case("content-type") => {
+                12 if is_named(name, "Content-Type") => {
                     fields.content_type = fields.content_type.or(Some(value));
                 }
-                14 if name.eq_ignore_ascii_case("content-length") => {
+                14 if is_named(name, "Content-Length") => {
                     if length.is_some() {
                         return Err(HeadError::Malformed("repeated Content-Length"));
                     }
                     length = Some(decimal(value).ok_or(HeadError::Malformed("invalid Content-Length"))?);
                 }
-                16 if name.eq_ignore_ascii_case("content-encoding") => {
+                16 if is_named(name, "Content-Encoding") => {
                     fields.is_coded |= list(value).any(|coding| !coding.eq_ignore_ascii_case(b"identity"));
                 }
-                17 if name.eq_ignore_ascii_case("transfer-encoding") => {
+                17 if is_named(name, "Transfer-Encoding") => {
                     codings.get_or_insert_default().read(value)?;
                 }
                 _ => {}
@@ -129,6 +129,12 @@ impl<'b> Fields<'b> {
         };
         Ok(fields)
     }
+}
+
+/// Whether a field has that name: nearly always just as it is spelt here, and then a comparison of words finds it.
+#[inline(always)]
+fn is_named(name: &str, usual: &str) -> bool {
+    name == usual || name.eq_ignore_ascii_case(usual)
 }
 
 /// The transfer codings of all `Transfer-Encoding` fields together.
