@@ -19,13 +19,32 @@
 /// joined; the names; the frames; the connection's generation.
 ///
 /// The generation keeps a send out that was left in an old connection: the gateway has asked already whether it was
-/// applied.
+/// applied. The usual send, of one event to one group, goes ahead without tables for several.
 pub(super) const SEND: &str = r"
-local groups, last = (#KEYS - 2) / 2, #ARGV
-local wanted = {KEYS[2]}
-for i = 1, groups do wanted[i + 1] = KEYS[2 + 2 * i] end
-local marks = redis.call('MGET', unpack(wanted))
+local call, groups, last = redis.call, (#KEYS - 2) / 2, #ARGV
+local marks
+if groups == 1 then
+  marks = call('MGET', KEYS[2], KEYS[4])
+else
+  local wanted = {KEYS[2]}
+  for i = 1, groups do wanted[i + 1] = KEYS[2 + 2 * i] end
+  marks = call('MGET', unpack(wanted))
+end
 if marks[1] ~= ARGV[last] then return redis.error_reply('FENCED the gateway is not registered') end
+local id
+if last == 12 and groups == 1 and (ARGV[2] == '0' or ARGV[2] == '1') then
+  if marks[2] then return 0 end
+  id = call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[6], '*', 's', ARGV[1], 'g', ARGV[9])
+  if #id < 20 then
+    local entry = id .. ' ' .. ARGV[2] .. ' ' .. ARGV[11]
+    if ARGV[2] == '0' and ARGV[3] ~= '0' then
+      local most = ARGV[5] + 1
+      if call('RPUSH', KEYS[3], entry) > most then call('LTRIM', KEYS[3], -most, -1) end
+      call('PEXPIRE', KEYS[3], ARGV[3])
+    end
+    return {id, call('PUBLISH', ARGV[7] .. ARGV[10], entry)}
+  end
+end
 local names, lists, ends = {}, {}, {}
 for i = 1, groups do
   if not marks[i + 1] then
@@ -37,19 +56,19 @@ local flags, count = tonumber(ARGV[2]), last - 10 - groups
 local function subscribers()
   local channels, sum = {}, 0
   for i, name in ipairs(names) do channels[i] = ARGV[7] .. name end
-  local counts = redis.call('PUBSUB', 'NUMSUB', unpack(channels))
+  local counts = call('PUBSUB', 'NUMSUB', unpack(channels))
   for i = 2, #counts, 2 do sum = sum + counts[i] end
   return sum
 end
 if flags >= 32 then return {'', subscribers()} end
-local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[6], '*', 's', ARGV[1], 'g', ARGV[9])
+id = id or call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[6], '*', 's', ARGV[1], 'g', ARGV[9])
 local ids = {id}
 if count > 1 or #id > 19 then
   local dash = string.find(id, '-', 1, true)
   local ms, seq = string.sub(id, 1, dash), tonumber(string.sub(id, dash + 1))
   if seq + count > 200000 then ms, seq = string.format('%.0f-', tonumber(string.sub(ms, 1, -2)) + 1), 0 end
   for i = 1, math.max(count, 1) do ids[i] = ms .. string.format('%.0f', seq + i - 1) end
-  if ids[#ids] ~= id then redis.call('XADD', KEYS[1], ids[#ids], 's', ARGV[1], 'g', ARGV[9]) end
+  if ids[#ids] ~= id then call('XADD', KEYS[1], ids[#ids], 's', ARGV[1], 'g', ARGV[9]) end
 end
 local entries = {}
 for i = 1, #ids do
@@ -59,21 +78,21 @@ end
 if count > 0 and flags % 2 == 0 and ARGV[3] ~= '0' then
   local most = tonumber(ARGV[5]) + 1
   for _, list in ipairs(lists) do
-    if redis.call('RPUSH', list, unpack(entries)) > most then redis.call('LTRIM', list, -most, -1) end
-    redis.call('PEXPIRE', list, ARGV[3])
+    if call('RPUSH', list, unpack(entries)) > most then call('LTRIM', list, -most, -1) end
+    call('PEXPIRE', list, ARGV[3])
   end
 end
 if flags % 8 >= 4 then
-  for _, mark in ipairs(ends) do redis.call('SET', mark, '1', 'PX', ARGV[4]) end
-  for _, name in ipairs(names) do redis.call('PUBLISH', ARGV[8], 'E' .. name) end
+  for _, mark in ipairs(ends) do call('SET', mark, '1', 'PX', ARGV[4]) end
+  for _, name in ipairs(names) do call('PUBLISH', ARGV[8], 'E' .. name) end
 end
 local reached = 0
 if #names == 1 then
-  for _, entry in ipairs(entries) do reached = redis.call('PUBLISH', ARGV[7] .. names[1], entry) end
+  for _, entry in ipairs(entries) do reached = call('PUBLISH', ARGV[7] .. names[1], entry) end
 else
   reached = subscribers()
   local head = 'G' .. table.concat(names, '\n') .. '\n\n'
-  for _, entry in ipairs(entries) do redis.call('PUBLISH', ARGV[8], head .. entry) end
+  for _, entry in ipairs(entries) do call('PUBLISH', ARGV[8], head .. entry) end
 end
 return {ids[#ids], reached}
 ";
