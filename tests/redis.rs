@@ -4,7 +4,7 @@ mod common;
 
 use common::{
     Answer, BUFFERED, Backend, Builder, Client, Gate, Gateway, OK, Redis, Response, Stream, assert_json, eventually,
-    get, post,
+    get, post, send_request,
 };
 use serde_json::{Value, json};
 
@@ -28,7 +28,7 @@ fn by_path() -> Backend {
 
 /// Gateways that share one Redis and one backend.
 struct Cluster {
-    _redis: Redis,
+    redis: Redis,
     backend: Backend,
     gateways: Vec<Gateway>,
 }
@@ -42,7 +42,7 @@ impl Cluster {
         let backend = by_path();
         let start = |_| variables(Gateway::for_backend(&backend).set("REDIS_URL", redis.url())).start();
         let gateways: Vec<Gateway> = (0..count).map(start).collect();
-        let cluster = Self { _redis: redis, backend, gateways };
+        let cluster = Self { redis, backend, gateways };
         cluster.wait_for_links();
         cluster
     }
@@ -169,7 +169,7 @@ fn a_new_client_gets_what_was_sent_since_its_request_and_nothing_before() {
     let opened = gate.clone();
     let backend = Backend::new(move |_| Answer::json(r#"{"groups":["a"]}"#).after(&opened));
     let start = || Gateway::for_backend(&backend).set("REDIS_URL", &url).start();
-    let cluster = Cluster { _redis: redis, backend: by_path(), gateways: vec![start(), start()] };
+    let cluster = Cluster { redis, backend: by_path(), gateways: vec![start(), start()] };
     cluster.wait_for_links();
     cluster.send(0, "a", "before");
     let client = Client::open(cluster.gateways[1].port, get("/"));
@@ -222,7 +222,7 @@ fn a_send_to_another_gateways_pending_connect_is_buffered() {
     let opened = gate.clone();
     let backend = Backend::new(move |_| Answer::json("{}").after(&opened));
     let start = || Gateway::for_backend(&backend).set("REDIS_URL", &url).start();
-    let cluster = Cluster { _redis: redis, backend: by_path(), gateways: vec![start(), start()] };
+    let cluster = Cluster { redis, backend: by_path(), gateways: vec![start(), start()] };
     cluster.wait_for_links();
     let client = Client::open(cluster.gateways[1].port, get("/"));
     let token = backend.connect("/").token().to_owned();
@@ -284,4 +284,76 @@ fn tokens_name_their_gateway_and_are_still_of_version_four() {
     assert_eq!(tokens[0][..8], tokens[1][..8]);
     assert_ne!(tokens[0][..8], tokens[2][..8]);
     assert!(tokens.iter().all(|token| &token[14..15] == "4" && "89ab".contains(&token[19..20])));
+}
+
+/// The requests to Redis of a gateway that have no answer.
+fn waiting(gateway: &Gateway) -> u64 {
+    let metrics = gateway.get("/internal/metrics");
+    let sample = metrics.text().lines().find_map(|line| line.strip_prefix("ssegateway_redis_requests_waiting "));
+    sample.expect("a sample").parse().expect("a number")
+}
+
+#[test]
+fn pipelined_sends_are_under_way_together_and_answered_in_order() {
+    let cluster = Cluster::of(2);
+    let mut stream = cluster.open(1, "/a,b");
+    bare_id(&stream.frame());
+    let token = cluster.backend.connect("/a,b").token().to_owned();
+    let elsewhere = json!({"token": token, "event": {"data": "to a token"}}).to_string();
+    let own = cluster.gateways[0].open("/c");
+    let own_token = cluster.backend.connect("/c").token().to_owned();
+    let here = json!({"token": own_token, "event": {"data": "to a token here"}}).to_string();
+    let to = |group: &str, data: u32| json!({"group": group, "event": {"data": data.to_string()}}).to_string();
+    let mut bodies: Vec<String> = (0..12).map(|n| to(if n % 3 == 0 { "b" } else { "a" }, n)).collect();
+    bodies.push(elsewhere);
+    bodies.extend((12..16).map(|n| to("a", n)));
+    // Behind the first of these, all waits for what is before.
+    bodies.push("no JSON".to_owned());
+    bodies.push(here);
+    bodies.push(to("a", 16));
+    let mut sender = cluster.gateways[0].client();
+    cluster.redis.pause();
+    sender.send(bodies.iter().map(|body| send_request(body)).collect::<String>());
+    eventually("all of them are under way", || waiting(&cluster.gateways[0]) == 17);
+    cluster.redis.resume();
+    let mut ids = Vec::new();
+    for (n, body) in bodies.iter().enumerate() {
+        let response = sender.response();
+        match n {
+            12 | 18 => assert_json(&response, 200, OK),
+            17 => assert_refused(&response, 400, "Invalid JSON"),
+            _ => {
+                let id = answer(&response)["id"].as_str().expect("an id").to_owned();
+                let data = serde_json::from_str::<Value>(body).unwrap()["event"]["data"].clone();
+                ids.push((id, data.as_str().unwrap().to_owned()));
+            }
+        }
+    }
+    for (n, (id, data)) in ids.iter().enumerate() {
+        if n == 12 {
+            assert_eq!(stream.event(), "data: to a token\n\n");
+        }
+        assert_eq!(stream.event(), event(id, data));
+    }
+    drop(own);
+}
+
+#[test]
+fn more_pipelined_sends_than_may_be_under_way_wait_their_turn() {
+    let cluster = Cluster::of(1);
+    let mut stream = cluster.open(0, "/a");
+    bare_id(&stream.frame());
+    let bodies = (0..200).map(|n| json!({"group": "a", "event": {"data": n.to_string()}}).to_string());
+    let mut sender = cluster.gateways[0].client();
+    cluster.redis.pause();
+    sender.send(bodies.map(|body| send_request(&body)).collect::<String>());
+    // A client that has ended its side still gets all of its answers.
+    sender.half_close();
+    eventually("many are under way", || waiting(&cluster.gateways[0]) == 64);
+    cluster.redis.resume();
+    for n in 0..200 {
+        let id = answer(&sender.response())["id"].as_str().expect("an id").to_owned();
+        assert_eq!(stream.event(), event(&id, &n.to_string()));
+    }
+    sender.assert_closed();
 }

@@ -68,6 +68,7 @@ const FILES: [(&str, &[&str]); 14] = [
             "actions",
             "results",
             "answers",
+            "answering",
             "feed",
             "asking",
             "routes",

@@ -42,16 +42,26 @@ pub enum CloseMode {
     Abort,
 }
 
-/// Identifies a deferred answer of a connection, at most one at a time; stale once the connection is closed.
+/// Identifies a deferred answer of a connection; stale once the connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket(ConnId);
+pub struct Ticket(ConnId, u32);
 
 impl Ticket {
+    /// The first one since the connection was read.
     pub(super) fn new(connection: ConnId) -> Self {
-        Self(connection)
+        Self(connection, 0)
+    }
+
+    /// A further one.
+    pub(super) fn further(connection: ConnId, number: u32) -> Self {
+        Self(connection, number)
     }
 
     pub(super) fn connection(self) -> ConnId {
         self.0
+    }
+
+    pub(super) fn number(self) -> u32 {
+        self.1
     }
 }

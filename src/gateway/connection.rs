@@ -1,6 +1,7 @@
 //! One connection: its state, its output, its deadline.
 
 use super::actions::CloseMode;
+use super::answering::Answering;
 use super::answers::ResponseMode;
 use super::feed::Feed;
 use super::output::Output;
@@ -52,7 +53,8 @@ pub(super) enum Input {
 pub(super) enum State {
     /// Collecting a request, or waiting for one.
     Reading(Reading),
-    /// The answer to the last request is deferred, and no further request is read until it is written.
+    /// The answer to the last request is deferred, and no further request is read until it is written, but for sends that
+    /// Redis puts behind it.
     Answering(Box<Answering>),
     /// The body of a feed is being read, and what it says is applied.
     Feeding(Box<Feed>),
@@ -209,12 +211,6 @@ impl Body {
     }
 }
 
-pub(super) struct Answering {
-    pub mode: ResponseMode,
-    /// Input after the request.
-    pub rest: Vec<u8>,
-}
-
 /// The parameters of a response to a request for a stream.
 pub(super) struct StreamMode {
     /// Whether the client understands chunks (RFC 9112 section 7.1).
@@ -338,7 +334,7 @@ impl Connection {
     pub(super) fn unfinished_bytes(&self) -> usize {
         match &self.state {
             State::Reading(reading) => reading.bytes(),
-            State::Answering(answering) => answering.rest.len(),
+            State::Answering(answering) => answering.bytes(),
             State::Feeding(feed) => feed.bytes(),
             State::Connecting(_) | State::Streaming(_) | State::Closing(_) | State::Closed(_) => 0,
         }
@@ -368,7 +364,10 @@ impl Connection {
             && match &self.state {
                 State::Reading(_) => self.out.len() < answers_max,
                 State::Feeding(feed) => feed.wants_input() && self.out.len() < answers_max,
-                State::Answering(_) | State::Closed(_) => false,
+                State::Answering(answering) => {
+                    answering.reads_ahead() && answering.rest.is_empty() && self.out.len() < answers_max
+                }
+                State::Closed(_) => false,
                 State::Connecting(_) | State::Streaming(_) | State::Closing(_) => true,
             }
     }

@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `settings`, `actions` | the core's configuration; its actions for the owner |
 //! | `results`, `answers` | what becomes of sends; every refusal and result with status, text and metric label |
+//! | `answering` | answers that come later than their requests |
 //! | `routes` | the answer to each request: a pure function of its head |
 //! | `output` | the unsent bytes of a connection, chunks, and the connections with unsent bytes |
 //! | `connection` | one connection: state, request body, deadline |
@@ -35,6 +36,7 @@
 //! | `mod`, `visits`, `writes`, `wire` | the inputs and outputs |
 
 mod actions;
+mod answering;
 mod answers;
 mod asking;
 mod budget;

@@ -3,9 +3,7 @@
 use super::actions::{Action, Ticket};
 use super::answers::{Answer, Refusal, ResponseMode};
 use super::asking::Asker;
-use super::connection::{
-    Answering, Body, Closing, Connection, Input, Progress, Purpose, Reading, State, StreamMode, current,
-};
+use super::connection::{Body, Closing, Connection, Input, Progress, Purpose, Reading, State, StreamMode, current};
 use super::listing::{Heading, Listing};
 use super::results::{MembershipResult, SendResult};
 use super::routes::{self, Reply, Route};
@@ -33,11 +31,15 @@ impl Shared {
         }
         let mut inbox = match &mut connection.state {
             State::Reading(reading) if !reading.inbox.is_empty() => std::mem::take(&mut reading.inbox),
-            State::Reading(_) | State::Feeding(_) => {
+            // Behind input that waits, all waits.
+            State::Answering(answering) if !answering.rest.is_empty() => {
+                return self.keep_rest(now, connection, bytes);
+            }
+            State::Reading(_) | State::Answering(_) | State::Feeding(_) => {
                 let used = self.read_requests(now, connections, id, bytes);
                 return self.keep_rest(now, current(connections, id), &bytes[used..]);
             }
-            State::Answering(_) | State::Connecting(_) | State::Streaming(_) | State::Closing(_) | State::Closed(_) => {
+            State::Connecting(_) | State::Streaming(_) | State::Closing(_) | State::Closed(_) => {
                 return self.keep_rest(now, connection, bytes);
             }
         };
@@ -66,7 +68,7 @@ impl Shared {
         }
         match &mut connection.state {
             State::Reading(reading) => reading.inbox = rest.to_vec(),
-            State::Answering(answering) if answering.mode.keep_alive => answering.rest.extend_from_slice(rest),
+            State::Answering(answering) if answering.keeps_alive() => answering.rest.extend_from_slice(rest),
             State::Connecting(_) | State::Streaming(_) => {
                 if !connection.discard.take(rest.len()) {
                     self.cut_stream(now, connection, EndReason::error(Detail::ExcessInput));
@@ -104,6 +106,7 @@ impl Shared {
                     }
                 }
                 State::Feeding(_) => Some(self.read_feed(now, connections, id, rest)),
+                State::Answering(answering) if answering.reads_ahead() => self.read_ahead(now, connections, id, rest),
                 State::Answering(_)
                 | State::Connecting(_)
                 | State::Streaming(_)
@@ -265,7 +268,7 @@ impl Shared {
             Purpose::Send => {
                 let result = self.send(now, connections, body);
                 if let SendResult::Asked(asked) = result {
-                    let ticket = Self::owe_answer(current(connections, id), mode);
+                    let ticket = Self::owe_answer(current(connections, id), mode, true);
                     return self.owe_send(now, ticket, asked, body);
                 }
                 self.answer_send(now, current(connections, id), result, mode);
@@ -275,7 +278,7 @@ impl Shared {
                 let asker = Asker::Client(Ticket::new(id));
                 let result = self.change_groups(now, connections, body, asker);
                 if result == MembershipResult::Asked {
-                    Self::owe_answer(current(connections, id), mode);
+                    Self::owe_answer(current(connections, id), mode, false);
                     return;
                 }
                 self.answer(now, current(connections, id), &Answer::membership(result), mode);
@@ -285,21 +288,21 @@ impl Shared {
             // Reports can be a megabyte, so each is the last answer on its connection.
             Purpose::Answer(Reply::Metrics) => {
                 let mode = ResponseMode { keep_alive: false, ..mode };
-                let ticket = Self::owe_answer(current(connections, id), mode);
+                let ticket = Self::owe_answer(current(connections, id), mode, false);
                 return self.outbox.act(Action::Report(ticket));
             }
             Purpose::Answer(Reply::Connections(page)) => {
                 let mode = ResponseMode { keep_alive: false, ..mode };
-                let ticket = Self::owe_answer(current(connections, id), mode);
+                let ticket = Self::owe_answer(current(connections, id), mode, false);
                 self.listings.push_back((ticket, Listing::new(page)));
                 return self.outbox.act(Action::List);
             }
             Purpose::Answer(Reply::Cursor) if self.is_linked() && self.hub.groups.has_history() => {
-                let ticket = Self::owe_answer(current(connections, id), mode);
+                let ticket = Self::owe_answer(current(connections, id), mode, false);
                 return self.ask_for_cursor(now, ticket);
             }
             Purpose::Answer(Reply::Group(name)) if self.engine.link.is_some() => {
-                let ticket = Self::owe_answer(current(connections, id), mode);
+                let ticket = Self::owe_answer(current(connections, id), mode, false);
                 return self.ask_for_group(now, ticket, name);
             }
             Purpose::Answer(reply) => {
@@ -320,7 +323,33 @@ impl Shared {
         }
     }
 
-    /// Writes a deferred answer, and continues reading after its request.
+    /// Reads a further send although the answers to earlier ones are due, if Redis puts it behind them. `None`: it waits
+    /// until these are written.
+    fn read_ahead(
+        &mut self,
+        now: Millis,
+        connections: &mut Table<Connection>,
+        id: ConnId,
+        input: &[u8],
+    ) -> Option<usize> {
+        let connection = current(connections, id);
+        let mut storage = request::storage();
+        let head = request::parse(&mut storage, input, self.settings.head_bytes_max).ok()??;
+        let route = routes::route(&head, connection.listener, connection.peer, &self.settings);
+        let Framing::Length(length) = head.framing else { return None };
+        if route != Route::Send || head.expect != Expect::Nothing || length > self.settings.body_bytes_max as u64 {
+            return None;
+        }
+        let (body, rest) = input.get(head.bytes..)?.split_at_checked(usize::try_from(length).ok()?)?;
+        let asked = self.send_behind(now, connections, body)?;
+        let mode = self.mode_before(ResponseMode { keep_alive: head.keep_alive, head_only: false }, rest);
+        let State::Answering(answering) = &mut current(connections, id).state else { return None };
+        let number = answering.add_send(mode);
+        self.owe_send(now, Ticket::further(id, number), asked, body);
+        Some(head.bytes + body.len())
+    }
+
+    /// Writes a deferred answer, the only one that is due, and continues reading after its request.
     pub(super) fn answer_owed(
         &mut self,
         now: Millis,
@@ -330,21 +359,70 @@ impl Shared {
     ) {
         let id = ticket.connection();
         let Some(connection) = connections.get_mut(id) else { return };
+        let unfinished = connection.unfinished_bytes();
+        self.answer_last(now, connections, id, answer);
+        self.settle(now, connections, id);
+        let left = connections.get(id).map_or(0, Connection::unfinished_bytes);
+        self.budget.recount(unfinished, left);
+    }
+
+    /// A send has its result: writes its answer once all before it are written.
+    pub(super) fn answer_owed_send(
+        &mut self,
+        now: Millis,
+        connections: &mut Table<Connection>,
+        ticket: Ticket,
+        result: SendResult,
+    ) {
+        self.stats.send(result);
+        let id = ticket.connection();
+        let Some(connection) = connections.get_mut(id) else { return };
+        let unfinished = connection.unfinished_bytes();
         let State::Answering(answering) = &mut connection.state else { return };
-        let unfinished = answering.rest.len();
-        let Answering { mode, rest } =
-            std::mem::replace(&mut **answering, Answering { mode: ResponseMode::LAST, rest: Vec::new() });
-        let keep_alive = mode.keep_alive && connection.input == Input::Open && !self.shutdown.is_draining();
-        self.answer(now, connection, answer, ResponseMode { keep_alive, ..mode });
-        if keep_alive {
-            connection.state = State::Reading(Reading::default());
-            self.read_input(now, connections, id, &rest);
-        } else {
-            self.start_closing(connection);
+        answering.set_result(ticket.number(), result);
+        while let State::Answering(answering) = &mut connection.state
+            && let Some((mode, result)) = answering.next_but_last()
+        {
+            self.answer(now, connection, &Answer::send(result), mode);
+        }
+        if let State::Answering(answering) = &connection.state
+            && let Some((_, Some(result))) = answering.last()
+        {
+            self.answer_last(now, connections, id, &Answer::send(result));
         }
         self.settle(now, connections, id);
         let left = connections.get(id).map_or(0, Connection::unfinished_bytes);
         self.budget.recount(unfinished, left);
+    }
+
+    /// Writes the last answer that is due, and continues reading after its request.
+    fn answer_last(&mut self, now: Millis, connections: &mut Table<Connection>, id: ConnId, answer: &Answer<'_>) {
+        let connection = current(connections, id);
+        let State::Answering(answering) = &mut connection.state else { return };
+        let Some((mode, _)) = answering.last() else { return };
+        let rest = std::mem::take(&mut answering.rest);
+        let is_over = connection.input == Input::Ended || self.shutdown.is_draining();
+        let keep_alive = mode.keep_alive && !(is_over && rest.is_empty());
+        self.answer(now, connection, answer, ResponseMode { keep_alive, ..mode });
+        if !keep_alive {
+            return self.start_closing(connection);
+        }
+        connection.state = State::Reading(Reading::default());
+        self.read_input(now, connections, id, &rest);
+        let connection = current(connections, id);
+        match &connection.state {
+            State::Reading(reading) if is_over && reading.has_begun() && connection.input != Input::Ended => {
+                self.refuse(now, connection, Refusal::ShuttingDown);
+            }
+            State::Reading(_) if is_over => self.start_closing(connection),
+            State::Reading(_)
+            | State::Answering(_)
+            | State::Feeding(_)
+            | State::Connecting(_)
+            | State::Streaming(_)
+            | State::Closing(_)
+            | State::Closed(_) => {}
+        }
     }
 
     /// Continues the pages of the list of streams that take more than a turn.

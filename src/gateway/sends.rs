@@ -26,6 +26,37 @@ impl Shared {
         result
     }
 
+    /// Executes the body of a send that comes behind others whose results come over Redis, if its own does, too. `None`:
+    /// nothing is done.
+    pub(super) fn send_behind(
+        &mut self,
+        now: Millis,
+        connections: &mut Table<Connection>,
+        body: &[u8],
+    ) -> Option<Asked> {
+        let mut scratch = std::mem::take(&mut self.send_scratch);
+        let asked = match send::parse(body, &mut scratch, self.group_ids()) {
+            Ok(command) if self.is_elsewhere(connections, &command.target) => {
+                self.hints.fields(body);
+                match self.execute(now, connections, body, &command) {
+                    SendResult::Asked(asked) => Some(asked),
+                    _ => None,
+                }
+            }
+            Ok(_) | Err(_) => None,
+        };
+        self.send_scratch = scratch;
+        asked
+    }
+
+    /// Whether a send to that target is executed by way of Redis.
+    fn is_elsewhere(&self, connections: &mut Table<Connection>, target: &Target<'_>) -> bool {
+        match target {
+            Target::Token(token) => self.stream_named(connections, token).is_none() && self.owner_of(token).is_some(),
+            Target::Group(_) | Target::Groups(_) => self.engine.link.is_some(),
+        }
+    }
+
     /// Who gives the events of groups their ids.
     pub(super) fn group_ids(&self) -> GroupIds {
         if self.hub.groups.has_history() { GroupIds::Gateway } else { GroupIds::Backend }

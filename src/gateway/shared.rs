@@ -1,10 +1,11 @@
 //! State shared by all connections, and the operations on one: answer, close, settle.
 
 use super::actions::{Action, CloseMode, Ticket};
+use super::answering::Answering;
 use super::answers::{Answer, Refusal, ResponseMode};
 use super::asking::Asking;
 use super::budget::Budget;
-use super::connection::{Answering, Closing, Connection, State};
+use super::connection::{Closing, Connection, State};
 use super::deadlines::{self, Deadlines};
 use super::following::Following;
 use super::frames::Delivery;
@@ -141,9 +142,9 @@ impl Shared {
         }
     }
 
-    /// Defers the answer to the current request.
-    pub(super) fn owe_answer(connection: &mut Connection, mode: ResponseMode) -> Ticket {
-        connection.state = State::Answering(Box::new(Answering { mode, rest: Vec::new() }));
+    /// Defers the answer to the current request. `is_send`: behind it, further sends may be read.
+    pub(super) fn owe_answer(connection: &mut Connection, mode: ResponseMode, is_send: bool) -> Ticket {
+        connection.state = State::Answering(Box::new(Answering::new(mode, is_send)));
         Ticket::new(connection.id)
     }
 

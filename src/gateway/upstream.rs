@@ -1,6 +1,6 @@
 //! The connection to Redis: what its events mean for streams and for those who wait.
 
-use super::actions::{Action, Ticket};
+use super::actions::Action;
 use super::answers::Answer;
 use super::asking::{
     Asker, Line, Look, Message, Owed, Question, membership_code, membership_result, send_code, send_result,
@@ -203,17 +203,6 @@ impl Shared {
         }
     }
 
-    fn answer_asked_send(
-        &mut self,
-        now: Millis,
-        connections: &mut Table<Connection>,
-        ticket: Ticket,
-        result: SendResult,
-    ) {
-        self.stats.send(result);
-        self.answer_owed(now, connections, ticket, &Answer::send(result));
-    }
-
     /// A request to Redis has its result.
     fn take_outcome(&mut self, now: Millis, connections: &mut Table<Connection>, serial: Serial, outcome: Outcome) {
         if self.asking.head == Some(serial) {
@@ -223,7 +212,7 @@ impl Shared {
         match owed {
             Owed::Send { ticket, has_id } => {
                 let result = self.sent(outcome, has_id);
-                self.answer_asked_send(now, connections, ticket, result);
+                self.answer_owed_send(now, connections, ticket, result);
             }
             Owed::Line(feed, line) => {
                 let result = self.sent(outcome, false);
@@ -321,7 +310,7 @@ impl Shared {
             Some(Question::Send(ticket)) => {
                 let counts = &mut self.stats.remote;
                 *(if send == SendResult::NotFound { &mut counts.not_found } else { &mut counts.unanswered }) += 1;
-                self.answer_asked_send(now, connections, ticket, send);
+                self.answer_owed_send(now, connections, ticket, send);
             }
             Some(Question::Change(ticket)) => self.answer_owed(now, connections, ticket, &Answer::membership(change)),
             Some(Question::Line(feed, line)) => self.line_done(now, connections, feed, line, send),
@@ -351,7 +340,7 @@ impl Shared {
         match question {
             Question::Send(ticket) => {
                 self.stats.remote.unanswered += 1;
-                self.answer_asked_send(now, connections, ticket, SendResult::NoAnswer);
+                self.answer_owed_send(now, connections, ticket, SendResult::NoAnswer);
             }
             Question::Line(feed, line) => self.line_done(now, connections, feed, line, SendResult::NoAnswer),
             Question::Change(ticket) => {
@@ -402,7 +391,7 @@ impl Shared {
                     let ticket = *ticket;
                     self.asking.take(number);
                     self.stats.remote.answered += 1;
-                    self.answer_asked_send(now, connections, ticket, send_result(value));
+                    self.answer_owed_send(now, connections, ticket, send_result(value));
                 }
                 Some(Question::Change(ticket)) => {
                     let ticket = *ticket;
