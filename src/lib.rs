@@ -32,7 +32,7 @@
 //!
 //! | To change | Look in |
 //! |---|---|
-//! | status, text or metric label of an answer | `gateway/answers.rs`: a row per refusal and per result of a connect, a match arm per result of a send |
+//! | status, text or metric label of an answer | `gateway/answers.rs`: a row per refusal and per result of a connect, a match arm per result of a send; a refusal's advice in the log: `gateway/hints.rs` |
 //! | who answers which request, and its checks | `gateway/routes.rs` |
 //! | the head of a stream, `Date`, CORS fields | `http/response.rs`; what it depends on: `StreamMode` in `gateway/connection.rs` |
 //! | opening streams, when a stream is refused | `gateway/streams.rs` |
