@@ -143,9 +143,12 @@ fn a_rejections_body_that_is_not_whole_or_too_long_or_empty_is_replaced() {
         (Answer::new(403, &types, &format!("{longest}x")), false),
         (Answer::new(403, &types, ""), false),
         (Answer::raw("HTTP/1.1 403 No\r\nContent-Length: 100\r\n\r\nshort").then(Step::Close), false),
+        // Late: the rest never comes.
+        (Answer::raw("HTTP/1.1 403 No\r\nContent-Length: 100\r\n\r\nshort"), false),
     ] {
         let backend = Backend::connecting(answer);
-        let response = Gateway::for_backend(&backend).set("REJECTION_BODY", "pass").start().get("/x");
+        let settings = Gateway::for_backend(&backend).set("REJECTION_BODY", "pass").set("CALLBACK_TIMEOUT_SECONDS", 1);
+        let response = settings.start().get("/x");
         if passed {
             assert_eq!((response.status, response.body.len()), (403, longest.len()));
         } else {

@@ -259,3 +259,39 @@ fn what_comes_behind_a_close_in_one_read_is_for_nobody() {
     assert_eq!(stream.event(), "data: 1\n\n");
     stream.assert_ended();
 }
+
+#[test]
+fn the_target_in_the_query_is_percent_decoded() {
+    let backend = Backend::connecting(common::Answer::json(r#"{"groups":["user:4 2"]}"#));
+    let gateway = Gateway::for_backend(&backend).set("HISTORY_SECONDS", 0).start();
+    let (mut stream, token) = gateway.open_with(&backend, "/x");
+    for query in [
+        "?group=user%3A4%202",
+        "?x=y&end=false&group=user:4%202",
+        &format!("?token=%{:x}{}", token.as_bytes()[0], &token[1..]),
+    ] {
+        let line = event("1").to_string();
+        let head = format!("POST /internal/send{query} HTTP/1.1\r\nHost: h\r\nContent-Type: {LINES}\r\n");
+        let response = gateway.request(format!("{head}Content-Length: {}\r\n\r\n{line}", line.len()));
+        assert_json(&response, 200, r#"{"status":"ok","accepted":1}"#);
+        assert_eq!(stream.event(), "data: 1\n\n");
+    }
+}
+
+#[test]
+fn a_line_that_finds_too_much_unsent_is_an_error_like_that_of_another_send() {
+    let gate = common::Gate::new();
+    let held = gate.clone();
+    let backend = Backend::new(move |_| common::Answer::ok().after(&held));
+    let gateway = Gateway::for_backend(&backend).set("MAX_PENDING_BYTES", 100).start();
+    let _client = Client::open(gateway.port, get("/x"));
+    let token = backend.connect("/x").token().to_owned();
+    let line = json!({"token": token, "event": {"data": "x".repeat(100)}}).to_string();
+    let lines = format!("{line}\n{line}\n{line}\n");
+    let head = format!("POST /internal/send HTTP/1.1\r\nHost: h\r\nContent-Type: {LINES}\r\n");
+    let response = gateway.request(format!("{head}Content-Length: {}\r\n\r\n{lines}", lines.len()));
+    let failed = r#"{"line":2,"status":500,"error":"Write failed: connection closed"}"#;
+    let gone = r#"{"line":3,"status":404,"error":"Token not found"}"#;
+    assert_json(&response, 200, &format!(r#"{{"status":"ok","accepted":1,"errors":[{failed},{gone}]}}"#));
+    gate.open();
+}

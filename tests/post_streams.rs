@@ -128,3 +128,13 @@ fn without_the_switch_a_post_is_not_allowed() {
     assert_eq!((response.status, response.header("allow")), (405, Some("GET, OPTIONS")));
     assert_eq!(backend.count("connect"), 0);
 }
+
+#[test]
+fn a_post_to_a_probe_is_no_stream() {
+    let backend = Backend::accepting();
+    let gateway = with_posts(&backend).start();
+    for path in ["/healthz", "/readyz/"] {
+        assert_eq!(gateway.request(post(path, "{}")).status, 405, "{path}");
+    }
+    assert_eq!(backend.count("connect"), 0);
+}
