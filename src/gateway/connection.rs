@@ -314,20 +314,6 @@ impl Connection {
         }
     }
 
-    /// Unsent bytes, including those buffered for a pending connect.
-    pub(super) fn unsent_bytes(&self) -> usize {
-        let held = match &self.state {
-            State::Connecting(connecting) => connecting.held.len(),
-            State::Reading(_)
-            | State::Answering(_)
-            | State::Feeding(_)
-            | State::Streaming(_)
-            | State::Closing(_)
-            | State::Closed(_) => 0,
-        };
-        held + self.out.len()
-    }
-
     /// Bytes of a request that is not complete, or that waits for the answer to the one before it.
     // Of every input and every timer, and nearly always of a stream or an idle connection.
     #[inline(always)]

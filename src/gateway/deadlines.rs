@@ -110,6 +110,8 @@ pub(super) fn is_due(now: Millis, connection: &Connection, settings: &Settings) 
 }
 
 /// That connection's deadline.
+// Of every input and output: as a call it costs each of them 15 instructions more.
+#[inline(always)]
 fn deadline_of(connection: &Connection, settings: &Settings) -> Millis {
     let stalled = stalls_at(connection, settings);
     match &connection.state {

@@ -221,12 +221,19 @@ impl Outbox {
         output.buffer.clear(&mut self.pool);
     }
 
-    /// Updates the count of a connection's unsent bytes.
-    pub(super) fn count_unsent(&mut self, id: ConnId, output: &mut Output, bytes: usize) {
+    /// Updates the count of a connection's unsent bytes; whether it has changed.
+    #[inline(always)]
+    pub(super) fn count_unsent(&mut self, id: ConnId, output: &mut Output, bytes: usize) -> bool {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        if bytes == output.counted {
-            return;
+        // Of every write, and most leave nothing as nothing was left before.
+        let has_changed = bytes != output.counted;
+        if has_changed {
+            self.change_unsent(id, output, bytes);
         }
+        has_changed
+    }
+
+    fn change_unsent(&mut self, id: ConnId, output: &mut Output, bytes: u32) {
         self.unsent_bytes = self.unsent_bytes - u64::from(output.counted) + u64::from(bytes);
         self.blocked = self.blocked - u64::from(output.counted > 0) + u64::from(bytes > 0);
         output.counted = bytes;

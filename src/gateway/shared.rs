@@ -352,15 +352,26 @@ impl Shared {
     }
 
     /// Unsent bytes of a connection, with what is held back for it until it is open or has caught up.
+    #[inline(always)]
     pub(super) fn unsent_of(&self, connection: &Connection) -> usize {
-        let held = if connection.has_tail() { self.delivery.held_for(connection.id) } else { 0 };
-        connection.unsent_bytes() + held
+        let held = match &connection.state {
+            State::Connecting(connecting) => connecting.held.len(),
+            State::Streaming(streaming) if streaming.reached.has_tail() => self.delivery.held_for(connection.id),
+            State::Streaming(_)
+            | State::Reading(_)
+            | State::Answering(_)
+            | State::Feeding(_)
+            | State::Closing(_)
+            | State::Closed(_) => 0,
+        };
+        held + connection.out.len()
     }
 
-    /// Updates the count of a connection's unsent bytes.
-    pub(super) fn count_unsent(&mut self, connection: &mut Connection) {
+    /// Updates the count of a connection's unsent bytes; whether it has changed.
+    #[inline(always)]
+    pub(super) fn count_unsent(&mut self, connection: &mut Connection) -> bool {
         let bytes = self.unsent_of(connection);
-        self.outbox.count_unsent(connection.id, &mut connection.out, bytes);
+        self.outbox.count_unsent(connection.id, &mut connection.out, bytes)
     }
 
     /// Removes stale entries from the list of connections with unsent output; returns the maximum of the others.

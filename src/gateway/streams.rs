@@ -394,7 +394,7 @@ impl Shared {
     pub(super) fn beat(&mut self, now: Millis, connection: &mut Connection) {
         if connection.out.is_empty() && !connection.is_lagging() {
             self.stats.heartbeats += 1;
-            let id = self.position_line(connection);
+            let id = if connection.is_resumable() { self.position_line(connection) } else { None };
             let id_line = id.as_ref().map_or(&[][..], IdLine::as_bytes);
             let out = self.outbox.frames(now, &mut connection.out);
             sse::write_comment(out, sse::HEARTBEAT, self.settings.padding_bytes, id_line);

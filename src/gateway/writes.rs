@@ -36,10 +36,12 @@ impl Gateway {
     /// The kernel accepted `count` bytes; 0 if the socket is full.
     pub fn wrote(&mut self, now: Millis, id: ConnId, count: usize) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let was_lagging = connection.is_lagging();
+        let mut was_lagging = false;
         if self.shared.is_offered(connection) {
+            was_lagging = true;
             self.shared.settle_offer(now, connection, count);
         } else if count == 0 && connection.is_lagging() && connection.out.is_empty() {
+            was_lagging = true;
             self.shared.end_pull(now, connection);
             if let State::Closed(_) = connection.state {
                 return self.shared.settle(now, &mut self.connections, id);
@@ -57,7 +59,7 @@ impl Gateway {
             }
             self.shared.linger(now, connection);
         }
-        self.shared.count_unsent(connection);
+        let has_changed = self.shared.count_unsent(connection);
         self.shared.deadlines.schedule(now, connection, &self.shared.settings);
         if let State::Closing(_) = connection.state {
             self.shared.bound_lingering(&mut self.connections);
@@ -66,7 +68,7 @@ impl Gateway {
                 self.shared.start_calls(now, &mut self.connections);
             }
         }
-        if self.shared.outbox.is_unsent_stale(self.connections.len()) {
+        if has_changed && self.shared.outbox.is_unsent_stale(self.connections.len()) {
             self.shared.sweep_unsent(&mut self.connections);
         }
     }
