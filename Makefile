@@ -16,7 +16,7 @@ MUTATE = cargo mutants --config .ci/mutants.toml --output $(TARGET_DIR) $(or $(F
 SOCKETS = $(filter-out simulation core reactor rooms python_example tls,$(patsubst tests/%.rs,%,$(wildcard tests/*.rs)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-chat run test test-e2e test-python test-deploy faults soak lint doc static static-tls wheel npm check-targets sim planted mutants bench bench-parts bench-instructions bench-scale bench-syscalls bench-tokens fuzz
+.PHONY: help demo demo-chat run test test-e2e test-python test-deploy faults soak siege lint doc static static-tls wheel npm check-targets sim planted mutants bench bench-parts bench-instructions bench-scale bench-syscalls bench-tokens fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,10 +60,15 @@ faults: ## Faults on the real binary: stalled readers, dead backends, lost links
 soak: ## Thousands of streams with churn and faults: MINUTES=15 (1 if not given)
 	SOAK_MINUTES=$(or $(MINUTES),1) cargo test --profile proof --test soak
 
+siege: ## Honest users beside ten attacks, on the release binary in 64 MB: SECONDS=60 each, ONLY=silent SERVER=path
+	$(if $(SERVER),,cargo build --release --bin ssegateway)
+	SSEGATEWAY=$(abspath $(or $(SERVER),$(TARGET_DIR)/release/ssegateway)) SIEGE_SECONDS=$(or $(SECONDS),60) SIEGE_ONLY=$(ONLY) \
+		cargo test --test siege
+
 lint: ## Formatting and clippy, with and without TLS
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
-	cargo clippy --test faults --test soak -- -D warnings
+	cargo clippy --test faults --test soak --test siege -- -D warnings
 	cargo clippy --all-targets --no-default-features -- -D warnings
 
 doc: ## The crate's documentation

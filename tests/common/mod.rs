@@ -6,6 +6,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod backend;
+mod cage;
 mod client;
 mod directory;
 pub(crate) mod feed;
@@ -20,6 +21,7 @@ mod stream;
 pub(crate) mod sys;
 
 pub(crate) use backend::{Answer, Backend, Call, Gate, Step};
+pub(crate) use cage::{Cage, Peak};
 pub(crate) use client::{Client, get, post, send_request};
 pub(crate) use directory::Directory;
 pub(crate) use gateway::{Builder, Gateway, Output, run};

@@ -109,6 +109,13 @@ pub(crate) fn listen_for_many(listener: &impl AsRawFd) {
     assert_eq!(result, 0, "listen: {}", io::Error::last_os_error());
 }
 
+/// Gives the calling thread less of the processor than others that want it.
+pub(crate) fn lower_priority() {
+    // SAFETY: it takes three integers; 0 is the calling thread.
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
+    assert_eq!(result, 0, "setpriority: {}", io::Error::last_os_error());
+}
+
 /// Limits the address space of a running child.
 pub(crate) fn limit_address_space(pid: u32, bytes: u64) {
     let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
