@@ -1,10 +1,11 @@
 //! The limit of memory (contract, section 10), driven by hand in the pure core: what is given up, in which order, and what
 //! never is.
 
-use ssegateway::callback::{Called, Outcome};
+use ssegateway::callback::{CallKind, Called, Outcome};
 use ssegateway::clock::Millis;
 use ssegateway::gateway::{Action, ConnId, Gateway, Listener, Peer, Settings};
 use ssegateway::job::{Completion, Job};
+use ssegateway::redis::RedisSettings;
 use uuid::Uuid;
 
 const LIMIT: u64 = 2_000_000;
@@ -19,7 +20,11 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let settings = Settings { memory_bytes_max: Some(LIMIT), post_streams: true, ..Settings::default() };
+        Self::with(None)
+    }
+
+    fn with(redis: Option<RedisSettings>) -> Self {
+        let settings = Settings { memory_bytes_max: Some(LIMIT), post_streams: true, redis, ..Settings::default() };
         Self { gateway: Gateway::new(settings, Millis::ZERO, 0), now: 0, connections: 0 }
     }
 
@@ -67,7 +72,7 @@ impl World {
         let token = Uuid::from_u128(self.connections);
         let mut actions = std::iter::from_fn(|| self.gateway.next_action());
         let call = actions.find_map(|action| match action {
-            Action::Start(Job::Call(call)) => Some(call),
+            Action::Start(Job::Call(call)) if call.kind == CallKind::Connect => Some(call),
             _ => None,
         });
         let Some(call) = call else { return Err(self.answer(id)) };
@@ -226,4 +231,21 @@ fn a_feed_is_refused_for_the_line_it_has_not_finished_and_never_between_lines() 
     assert!(answers[1].ends_with(r#"{"error":"Out of memory","line":0}"#), "{}", answers[1]);
     let answers: Vec<String> = between.iter().map(|id| world.answer(*id)).collect();
     assert!(answers.iter().all(String::is_empty), "{answers:?}");
+}
+
+#[test]
+fn sends_that_wait_for_redis_count_and_take_up_only_a_part() {
+    let mut world = World::with(Some(RedisSettings::default()));
+    let before = world.gateway.memory();
+    let body = format!(r#"{{"group":"g","event":{{"data":"{}"}}}}"#, "x".repeat(20_000));
+    // Nobody connects it.
+    let senders: Vec<ConnId> = (0..40).map(|_| world.open((head_of_send(body.len()) + &body).as_bytes())).collect();
+    world.gateway.expire(world.now());
+    let answers: Vec<String> = senders.iter().map(|id| world.answer(*id)).collect();
+    let waiting = answers.iter().filter(|answer| answer.is_empty()).count();
+    assert!(waiting as u64 == LIMIT / 8 / 20_000 + 1, "{waiting} wait");
+    let refused = r#"{"error":"Redis unavailable"}"#;
+    assert!(answers[waiting..].iter().all(|answer| answer.ends_with(refused)), "{answers:?}");
+    let grown = world.gateway.memory() - before;
+    assert!(grown > waiting as u64 * 20_000 && grown < LIMIT / 4 + 40 * 4096, "{grown} bytes");
 }

@@ -9,7 +9,9 @@ use super::held::{Frame, Published, Replay};
 use super::resp::{self, Scanner, Value};
 use super::scripts::{OPEN, SCRIPTS, Script};
 use super::server::{self, Server};
-use super::state::{BACKOFF_MAX, BACKOFF_MIN, BEAT_INTERVAL, Event, Expected, LOG_LENGTH, Link, Phase, REGISTERED};
+use super::state::{
+    BACKOFF_MAX, BACKOFF_MIN, BEAT_INTERVAL, Event, Expected, LOG_LENGTH, Link, Phase, REGISTERED, Sync,
+};
 use super::sync::parse_epoch;
 use crate::clock::Millis;
 use log::warn;
@@ -99,6 +101,8 @@ impl Link {
         self.inbox = Vec::new();
         self.scanner = Scanner::default();
         self.partial = None;
+        // What was collected is read again.
+        self.sync = Sync { behind: self.sync.behind, ..Sync::default() };
         self.held.break_off();
         let lost = self.requests.doubt(now.after(self.settings.timeout));
         self.finish(lost);
@@ -219,7 +223,7 @@ impl Link {
         let Entry { position, flags, frame } = *entry;
         if self.phase != Phase::Live {
             names.retain(|name| self.held.get(name).is_some());
-            self.sync.replays.push(Replay { position, names, flags, frame: Frame::from(frame) });
+            self.sync.add(Replay { position, names, flags, frame: Frame::from(frame) });
             return;
         }
         // The answer to a read that is under way has it.

@@ -7,7 +7,10 @@ use crate::cursor::Position;
 use std::collections::{BTreeMap, HashMap};
 
 /// Bytes of requests for which somebody waits: beyond this, Redis counts as unavailable.
-const BYTES_MAX: usize = 64 * 1024 * 1024;
+const BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// The same as a part of all memory that peers may use: a Redis that does not answer leaves the rest to others. What is
+/// written exists twice.
+const MEMORY_PART: u64 = 8;
 
 /// The number of a request.
 pub(crate) type Serial = u64;
@@ -73,14 +76,24 @@ pub(super) struct Request {
 }
 
 /// All requests without a result.
-#[derive(Default)]
 pub(super) struct Requests {
     requests: BTreeMap<Serial, Request>,
     last: Serial,
     bytes: usize,
+    bytes_max: u64,
 }
 
 impl Requests {
+    /// `memory_bytes_max`: of all that peers may use together, if that is limited.
+    pub(super) fn new(memory_bytes_max: Option<u64>) -> Self {
+        let bytes_max = memory_bytes_max.map_or(BYTES_MAX, |max| (max / MEMORY_PART).min(BYTES_MAX));
+        Self { requests: BTreeMap::new(), last: 0, bytes: 0, bytes_max }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// The number of the next request.
     pub(super) fn next_serial(&self) -> Serial {
         self.last + 1
@@ -92,7 +105,7 @@ impl Requests {
 
     /// Whether too much waits already.
     pub(super) fn is_full(&self) -> bool {
-        self.bytes > BYTES_MAX
+        self.bytes as u64 > self.bytes_max
     }
 
     /// Adds a request, to be written later.

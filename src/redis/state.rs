@@ -98,6 +98,8 @@ pub(super) struct Sync {
     pub(super) replays: Vec<Replay>,
     pub(super) loaded: Vec<Loaded>,
     pub(super) gaps: Vec<Box<str>>,
+    /// Of all events collected, those that nobody wants any more included.
+    pub(super) bytes: usize,
 }
 
 /// The connection, and what depends on it.
@@ -138,6 +140,16 @@ impl Sync {
         self.behind > 0 && self.log_starts_at <= self.behind
     }
 
+    pub(super) fn add(&mut self, replay: Replay) {
+        self.bytes += size_of::<Replay>() + replay.frame.len();
+        self.replays.push(replay);
+    }
+
+    pub(super) fn add_loaded(&mut self, loaded: Loaded) {
+        self.bytes += loaded.entries.iter().map(|entry| size_of_val(entry) + entry.1.len()).sum::<usize>();
+        self.loaded.push(loaded);
+    }
+
     /// A group is no longer followed.
     pub(super) fn forget(&mut self, name: &str) {
         self.forget_until(name, Position::MAX);
@@ -154,8 +166,9 @@ impl Sync {
 }
 
 impl Link {
-    /// `random`: unknown to others, and the gateway's id in 32 of its bits.
-    pub(crate) fn new(settings: RedisSettings, limits: Limits, random: u64) -> Self {
+    /// `memory_bytes_max`: of all that peers may use together, if that is limited. `random`: unknown to others, and the
+    /// gateway's id in 32 of its bits.
+    pub(crate) fn new(settings: RedisSettings, limits: Limits, memory_bytes_max: Option<u64>, random: u64) -> Self {
         Self {
             names: Names::new(&settings.prefix),
             settings,
@@ -176,7 +189,7 @@ impl Link {
             reads: 0,
             sync: Sync::default(),
             partial: None,
-            requests: Requests::default(),
+            requests: Requests::new(memory_bytes_max),
             beat_at: Millis::NEVER,
             complaint: String::new(),
             has_been_live: false,
@@ -215,6 +228,12 @@ impl Link {
     /// Requests without a result.
     pub(crate) fn waiting(&self) -> usize {
         self.requests.len()
+    }
+
+    /// What is on its way: requests that have no result, commands that Redis has not taken, and answers and messages that
+    /// have not come whole or are collected until all of a catching up is here.
+    pub(crate) fn bytes(&self) -> usize {
+        self.requests.bytes() + self.out.len() + self.inbox.len() + self.sync.bytes
     }
 
     /// Groups that are followed.

@@ -110,7 +110,7 @@ impl Link {
             let names: Vec<Box<str>> = names.split('\n').filter(held).map(Box::from).collect();
             if command != 0 && !names.is_empty() {
                 let frame = Frame::from(b"".as_slice());
-                self.sync.replays.push(Replay { position, names, flags: command | flags::BARE, frame });
+                self.sync.add(Replay { position, names, flags: command | flags::BARE, frame });
             }
         }
         let own = own_sends(self.gateway, sends.into_iter());
@@ -162,7 +162,7 @@ impl Link {
             } else {
                 // What came meanwhile is in the list.
                 self.sync.forget_until(name, newest);
-                self.sync.loaded.push(loaded);
+                self.sync.add_loaded(loaded);
             }
         }
         if !is_live && self.sync.reads_left == 0 {
@@ -179,12 +179,12 @@ impl Link {
         }
         if loaded.is_ended && !self.sync.is_log_whole() {
             let (names, frame) = (vec![Box::from(name)], Frame::from(b"".as_slice()));
-            self.sync.replays.push(Replay { position: newest, names, flags: flags::END | flags::BARE, frame });
+            self.sync.add(Replay { position: newest, names, flags: flags::END | flags::BARE, frame });
         }
         for entry in entries.iter().filter(|entry| entry.position > behind) {
             let (names, frame) = (vec![Box::from(name)], Frame::from(entry.frame));
             // The log knows of closes and ends.
-            self.sync.replays.push(Replay { position: entry.position, names, flags: 0, frame });
+            self.sync.add(Replay { position: entry.position, names, flags: 0, frame });
         }
     }
 
