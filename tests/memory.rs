@@ -153,6 +153,27 @@ fn the_stream_with_most_unsent_bytes_is_cut_if_that_is_not_enough() {
 }
 
 #[test]
+fn clients_that_have_stopped_reading_do_not_keep_out_new_ones() {
+    let mut world = World::new();
+    let streams: Vec<_> = (0..18).map_while(|_| world.open_stream(0).ok()).collect();
+    for (id, token) in &streams {
+        world.open(send(*token, "little").as_bytes());
+        world.flush(*id);
+    }
+    // Most of what they use is in the kernel.
+    world.gateway.is_short_of_memory(world.now());
+    world.open_stream(0).expect_err("they may still be reading");
+    world.now += 1_000;
+    // As before each accept.
+    world.gateway.is_short_of_memory(world.now());
+    let (reader, token) = world.open_stream(0).expect("a stream");
+    let sender = world.open(send(token, "x").as_bytes());
+    assert!(!world.gateway.unsent(reader).is_empty(), "{}", world.answer(sender));
+    let kept = streams.iter().filter(|(id, _)| !world.gateway.unsent(*id).is_empty()).count();
+    assert!((8..18).contains(&kept), "{kept} of {} are left", streams.len());
+}
+
+#[test]
 fn large_requests_of_streams_do_not_keep_out_small_ones() {
     let mut world = World::new();
     let large = (0..200).take_while(|_| world.open_stream(15_000).is_ok()).count();

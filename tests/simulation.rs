@@ -100,6 +100,11 @@ fn every_seed_loses_nothing_that_its_groups_keep() {
 }
 
 #[test]
+fn every_seed_stays_below_its_limit_of_memory() {
+    simulate(simulation::scarcity::run);
+}
+
+#[test]
 fn every_seed_tells_senders_what_has_happened() {
     simulate(simulation::senders::run);
 }

@@ -6,6 +6,7 @@ use super::connection::Connection;
 use super::sweep::Sweep;
 use crate::clock::Millis;
 use crate::hub::ConnId;
+use crate::planted;
 use crate::table::Table;
 use std::cmp::Reverse;
 
@@ -126,6 +127,10 @@ impl Budget {
             }
         }
         self.victims.sort_unstable();
+        // A stranger with many small requests keeps out everybody with a large one.
+        if planted::is("smallest-unfinished-request-goes-first") {
+            self.victims.reverse();
+        }
         self.victims.drain(..self.victims.len().saturating_sub(VICTIMS_MAX));
         self.fruitless_at = (self.victims.is_empty() && self.sweep.is_done()).then_some(now);
         self.victims.pop().map(|(_, _, id)| id)

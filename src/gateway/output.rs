@@ -73,6 +73,11 @@ impl Output {
         self.progress_at
     }
 
+    /// Whether its client has read nothing for so long that it counts as one that does not.
+    pub(super) fn is_stalled(&self, now: Millis) -> bool {
+        now >= self.progress_at.after(READS_FOR)
+    }
+
     /// The sending side was shut down: the wait for the peer restarts.
     pub(super) fn touch(&mut self, now: Millis) {
         self.progress_at = now;

@@ -10,11 +10,12 @@ use super::shared::Shared;
 use crate::callback::Detail;
 use crate::clock::Millis;
 use crate::hub::{ConnId, EndReason};
+use crate::planted;
 use crate::table::Table;
 
 /// Streams cut at once.
 const CUTS_MAX: usize = 8;
-/// One with fewer unsent bytes would free little.
+/// One with fewer unsent bytes would free little, unless its client has stopped reading.
 const CUT_BYTES_MIN: u32 = 64 * 1024;
 
 impl Shared {
@@ -36,22 +37,31 @@ impl Shared {
         self.budget.is_short(self.memory())
     }
 
+    /// Whether that has reached its limit.
+    pub(super) fn is_out_of_memory(&self) -> bool {
+        self.budget.is_exhausted(self.memory())
+    }
+
     /// Gives up memory until there is enough; `current`: the connection that has just been read.
     #[cold]
     pub(super) fn relieve(&mut self, now: Millis, connections: &mut Table<Connection>, current: Option<ConnId>) {
         let excess = usize::try_from(self.budget.strain(self.memory())).unwrap_or(usize::MAX);
         self.hub.groups.give_up(excess);
-        while self.budget.is_strained(self.memory()) {
+        // Streams pay for strangers.
+        while self.budget.is_strained(self.memory()) && !planted::is("streams-are-cut-before-unfinished-requests") {
             let Some(id) = self.budget.next_victim(now, connections) else { break };
             self.refuse_unfinished(now, connections, id);
         }
         self.budget.end_search();
-        for _ in 0..CUTS_MAX {
-            if !self.is_short_of_memory() || !self.cut_most_unsent(now, connections) {
-                break;
+        if self.is_short_of_memory() {
+            // Further down than to the limit of new streams, or the next event would keep them out.
+            for _ in 0..CUTS_MAX {
+                if !self.budget.is_strained(self.memory()) || !self.cut_most_unsent(now, connections) {
+                    break;
+                }
             }
         }
-        if let Some(current) = current.filter(|_| self.budget.is_exhausted(self.memory())) {
+        if let Some(current) = current.filter(|_| self.is_out_of_memory()) {
             self.refuse_unfinished(now, connections, current);
         }
     }
@@ -74,10 +84,22 @@ impl Shared {
         }
     }
 
-    /// `false`: nobody has much unsent.
+    /// `false`: nobody has much unsent, or some and does not read; at the limit, nobody has anything unsent.
     fn cut_most_unsent(&mut self, now: Millis, connections: &mut Table<Connection>) -> bool {
-        let largest = self.outbox.sweep_unsent(|id| connections.get_mut(id).map(|connection| connection.out.relist()));
-        let Some((bytes, id)) = largest.filter(|(bytes, _)| *bytes >= CUT_BYTES_MIN) else { return false };
+        let is_exhausted = self.is_out_of_memory();
+        let mut victim = None;
+        self.outbox.sweep_unsent(|id| {
+            let out = &mut connections.get_mut(id)?.out;
+            let bytes = out.relist();
+            // What the kernel holds for such a client is more than that.
+            let is_late = bytes > 0 && (is_exhausted || out.is_stalled(now));
+            // Clients that read lose their streams.
+            if bytes >= CUT_BYTES_MIN || is_late || planted::is("whoever-has-a-byte-unsent-is-cut") {
+                victim = victim.max(Some((bytes, id)));
+            }
+            Some(bytes)
+        });
+        let Some((bytes, id)) = victim else { return false };
         let Some(connection) = connections.get_mut(id) else { return false };
         log::debug!(token = connection.token.to_string(), bytes; "cut for want of memory");
         let unfinished = connection.unfinished_bytes();

@@ -5,6 +5,7 @@ use super::actions::CloseMode;
 use super::connection::{Closing, Input, State};
 use crate::clock::Millis;
 use crate::hub::ConnId;
+use crate::planted;
 
 impl Gateway {
     /// The next connection with fresh output; streams come before the answers to their sends. Must be followed by
@@ -79,5 +80,9 @@ impl Gateway {
             self.shared.outbox.refused(now, &mut connection.out);
         }
         self.wrote(now, id, 0);
+        // One event to many clients can use all memory within a turn.
+        if self.shared.is_out_of_memory() && !planted::is("memory-runs-out-between-two-inputs") {
+            self.shared.relieve(now, &mut self.connections, None);
+        }
     }
 }

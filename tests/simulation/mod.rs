@@ -6,6 +6,7 @@ mod client;
 mod faults;
 mod kernel;
 mod net;
+pub(crate) mod scarcity;
 pub(crate) mod senders;
 mod trace;
 mod world;
