@@ -5,10 +5,15 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+// The siege uses the rest.
+#[allow(dead_code)]
+#[path = "../siege/swarm.rs"]
+mod swarm;
 
 mod backend_answers;
 mod backend_connections;
 mod clock;
+mod container;
 mod descriptors;
 mod few_workers;
 mod healthy;
