@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Gateway, PATIENCE, Port, assert_json, eventually, find, run};
+use common::{Authority, Gateway, IdentityFiles, PATIENCE, Port, assert_json, eventually, find, run};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -15,17 +15,9 @@ use ssegateway::table::Key;
 use ssegateway::workers::{WorkerSettings, Workers};
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
-
-/// A certificate authority for a test; its files are deleted when it is dropped.
-struct Authority {
-    directory: PathBuf,
-    root: CertificateDer<'static>,
-}
 
 /// A server's certificate and key.
 struct Identity {
@@ -33,66 +25,29 @@ struct Identity {
     key: PrivateKeyDer<'static>,
 }
 
-impl Authority {
-    fn new() -> Self {
-        Self::named(&[])
-    }
-
-    fn named(arguments: &[&str]) -> Self {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("tls-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
-        let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-        std::fs::create_dir_all(&directory).expect("a directory");
-        openssl(&directory, "root", &[&["-subj", "/CN=An authority"], arguments].concat());
-        let root = CertificateDer::from_pem_file(directory.join("root.pem")).expect("a certificate");
-        Self { directory, root }
-    }
-
-    /// Certifies `names`, like `DNS:localhost`.
-    fn certify(&self, names: &str) -> Identity {
-        let names = format!("subjectAltName={names}");
-        let leaf = ["-subj", "/CN=A backend", "-CA", "root.pem", "-CAkey", "root.key", "-addext", &names];
-        openssl(&self.directory, "leaf", &[&leaf[..], &["-addext", "basicConstraints=critical,CA:FALSE"]].concat());
-        self.identity("leaf")
-    }
-
-    fn identity(&self, name: &str) -> Identity {
-        let path = self.directory.join(name);
-        Identity {
-            certificate: CertificateDer::from_pem_file(path.with_extension("pem")).expect("a certificate"),
-            key: PrivateKeyDer::from_pem_file(path.with_extension("key")).expect("a key"),
+impl Identity {
+    fn read(files: &IdentityFiles) -> Self {
+        Self {
+            certificate: CertificateDer::from_pem_file(&files.certificate).expect("a certificate"),
+            key: PrivateKeyDer::from_pem_file(&files.key).expect("a key"),
         }
-    }
-
-    /// The file of its certificate.
-    fn file(&self) -> String {
-        self.directory.join("root.pem").display().to_string()
     }
 }
 
-impl Drop for Authority {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
+/// What `authority` certifies for `names`, like `DNS:localhost`.
+fn certified(authority: &Authority, names: &str) -> Identity {
+    Identity::read(&authority.certify(names))
+}
+
+fn root(authority: &Authority) -> CertificateDer<'static> {
+    CertificateDer::from_pem_file(authority.file()).expect("a certificate")
 }
 
 /// A certificate that nobody else has signed; its files are those of an authority.
 fn self_signed(name: &str) -> (Authority, Identity) {
-    let authority = Authority::named(&["-addext", &format!("subjectAltName=DNS:{name}")]);
-    let identity = authority.identity("root");
+    let authority = Authority::self_signed(name);
+    let identity = Identity::read(&authority.own());
     (authority, identity)
-}
-
-/// Creates `name.key` and a certificate for it, `name.pem`.
-fn openssl(directory: &PathBuf, name: &str, arguments: &[&str]) {
-    let status = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
-        .args(["-keyout", &format!("{name}.key"), "-out", &format!("{name}.pem")])
-        .args(arguments)
-        .current_dir(directory)
-        .stderr(Stdio::null())
-        .status();
-    assert!(status.expect("openssl is installed").success());
 }
 
 /// A backend's record.
@@ -190,10 +145,10 @@ fn accepted() -> Outcome {
 #[test]
 fn callbacks_succeed_under_a_known_authority() {
     let authority = Authority::new();
-    let (port, seen) = backend(authority.certify("DNS:localhost,IP:127.0.0.1"));
+    let (port, seen) = backend(certified(&authority, "DNS:localhost,IP:127.0.0.1"));
     for (n, host) in ["localhost", "127.0.0.1"].into_iter().enumerate() {
         let other = Authority::new();
-        let outcomes = calls(format!("https://{host}:{port}/callback?key=1"), &[&other.root, &authority.root], 3);
+        let outcomes = calls(format!("https://{host}:{port}/callback?key=1"), &[&root(&other), &root(&authority)], 3);
         assert_eq!(outcomes, vec![accepted(); 3]);
         assert_eq!(seen.connections.load(Ordering::SeqCst), n + 1, "connections are kept alive");
     }
@@ -211,11 +166,11 @@ fn a_certificate_must_be_for_the_host_and_from_a_known_authority() {
     let authority = Authority::new();
     let other = Authority::new();
     for (names, host, root) in [
-        ("DNS:localhost", "127.0.0.1", &authority.root),
-        ("DNS:elsewhere.test", "localhost", &authority.root),
-        ("DNS:localhost", "localhost", &other.root),
+        ("DNS:localhost", "127.0.0.1", &root(&authority)),
+        ("DNS:elsewhere.test", "localhost", &root(&authority)),
+        ("DNS:localhost", "localhost", &root(&other)),
     ] {
-        let (port, seen) = backend(authority.certify(names));
+        let (port, seen) = backend(certified(&authority, names));
         let outcomes = calls(format!("https://{host}:{port}/"), &[root], 1);
         assert_eq!(outcomes, [Outcome::Unavailable { written: false }], "{names} {host}");
         assert_eq!(*seen.requests.lock().unwrap(), Vec::<String>::new());
@@ -224,7 +179,7 @@ fn a_certificate_must_be_for_the_host_and_from_a_known_authority() {
 
 #[test]
 fn a_backend_without_tls_gets_no_request() {
-    let root = Authority::new().root.clone();
+    let root = root(&Authority::new());
     for (answer, outcome) in [
         ("HTTP/1.1 400 Bad Request\r\n\r\n", Outcome::Unavailable { written: false }),
         ("", Outcome::TimedOut { written: false }),
@@ -248,7 +203,7 @@ fn a_backend_without_tls_gets_no_request() {
 #[test]
 fn a_certificate_from_an_unknown_authority_is_refused() {
     let authority = Authority::new();
-    let (port, seen) = backend(authority.certify("DNS:localhost,IP:127.0.0.1"));
+    let (port, seen) = backend(certified(&authority, "DNS:localhost,IP:127.0.0.1"));
     for host in ["localhost", "127.0.0.1"] {
         let url = format!("https://{host}:{port}/callback");
         let mut gateway = Gateway::builder().set("CALLBACK_URL", url).set("CALLBACK_TOKEN", "opensesame").start();
@@ -259,7 +214,7 @@ fn a_certificate_from_an_unknown_authority_is_refused() {
         gateway.drain();
     }
     // A client that trusts it does get through.
-    let outcomes = calls(format!("https://localhost:{port}/"), &[&authority.root], 1);
+    let outcomes = calls(format!("https://localhost:{port}/"), &[&root(&authority)], 1);
     assert_eq!(outcomes, [accepted()]);
     eventually("the backend sees a request", || seen.requests.lock().unwrap().len() == 1);
 }
@@ -267,7 +222,7 @@ fn a_certificate_from_an_unknown_authority_is_refused() {
 #[test]
 fn a_file_of_certificates_makes_a_private_authority_known() {
     let (authority, other) = (Authority::new(), Authority::new());
-    let (port, _seen) = backend(authority.certify("DNS:localhost"));
+    let (port, _seen) = backend(certified(&authority, "DNS:localhost"));
     let gateway = || Gateway::builder().set("CALLBACK_URL", format!("https://localhost:{port}/"));
     for gateway in [
         gateway().set("CALLBACK_CA_FILE", authority.file()),
@@ -301,7 +256,7 @@ fn a_self_signed_certificate_in_that_file_is_good_for_its_own_name() {
 #[test]
 fn a_bad_file_of_certificates_stops_the_start() {
     let authority = Authority::new();
-    let path = |name: &str| authority.directory.join(name).display().to_string();
+    let path = |name: &str| authority.path(name).display().to_string();
     std::fs::write(path("text.pem"), "no certificate").expect("a file");
     let bad = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     let good = std::fs::read_to_string(authority.file()).expect("a certificate");

@@ -5,6 +5,7 @@
 // Every test file is a crate of its own and uses only part of this module.
 #![allow(dead_code, unused_imports)]
 
+mod authority;
 mod backend;
 mod cage;
 mod client;
@@ -20,6 +21,7 @@ mod response;
 mod stream;
 pub(crate) mod sys;
 
+pub(crate) use authority::{Authority, IdentityFiles};
 pub(crate) use backend::{Answer, Backend, Call, Gate, Step};
 pub(crate) use cage::{Cage, Peak};
 pub(crate) use client::{Client, get, post, send_request};
