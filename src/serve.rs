@@ -8,7 +8,7 @@ use crate::notify::{ServiceManager, ServiceState};
 use crate::reactor::mio::{Listeners, MioSystem};
 use crate::reactor::{Reactor, System};
 use crate::sys::{self, Signals, SocketFile};
-use crate::workers::{self, Lookups, Wake, WorkerSettings, Workers};
+use crate::workers::{self, Lookups, Sessions, Wake, WorkerSettings, Workers};
 use log::{info, warn};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -140,11 +140,21 @@ pub fn run(mut config: Config, limits: &Limits, listeners: Listeners, signals: S
         system.set_workers(workers);
     }
     system.set_lookups(Lookups::new(sender, wake), completions);
+    let sessions = match &config.gateway.redis {
+        Some(redis) if redis.is_tls => Some(
+            Sessions::new(&config.callback_roots, &redis.host)
+                .map_err(|error| format!("cannot prepare the connection to Redis: {error}"))?,
+        ),
+        Some(_) | None => None,
+    };
     let now = Millis::ZERO.after(system.now());
     // Used for the jitter of `retry` only.
     let seed = system.draw_token().as_u64_pair().0;
     let gateway = Gateway::new(config.gateway, now, seed);
-    let reactor = Reactor::new(system, gateway, limits.connections_max, has_internal);
+    let mut reactor = Reactor::new(system, gateway, limits.connections_max, has_internal);
+    if let Some(sessions) = sessions {
+        reactor.encrypt_upstream(sessions);
+    }
     let manager = ServiceManager::from_env();
     manager.notify(ServiceState::Ready);
     let (finished, left) = reactor

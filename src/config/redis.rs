@@ -17,8 +17,12 @@ pub(super) fn parse(text: &str) -> Result<RedisSettings, &'static str> {
         return Err("must be printable ASCII, anything else percent-encoded");
     }
     let (scheme, rest) = text.split_once("://").ok_or(SHAPE)?;
-    if !scheme.eq_ignore_ascii_case("redis") {
+    let is_tls = scheme.eq_ignore_ascii_case("rediss");
+    if !is_tls && !scheme.eq_ignore_ascii_case("redis") {
         return Err(SHAPE);
+    }
+    if is_tls && !cfg!(feature = "tls") {
+        return Err("must begin with redis://, as this build has no TLS");
     }
     if rest.contains(['?', '#']) {
         return Err("must have no query");
@@ -35,6 +39,7 @@ pub(super) fn parse(text: &str) -> Result<RedisSettings, &'static str> {
     Ok(RedisSettings {
         host: host.to_owned(),
         port: port.unwrap_or(PORT),
+        is_tls,
         user: text_of(user)?,
         password: text_of(password)?.map(Secret::new),
         database,
@@ -50,14 +55,15 @@ fn text_of(part: &str) -> Result<Option<String>, &'static str> {
 
 /// The URL without the password.
 pub(super) fn masked(settings: &RedisSettings) -> String {
-    let RedisSettings { host, port, user, password, database, .. } = settings;
+    let RedisSettings { host, port, is_tls, user, password, database, .. } = settings;
+    let scheme = if *is_tls { "rediss" } else { "redis" };
     let login = match (user, password) {
         (None, None) => String::new(),
         (user, None) => format!("{}@", user.as_deref().unwrap_or_default()),
         (user, Some(_)) => format!("{}:***@", user.as_deref().unwrap_or_default()),
     };
     let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-    format!("redis://{login}{host}:{port}/{database}")
+    format!("{scheme}://{login}{host}:{port}/{database}")
 }
 
 /// A value that may be malformed, for an error line: any part that could be a login is masked.
@@ -94,11 +100,24 @@ mod tests {
         assert_eq!((settings.host.as_str(), settings.port, settings.user.as_deref()), ("::1", 6379, None));
         assert_eq!(masked(&settings), "redis://:***@[::1]:6379/0");
         assert_eq!(masked(&parse("redis://cache").unwrap()), "redis://cache:6379/0");
+        #[cfg(feature = "tls")]
+        assert_eq!(masked(&parse("rediss://cache").unwrap()), "rediss://cache:6379/0");
+        #[cfg(not(feature = "tls"))]
+        assert!(parse("rediss://cache").unwrap_err().contains("no TLS"));
     }
 
     #[test]
     fn refuses_the_rest() {
-        for bad in ["", "cache", "http://cache", "redis://", "redis://cache/x", "redis://cache:x", "redis://c?db=1"] {
+        for bad in [
+            "",
+            "cache",
+            "http://cache",
+            "redis://",
+            "redis://cache/x",
+            "redis://cache:x",
+            "redis://c?db=1",
+            "redisx://c",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
         assert!(prefix("a b").is_err());

@@ -66,7 +66,7 @@ impl<N: System> Reactor<N> {
             net,
             gateway,
             links: Links::default(),
-            upstream: Upstream::default(),
+            upstream: Upstream::new(None),
             gates: Gates::default(),
             room: Room::new(connections_max, has_internal),
             completions_waiting: false,

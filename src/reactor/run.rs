@@ -1,10 +1,17 @@
 //! The loop itself: turn after turn, until the gateway has finished; and what others may see of it.
 
+use super::upstream::Upstream;
 use super::{Reactor, System};
 use crate::gateway::{Finished, Gateway, Left};
+use crate::workers::Sessions;
 use std::io;
 
 impl<N: System> Reactor<N> {
+    /// From now on connections to Redis are encrypted.
+    pub fn encrypt_upstream(&mut self, sessions: Sessions) {
+        self.upstream = Upstream::new(Some(sessions));
+    }
+
     /// The protocol's state, for checks.
     pub fn gateway(&self) -> &Gateway {
         &self.gateway

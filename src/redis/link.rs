@@ -87,7 +87,7 @@ impl Link {
             return;
         }
         if self.complaint != why || self.phase == Phase::Live {
-            warn!(why, hint = server::hint(why, &self.settings.prefix); "no connection to Redis");
+            warn!(why, hint = server::hint(why, &self.settings); "no connection to Redis");
             why.clone_into(&mut self.complaint);
         }
         if self.phase == Phase::Live {

@@ -2,6 +2,7 @@
 
 use super::resp::Value;
 use super::scripts::{SCRIPTS, Script};
+use super::settings::RedisSettings;
 use log::warn;
 
 /// The server of the current connection.
@@ -76,18 +77,27 @@ impl Server {
 }
 
 /// What to do about a connection that failed for this reason.
-pub(super) fn hint(why: &str, prefix: &str) -> String {
+pub(super) fn hint(why: &str, settings: &RedisSettings) -> String {
     let starts = |codes: &[&str]| codes.iter().any(|code| why.starts_with(code));
     if starts(&["WRONGPASS", "NOAUTH", "ERR AUTH"]) {
         "check the user and the password in REDIS_URL".to_owned()
     } else if starts(&["NOPERM"]) || why.contains("can't run this command") || why.contains("no permissions") {
-        format!("allow it: {}", acl(prefix))
+        format!("allow it: {}", acl(&settings.prefix))
     } else if why.contains("unknown command") && why.to_ascii_uppercase().contains("HELLO") || starts(&["NOPROTO"]) {
         "Redis 6 or later is needed".to_owned()
     } else if starts(&["READONLY"]) || why.contains("takes no writes") {
         "REDIS_URL must name the master".to_owned()
     } else if why.contains("not Redis") {
         "REDIS_URL must name a Redis server, and its scheme say whether it speaks TLS".to_owned()
+    } else if starts(&["wrong name"]) {
+        "REDIS_URL must have a name or address of the certificate's subjectAltName".to_owned()
+    } else if starts(&["wrong date"]) {
+        "renew the certificate of Redis, or set the clock right".to_owned()
+    } else if starts(&["unknown issuer"]) {
+        "set CALLBACK_CA_FILE to a file with its authority's certificate, or with its own if it is self-signed"
+            .to_owned()
+    } else if starts(&["TLS: "]) || (settings.is_tls && starts(&["no answer"])) {
+        "if that port of Redis does not speak TLS, REDIS_URL begins with redis://".to_owned()
     } else if why.contains("part of a cluster") {
         "use a single Redis, or a master with replicas".to_owned()
     } else {
@@ -135,9 +145,12 @@ mod tests {
 
     #[test]
     fn errors_say_what_to_do() {
-        assert!(hint("WRONGPASS invalid username-password pair", "p").contains("password"));
-        assert!(hint("NOPERM this user has no permissions to run the 'xadd' command", "p").contains("+xadd"));
-        assert!(hint("ERR unknown command `HELLO`", "p").contains("Redis 6"));
+        let settings = RedisSettings { is_tls: true, ..RedisSettings::default() };
+        assert!(hint("no answer in time", &settings).contains("redis://"));
+        assert_eq!(hint("no answer in time", &RedisSettings::default()), "trying again");
+        assert!(hint("WRONGPASS invalid username-password pair", &settings).contains("password"));
+        assert!(hint("NOPERM this user has no permissions to run the 'xadd' command", &settings).contains("+xadd"));
+        assert!(hint("ERR unknown command `HELLO`", &settings).contains("Redis 6"));
         let error = explain("ERR can't run this: f00, on @user_script:2.".to_owned(), "one\n  two\nthree");
         assert!(error.ends_with("@user_script:2. two"), "{error}");
     }

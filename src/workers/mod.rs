@@ -35,6 +35,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Instant;
+pub use tls::{Session, Sessions};
 
 /// Wakes the event loop, from any thread.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;

@@ -28,3 +28,43 @@ impl Tls {
         match *self {}
     }
 }
+
+/// Cannot exist.
+pub enum Sessions {}
+
+/// Cannot exist.
+pub enum Session {}
+
+impl Sessions {
+    /// Always fails.
+    pub fn new(_extra_roots: &[Vec<u8>], _host: &str) -> io::Result<Self> {
+        Err(io::Error::other("this build has no TLS"))
+    }
+
+    /// Cannot be called.
+    pub fn open(&self) -> io::Result<Session> {
+        match *self {}
+    }
+}
+
+impl Session {
+    /// Cannot be called.
+    pub fn receive(&mut self, _: &[u8], _: &mut Vec<u8>) -> Result<(), String> {
+        match *self {}
+    }
+
+    /// Cannot be called.
+    pub fn send(&mut self, _: &[u8]) -> io::Result<()> {
+        match *self {}
+    }
+
+    /// Cannot be called.
+    pub fn unsent(&self) -> &[u8] {
+        match *self {}
+    }
+
+    /// Cannot be called.
+    pub fn wrote(&mut self, _: usize) {
+        match *self {}
+    }
+}

@@ -51,6 +51,97 @@ impl Tls {
     }
 }
 
+/// TLS to a server, for those who have its socket and never wait: bytes in, bytes out.
+pub struct Sessions {
+    tls: Tls,
+    name: ServerName<'static>,
+}
+
+/// One such connection.
+pub struct Session {
+    connection: ClientConnection,
+    /// What the socket is to be given.
+    unsent: Vec<u8>,
+}
+
+impl Sessions {
+    /// `host`: the name or the address that the server's certificate must have. `extra_roots` are certificates in DER.
+    ///
+    /// # Errors
+    ///
+    /// One that is not a certificate, or a host that none can name.
+    pub fn new(extra_roots: &[Vec<u8>], host: &str) -> io::Result<Self> {
+        let name = ServerName::try_from(host).map_err(io::Error::other)?;
+        Ok(Self { tls: Tls::new(extra_roots)?, name: name.to_owned() })
+    }
+
+    /// Begins a connection, with the first bytes of its handshake.
+    ///
+    /// # Errors
+    ///
+    /// Out of random numbers.
+    pub fn open(&self) -> io::Result<Session> {
+        let mut connection =
+            ClientConnection::new(Arc::clone(&self.tls.0), self.name.clone()).map_err(io::Error::other)?;
+        // Who writes limits that himself.
+        connection.set_buffer_limit(None);
+        let mut session = Session { connection, unsent: Vec::new() };
+        session.collect()?;
+        Ok(session)
+    }
+}
+
+impl Session {
+    /// The socket has given `input`: appends what it says to `plain`.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the server's certificate, or with the bytes.
+    pub fn receive(&mut self, mut input: &[u8], plain: &mut Vec<u8>) -> Result<(), String> {
+        while !input.is_empty() {
+            self.connection.read_tls(&mut input).map_err(|error| error.to_string())?;
+            let state = self.connection.process_new_packets().map_err(|error| {
+                let error = io::Error::new(io::ErrorKind::InvalidData, error);
+                refusal(&error).map_or_else(|| format!("TLS: {error}"), |(what, _)| what)
+            })?;
+            let start = plain.len();
+            plain.resize(start + state.plaintext_bytes_to_read(), 0);
+            self.connection.reader().read_exact(&mut plain[start..]).map_err(|error| error.to_string())?;
+            if state.peer_has_closed() {
+                break;
+            }
+        }
+        self.collect().map_err(|error| error.to_string())
+    }
+
+    /// Encrypts `plain` for the socket, once the handshake is complete.
+    ///
+    /// # Errors
+    ///
+    /// Never, as there is no limit.
+    pub fn send(&mut self, plain: &[u8]) -> io::Result<()> {
+        self.connection.writer().write_all(plain)?;
+        self.collect()
+    }
+
+    /// The bytes to write to the socket next.
+    pub fn unsent(&self) -> &[u8] {
+        &self.unsent
+    }
+
+    /// The socket has taken `count` of them.
+    pub fn wrote(&mut self, count: usize) {
+        self.unsent.drain(..count);
+    }
+
+    fn collect(&mut self) -> io::Result<()> {
+        while self.connection.wants_write() {
+            self.connection.write_tls(&mut self.unsent)?;
+        }
+        Ok(())
+    }
+}
+
 /// What is wrong with a backend's certificate, and the most likely fix; `None` for any other error.
 pub(super) fn refusal(error: &io::Error) -> Option<(String, &'static str)> {
     let inner = error.get_ref()?.downcast_ref::<rustls::Error>()?;
