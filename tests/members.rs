@@ -357,6 +357,34 @@ fn what_is_sent_to_a_token_during_a_replay_comes_behind_it() {
     assert!(first.is_some_and(|line| line.starts_with("id: ")), "the first block has no position: {text}");
 }
 
+/// Found by the simulation: it was cut for events that were sent behind its end.
+#[test]
+fn what_is_dropped_behind_a_close_does_not_cut_a_stream() {
+    for close in [r#"{"group":"a","event":{"data":"1"},"close":true}"#, r#"{"group":"a","close":true}"#] {
+        let mut world = World::new(Settings { history_events: 2, ..history() });
+        let (id, _) = world.open_and_read(r#"{"groups":["a"]}"#);
+        world.full.push(id);
+        world.send(r#"{"group":"a","event":{"data":"0"}}"#);
+        world.carry_out();
+        world.send(close);
+        world.carry_out();
+        // All that is due, without another look.
+        world.full.clear();
+        while !world.gateway.unsent(id).is_empty() {
+            let count = world.gateway.unsent(id).len();
+            world.gateway.wrote(world.now, id, count);
+            if world.gateway.unsent(id).is_empty() {
+                break;
+            }
+        }
+        for n in 2..6 {
+            world.send(&format!(r#"{{"group":"a","event":{{"data":"{n}"}}}}"#));
+        }
+        world.drain(id);
+        assert_eq!(world.disconnect(), Some((Reason::ServerClosed, None)));
+    }
+}
+
 /// Found by the simulation: it lagged for ever, as it had been brought up to the end of its replay only.
 #[test]
 fn what_is_sent_to_others_during_a_replay_does_not_leave_it_lagging() {

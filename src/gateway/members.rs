@@ -179,6 +179,9 @@ impl Shared {
 
     /// Lets a lagging stream end once it has reached `until`.
     pub(super) fn end_behind(&mut self, connection: &mut Connection, until: Position, reason: EndReason) {
+        let Some((joined, reached)) = Self::membership(connection) else { return };
+        // What is dropped behind that does not concern it.
+        let until = self.hub.groups.last_kept(joined, until).max(reached.position());
         let Some(reached) = Self::reached_mut(connection) else { return };
         reached.set_tail(true);
         let tail = self.delivery.tails.entry(connection.id.slot());
@@ -297,10 +300,16 @@ impl Shared {
         {
             return true;
         }
-        if !reached.is_lagging() || self.hub.groups.is_lost(joined, reached.position()) {
+        let until = self.end_of_pull(connection, reached);
+        if !reached.is_lagging() || self.is_behind_history(joined, (reached.position(), until)) {
             return false;
         }
-        self.collect(connection, self.end_of_pull(connection, reached), Due::Kept)
+        self.collect(connection, until, Due::Kept)
+    }
+
+    /// Whether something was dropped of what a stream is owed.
+    fn is_behind_history(&self, joined: Joined, (position, until): (Position, Position)) -> bool {
+        position < until && self.hub.groups.is_lost(joined, position)
     }
 
     fn end_of_pull(&self, connection: &Connection, reached: Reached) -> Position {
@@ -372,7 +381,7 @@ impl Shared {
             return;
         }
         let until = self.end_of_pull(connection, reached);
-        if self.hub.groups.is_lost(joined, reached.position()) {
+        if self.is_behind_history(joined, (reached.position(), until)) {
             self.cut_stream(now, connection, EndReason::error(Detail::SlowConsumer));
         } else if !self.hub.groups.owes_kept(joined, (reached.position(), until)) {
             self.catch_up_with(now, connection, until);

@@ -242,6 +242,15 @@ impl Groups {
         })
     }
 
+    /// The newest position up to `until` of what is kept for a stream; 0: nothing is.
+    pub(crate) fn last_kept(&self, joined: Joined, until: Position) -> Position {
+        let last = |membership: &Membership| {
+            let ring = &self.group(membership.group).ring;
+            ring.get(ring.first_after(until).checked_sub(1)?).map(|entry| entry.position)
+        };
+        self.memberships.of(joined).filter_map(last).max().unwrap_or(0)
+    }
+
     /// Hands over what a stream is owed that has got to `floor`, in order, up to `until`. Ends early when `take` returns
     /// `false`: then there may be more, and the result is `false`.
     pub(crate) fn take_due(
