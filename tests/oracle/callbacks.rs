@@ -1,6 +1,8 @@
 //! Callbacks: one connect for each stream, one disconnect for each accepted one, after its answer, with the right
 //! reason, and never more in flight than allowed.
 
+use super::groups::name_of;
+use super::members::Grant;
 use super::sends::Event;
 use super::streams::{Expected, Phase, Stream, Verdict};
 use super::{Oracle, millis};
@@ -50,6 +52,7 @@ pub(crate) struct Reply {
     pub outcome: Outcome,
     event: Option<Rc<[u8]>>,
     close: bool,
+    grant: Grant,
 }
 
 /// Flawed bodies of a 2xx, and what is still valid in them: an event with this data, a close.
@@ -72,7 +75,27 @@ impl Reply {
         let fields = event.map(Event::json).into_iter().chain(close.then(|| r#""close":true"#.to_owned()));
         let body = format!("{{{}}}", Vec::from_iter(fields).join(","));
         let outcome = Outcome::Answered { status, passed: Vec::new(), body: Some(body.into_bytes()), in_doubt: false };
-        Self { outcome, event: event.map(Event::frame), close }
+        Self { outcome, event: event.map(Event::frame), close, grant: Grant::default() }
+    }
+
+    /// Whether it is a 2xx with a body as it should be.
+    pub(crate) fn is_plain(&self) -> bool {
+        let is_json =
+            |body: &Vec<u8>| body.starts_with(b"{") && serde_json::from_slice::<serde_json::Value>(body).is_ok();
+        matches!(&self.outcome, Outcome::Answered { status: 200..=299, body: Some(body), .. } if is_json(body))
+    }
+
+    /// The same with groups.
+    pub(crate) fn into_groups(mut self, grant: Grant) -> Self {
+        if let Outcome::Answered { body: Some(body), .. } = &mut self.outcome {
+            let names: Vec<String> = grant.groups.iter().map(|group| format!(r#""{}""#, name_of(*group))).collect();
+            let since = if grant.from_start { r#","since":"start""# } else { "" };
+            let rest = if body.len() > 2 { "," } else { "" };
+            let fields = format!(r#"{{"groups":[{}]{since}{rest}"#, names.join(","));
+            body.splice(..1, fields.into_bytes());
+        }
+        self.grant = grant;
+        self
     }
 
     /// A 2xx whose body is missing or flawed.
@@ -80,12 +103,13 @@ impl Reply {
         let (body, data, close) = FLAWED[kind];
         let body = body.map(|body| body.as_bytes().to_vec());
         let event = data.map(|data| Event { data: data.to_owned(), ..Event::default() }.frame());
-        Self { outcome: Outcome::Answered { status, passed: Vec::new(), body, in_doubt: false }, event, close }
+        let outcome = Outcome::Answered { status, passed: Vec::new(), body, in_doubt: false };
+        Self { outcome, event, close, grant: Grant::default() }
     }
 
     pub(crate) fn reject(status: u16) -> Self {
         let passed = vec![(PassedHeader::RetryAfter, b"7".to_vec())];
-        Self { outcome: Outcome::Answered { status, passed, body: None, in_doubt: false }, event: None, close: false }
+        Self::without_event(Outcome::Answered { status, passed, body: None, in_doubt: false })
     }
 
     /// The answer to a second attempt, after a first one was written to a connection that closed.
@@ -98,13 +122,17 @@ impl Reply {
 
     /// No answer within the timeout, and perhaps one later.
     pub(crate) fn overdue() -> Self {
-        Self { outcome: Outcome::Overdue, event: None, close: false }
+        Self::without_event(Outcome::Overdue)
     }
 
     /// No answer, or none in time. `written`: the backend may have accepted all the same.
     pub(crate) fn broken(timed_out: bool, written: bool) -> Self {
         let outcome = if timed_out { Outcome::TimedOut { written } } else { Outcome::Unavailable { written } };
-        Self { outcome, event: None, close: false }
+        Self::without_event(outcome)
+    }
+
+    fn without_event(outcome: Outcome) -> Self {
+        Self { outcome, event: None, close: false, grant: Grant::default() }
     }
 }
 
@@ -259,7 +287,7 @@ impl Oracle {
         let explained = self.exchanges[n].stream.as_ref().is_some_and(|stream| {
             stream.owes_disconnect() && stream.phase == Phase::Over && stream.cause == Some((reason, detail))
         });
-        if !explained {
+        if !explained && !self.may_have_ended(n, Some((reason, detail))) {
             self.timers_run();
         }
         let it = &mut self.exchanges[n];
@@ -374,6 +402,9 @@ impl Oracle {
         stream.outcome = Some(reply.outcome.clone());
         let accepted = (200..300).contains(&status);
         stream.opened_at = now;
+        if waited && accepted && !reply.grant.groups.is_empty() {
+            return self.open_member(n, &reply.grant, reply.event.as_ref(), reply.close);
+        }
         if waited && accepted {
             let heartbeat = millis(self.settings.heartbeat_interval);
             stream.open(now, heartbeat, self.settings.reconnect_delay_ms, reply.event.clone(), reply.close);

@@ -11,8 +11,8 @@ use std::rc::Rc;
 #[derive(Clone, Debug)]
 pub(crate) enum What {
     /// A stream. `chunked`: its client speaks HTTP/1.1. `declared`: bytes of a body to ignore. `quoted`: the request in
-    /// callbacks.
-    Stream { chunked: bool, declared: u64, quoted: Rc<str> },
+    /// callbacks. `cursor`: its `Last-Event-ID`.
+    Stream { chunked: bool, declared: u64, quoted: Rc<str>, cursor: Option<Rc<str>> },
     /// `/readyz`, whose answer depends on the time.
     Ready { close: bool },
     /// The metrics, always the last answer on a connection; the number of open streams they must show.
@@ -108,6 +108,17 @@ impl Exchange {
     pub(crate) fn is_report_next(&self) -> bool {
         let next = self.requests.get(self.answered).filter(|_| self.answered < self.arrived);
         next.is_some_and(|request| matches!(request.what, What::Metrics { .. } | What::List { .. }))
+    }
+
+    /// What its stream is to be written, if it is in groups.
+    pub(super) fn describe_due(&self) -> String {
+        let member = self.stream.as_ref().and_then(|stream| stream.member.as_ref());
+        member.map_or(String::new(), |member| format!(": {}", member.describe()))
+    }
+
+    /// Whether its stream is in groups.
+    pub(super) fn is_member(&self) -> bool {
+        self.stream.as_ref().is_some_and(|stream| stream.member.is_some())
     }
 
     /// Adds a request to its client's script.

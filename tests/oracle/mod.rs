@@ -15,7 +15,9 @@
 
 pub(crate) mod callbacks;
 pub(crate) mod exchange;
+pub(crate) mod groups;
 pub(crate) mod limits;
+pub(crate) mod members;
 mod places;
 pub(crate) mod requests;
 mod responses;
@@ -26,12 +28,14 @@ pub(crate) mod streams;
 
 use callbacks::Lane;
 use exchange::{Exchange, What};
+use groups::Groups;
 use limits::{HOLD_MAX, JUMP_MIN, due};
 use sends::Send;
 use ssegateway::callback::{CallId, Detail, Reason};
 use ssegateway::gateway::{Finished, Gateway, Settings};
 use start::Start;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::rc::Rc;
 use streams::{DRAIN_RETRY, Expected, Phase};
 
 #[derive(Default)]
@@ -39,6 +43,9 @@ pub(crate) struct Oracle {
     pub settings: Settings,
     pub exchanges: Vec<Exchange>,
     sends: Vec<Send>,
+    groups: Groups,
+    /// Cursors that clients were told.
+    pub cursors: VecDeque<Rc<str>>,
     call_ids: HashSet<CallId>,
     /// The loop's time.
     pub now: u64,
@@ -103,6 +110,14 @@ impl Oracle {
     pub(crate) fn turn_begins(&mut self, now: u64, signalled: bool) {
         self.now = now;
         self.input += 1;
+        self.note_rooms();
+        for n in &self.open {
+            let it = &mut self.exchanges[*n];
+            // Unless it waits for room.
+            let is_written = !it.refused && it.left_over == 0 && it.responses.is_between();
+            let stream = it.stream.as_mut().filter(|stream| stream.member.is_some() && is_written);
+            stream.into_iter().for_each(|stream| stream.heartbeat_may = false);
+        }
         if signalled && self.drain_at.is_none() {
             self.drain_at = Some(now + millis(self.settings.shutdown_delay));
         }
@@ -123,6 +138,7 @@ impl Oracle {
         self.input += 1;
         let now = self.now;
         self.drain_if_due();
+        self.expire_history();
         self.give_up_late();
         let interval = millis(self.settings.heartbeat_interval);
         for place in 0..self.open.len() {
@@ -151,6 +167,10 @@ impl Oracle {
             }
             stream.beat(now, interval, it.backlog > 0, wrote);
         }
+    }
+
+    fn note_rooms(&mut self) {
+        (0..self.open.len()).for_each(|place| self.note_member_room(self.open[place]));
     }
 
     /// The loop woke at `now`, `late` milliseconds after the planned time: after a pause deadlines are held until its
@@ -207,7 +227,10 @@ impl Oracle {
             }
             if stream.phase == Phase::Open {
                 let retry = self.settings.reconnect_delay_ms.unwrap_or(DRAIN_RETRY);
-                stream.expected.push_back(Expected::Retry(retry));
+                match &mut stream.member {
+                    Some(member) => member.leave(retry),
+                    None => stream.expected.push_back(Expected::Retry(retry)),
+                }
                 stream.end(Reason::ServerClosed, Some(Detail::Shutdown));
             }
             stream.fail(503, "Shutting down", true, Reason::ServerClosed, Detail::Shutdown);
@@ -235,7 +258,13 @@ impl Oracle {
         self.note_call_limit(state);
         self.note_owed();
         assert_eq!(state.connections, self.open.len(), "connections and sockets differ");
-        assert_eq!(state.streams, self.streams(), "wrong number of streams");
+        self.check_streams(state);
+    }
+
+    fn check_streams(&self, state: &State) {
+        let streams = self.streams();
+        let due = streams - self.unsure_ends()..=streams;
+        assert!(due.contains(&state.streams), "wrong number of streams: {}, not {due:?}", state.streams);
     }
 
     fn note_call_limit(&mut self, state: &State) {
@@ -256,7 +285,7 @@ impl Oracle {
             self.check_limits(*n);
         }
         assert_eq!(state.connections, self.open.len(), "connections and sockets differ");
-        assert_eq!(state.streams, self.streams(), "another number of streams");
+        self.check_streams(state);
         assert!(state.streams <= self.settings.streams_max, "too many streams");
         assert!(state.calls >= self.flying.iter().sum(), "callbacks in flight that are not counted");
         self.note_call_limit(state);
@@ -284,7 +313,8 @@ impl Oracle {
     }
 
     /// The loop goes to sleep: all output must have been offered.
-    pub(crate) fn falls_asleep(&self) {
+    pub(crate) fn falls_asleep(&mut self) {
+        self.note_rooms();
         for (n, exchange) in self.exchanges.iter().enumerate().skip(self.settled).filter(|(_, it)| !it.wild) {
             let Some(stream) = &exchange.stream else { continue };
             // After a pause calls whose time has come are deferred, like deadlines.
@@ -301,12 +331,15 @@ impl Oracle {
             if it.refused || it.failed {
                 continue;
             }
-            assert!(!it.unlucky && it.backlog == 0, "client {n}: asleep with unsent bytes and space for them");
+            let is_unlucky = it.unlucky && !it.is_member();
+            let is_done = !is_unlucky && it.backlog == 0;
+            assert!(is_done, "client {n}: asleep with unsent bytes and space for them{}", it.describe_due());
             assert!(!it.ended, "client {n}: asleep with a connection that its client has ended");
             if !it.wild {
                 self.check_answered(*n);
             }
         }
+        self.note_prompt_members();
     }
 
     /// A client with space in its socket has received everything due.
@@ -316,7 +349,7 @@ impl Oracle {
             (Some(What::Stream { .. }), Some(stream)) => {
                 let silent = stream.verdict.is_some() && !stream.headed;
                 assert!(!silent, "client {n}: asleep with no answer to a stream's GET");
-                assert!(stream.expected.is_empty(), "client {n}: asleep with an event unsent");
+                assert!(!stream.is_owed_frames(), "client {n}: asleep with an event unsent");
             }
             (Some(What::Broken { .. }), _) | (None, _) => {}
             (Some(what), _) => panic!("client {n}: asleep with no answer to a request: {what:?}"),

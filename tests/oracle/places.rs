@@ -23,6 +23,7 @@ impl Oracle {
     /// The gateway closes a connection while there is no place for another one that came in as `peers` did. `unread`: some
     /// of its input could have been read.
     pub(crate) fn gave_way(&mut self, n: usize, peers: &[usize], unread: bool) {
+        self.may_have_ended(n, None);
         let it = &self.exchanges[n];
         let over = it.stream.as_ref().is_some_and(|stream| stream.phase == Phase::Over);
         // It would have been closed in any case.

@@ -158,10 +158,21 @@ const FIELDS: [(&str, &str); 3] = [
     ("Cookie: a=1\r\nCookie: b=\"2\"\r\n", r#""cookie":"a=1; b=\"2\"""#),
 ];
 
+/// The GET of a client that comes back with a cursor.
+pub(crate) fn resumed_stream(target: &str, cursor: &str, serves: Serves) -> Asked {
+    let field = (format!("Last-Event-ID: {cursor}\r\n"), format!(r#""last-event-id":"{cursor}""#));
+    stream_with(target, false, (&field.0, &field.1), 0, serves)
+}
+
 /// A GET for a stream. `old`: its client speaks HTTP/1.0. `declared`: bytes of its body.
 pub(crate) fn stream(target: &str, old: bool, kind: usize, declared: usize, serves: Serves) -> Asked {
+    stream_with(target, old, FIELDS[kind % FIELDS.len()], declared, serves)
+}
+
+fn stream_with(target: &str, old: bool, field: (&str, &str), declared: usize, serves: Serves) -> Asked {
     let (host, quoted_host) = if old { ("", "") } else { ("Host: a\r\n", r#""host":"a""#) };
-    let (field, quoted_field) = FIELDS[kind % FIELDS.len()];
+    let (field, quoted_field) = field;
+    let cursor = field.strip_prefix("Last-Event-ID: ").map(|rest| rest.trim_end().into());
     let (length, quoted_length) = match declared {
         0 => Default::default(),
         _ => (format!("Content-Length: {declared}\r\n"), format!(r#""content-length":"{declared}""#)),
@@ -176,7 +187,7 @@ pub(crate) fn stream(target: &str, old: bool, kind: usize, declared: usize, serv
         asked.end = asked.bytes.len();
         return asked;
     }
-    let what = What::Stream { chunked: !old, declared: declared as u64, quoted: quoted.into() };
+    let what = What::Stream { chunked: !old, declared: declared as u64, quoted: quoted.into(), cursor };
     Asked::new(head, what).with_rest(&body)
 }
 

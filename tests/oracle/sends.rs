@@ -3,6 +3,7 @@
 use super::Oracle;
 use super::callbacks::token_of;
 use super::exchange::What;
+use super::groups::{CLOSED, Publication, Published, name_of};
 use super::limits::READER_FACTOR;
 use super::requests::{Asked, NOT_FOUND as NO_SUCH_PATH, Serves, fixed, last};
 use super::streams::{Expected, Phase, STREAM_OVERFLOWS};
@@ -29,6 +30,7 @@ pub(crate) struct Form {
 }
 
 /// A send, from the backend's view.
+#[derive(Default)]
 pub(crate) struct Send {
     /// The stream's connection; `None`: an unknown token.
     stream: Option<usize>,
@@ -42,12 +44,16 @@ pub(crate) struct Send {
     answer: Option<(u16, &'static str)>,
     /// The number of the input that it arrived with, if its event was accepted by an open stream.
     delivered: Option<u64>,
+    /// What it sends to groups, and what it is answered.
+    publication: Option<Publication>,
+    published: Option<Published>,
 }
 
 const OK: (u16, &str) = (200, r#"{"status":"ok"}"#);
 const BUFFERED: (u16, &str) = (200, r#"{"status":"buffered"}"#);
 const NOT_FOUND: (u16, &str) = (404, r#"{"error":"Token not found"}"#);
 const FAILED: (u16, &str) = (500, r#"{"error":"Write failed: connection closed"}"#);
+const ENDED: &str = r#"{"error":"Group has ended"}"#;
 const TOO_LARGE: &str = r#"{"error":"Request body too large"}"#;
 
 /// Bodies that are refused whatever their token; `%` is its place.
@@ -135,17 +141,43 @@ impl Oracle {
         }
         body.push_str(if close { r#","close":true}"# } else { "}" });
         let frame = event.map(Event::frame);
-        let send =
-            Send { stream: to, invalid: None, frame, close, expects: form.expects, answer: None, delivered: None };
+        let send = Send { stream: to, frame, close, expects: form.expects, ..Send::default() };
         self.post(send, &body, form, serves)
+    }
+
+    /// A send to groups.
+    pub(crate) fn group_send(
+        &mut self,
+        groups: &[usize],
+        events: &[Event],
+        publication: Publication,
+        form: Form,
+        serves: Serves,
+    ) -> Asked {
+        let names: Vec<String> = groups.iter().map(|group| format!(r#""{}""#, name_of(*group))).collect();
+        let mut fields = vec![match &names[..] {
+            [name] => format!(r#""group":{name}"#),
+            names => format!(r#""groups":[{}]"#, names.join(",")),
+        }];
+        match events {
+            [] => {}
+            [event] => fields.push(event.json()),
+            events => {
+                let events = events.iter().map(|event| event.json().trim_start_matches(r#""event":"#).to_owned());
+                fields.push(format!(r#""events":[{}]"#, Vec::from_iter(events).join(",")));
+            }
+        }
+        let flags = [("close", publication.close), ("end", publication.end), ("transient", publication.is_transient)];
+        fields.extend(flags.iter().filter(|(_, is_set)| *is_set).map(|(name, _)| format!(r#""{name}":true"#)));
+        let send = Send { expects: form.expects, publication: Some(publication), ..Send::default() };
+        self.post(send, &format!("{{{}}}", fields.join(",")), form, serves)
     }
 
     /// A send that is refused whatever its token.
     pub(crate) fn invalid_send(&mut self, kind: usize, to: Option<usize>, form: Form, serves: Serves) -> Asked {
         let (body, error) = INVALID[kind];
         let body = body.replace('%', &token_of(to.unwrap_or(usize::MAX >> 1)).to_string());
-        let (invalid, expects) = (Some(error), form.expects);
-        let send = Send { stream: to, invalid, frame: None, close: false, expects, answer: None, delivered: None };
+        let send = Send { stream: to, invalid: Some(error), expects: form.expects, ..Send::default() };
         self.post(send, &body, form, serves)
     }
 
@@ -189,6 +221,10 @@ impl Oracle {
 
     /// A send has been read in full.
     pub(super) fn arrive_send(&mut self, number: usize) {
+        if let Some(publication) = self.sends[number].publication.take() {
+            self.sends[number].published = Some(self.publish(&publication));
+            return;
+        }
         let send = &mut self.sends[number];
         if send.invalid.is_some() {
             return;
@@ -220,6 +256,7 @@ impl Oracle {
                 stream.held_close = send.close;
                 BUFFERED
             }
+            Phase::Open if stream.member.is_some() => return self.arrive_member_send(number, n),
             // Events of the same input have not been offered yet and do not count as backlog.
             Phase::Open if send.frame.is_some() && it.backlog > backlog_max && it.chunk_input != self.input => {
                 stream.end(Reason::Error, Some(Detail::SlowConsumer));
@@ -245,8 +282,53 @@ impl Oracle {
         });
     }
 
+    /// A send to the token of a stream in groups.
+    fn arrive_member_send(&mut self, number: usize, n: usize) {
+        let (input, now) = (self.input, self.now);
+        let (send, it) = (&mut self.sends[number], &mut self.exchanges[n]);
+        let Some(stream) = &mut it.stream else { return };
+        let Some(member) = &mut stream.member else { return };
+        let ending = member.ending;
+        // Whether one that lags has reached its end is not known outside.
+        if ending == Some(CLOSED) || (ending.is_some() && member.is_prompt) {
+            send.answer = Some(NOT_FOUND);
+            return;
+        }
+        if let Some(frame) = &send.frame {
+            member.push_block(frame, ending.is_none());
+            send.delivered = member.is_prompt.then_some(input);
+            if it.backlog == 0 {
+                it.progress_at = now;
+            }
+        }
+        if ending.is_none() {
+            send.answer = Some(OK);
+        }
+        if send.close && member.is_prompt {
+            stream.end(Reason::ServerClosed, None);
+        } else if send.close {
+            self.end_member(n, CLOSED);
+        }
+    }
+
+    /// The answer to a send to groups.
+    fn check_published(&mut self, published: Published, status: u16, body: &str) {
+        let Published::Ok { position, reached } = published else {
+            return assert_eq!((status, body), (410, ENDED), "wrong answer to a send to groups that have ended");
+        };
+        let answer: serde_json::Value = serde_json::from_str(body).expect("JSON");
+        assert_eq!((status, answer["status"].as_str()), (200, Some("ok")), "wrong answer to a send to groups: {body}");
+        let id = answer["id"].as_str().map(|id| self.groups.position_of(id));
+        assert_eq!(id, position, "a wrong id: {body}");
+        let is_right = reached.is_none_or(|reached| answer["reached"].as_bool() == Some(reached));
+        assert!(is_right, "reached is not {reached:?}: {body}");
+    }
+
     /// A send is answered.
-    pub(super) fn sent(&self, number: usize, status: u16, body: &str) {
+    pub(super) fn sent(&mut self, number: usize, status: u16, body: &str) {
+        if let Some(published) = self.sends[number].published {
+            return self.check_published(published, status, body);
+        }
         let send = &self.sends[number];
         if let Some(error) = send.invalid {
             assert_eq!((status, body), (400, error), "wrong answer to a bad send");

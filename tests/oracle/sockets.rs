@@ -3,8 +3,9 @@
 
 use super::exchange::{Exchange, What};
 use super::limits::{ANSWERS_MAX, OFFER_MAX, READS_FOR, due};
+use super::members::is_heartbeat;
 use super::responses::{Answer, Part};
-use super::streams::{HEARTBEAT, Phase, Stream};
+use super::streams::{Phase, Stream};
 use super::{Oracle, millis, unix_seconds};
 use ssegateway::callback::{Detail, Reason};
 use ssegateway::gateway::{CloseMode, SocketError};
@@ -113,7 +114,7 @@ impl Oracle {
         // From the first signal on, the answer to the last request received is the last one.
         let last = leaving && it.arrived_last();
         match what {
-            What::Stream { chunked, declared: _, quoted } => self.arrive_stream(n, chunked, quoted),
+            What::Stream { chunked, declared: _, quoted, cursor } => self.arrive_stream(n, chunked, quoted, cursor),
             What::Send(send) => {
                 if last {
                     it.conclude();
@@ -153,7 +154,7 @@ impl Oracle {
         let now = self.now;
         let again = |oracle: &Self| {
             let it = &oracle.exchanges[n];
-            it.written_input == oracle.input && it.written_whole && !it.is_report_next()
+            it.written_input == oracle.input && it.written_whole && !it.is_report_next() && !it.is_member()
         };
         // A page of the list is built once everything else is written.
         if again(self) && matches!(self.exchanges[n].next_answered(), Some(What::List { .. })) {
@@ -200,6 +201,7 @@ impl Oracle {
             it.chunk_input = u64::MAX;
         }
         self.decode(n, &offered[..taken]);
+        self.note_member_write(n, taken == offered.len());
         let it = &mut self.exchanges[n];
         if let (true, false, Some(stream)) = (it.written_whole, it.wild, &mut it.stream) {
             stream.heartbeat_may = false;
@@ -222,7 +224,7 @@ impl Oracle {
                 assert!(life.contains(&date), "a Date outside the connection's life: {date}, not {life:?}");
             }
             if let Part::Frame(frame) = &part {
-                match frame == HEARTBEAT {
+                match is_heartbeat(frame) {
                     true => self.heartbeats += 1,
                     false => self.frames += 1,
                 }
@@ -247,6 +249,7 @@ impl Oracle {
             }
             Part::Answer(answer) => self.answered(n, answer),
             Part::StreamHead => self.stream_headed(n),
+            Part::Frame(frame) if self.exchanges[n].is_member() => self.member_frame(n, frame),
             Part::Frame(frame) => self.exchanges[n].stream.as_mut().expect("a frame without a stream").frame(frame),
             Part::StreamEnd => self.stream_ended(n),
         }
@@ -340,18 +343,21 @@ impl Oracle {
             // The last request may be a stream's; those before it were answered when they arrived.
             Part::Answer(_) => stream.is_none() || it.answered + 1 < it.arrived || has_verdict,
             Part::StreamHead => has_verdict,
-            Part::Frame(frame) if frame == HEARTBEAT => stream.is_some_and(Stream::may_beat),
-            Part::Frame(_) => stream.is_some_and(|stream| !stream.expected.is_empty()),
-            Part::StreamEnd => stream.is_some_and(|stream| stream.phase == Phase::Over),
+            Part::Frame(frame) if is_heartbeat(frame) => stream.is_some_and(Stream::may_beat),
+            Part::Frame(frame) => stream.is_some_and(|stream| stream.expects(frame)),
+            Part::StreamEnd => stream.is_some_and(|stream| stream.phase == Phase::Over || stream.may_end()),
         }
     }
 
     /// The gateway shuts its side down.
     pub(crate) fn shut(&mut self, n: usize) {
+        let has_ended = !self.is_stalled(n) && self.may_have_ended_unseen(n);
         let it = &self.exchanges[n];
-        if !(it.closing || it.wild || it.stream.as_ref().is_some_and(|stream| stream.phase == Phase::Over)) {
+        let over = it.stream.as_ref().is_some_and(|stream| stream.phase == Phase::Over);
+        if !(it.closing || it.wild || has_ended || over) {
             self.timers_run();
         }
+        self.note_member_room(n);
         let look_since = self.drained_at.unwrap_or(self.now);
         let it = &mut self.exchanges[n];
         assert!(it.shut_at.is_none(), "shut down twice");
@@ -362,10 +368,10 @@ impl Oracle {
         }
         assert!(it.cut || it.wild || it.responses.is_between(), "shut down within a response");
         if !it.wild && !it.cut {
-            assert!(!it.owes(), "shut down with output unsent");
+            assert!(!it.owes(), "shut down with output unsent{}", it.describe_due());
             if let Some(stream) = &it.stream {
                 let whole = !stream.headed || !stream.chunked || stream.complete;
-                assert!(stream.expected.is_empty() && whole, "cut short");
+                assert!(!stream.is_owed_frames() && whole, "cut short");
             } else if !it.concluded {
                 let idle =
                     it.started_at.is_none() && self.now >= it.progress_at + millis(self.settings.keepalive_timeout);
@@ -382,6 +388,9 @@ impl Oracle {
 
     /// The gateway closes a connection, for which it must have a reason.
     pub(crate) fn closed(&mut self, n: usize, how: CloseMode) {
+        if !self.is_stalled(n) {
+            self.may_have_ended_unseen(n);
+        }
         let it = &self.exchanges[n];
         let over = it.stream.as_ref().is_some_and(|stream| stream.phase == Phase::Over);
         if !(it.ended || it.failed || over || it.closing) {

@@ -1,6 +1,7 @@
 //! Streams: the backend's decisions and events, the client's next expected frame, and the reason of the end.
 
 use super::limits::due;
+use super::members::Member;
 use super::responses::Answer;
 use super::{Oracle, millis};
 use ssegateway::callback::{Detail, Outcome, Reason};
@@ -80,6 +81,11 @@ pub(crate) struct Stream {
     pub chunked: bool,
     /// Its GET in the JSON of callbacks.
     pub quoted: Rc<str>,
+    /// The `Last-Event-ID` of its GET, and the newest position when that was read.
+    pub cursor: Option<Rc<str>>,
+    pub asked_head: u64,
+    /// What it is to be written, if it is in groups.
+    pub member: Option<Box<Member>>,
     pub opened_at: u64,
     /// When the next heartbeat falls due.
     pub heartbeat_at: u64,
@@ -97,6 +103,9 @@ impl Stream {
         if self.phase != Phase::Over {
             self.phase = Phase::Over;
             self.cause = Some((reason, detail));
+            // It may have ended before, which nothing has shown.
+            let ending = self.member.as_ref().and_then(|member| member.ending);
+            self.or_else = self.or_else.or(ending);
         }
     }
 
@@ -138,6 +147,9 @@ impl Stream {
     pub(crate) fn fall_silent(&mut self) {
         assert!(!self.complete, "a second end");
         self.expected.clear();
+        if let Some(member) = &mut self.member {
+            member.forget_due();
+        }
         (self.headed, self.heartbeats_owed, self.heartbeat_may) = (true, 0, false);
     }
 
@@ -154,28 +166,32 @@ impl Stream {
     /// A frame was written.
     pub(crate) fn frame(&mut self, frame: &[u8]) {
         if frame == HEARTBEAT {
-            assert!(self.may_beat(), "a heartbeat too early");
-            match self.heartbeats_owed {
-                0 => self.heartbeat_may = false,
-                _ => self.heartbeats_owed -= 1,
-            }
-            self.heartbeats += 1;
-            return;
+            return self.count_heartbeat();
         }
         match self.expected.pop_front() {
             None => panic!("an unexpected frame: {}", frame.escape_ascii()),
             Some(Expected::Retry(delay)) => {
-                let retry = parse_retry(frame);
+                let retry = due_retry(frame);
                 assert!(retry.abs_diff(delay) <= delay / 5, "wrong retry: {retry} for {delay}");
             }
             Some(Expected::RetryUpTo(delay, most)) => {
-                let retry = parse_retry(frame);
+                let retry = due_retry(frame);
                 assert!((delay - delay / 5..=most).contains(&retry), "wrong retry: {retry} for {delay} to {most}");
             }
             Some(Expected::Frame(due)) => {
                 assert!(*frame == *due, "wrong event: {}, not {}", due.escape_ascii(), frame.escape_ascii());
             }
         }
+    }
+
+    /// A heartbeat was written.
+    pub(super) fn count_heartbeat(&mut self) {
+        assert!(self.may_beat(), "a heartbeat too early");
+        match self.heartbeats_owed {
+            0 => self.heartbeat_may = false,
+            _ => self.heartbeats_owed -= 1,
+        }
+        self.heartbeats += 1;
     }
 
     /// A frame was written to a stream whose events are not known.
@@ -202,27 +218,32 @@ impl Stream {
             let missed = (now - self.heartbeat_at) / interval;
             self.heartbeat_at += interval * (missed + 1);
             self.heartbeats_owed += u32::from(!unsent);
-            self.heartbeat_may |= unsent && wrote;
+            self.heartbeat_may |= unsent && (wrote || self.member.is_some());
         }
     }
 }
 
-fn parse_retry(frame: &[u8]) -> u32 {
+/// The delay of a frame that is nothing but a `retry`.
+pub(super) fn parse_retry(frame: &[u8]) -> Option<u32> {
     let digits = frame.strip_prefix(b"retry: ").and_then(|rest| rest.strip_suffix(b"\n\n"));
-    let retry = digits.and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|text| text.parse().ok());
-    retry.unwrap_or_else(|| panic!("a retry was due: {}", frame.escape_ascii()))
+    digits.and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|text| text.parse().ok())
+}
+
+fn due_retry(frame: &[u8]) -> u32 {
+    parse_retry(frame).unwrap_or_else(|| panic!("a retry was due: {}", frame.escape_ascii()))
 }
 
 impl Oracle {
     /// A GET for a stream has been read.
-    pub(super) fn arrive_stream(&mut self, n: usize, chunked: bool, quoted: Rc<str>) {
+    pub(super) fn arrive_stream(&mut self, n: usize, chunked: bool, quoted: Rc<str>, cursor: Option<Rc<str>>) {
         if self.unsure_input == self.input {
             // A wild stream may have ended with this input and freed a place for this one.
             self.exchanges[n].wild = true;
             return;
         }
         let answer_by = self.now + millis(self.settings.connect_queue);
-        let mut stream = Stream { answer_by, chunked, quoted, asked_input: self.input, ..Stream::default() };
+        let (asked_input, asked_head) = (self.input, self.groups.head);
+        let mut stream = Stream { answer_by, chunked, quoted, cursor, asked_input, asked_head, ..Stream::default() };
         let refused = if !self.settings.callback_configured {
             Some(("Service not configured", false))
         } else if self.is_draining() {
@@ -249,7 +270,7 @@ impl Oracle {
     /// Streams that the backend has accepted and that have not ended; the upper bound includes wild ones.
     pub(super) fn open_streams(&self) -> std::ops::RangeInclusive<usize> {
         let open = self.count_streams(|phase| phase == Phase::Open);
-        open..=open + self.wild_streams
+        open.saturating_sub(self.unsure_ends())..=open + self.wild_streams
     }
 
     /// The gateway has that many streams: those that are not on known connections are on wild ones.
@@ -275,7 +296,7 @@ impl Oracle {
         let Some(Verdict::Failed { status, error, retries }) = stream.verdict.clone() else {
             panic!("a stream is refused although nothing failed: {} {body}", answer.status);
         };
-        let due = if status == 304 { String::new() } else { format!(r#"{{"error":"{error}"}}"#) };
+        let due = if matches!(status, 204 | 304) { String::new() } else { format!(r#"{{"error":"{error}"}}"#) };
         assert_eq!((answer.status, body), (status, &*due), "wrong answer to a stream's GET");
         assert!(answer.close, "a refusal does not end the connection");
         assert!(!self.shows_as_retry(retries), "a status instead of a retry");
@@ -310,10 +331,13 @@ impl Oracle {
     pub(super) fn stream_ended(&mut self, n: usize) {
         let it = &mut self.exchanges[n];
         let stream = it.stream.as_mut().expect("an end without a stream");
+        if let Some((reason, detail)) = stream.member.as_ref().and_then(|member| member.ending) {
+            stream.end(reason, detail);
+        }
         let clean = matches!(stream.cause, Some((Reason::ServerClosed, _)));
         let failed = matches!(stream.verdict, Some(Verdict::Failed { .. }));
         assert!(clean || failed, "a clean end of a stream that was cut: {:?}", stream.cause);
-        assert!(stream.expected.is_empty(), "the stream ends before its events");
+        assert!(!stream.is_owed_frames(), "the stream ends before its events");
         stream.complete = true;
         it.answered += 1;
     }

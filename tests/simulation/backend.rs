@@ -7,6 +7,8 @@ use super::client::{Client, Script};
 use super::faults::Fault;
 use super::world::{Item, World};
 use crate::oracle::callbacks::{FLAWED_KINDS, Lane, Reply};
+use crate::oracle::groups::{self, GROUPS, Publication};
+use crate::oracle::members::Grant;
 use crate::oracle::millis;
 use crate::oracle::requests::{Asked, Serves};
 use crate::oracle::sends::{Event, Form, INVALID_KINDS};
@@ -14,7 +16,7 @@ use crate::random::Random;
 use ssegateway::callback::{Call, CallId, Called, LATE_TIME_MAX, Outcome};
 use ssegateway::gateway::Listener;
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::ops::Range;
 
 struct Record {
@@ -79,7 +81,8 @@ impl World {
         let (client, lane) = self.oracle.called(call);
         let (about, connect) = (Some((client, lane)), lane == Lane::Connects);
         self.trace.note(self.clock, "callback", &[("client", client as u64), ("connect", u64::from(connect))]);
-        let (mut reply, delay) = self.serve_call(connect);
+        let (reply, delay) = self.serve_call(connect);
+        let mut reply = self.grant(client, connect, reply);
         let timed_out = reply.outcome == Outcome::TimedOut { written: true };
         let late = (connect && timed_out && self.hits(Fault::LateAnswer)).then(|| self.decide_late());
         if late.is_some() {
@@ -93,6 +96,22 @@ impl World {
                 self.send_batch(count, Some(client));
             }
         }
+    }
+
+    /// Puts a stream that is accepted into groups.
+    fn grant(&mut self, client: usize, connect: bool, reply: Reply) -> Reply {
+        let is_followed = self.has_groups && connect && !self.oracle.exchanges[client].wild;
+        if !is_followed || !reply.is_plain() || self.random.chance(200) {
+            return reply;
+        }
+        let groups = self.draw_groups(3);
+        reply.into_groups(Grant { groups, from_start: self.random.chance(150) })
+    }
+
+    fn draw_groups(&mut self, most: u64) -> Vec<usize> {
+        let count = self.random.within(1, most);
+        let groups: BTreeSet<usize> = (0..count).map(|_| self.random.index(GROUPS)).collect();
+        groups.into_iter().collect()
     }
 
     /// The gateway tells of its start.
@@ -221,6 +240,12 @@ impl World {
         let serves = Serves::on(self.sending_listener(), &self.settings);
         let mut bytes = Vec::new();
         for _ in 0..count {
+            if self.has_groups && self.random.chance(500) {
+                let send = self.draw_group_send(serves);
+                self.oracle.exchanges[sender].ask(&send);
+                bytes.extend(send.bytes);
+                continue;
+            }
             let to = match target {
                 Some(target) => Some(target),
                 None if self.backend.streams.is_empty() || self.random.chance(30) => None,
@@ -267,6 +292,26 @@ impl World {
         }
     }
 
+    fn draw_group_send(&mut self, serves: Serves) -> Asked {
+        let chunked = self.random.chance(100).then(|| self.random.pick(&[1, 33, 4096]));
+        let form = Form { chunked, expects: self.random.chance(50) };
+        let groups = self.draw_groups(if groups::may_share(&self.settings) { 2 } else { 1 });
+        let count = self.random.pick(&[0, 1, 1, 1, 2, 3]);
+        let mut events: Vec<Event> = (0..count).map(|_| self.draw_event()).collect();
+        if !self.settings.history_age.is_zero() {
+            // The gateway gives the ids.
+            events.iter_mut().for_each(|event| event.id = None);
+        }
+        let publication = Publication {
+            groups: groups.clone(),
+            frames: events.iter().map(Event::frame).collect(),
+            is_transient: self.random.chance(200),
+            close: self.random.chance(20),
+            end: groups.len() == 1 && self.random.chance(15),
+        };
+        self.oracle.group_send(&groups, &events, publication, form, serves)
+    }
+
     fn draw_event(&mut self) -> Event {
         self.backend.events += 1;
         let number = self.backend.events;
@@ -278,7 +323,8 @@ impl World {
         if self.random.chance(100) {
             // The largest is too big for one read, and sometimes for a body.
             let more = self.random.pick(&[170, 170, 300, 300, 5_000, 5_000, 20_000, 100_000]);
-            let room = self.settings.body_bytes_max.min(100_000) - if self.random.chance(50) { 0 } else { 300 };
+            let most = if self.has_groups { 1_000 } else { 100_000 };
+            let room = self.settings.body_bytes_max.min(most) - if self.random.chance(50) { 0 } else { 300 };
             data.push_str(&"x".repeat(more.min(room)));
         }
         let id = if number.is_multiple_of(5) { String::new() } else { number.to_string() };

@@ -8,6 +8,7 @@ use crate::oracle::millis;
 use crate::oracle::requests::{self, Asked, PROBE_KINDS, REFUSED_KINDS, Serves};
 use ssegateway::gateway::Listener;
 use std::io::ErrorKind;
+use std::rc::Rc;
 
 /// How a client reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -134,12 +135,27 @@ impl World {
     fn write_stream(&mut self, n: usize, script: &mut Script, serves: Serves) {
         let declared = if self.random.chance(50) { self.random.index(200) } else { 0 };
         let (old, field) = (self.random.chance(100), self.random.pick(&[0, 0, 0, 1, 2]));
-        script.add(&requests::stream(&format!("/s/{n}?q=%zz"), old, field, declared, serves));
+        let target = format!("/s/{n}?q=%zz");
+        match self.draw_cursor() {
+            Some(cursor) => script.add(&requests::resumed_stream(&target, &cursor, serves)),
+            None => script.add(&requests::stream(&target, old, field, declared, serves)),
+        }
         if self.strikes_client(Fault::ExcessInput) {
             let count = self.random.pick(&[1, 100, 8_192, 8_193, 20_000]);
             script.exchange.send_garbage(count);
             script.bytes.resize(script.bytes.len() + count, b'x');
         }
+    }
+
+    /// The cursor of a client that comes back; some are older than others, or none of ours.
+    fn draw_cursor(&mut self) -> Option<Rc<str>> {
+        let comes_back = self.has_groups && self.random.chance(600);
+        if !comes_back || self.oracle.cursors.is_empty() {
+            return None;
+        }
+        let at = self.random.index(self.oracle.cursors.len());
+        let cursor = self.oracle.cursors[at].clone();
+        Some(if self.random.chance(50) { format!("{cursor}zzz").into() } else { cursor })
     }
 
     fn write_probes(&mut self, script: &mut Script, count: u64, serves: Serves) {

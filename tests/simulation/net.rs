@@ -38,7 +38,7 @@ impl World {
     }
 
     /// The loop is about to sleep for `timeout`: all pending work must be sure to wake it.
-    fn check_sleep(&self, timeout: Option<u64>) {
+    fn check_sleep(&mut self, timeout: Option<u64>) {
         self.oracle.falls_asleep();
         for n in &self.kernel.open {
             let socket = &self.kernel.sockets[*n];
@@ -133,6 +133,7 @@ impl World {
         let Edges { readable, writable, read_closed } = edges;
         if writable {
             self.oracle.exchanges[n].refused = false;
+            self.oracle.note_member_room(n);
         }
         let socket = &mut self.kernel.sockets[n];
         socket.told |= readable || read_closed;

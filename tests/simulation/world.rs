@@ -85,6 +85,8 @@ pub(super) struct World {
     /// The loop's knowledge of the two backlogs.
     pub knocks: [Knock; 2],
     pub drains: bool,
+    /// Streams are in groups.
+    pub has_groups: bool,
     pub signalled: bool,
     pub finished: bool,
     /// The loop has just been woken.
@@ -100,6 +102,10 @@ impl World {
         let mut random = Random::new(seed);
         let faults = Faults::draw(seed, &mut random);
         let mut settings = super::faults::draw_settings(&mut random);
+        let has_groups = seed / 2 % 3 == 1;
+        if has_groups {
+            super::faults::draw_history(&mut settings, &mut random);
+        }
         let mut connections_max = random.pick(&[4, 12, 40, 40, 400, 400]);
         let crowd = if random.chance(20) { 100 } else { 0 };
         if crowd > 0 {
@@ -128,6 +134,7 @@ impl World {
             interrupted: None,
             knocks: [Knock::default(); 2],
             drains: random.chance(400),
+            has_groups,
             signalled: false,
             finished: false,
             woken: false,
