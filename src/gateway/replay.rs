@@ -233,7 +233,8 @@ impl Shared {
         }
         streaming.reached.set_tail(false);
         let tail = self.delivery.tails.remove(&connection.id.slot())?;
-        if !tail.held.is_empty() {
+        // Lost events, although their sends were answered.
+        if !tail.held.is_empty() && !planted::is("drain-drops-what-is-held-back") {
             self.write_events(now, connection, tail.held_events, |out| out.extend_from_slice(&tail.held));
         }
         tail.end
