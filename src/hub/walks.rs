@@ -247,7 +247,8 @@ impl Groups {
     pub(crate) fn last_kept(&self, joined: Joined, until: Position) -> Position {
         let last = |membership: &Membership| {
             let ring = &self.group(membership.group).ring;
-            ring.get(ring.first_after(until).checked_sub(1)?).map(|entry| entry.position)
+            let last = ring.get(ring.first_after(until).checked_sub(1)?)?.position;
+            (last > membership.from).then_some(last)
         };
         self.memberships.of(joined).filter_map(last).max().unwrap_or(0)
     }
