@@ -462,7 +462,6 @@ impl Shared {
     fn end_group_of(&mut self, now: Millis, feed: &mut Feed, end: FeedEnd) {
         let events = match end {
             FeedEnd::Complete => Events::None,
-            FeedEnd::Gone if planted::is("last-will-of-a-feed-that-was-told") => Events::One(feed.take_will()),
             FeedEnd::BrokenOff if planted::is("no-last-will-of-a-dead-sender") => Events::None,
             // Its sender can go on elsewhere.
             FeedEnd::Gone | FeedEnd::Refused(Refusal::ShuttingDown) => return,
