@@ -70,7 +70,7 @@ pub fn help() -> String {
          A gateway that holds Server-Sent Events streams for an HTTP backend.\n\
          \n\
          ssegateway                        run; everything is configured by environment variables\n\
-         ssegateway check [--connect]      print the effective configuration, or every error in it; try the backend\n\
+         ssegateway check [--connect]      print the effective configuration, or every error in it; try backend and Redis\n\
          ssegateway healthcheck [--ready]  probe a running gateway; exit status 0 if it is healthy (or ready)\n\
          ssegateway --help, --version\n\
          \n\

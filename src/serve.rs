@@ -173,10 +173,17 @@ pub fn run(mut config: Config, limits: &Limits, listeners: Listeners, signals: S
     Ok(finished)
 }
 
-/// Whether the backend can be reached; `say` gets a line for each step.
-pub fn probe(config: &Config, limits: &Limits, say: impl FnMut(&str)) -> bool {
+/// Whether the backend can be reached, and Redis where it is used; `say` gets a line for each step.
+pub fn probe(config: &Config, limits: &Limits, mut say: impl FnMut(&str)) -> bool {
     let url = config.callback_url.as_ref();
-    url.is_some_and(|url| workers::probe(&worker_settings(config, limits, url), say))
+    let has_backend = url.is_some_and(|url| workers::probe(&worker_settings(config, limits, url), &mut say));
+    let settings = &config.gateway;
+    let history = (settings.history_age, settings.history_events);
+    let has_redis = settings
+        .redis
+        .as_ref()
+        .is_none_or(|redis| workers::probe_redis(redis, history, &config.callback_roots, &mut say));
+    has_backend && has_redis
 }
 
 fn worker_settings(config: &Config, limits: &Limits, url: &CallbackUrl) -> WorkerSettings {

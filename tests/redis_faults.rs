@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{Answer, Backend, Builder, Client, Gateway, OK, Redis, Response, Stream, assert_json, eventually, get};
+use common::{
+    Answer, Backend, Builder, Client, Gateway, OK, Port, Redis, Response, Stream, assert_json, eventually, get, run,
+};
 use serde_json::{Value, json};
 
 fn by_path() -> Backend {
@@ -307,4 +309,35 @@ fn the_limits_of_history_are_those_of_the_first_gateway() {
     assert!(stream.event().starts_with("event: gap\n"));
     assert_eq!(stream.event(), event(&ids[1], "2"));
     assert_eq!(stream.event(), event(&ids[2], "3"));
+}
+
+#[test]
+fn a_check_tries_redis_step_by_step() {
+    let (redis, backend) = (Redis::with(&["--maxmemory-policy", "allkeys-lru"]), Backend::accepting());
+    let check = |url: &str| {
+        let (port, backend) = (Port::reserve().to_string(), backend.url());
+        run(&["check", "--connect"], &[("PORT", &port), ("CALLBACK_URL", &backend), ("REDIS_URL", url)])
+    };
+    let output = check(&redis.url().replace("127.0.0.1", "localhost"));
+    let lines: Vec<&str> = output.stderr.lines().filter(|line| line.starts_with("Redis ")).collect();
+    assert_eq!((output.code, lines.len()), (Some(0), 4), "{output:?}");
+    assert!(lines[0].starts_with("Redis name: localhost is ") && lines[1].starts_with("Redis connection: to "));
+    assert!(lines[2].starts_with("Redis answer: version ") && lines[2].ends_with("maxmemory-policy allkeys-lru"));
+    assert!(lines[3].starts_with("Redis round trip: ") && lines[3].ends_with(" ms; its clock agrees"), "{output:?}");
+    let closed = Port::reserve();
+    redis.command("ACL SETUSER few on >pw ~ssegateway:* &ssegateway:* +@all -xadd");
+    let few = format!("redis://few:pw@127.0.0.1:{}", redis.port());
+    let wrong = format!("redis://few:no@127.0.0.1:{}", redis.port());
+    for (url, step, fix) in [
+        ("redis://no-such-name.invalid", "Redis name: failed: ", ""),
+        (&*format!("redis://127.0.0.1:{closed}"), "Redis connection: failed: ", ""),
+        (&few, "Redis answer: failed: ", "+xadd"),
+        (&wrong, "Redis answer: failed: WRONGPASS", "check the user and the password"),
+        (&backend.url().replace("http:", "redis:").replace("/callback", ""), "Redis answer: failed: ", "Redis"),
+    ] {
+        let output = check(url);
+        let line = output.stderr.lines().last().unwrap_or_default();
+        assert_eq!(output.code, Some(1), "{output:?}");
+        assert!(line.starts_with(step) && line.contains(fix), "{output:?}");
+    }
 }

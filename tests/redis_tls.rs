@@ -88,3 +88,27 @@ fn the_log_says_what_is_wrong_with_the_certificate_or_the_port() {
     let shown = run(&["check"], &[("REDIS_URL", "rediss://u:secret@cache")]);
     assert!(!shown.stdout.contains("secret") && shown.stdout.contains("rediss://u:***@cache:6379/0"), "{shown:?}");
 }
+
+#[test]
+fn a_check_tries_the_certificate() {
+    let encrypted = Encrypted::start();
+    let backend = Backend::accepting();
+    let check = |authority: &str| {
+        let (port, url, redis) = (Port::reserve().to_string(), backend.url(), encrypted.url("localhost"));
+        let mut variables = vec![("PORT", port.as_str()), ("CALLBACK_URL", &url), ("REDIS_URL", &redis)];
+        if !authority.is_empty() {
+            variables.push(("CALLBACK_CA_FILE", authority));
+        }
+        run(&["check", "--connect"], &variables)
+    };
+    let good = check(&encrypted.authority.file());
+    assert_eq!(good.code, Some(0), "{good:?}");
+    assert!(
+        good.stderr.contains("\nRedis TLS: the certificate is good for localhost\nRedis answer: version "),
+        "{good:?}"
+    );
+    let bad = check("");
+    assert_eq!(bad.code, Some(1), "{bad:?}");
+    let line = bad.stderr.lines().last().unwrap_or_default();
+    assert!(line.starts_with("Redis TLS: failed: unknown issuer") && line.contains("CALLBACK_CA_FILE"), "{bad:?}");
+}

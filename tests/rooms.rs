@@ -131,6 +131,7 @@ const FILES: [(&str, &[&str]); 14] = [
             "late",
             "client",
             "probe",
+            "probe_redis",
             "mod",
         ],
     ),

@@ -28,7 +28,7 @@ pub(super) fn id_of(position: Position) -> String {
 }
 
 /// The time of a position by the clock of Redis, in milliseconds.
-pub(super) fn ms_of(position: Position) -> u64 {
+pub(crate) fn ms_of(position: Position) -> u64 {
     (position >> SEQUENCE_BITS) + FIRST_MS
 }
 

@@ -14,9 +14,11 @@ mod state;
 mod sync;
 
 pub(crate) use commands::Send;
+pub(crate) use entries::ms_of;
 pub(crate) use held::{Loaded, Published};
 pub(crate) use requests::{Outcome, Serial};
 pub use resp::{Malformed, Scanner, Value, parse};
+pub(crate) use server::hint;
 pub(crate) use settings::Limits;
 pub use settings::RedisSettings;
 pub(crate) use state::{Event, Link, LinkCounts};

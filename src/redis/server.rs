@@ -67,6 +67,11 @@ impl Server {
         &self.version
     }
 
+    /// What it does when its memory is full.
+    pub(super) fn policy(&self) -> &str {
+        &self.policy
+    }
+
     /// Warns of a server that may drop keys.
     pub(super) fn warn_of_policy(&self) {
         if !matches!(&*self.policy, "noeviction" | "") {
@@ -77,7 +82,7 @@ impl Server {
 }
 
 /// What to do about a connection that failed for this reason.
-pub(super) fn hint(why: &str, settings: &RedisSettings) -> String {
+pub(crate) fn hint(why: &str, settings: &RedisSettings) -> String {
     let starts = |codes: &[&str]| codes.iter().any(|code| why.starts_with(code));
     if starts(&["WRONGPASS", "NOAUTH", "ERR AUTH"]) {
         "check the user and the password in REDIS_URL".to_owned()

@@ -221,6 +221,16 @@ impl Link {
         self.has_been_live
     }
 
+    /// The server's version, and its `maxmemory-policy`.
+    pub(crate) fn server(&self) -> (&str, &str) {
+        (self.server.version(), self.server.policy())
+    }
+
+    /// Why the last connection failed; empty if none has.
+    pub(crate) fn complaint(&self) -> &str {
+        &self.complaint
+    }
+
     pub(crate) fn counts(&self) -> LinkCounts {
         self.counts
     }
