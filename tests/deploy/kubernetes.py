@@ -21,10 +21,10 @@ text = MANIFEST.read_text()
 # Errors that must be found: an unknown field, one at the wrong place, a value of the wrong type.
 wrong = [
     ("      terminationGracePeriodSeconds", "      terminationGraceSeconds"),
-    ("          readinessProbe:", "          readynessProbe:"),
-    ("            capabilities:", "            restartPolicy: Always\n            capabilities:"),
-    ("replicas: 2", 'replicas: "2"'),
-    ("policyTypes: [Ingress]", "policyTypes: Ingress"),
+    ("          startupProbe:\n            httpGet", "          startProbe:\n            httpGet"),
+    ("            runAsUser: 65532", "            restartPolicy: Always\n            runAsUser: 65532"),
+    ("replicas: 3", 'replicas: "3"'),
+    ("strategy: {type: Recreate}", "strategy: Recreate"),
 ]
 for release in RELEASES:
     if found := errors(text, release):
