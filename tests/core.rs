@@ -1,7 +1,7 @@
 //! The pure core, driven directly: cases that cannot be produced reliably over sockets.
 
 use serde_json::Value;
-use ssegateway::callback::{CallId, Called, Outcome};
+use ssegateway::callback::{Call, CallId, Called, Outcome};
 use ssegateway::clock::Millis;
 use ssegateway::gateway::{Action, CloseMode, ConnId, Gateway, Listener, Peer, ProcessFigures, Settings, SocketError};
 use ssegateway::job::{Completion, Job};
@@ -226,6 +226,33 @@ fn a_timeout_in_the_queue_is_distinguished_from_one_in_flight() {
     let later = at(0).after(queue * 2);
     gateway.expire(later);
     assert_eq!(timeouts(&mut gateway, later), ["1", "1"]);
+}
+
+/// The callbacks that start now.
+fn calls(gateway: &mut Gateway) -> Vec<Call> {
+    let actions = std::iter::from_fn(|| gateway.next_action());
+    let calls = actions.filter_map(|action| match action {
+        Action::Start(Job::Call(call)) => Some(call),
+        _ => None,
+    });
+    calls.collect()
+}
+
+#[test]
+fn no_connect_starts_in_the_turn_in_which_the_drain_begins() {
+    let (at, second) = (Millis::from_millis, Duration::from_secs(1));
+    let settings = Settings { start_callback: true, shutdown_delay: second, ..Settings::default() };
+    let mut gateway = Gateway::new(settings, at(0), 0);
+    gateway.expire(at(0));
+    let [start] = &calls(&mut gateway)[..] else { panic!("the start is told") };
+    let id = request(&mut gateway, at(500), Uuid::nil(), GET);
+    gateway.shut_down(at(600));
+    // The backend has accepted the start, for which the client waits; the time is noticed after all events.
+    gateway.complete(at(1_600), accepted(start.id));
+    gateway.expire(at(1_600));
+    assert!(calls(&mut gateway).is_empty());
+    let answer = String::from_utf8_lossy(gateway.unsent(id));
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with(r#"{"error":"Shutting down"}"#), "{answer}");
 }
 
 /// All pages of the list of streams, each over a connection that replaces the last.

@@ -385,7 +385,9 @@ impl Gateway {
 
     /// The first signal to stop (docs/protocol.md, section 9); further ones have no effect.
     pub fn shut_down(&mut self, now: Millis) {
-        self.shared.shutdown.begin(now, self.shared.settings.shutdown_delay);
+        let delay = self.shared.settings.shutdown_delay;
+        self.shared.shutdown.begin(now, delay);
+        self.shared.hub.calls.drain_at(now.after(delay));
         self.shared.advance_shutdown(now, &mut self.connections);
     }
 

@@ -105,6 +105,8 @@ pub(crate) struct Calls {
     late: Vec<CallId>,
     /// Once the drain has begun: the latest time for their answers.
     late_until: Millis,
+    /// From then on no connect starts, even if the drain is noticed later.
+    drain_at: Millis,
     request_bytes: usize,
 }
 
@@ -133,6 +135,7 @@ impl Calls {
             started_last: Lane::Disconnects,
             late: Vec::new(),
             late_until: Millis::NEVER,
+            drain_at: Millis::NEVER,
             request_bytes: 0,
         }
     }
@@ -177,6 +180,11 @@ impl Calls {
     pub(crate) fn counts(&self, lane: Lane) -> LaneCounts {
         let queue = &self.lanes[lane as usize];
         LaneCounts { in_flight: self.capacity.in_flight(lane), waiting: queue.waiting.len() - queue.withdrawn }
+    }
+
+    /// The drain begins at that time.
+    pub(crate) fn drain_at(&mut self, drain_at: Millis) {
+        self.drain_at = self.drain_at.min(drain_at);
     }
 
     /// From now on no connect starts, since all clients are about to be refused, and disconnects may use all workers.
@@ -355,7 +363,10 @@ impl Calls {
         let turns = [1, 2].map(|turn| Lane::ALL[(self.started_last as usize + turn) % Lane::COUNT]);
         let is_ready = |lane: &Lane| {
             let waits = !self.lanes[*lane as usize].waiting.is_empty();
-            waits && self.ready_at(*lane).is_some_and(|at| at <= now)
+            // What ends a wait may come in the turn in which the drain begins, and be noticed first.
+            let is_late =
+                *lane == Lane::Connects && now >= self.drain_at && !planted::is("connects-start-when-the-drain-is-due");
+            waits && !is_late && self.ready_at(*lane).is_some_and(|at| at <= now)
         };
         let ready = || turns.into_iter().filter(is_ready);
         if let Some(lane) = ready().find(|lane| self.capacity.has_place(*lane)) {

@@ -272,6 +272,7 @@ impl Oracle {
     fn connect_called(&mut self, n: usize) {
         assert!(!self.awaits_start(), "a connect before the backend has accepted the start");
         assert!(!self.spares_backend(), "a dead backend is tried too often");
+        assert!(self.drain_at.is_none_or(|at| self.now < at), "a connect once the drain is due");
         self.connect_called_at = self.now;
         let it = &mut self.exchanges[n];
         let stream = it.stream.as_mut().expect("a connect without a stream");
