@@ -40,16 +40,29 @@ impl Lingering {
     /// The connection to close if there are too many: the oldest. `connections` are all live ones.
     pub(super) fn excess<T>(&mut self, connections: &Table<T>) -> Option<ConnId> {
         let is_live = |id: &ConnId| connections.get(*id).is_some();
-        if self.live > self.max {
-            while let Some(id) = self.queue.pop_front() {
-                if is_live(&id) {
-                    return Some(id);
-                }
-            }
+        if self.live > self.max
+            && let Some(oldest) = self.pop(connections)
+        {
+            return Some(oldest);
         }
         // Entries of gone connections would accumulate after one that stays.
         if self.queue.len() > 2 * self.live + GONE_MIN {
             self.queue.retain(is_live);
+        }
+        None
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.live
+    }
+
+    /// Takes the oldest.
+    pub(super) fn pop<T>(&mut self, connections: &Table<T>) -> Option<ConnId> {
+        while let Some(id) = self.queue.pop_front() {
+            if connections.get(id).is_some() {
+                return Some(id);
+            }
         }
         None
     }

@@ -29,7 +29,7 @@ impl Shared {
             + self.hub.calls.request_bytes() as u64
             + self.hub.groups.kept_bytes() as u64
             + self.outbox.unsent_bytes()
-            + self.outbox.blocked() * BLOCKED_BYTES
+            + (self.outbox.blocked() + self.cut.len() as u64) * BLOCKED_BYTES
     }
 
     /// Whether that is near its limit.
@@ -47,6 +47,7 @@ impl Shared {
     pub(super) fn relieve(&mut self, now: Millis, connections: &mut Table<Connection>, current: Option<ConnId>) {
         let excess = usize::try_from(self.budget.strain(self.memory())).unwrap_or(usize::MAX);
         self.hub.groups.give_up(excess);
+        while self.budget.is_strained(self.memory()) && self.reset_oldest_cut(connections) {}
         // Streams pay for strangers.
         while self.budget.is_strained(self.memory()) && !planted::is("streams-are-cut-before-unfinished-requests") {
             let Some(id) = self.budget.next_victim(now, connections) else { break };
@@ -59,11 +60,25 @@ impl Shared {
                 if !self.budget.is_strained(self.memory()) || !self.cut_most_unsent(now, connections) {
                     break;
                 }
+                // Its bytes in the kernel may be what is missing.
+                if self.is_short_of_memory() {
+                    self.reset_oldest_cut(connections);
+                }
             }
         }
         if let Some(current) = current.filter(|_| self.is_out_of_memory()) {
             self.refuse_unfinished(now, connections, current);
         }
+    }
+
+    /// A stream that has been cut, and whose client may still read what the kernel holds. `false`: there is none.
+    fn reset_oldest_cut(&mut self, connections: &mut Table<Connection>) -> bool {
+        let Some(id) = self.cut.pop(connections) else { return false };
+        if let Some(connection) = connections.get_mut(id) {
+            self.close(connection, CloseMode::Abort);
+            self.remove_closed(connections, id);
+        }
+        true
     }
 
     fn refuse_unfinished(&mut self, now: Millis, connections: &mut Table<Connection>, id: ConnId) {

@@ -61,7 +61,7 @@ pub(super) struct Shared {
     /// Connections whose input is discarded after their last response.
     lingering: Lingering,
     /// Cut streams, while the kernel sends its remaining bytes.
-    cut: Lingering,
+    pub(super) cut: Lingering,
     pub stats: Stats,
     pub hints: Hints,
     pub jitter: Jitter,

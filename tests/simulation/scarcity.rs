@@ -8,7 +8,7 @@
 use crate::random::Random;
 use ssegateway::callback::{CallKind, Called, Outcome};
 use ssegateway::clock::Millis;
-use ssegateway::gateway::{Action, ConnId, Gateway, Listener, Peer, Settings};
+use ssegateway::gateway::{Action, CloseMode, ConnId, Gateway, Listener, Peer, Settings};
 use ssegateway::job::{Completion, Job};
 use std::time::Duration;
 use uuid::Uuid;
@@ -76,6 +76,8 @@ struct World {
     /// In this step: tokens of streams that have ended, and connections that were closed.
     ended: Vec<Uuid>,
     closed: Vec<ConnId>,
+    /// Streams cut earlier that have been reset.
+    resets: usize,
 }
 
 /// Runs the seed; panics where the gateway fails.
@@ -94,7 +96,8 @@ pub(crate) fn run(seed: u64) {
     };
     let gateway = Gateway::new(settings, Millis::ZERO, seed);
     let (strangers, streams, ended, closed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut world = World { gateway, random, limit, now: 0, connections: 0, strangers, streams, ended, closed };
+    let mut world =
+        World { gateway, random, limit, now: 0, connections: 0, strangers, streams, ended, closed, resets: 0 };
     for _ in 0..HONEST {
         assert!(world.open_stream(true), "there is memory at first");
     }
@@ -241,7 +244,10 @@ impl World {
                     let outcome = Outcome::Answered { status: 200, passed: Vec::new(), body: None, in_doubt: false };
                     self.gateway.complete(self.at(), Completion::Called(Called { id: call.id, outcome }));
                 }
-                Action::Close(id, _) => self.closed.push(id),
+                Action::Close(id, mode) => {
+                    self.closed.push(id);
+                    self.resets += usize::from(mode == CloseMode::Abort);
+                }
                 _ => {}
             }
         }
@@ -288,6 +294,7 @@ impl World {
             std::mem::take(&mut self.streams).into_iter().partition(|stream| self.ended.contains(&stream.token));
         // At the limit everybody may be cut who has something unsent.
         let freed: usize = cut.iter().map(|stream| stream.unsent + BLOCKED + SLACK).sum();
+        let freed = freed + std::mem::take(&mut self.resets) * BLOCKED;
         let was_full = self.gateway.memory() + freed as u64 >= self.limit;
         for stream in &cut {
             assert!(!stream.reads, "a stream is cut whose client reads");
