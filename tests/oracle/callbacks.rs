@@ -1,8 +1,8 @@
 //! Callbacks: one connect for each stream, one disconnect for each accepted one, after its answer, with the right
 //! reason, and never more in flight than allowed.
 
-use super::entries::Grant;
 use super::groups::name_of;
+use super::members::Grant;
 use super::sends::Event;
 use super::streams::{Expected, Phase, Stream, Verdict};
 use super::{Oracle, millis};
@@ -432,9 +432,6 @@ impl Oracle {
             it.backlog += STREAM_HEAD.len() + fields;
             if frames > 0 {
                 it.pile(frames, input);
-            }
-            if it.stream.as_ref().is_some_and(|stream| stream.phase == Phase::Open) {
-                self.make_held_changes(n);
             }
         }
     }

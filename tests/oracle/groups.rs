@@ -6,7 +6,7 @@ use super::{Oracle, millis};
 use ssegateway::callback::{Detail, Reason};
 use ssegateway::cursor::{Cursor, Epoch};
 use ssegateway::gateway::Settings;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 /// The groups of a run.
@@ -30,9 +30,6 @@ pub(crate) fn name_of(group: usize) -> String {
 pub(crate) fn may_share(settings: &Settings) -> bool {
     settings.history_bytes >= AMPLE_BYTES
 }
-
-/// Groups, a bit each.
-pub(super) type Mask = u8;
 
 /// A kept event.
 struct Kept {
@@ -84,16 +81,16 @@ impl Groups {
         (Some(cursor.epoch) == self.epoch && cursor.position <= self.head).then_some(cursor.position)
     }
 
-    /// What is kept of these groups, each behind a position, in order; with the groups of each event.
-    pub(super) fn kept(&self, groups: &[(usize, u64)]) -> Vec<(u64, Rc<[u8]>, Mask)> {
-        let mut events: BTreeMap<u64, (Rc<[u8]>, Mask)> = BTreeMap::new();
+    /// What is kept of these groups, each behind a position, in order.
+    pub(super) fn kept(&self, groups: &[(usize, u64)]) -> Vec<(u64, Rc<[u8]>)> {
+        let mut events = Vec::new();
         for (group, from) in groups {
             let due = self.groups[*group].kept.iter().filter(|kept| kept.position > *from);
-            for kept in due {
-                events.entry(kept.position).or_insert_with(|| (Rc::clone(&kept.frame), 0)).1 |= 1 << group;
-            }
+            events.extend(due.map(|kept| (kept.position, Rc::clone(&kept.frame))));
         }
-        events.into_iter().map(|(position, (frame, groups))| (position, frame, groups)).collect()
+        events.sort_by_key(|(position, _)| *position);
+        events.dedup_by_key(|(position, _)| *position);
+        events
     }
 }
 
@@ -136,10 +133,9 @@ impl Oracle {
         let first = self.groups.head + 1;
         self.groups.head += frames.len().max(1) as u64;
         let is_kept = self.has_history() && !is_transient;
-        let mask = groups.iter().fold(0, |mask, group| mask | 1 << group);
         for n in self.members_of(&groups) {
             for (position, frame) in (first..).zip(frames) {
-                self.member(n).push_event(position, frame, *is_transient, mask);
+                self.member(n).push_event(position, frame, *is_transient);
             }
         }
         for group in groups.iter().filter(|_| is_kept) {

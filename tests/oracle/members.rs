@@ -1,13 +1,16 @@
 //! Streams in groups: what each must be written, in which order, and what may be left out.
 
-use super::Oracle;
-use super::groups::{GROUP_ENDED, Groups, Mask};
-use super::streams::{Phase, Stream, parse_retry};
+use super::groups::{GROUP_ENDED, Groups};
+use super::streams::{Phase, Stream, Verdict, parse_retry};
+use super::{Oracle, millis};
 use ssegateway::callback::{Detail, Reason};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 pub(crate) type Ending = (Reason, Option<Detail>);
+
+/// In place of what may be missing.
+const GAP: &[u8] = b"event: gap\ndata: \n\n";
 
 /// Cursors with which clients come back.
 const CURSORS_MAX: usize = 64;
@@ -16,7 +19,7 @@ const CURSORS_MAX: usize = 64;
 const SLOW: Ending = (Reason::Error, Some(Detail::SlowConsumer));
 
 /// Something that a stream is to be written.
-pub(super) enum Piece {
+enum Piece {
     /// What its connect's answer says, or a send to its token; with this position, if it comes first.
     Block {
         frame: Rc<[u8]>,
@@ -34,13 +37,12 @@ pub(super) enum Piece {
         has_id: bool,
         is_transient: bool,
         is_replayed: bool,
-        groups: Mask,
     },
 }
 
-pub(super) struct Due {
-    pub piece: Piece,
-    pub is_required: bool,
+struct Due {
+    piece: Piece,
+    is_required: bool,
 }
 
 impl Piece {
@@ -66,16 +68,14 @@ impl Piece {
 pub(crate) struct Member {
     /// Its groups, each with the position behind which it is owed their events, and whether its answer granted it.
     pub groups: BTreeMap<usize, (u64, bool)>,
-    pub(super) is_resumable: bool,
-    pub(super) due: VecDeque<Due>,
+    is_resumable: bool,
+    due: VecDeque<Due>,
     /// The newest position that it was told.
-    pub(super) has: u64,
+    has: u64,
     /// The newest event that was dropped although it was due.
     lost: u64,
     /// Why it ends behind what is due.
     pub ending: Option<Ending>,
-    /// It was in time to leave the groups for which it would end, or it ends.
-    pub may_stay: bool,
     /// Its socket has had room for everything: events and sends to its token come in their order, transient ones too.
     pub is_prompt: bool,
     /// The drain has come: events that it has not reached may be left out.
@@ -84,13 +84,7 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// `position`: of a stream whose ids are positions.
-    pub(super) fn new(is_prompt: bool, position: Option<u64>) -> Self {
-        let (is_resumable, has) = (position.is_some(), position.unwrap_or(0));
-        Self { is_prompt, is_resumable, has, ..Self::default() }
-    }
-
-    pub(super) fn push(&mut self, piece: Piece, is_required: bool) {
+    fn push(&mut self, piece: Piece, is_required: bool) {
         self.due.push_back(Due { piece, is_required });
     }
 
@@ -100,11 +94,11 @@ impl Member {
         self.push(Piece::Block { frame, id: None, is_held: false }, is_required);
     }
 
-    pub(super) fn push_event(&mut self, position: u64, frame: &Rc<[u8]>, is_transient: bool, groups: Mask) {
+    pub(super) fn push_event(&mut self, position: u64, frame: &Rc<[u8]>, is_transient: bool) {
         let has_id = self.is_resumable && !is_transient;
         let is_required = self.ending.is_none() && (!is_transient || self.is_prompt);
         let frame = Rc::clone(frame);
-        self.push(Piece::Event { position, frame, has_id, is_transient, is_replayed: false, groups }, is_required);
+        self.push(Piece::Event { position, frame, has_id, is_transient, is_replayed: false }, is_required);
     }
 
     /// An event of a group was dropped.
@@ -124,8 +118,8 @@ impl Member {
     }
 
     /// The drain ends it. What it has not been written of its groups it gets when it is back.
-    pub(super) fn leave(&mut self, delay: u32, has_history: bool) {
-        if !self.is_prompt && has_history {
+    pub(super) fn leave(&mut self, delay: u32) {
+        if !self.is_prompt && self.is_resumable {
             self.is_leaving = true;
             self.due.iter_mut().filter(|due| due.piece.is_event()).for_each(|due| due.is_required = false);
         }
@@ -145,7 +139,7 @@ impl Member {
     /// The position of the next event that must come.
     fn next_position(&self) -> Option<u64> {
         self.due.iter().find_map(|due| match due.piece {
-            Piece::Event { position, is_transient: false, .. } if due.is_required => Some(position),
+            Piece::Event { position, has_id: true, .. } if due.is_required => Some(position),
             Piece::Event { .. } | Piece::Block { .. } | Piece::Retry { .. } => None,
         })
     }
@@ -248,16 +242,13 @@ impl Member {
             format!("[{}{what}]", if due.is_required { "" } else { "perhaps " })
         };
         let due: String = self.due.iter().take(8).map(describe).collect();
-        format!(
-            "{due} {:?} has {} lost {} prompt {} ending {:?}",
-            self.groups, self.has, self.lost, self.is_prompt, self.ending
-        )
+        format!("{due} {:?} has {} lost {} prompt {}", self.groups, self.has, self.lost, self.is_prompt)
     }
 }
 
 impl Piece {
     fn is_kept(&self) -> bool {
-        matches!(self, Self::Event { is_transient: false, .. })
+        matches!(self, Self::Event { has_id: true, .. })
     }
 }
 
@@ -271,9 +262,17 @@ fn split_id(frame: &[u8]) -> (Option<String>, Vec<u8>) {
 }
 
 /// The same for an event whose own id does not count.
-pub(super) fn without_id(frame: &[u8]) -> Rc<[u8]> {
+fn without_id(frame: &[u8]) -> Rc<[u8]> {
     let lines = frame.split_inclusive(|byte| *byte == b'\n').filter(|line| !line.starts_with(b"id:"));
     lines.flatten().copied().collect()
+}
+
+/// How the answer to a connect puts a stream into groups.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Grant {
+    pub groups: Vec<usize>,
+    /// `since` is `start`.
+    pub from_start: bool,
 }
 
 impl Oracle {
@@ -286,16 +285,88 @@ impl Oracle {
         self.exchanges[n].stream.as_ref()?.member.as_ref()?.ending
     }
 
+    /// The backend has accepted a stream with groups.
+    pub(super) fn open_member(&mut self, n: usize, grant: &Grant, event: Option<&Rc<[u8]>>, close: bool) {
+        let now = self.now;
+        let stream = self.exchanges[n].stream.as_ref().expect("a stream");
+        let (groups, head) = (&self.groups.groups, self.groups.head);
+        let is_over = grant.groups.iter().all(|group| groups[*group].is_ended);
+        let dropped = grant.groups.iter().map(|group| groups[*group].dropped).max().unwrap_or(0);
+        let cursor = stream.cursor.as_ref().map(|cursor| self.groups.known(cursor));
+        let is_live = cursor.is_none() && !grant.from_start;
+        let has_history = self.has_history();
+        let (from, has_gap) = match cursor {
+            _ if !has_history => (head, false),
+            Some(Some(position)) => (position, dropped > position),
+            Some(None) => (0, true),
+            None if grant.from_start => (0, dropped > 0),
+            None => (stream.asked_head, dropped > stream.asked_head),
+        };
+        let is_due = has_history && grant.groups.iter().any(|group| groups[*group].newest() > from);
+        if is_over && (is_live || !has_history || (!is_due && !has_gap)) {
+            let stream = self.exchanges[n].stream.as_mut().expect("a stream");
+            stream.verdict = Some(Verdict::Failed { status: 204, error: String::new(), retries: false });
+            return stream.end(GROUP_ENDED.0, GROUP_ENDED.1);
+        }
+        let from = if is_due { from } else { head.max(from) };
+        let begins: Vec<(usize, u64)> =
+            grant.groups.iter().map(|group| (*group, from.max(groups[*group].dropped))).collect();
+        let mut member = Member { is_resumable: has_history, is_prompt: !is_due, has: from, ..Member::default() };
+        member.groups = begins.iter().map(|(group, from)| (*group, (*from, true))).collect();
+        let mut first = has_history.then_some(from);
+        if let Some(delay) = self.settings.reconnect_delay_ms {
+            member.push(Piece::Retry { delay, id: first.take() }, true);
+        }
+        let strip = |frame: &[u8]| if has_history { without_id(frame) } else { frame.into() };
+        if let Some(event) = event {
+            member.push(Piece::Block { frame: strip(event), id: first.take(), is_held: false }, true);
+        }
+        if has_gap {
+            first = None;
+            member.push(Piece::Block { frame: GAP.into(), id: Some(from), is_held: false }, true);
+        }
+        let held = &stream.held;
+        if is_due {
+            first = None;
+            for (position, frame) in self.groups.kept(&begins) {
+                member
+                    .push(Piece::Event { position, frame, has_id: true, is_transient: false, is_replayed: true }, true);
+            }
+        } else if held.is_empty()
+            && let Some(id) = first.take()
+        {
+            member.push(Piece::Block { frame: (*b"\n").into(), id: Some(id), is_held: false }, true);
+        }
+        for frame in held {
+            member.push(Piece::Block { frame: strip(frame), id: first.take(), is_held: true }, true);
+        }
+        let heartbeat = millis(self.settings.heartbeat_interval);
+        let it = &mut self.exchanges[n];
+        if it.backlog == 0 {
+            it.progress_at = now;
+        }
+        it.backlog = 1;
+        let stream = it.stream.as_mut().expect("a stream");
+        stream.verdict = Some(Verdict::Accepted);
+        stream.phase = Phase::Open;
+        stream.heartbeat_at = now + heartbeat;
+        stream.held.clear();
+        let closes = close || stream.held_close;
+        stream.member = Some(Box::new(member));
+        if is_over && !is_due {
+            stream.end(GROUP_ENDED.0, GROUP_ENDED.1);
+        } else if closes && is_due {
+            self.end_member(n, super::groups::CLOSED);
+        } else if closes {
+            stream.end(Reason::ServerClosed, None);
+        } else if is_over {
+            self.end_member(n, GROUP_ENDED);
+        }
+    }
+
     /// A stream ends behind what is due to it now.
     pub(super) fn end_member(&mut self, n: usize, ending: Ending) {
-        let stream = self.exchanges[n].stream.as_mut().expect("a stream");
-        let member = stream.member.as_mut().expect("a stream in groups");
-        // Whether it has ended already, or is closed before it has caught up, is not known outside.
-        let is_unsure = member.ending.is_some_and(|known| known != ending) && !member.is_prompt;
-        member.ending.get_or_insert(ending);
-        if is_unsure {
-            stream.or_else.get_or_insert(ending);
-        }
+        self.member(n).ending.get_or_insert(ending);
     }
 
     /// The same if all groups of its answer have ended that it is still in.
@@ -363,10 +434,6 @@ impl Oracle {
             {
                 member.due.clear();
                 member.is_prompt = true;
-                // It has left the groups that have ended before it saw that.
-                if std::mem::take(&mut member.may_stay) {
-                    member.ending = None;
-                }
             }
         }
     }
@@ -379,9 +446,7 @@ impl Oracle {
         let Some(member) = &stream.member else { return false };
         let found = if member.may_be_cut() && ending.is_none_or(|ending| ending == SLOW) {
             SLOW
-        } else if let Some(due) =
-            member.ending.filter(|due| ending.is_none_or(|ending| [Some(*due), stream.or_else].contains(&Some(ending))))
-        {
+        } else if let Some(due) = member.ending.filter(|due| ending.is_none_or(|ending| ending == *due)) {
             due
         } else {
             return false;

@@ -2,7 +2,6 @@
 
 use super::Oracle;
 use super::callbacks::token_of;
-use super::entries::{Change, Changed};
 use super::exchange::What;
 use super::groups::{CLOSED, Publication, Published, name_of};
 use super::limits::READER_FACTOR;
@@ -48,8 +47,6 @@ pub(crate) struct Send {
     /// What it sends to groups, and what it is answered.
     publication: Option<Publication>,
     published: Option<Published>,
-    /// It changes the groups of its stream instead.
-    change: Option<Change>,
 }
 
 const OK: (u16, &str) = (200, r#"{"status":"ok"}"#);
@@ -176,17 +173,6 @@ impl Oracle {
         self.post(send, &format!("{{{}}}", fields.join(",")), form, serves)
     }
 
-    /// A change of the groups of the stream on connection `to`.
-    pub(crate) fn group_change(&mut self, to: usize, change: Change, form: Form, serves: Serves) -> Asked {
-        let list = |groups: &[usize]| {
-            groups.iter().map(|group| format!(r#""{}""#, name_of(*group))).collect::<Vec<_>>().join(",")
-        };
-        let (join, leave) = (list(&change.join), list(&change.leave));
-        let body = format!(r#"{{"token":"{}","join":[{join}],"leave":[{leave}]}}"#, token_of(to));
-        let send = Send { stream: Some(to), expects: form.expects, change: Some(change), ..Send::default() };
-        self.post(send, &body, form, serves)
-    }
-
     /// A send that is refused whatever its token.
     pub(crate) fn invalid_send(&mut self, kind: usize, to: Option<usize>, form: Form, serves: Serves) -> Asked {
         let (body, error) = INVALID[kind];
@@ -196,8 +182,7 @@ impl Oracle {
     }
 
     fn post(&mut self, send: Send, body: &str, form: Form, serves: Serves) -> Asked {
-        let path = if send.change.is_some() { "groups" } else { "send" };
-        let mut head = format!("POST /internal/{path} HTTP/1.1\r\nHost: a\r\n");
+        let mut head = "POST /internal/send HTTP/1.1\r\nHost: a\r\n".to_owned();
         if let Some(token) = &self.settings.internal_token {
             let _ = write!(head, "Authorization: Bearer {}\r\n", token.expose());
         }
@@ -251,16 +236,6 @@ impl Oracle {
         let it = &mut self.exchanges[n];
         if it.wild {
             self.unsure_input = self.input;
-            return;
-        }
-        if let Some(change) = send.change.take() {
-            let changed = self.change(n, change);
-            self.sends[number].answer = match changed {
-                Changed::Ok => Some(OK),
-                Changed::Buffered => Some(BUFFERED),
-                Changed::NotFound => Some(NOT_FOUND),
-                Changed::Unknown => None,
-            };
             return;
         }
         let Some(stream) = &mut it.stream else { return };

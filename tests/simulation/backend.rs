@@ -7,8 +7,8 @@ use super::client::{Client, Script};
 use super::faults::Fault;
 use super::world::{Item, World};
 use crate::oracle::callbacks::{FLAWED_KINDS, Lane, Reply};
-use crate::oracle::entries::{Change, Grant};
 use crate::oracle::groups::{self, GROUPS, Publication};
+use crate::oracle::members::Grant;
 use crate::oracle::millis;
 use crate::oracle::requests::{Asked, Serves};
 use crate::oracle::sends::{Event, Form, INVALID_KINDS};
@@ -246,12 +246,6 @@ impl World {
                 bytes.extend(send.bytes);
                 continue;
             }
-            if self.has_groups && !self.backend.streams.is_empty() && self.random.chance(150) {
-                let change = self.draw_change(serves);
-                self.oracle.exchanges[sender].ask(&change);
-                bytes.extend(change.bytes);
-                continue;
-            }
             let to = match target {
                 Some(target) => Some(target),
                 None if self.backend.streams.is_empty() || self.random.chance(30) => None,
@@ -316,17 +310,6 @@ impl World {
             end: groups.len() == 1 && self.random.chance(15),
         };
         self.oracle.group_send(&groups, &events, publication, form, serves)
-    }
-
-    fn draw_change(&mut self, serves: Serves) -> Asked {
-        let to = self.pick_stream();
-        let mut change = Change { join: self.draw_groups(2), leave: self.draw_groups(2) };
-        match self.random.below(4) {
-            0 => change.leave.clear(),
-            1 | 2 => change.join.clear(),
-            _ => {}
-        }
-        self.oracle.group_change(to, change, Form::default(), serves)
     }
 
     fn draw_event(&mut self) -> Event {
