@@ -19,7 +19,8 @@ pub(super) const REGISTERED: Duration = Duration::from_secs(15);
 /// Entries of the log: several seconds of a busy cluster, some 10 MB.
 pub(super) const LOG_LENGTH: usize = 65_536;
 pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(50);
-pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// Sends wait for a second, so a server that is back is found within half of it.
+pub(super) const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
