@@ -22,6 +22,9 @@ const LINES: usize = 100;
 fn child() {
     let Ok(death) = std::env::var(DEATH) else { return };
     logger::start(log::LevelFilter::Info, LogFormat::Text).expect("a thread");
+    // An abort waits for a second, which is not to be spent on the start of the writer's thread.
+    log::info!("begin");
+    log::logger().flush();
     for number in 0..LINES {
         log::warn!("line {number} before the end");
     }
