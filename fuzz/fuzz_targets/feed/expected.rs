@@ -1,6 +1,6 @@
 //! What a body says, read as a whole, and what follows from it.
 
-use crate::commands::{self, read_event};
+use crate::commands::{self, lasting, read_event};
 use crate::decode::Message;
 use crate::json::{self, Body, Fields};
 use ssegateway::send::{GroupIds, SendCommand, SendError, Target};
@@ -140,7 +140,7 @@ impl Account {
             return self.refuse(SendError::WillAlone);
         }
         match fields.object("will").ok_or(SendError::Event).and_then(|event| read_event(&event)) {
-            Err(error) => self.refuse(SendError::Will(Box::leak(Box::new(error)))),
+            Err(error) => self.refuse(SendError::Will(lasting(error))),
             Ok(_) if self.query != Query::GroupThatEnds => self.refuse(SendError::WillWithoutEnd),
             Ok(_) if !self.owes_end => self.fail(GROUP_HAS_ENDED),
             Ok(will) => self.will = will,
