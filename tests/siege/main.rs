@@ -27,6 +27,8 @@ use swarm::{Conduct, Deeds};
 const CONTAINER_BYTES: u64 = 64 << 20;
 const SAMPLES: Duration = Duration::from_millis(100);
 const EVENT_MAX: Duration = Duration::from_secs(1);
+/// Rounds of this length are held to times.
+const TIMED: Duration = Duration::from_secs(30);
 /// Between the backend's calls.
 const STORM_SLACK_PERCENT: u32 = 115;
 /// Of the flood of events.
@@ -126,7 +128,7 @@ fn run(attack: &Attack, time: Duration) -> Vec<String> {
     seen.stall = stall;
     peak.resident = peak.resident.max(process::peak_rss_kib(gateway.pid()));
     print_row(attack, &deeds, &seen, peak, cpu);
-    let mut broken = judge(attack, &deeds, &seen, peak);
+    let mut broken = judge(attack, time, &deeds, &seen, peak);
     if disconnects > 0 {
         broken.push(format!("{disconnects} disconnects of streams that are open"));
     }
@@ -183,15 +185,16 @@ fn print_row(attack: &Attack, deeds: &[Deeds], seen: &Seen, peak: Peak, cpu: Dur
 }
 
 /// What the honest may not notice. Beyond that a request may take what the machine has taken from the gateway, which waits
-/// for a processor that others use, and from the control, on its way there and back.
-fn judge(attack: &Attack, deeds: &[Deeds], seen: &Seen, peak: Peak) -> Vec<String> {
+/// for a processor that others use, and from the control, on its way there and back. A short round only shows that
+/// nothing is lost or refused: how long something takes is for a machine that does nothing else.
+fn judge(attack: &Attack, time: Duration, deeds: &[Deeds], seen: &Seen, peak: Peak) -> Vec<String> {
     let mut broken = Vec::new();
     let mut check = |good: bool, what: String| {
         if !good {
             broken.push(what);
         }
     };
-    let noise = 2 * seen.control.slowest + seen.stall;
+    let noise = if time < TIMED { Duration::from_secs(3600) } else { 2 * seen.control.slowest + seen.stall };
     check(seen.lost == 0, format!("{} of {STREAMS} streams lost", seen.lost));
     check(seen.missing == 0, format!("{} events lost", seen.missing));
     check(seen.events.slowest <= EVENT_MAX + noise, format!("an event took {:.1?}", seen.events.slowest));
@@ -212,7 +215,7 @@ fn judge(attack: &Attack, deeds: &[Deeds], seen: &Seen, peak: Peak) -> Vec<Strin
             let needed =
                 few.needed(crowd).mul_f64(1.0 + 1.0 / (attack.pace.as_secs_f64() * few.calls_a_second() as f64));
             check(
-                deeds.wave <= needed * STORM_SLACK_PERCENT / 100 + Duration::from_secs(1),
+                deeds.wave <= needed * STORM_SLACK_PERCENT / 100 + Duration::from_secs(1) + noise,
                 format!("a storm took {:.1?}, and the backend needs {needed:.1?}", deeds.wave),
             );
         }
