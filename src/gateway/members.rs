@@ -79,7 +79,7 @@ impl Shared {
         false
     }
 
-    /// The rest of what is due to the member that [`Delivery::unfinished`] names.
+    /// The rest of what is due to the member that [`Shared::delivery`] has not finished with.
     pub(super) fn rest_of_visit(&mut self) -> Option<Visit> {
         let id = self.delivery.unfinished.take()?;
         Some(Visit { stream: id.slot(), newest: self.hub.groups.head(), sole: None })
