@@ -49,8 +49,7 @@ impl Shared {
             let (id, unfinished) = (connection.id, connection.unfinished_bytes());
             self.drain(now, connection);
             self.settle(now, connections, id);
-            let left = connections.get(id).map_or(0, Connection::unfinished_bytes);
-            self.budget.recount(unfinished, left);
+            self.recount(connections, id, unfinished);
         }
         DrainStage::All(sweep)
     }

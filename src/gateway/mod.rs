@@ -177,19 +177,10 @@ impl Gateway {
             self.shared.read_input(now, &mut self.connections, id, bytes);
             // The answers go last, after their streams' events have been offered to the kernel.
             self.shared.settle(now, &mut self.connections, id);
-            self.recount(id, unfinished);
+            self.shared.recount(&self.connections, id, unfinished);
             if self.shared.is_short_of_memory() {
                 self.shared.relieve(now, &mut self.connections, Some(id));
             }
-        }
-    }
-
-    /// The unfinished request of a connection has changed; it had so many bytes before.
-    fn recount(&mut self, id: ConnId, before: usize) {
-        let after = self.connections.get(id).map_or(0, Connection::unfinished_bytes);
-        // An account that grows for ever: only requests that are cut short show it.
-        if after > before || !planted::is("refused-requests-stay-in-the-account") {
-            self.shared.budget.recount(before, after);
         }
     }
 
@@ -199,7 +190,7 @@ impl Gateway {
             let unfinished = connection.unfinished_bytes();
             self.shared.end_reading(now, connection);
             self.shared.settle(now, &mut self.connections, id);
-            self.recount(id, unfinished);
+            self.shared.recount(&self.connections, id, unfinished);
         }
     }
 
@@ -236,7 +227,7 @@ impl Gateway {
             }
         }
         self.shared.settle(now, &mut self.connections, id);
-        self.recount(id, unfinished);
+        self.shared.recount(&self.connections, id, unfinished);
     }
 
     /// The socket failed.
@@ -251,7 +242,7 @@ impl Gateway {
         self.shared.break_off_feed(now, connection);
         self.shared.lose_client(connection, ending);
         self.shared.settle(now, &mut self.connections, id);
-        self.recount(id, unfinished);
+        self.shared.recount(&self.connections, id, unfinished);
     }
 
     /// What a feed is for may have ended: its sender is told.
@@ -260,7 +251,7 @@ impl Gateway {
         let unfinished = connection.unfinished_bytes();
         self.shared.tell_feed(now, connection);
         self.shared.settle(now, &mut self.connections, id);
-        self.recount(id, unfinished);
+        self.shared.recount(&self.connections, id, unfinished);
     }
 
     /// Whether input of that connection should be read now.
@@ -313,7 +304,7 @@ impl Gateway {
             }
             // Time ends requests and begins none.
             if unfinished > 0 {
-                self.recount(id, unfinished);
+                self.shared.recount(&self.connections, id, unfinished);
             }
         }
         self.shared.bound_lingering(&mut self.connections);

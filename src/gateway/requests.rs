@@ -362,8 +362,7 @@ impl Shared {
         let unfinished = connection.unfinished_bytes();
         self.answer_last(now, connections, id, answer);
         self.settle(now, connections, id);
-        let left = connections.get(id).map_or(0, Connection::unfinished_bytes);
-        self.budget.recount(unfinished, left);
+        self.recount(connections, id, unfinished);
     }
 
     /// A send has its result: writes its answer once all before it are written.
@@ -391,8 +390,7 @@ impl Shared {
             self.answer_last(now, connections, id, &Answer::send(result));
         }
         self.settle(now, connections, id);
-        let left = connections.get(id).map_or(0, Connection::unfinished_bytes);
-        self.budget.recount(unfinished, left);
+        self.recount(connections, id, unfinished);
     }
 
     /// Writes the last answer that is due, and continues reading after its request.

@@ -25,7 +25,7 @@ impl Gateway {
         self.shared.stats.connections_evicted += 1;
         self.shared.close(connection, CloseMode::Graceful);
         self.shared.remove_closed(&mut self.connections, id);
-        self.recount(id, unfinished);
+        self.shared.recount(&self.connections, id, unfinished);
     }
 
     /// All bytes that peers make the gateway and the kernel hold, as far as they are known.

@@ -296,6 +296,15 @@ impl Shared {
         self.start_calls(now, connections);
     }
 
+    /// The unfinished request of a connection may have changed; it had so many bytes before.
+    pub(super) fn recount(&mut self, connections: &Table<Connection>, id: ConnId, before: usize) {
+        let after = connections.get(id).map_or(0, Connection::unfinished_bytes);
+        // An account that grows for ever: only requests that are cut short show it.
+        if after > before || !planted::is("refused-requests-stay-in-the-account") {
+            self.budget.recount(before, after);
+        }
+    }
+
     /// Closes the connections that have lingered longest, if there are too many. Not while draining, when their slots
     /// are not needed.
     pub(super) fn bound_lingering(&mut self, connections: &mut Table<Connection>) {

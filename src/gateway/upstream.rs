@@ -275,8 +275,7 @@ impl Shared {
             self.read_input(now, connections, feed, &rest);
         }
         self.settle(now, connections, feed);
-        let left = connections.get(feed).map_or(0, Connection::unfinished_bytes);
-        self.budget.recount(unfinished, left);
+        self.recount(connections, feed, unfinished);
     }
 
     /// The result of a send to groups.
