@@ -134,8 +134,7 @@ impl Shared {
     /// Whether a stream has ended, or does once it has caught up.
     pub(super) fn is_ending(&self, connection: &Connection) -> bool {
         let Some((_, reached)) = Self::membership(connection) else { return true };
-        let tail = reached.has_tail().then(|| self.delivery.tails.get(&connection.id.slot())).flatten();
-        tail.is_some_and(|tail| tail.end.is_some())
+        self.tail_of(connection, reached).is_some_and(|tail| tail.end.is_some())
     }
 
     /// Ends a stream that has left its last group that goes on. One that lags ends once it has caught up.
@@ -313,8 +312,12 @@ impl Shared {
     }
 
     fn end_of_pull(&self, connection: &Connection, reached: Reached) -> Position {
-        let tail = reached.has_tail().then(|| self.delivery.tails.get(&connection.id.slot())).flatten();
-        tail.map_or(self.hub.groups.head(), |tail| tail.until)
+        self.tail_of(connection, reached).map_or(self.hub.groups.head(), |tail| tail.until)
+    }
+
+    /// What follows once a stream has caught up.
+    fn tail_of(&self, connection: &Connection, reached: Reached) -> Option<&Tail> {
+        if reached.has_tail() { self.delivery.tails.get(&connection.id.slot()) } else { None }
     }
 
     /// The offer to a stream that has nothing else unsent.
