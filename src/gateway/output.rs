@@ -254,15 +254,13 @@ impl Outbox {
         self.unsent.len() > 2 * connections + 64
     }
 
-    /// Drops the connections without unsent output from their list; returns the most bytes that one of the others has, and
-    /// which one. `relist` is [`Output::relist`] of a connection; `None` if it is gone.
-    pub(super) fn sweep_unsent(&mut self, mut relist: impl FnMut(ConnId) -> Option<u32>) -> Option<(u32, ConnId)> {
-        let mut largest = None;
+    /// Drops the connections without unsent output from their list; returns the most bytes that one of the others has.
+    /// `relist` is [`Output::relist`] of a connection; `None` if it is gone.
+    pub(super) fn sweep_unsent(&mut self, mut relist: impl FnMut(ConnId) -> Option<u32>) -> u32 {
+        let mut largest = 0;
         self.unsent.retain(|id| {
             let bytes = relist(*id).unwrap_or(0);
-            if bytes > 0 {
-                largest = largest.max(Some((bytes, *id)));
-            }
+            largest = largest.max(bytes);
             bytes > 0
         });
         largest

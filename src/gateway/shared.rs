@@ -386,8 +386,7 @@ impl Shared {
 
     /// Removes stale entries from the list of connections with unsent output; returns the maximum of the others.
     pub(super) fn sweep_unsent(&mut self, connections: &mut Table<Connection>) -> u32 {
-        let largest = self.outbox.sweep_unsent(|id| connections.get_mut(id).map(|connection| connection.out.relist()));
-        largest.map_or(0, |(bytes, _)| bytes)
+        self.outbox.sweep_unsent(|id| connections.get_mut(id).map(|connection| connection.out.relist()))
     }
 
     /// Frees unused memory.
