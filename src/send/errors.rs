@@ -130,8 +130,8 @@ impl SendError {
         self.of_event().map_or(self, Self::Will)
     }
 
-    /// The rule, if it is one for events.
-    fn of_event(self) -> Option<&'static Self> {
+    /// The rule, if it is one for events: what [`Self::Listed`] and [`Self::Will`] refer to.
+    pub fn of_event(self) -> Option<&'static Self> {
         Some(match self {
             Self::Event => &Self::Event,
             Self::Data => &Self::Data,
