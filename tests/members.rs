@@ -434,3 +434,25 @@ fn streams_that_lag_are_counted_with_the_largest_lag() {
     world.gateway.fail(world.now, slower, SocketError::Reset);
     assert_eq!(lag(&mut world), [0, 0]);
 }
+
+#[test]
+fn groups_that_are_sent_to_meanwhile_do_not_hold_up_those_before_them() {
+    let mut world = World::new(history());
+    let streams: Vec<ConnId> =
+        (0..40).map(|group| world.open_and_read(&format!(r#"{{"groups":["g{group}"]}}"#)).0).collect();
+    let send = |world: &mut World, group: usize| {
+        assert_eq!(world.send(&format!(r#"{{"group":"g{group}","event":{{"data":"x"}}}}"#)), "200");
+    };
+    (0..10).for_each(|group| send(&mut world, group));
+    // Two more groups for each member that is written to.
+    for visit in 0..10 {
+        let id = world.gateway.next_member(world.now).expect("a member");
+        world.write(id);
+        send(&mut world, 10 + 2 * visit);
+        send(&mut world, 11 + 2 * visit);
+    }
+    let waiting = streams[..10].iter().filter(|id| world.data(**id).is_empty()).count();
+    assert_eq!(waiting, 0, "streams of the first groups have nothing yet");
+    world.carry_out();
+    assert!(streams[..30].iter().all(|id| world.data(*id) == ["x"]));
+}

@@ -90,6 +90,8 @@ pub(crate) struct Groups {
     /// Whose turn it is among them, and for how many members more.
     pub(super) turn: usize,
     pub(super) turn_left: usize,
+    /// How many of them have a turn, this one included, before the first is next again.
+    pub(super) turns_left: usize,
     /// Closes in flight, of all groups.
     pub(super) closing: usize,
     /// The newest position.
@@ -149,6 +151,7 @@ impl Groups {
             walks: VecDeque::new(),
             turn: 0,
             turn_left: 0,
+            turns_left: 0,
             closing: 0,
             head: 0,
             vacated: Vec::new(),

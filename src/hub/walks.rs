@@ -159,10 +159,7 @@ impl Groups {
         loop {
             if self.turn_left == 0 {
                 self.turn += 1;
-                self.turn_left = TURN_MEMBERS;
-            }
-            if self.turn >= self.walks.len() {
-                self.turn = 0;
+                self.start_turn();
             }
             let slot = *self.walks.get(self.turn)?;
             let is_sole = self.walks.len() == 1;
@@ -181,6 +178,16 @@ impl Groups {
         }
     }
 
+    /// It is the turn of the group that `turn` points at, or of the first one once all that were there have had theirs:
+    /// groups that keep arriving at the end do not hold up those in front.
+    fn start_turn(&mut self) {
+        self.turn_left = TURN_MEMBERS;
+        self.turns_left = self.turns_left.saturating_sub(1);
+        if self.turns_left == 0 || self.turn >= self.walks.len() {
+            (self.turn, self.turns_left) = (0, self.walks.len());
+        }
+    }
+
     /// All members have been visited; events since then need another round.
     fn finish_round(&mut self, slot: u32) {
         let turn = self.turn;
@@ -189,7 +196,6 @@ impl Groups {
         let done = walk.passing.partition_point(|passing| passing.entry.position <= walk.covers);
         walk.passing.drain(..done);
         self.walks.remove(turn);
-        self.turn_left = 0;
         let closed = walk.closes.partition_point(|close| *close <= walk.covers);
         walk.closes.drain(..closed);
         self.closing -= closed;
@@ -205,11 +211,14 @@ impl Groups {
             };
             let at = self.walks.partition_point(|slot| pending_from(slot) <= from);
             self.walks.insert(at, slot);
+            self.turn += usize::from(at <= turn);
         } else {
             self.closing -= walk.closes.len();
             group.walk = None;
             self.release(slot);
         }
+        // The next group has moved up to this place.
+        self.start_turn();
     }
 
     /// Whether a stream is owed anything that has got to `floor` and does not lag.
