@@ -74,6 +74,30 @@ fn whoever_ends_the_target_himself_is_not_told() {
 }
 
 #[test]
+fn whoever_ends_one_of_several_groups_is_told_when_another_ends_the_last() {
+    let setup = setup();
+    let mut stream = setup.open("a,b,c");
+    let token = setup.token("/a,b,c");
+    let mut feed = setup.feed(&format!("?token={token}"), LINES);
+    feed.line(&json!({"group": "a", "end": true}));
+    feed.line(&json!({"group": "b", "event": {"data": "1"}}));
+    assert_eq!(stream.event(), "data: 1\n\n");
+    setup.end("b");
+    setup.end("c");
+    stream.assert_ended();
+    feed.assert_told(404, r#"{"error":"Token not found","line":2}"#);
+
+    // The last one by himself.
+    let stream = setup.open("d,e");
+    let token = setup.token("/d,e");
+    let mut feed = setup.feed(&format!("?token={token}"), LINES);
+    feed.line(&json!({"group": "d", "end": true}));
+    feed.line(&json!({"group": "e", "end": true}));
+    stream.assert_ended();
+    assert_json(&feed.finish(), 200, r#"{"status":"ok","accepted":2}"#);
+}
+
+#[test]
 fn the_group_ends_with_the_body() {
     let setup = setup();
     let mut stream = setup.open("a");

@@ -251,9 +251,10 @@ impl Shared {
         };
         let Some(Target::Token(token)) = &request.target else { return false };
         match self.stream_named(connections, token).map(|connection| &connection.state) {
-            Some(State::Streaming(streaming)) => {
+            Some(State::Streaming(streaming)) if command.close => {
                 names.iter().any(|name| self.hub.groups.is_member(streaming.joined, name))
             }
+            Some(State::Streaming(streaming)) => self.hub.groups.is_over_without(streaming.joined, names),
             Some(_) | None => false,
         }
     }

@@ -8,6 +8,7 @@ use crate::clock::Millis;
 use crate::cursor::Position;
 use crate::table::{Key, Table};
 use hashbrown::HashTable;
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::hash::{DefaultHasher, Hasher};
@@ -339,10 +340,14 @@ impl Groups {
 
     /// Whether all groups have ended that the answer to the connect has granted, and that the stream is still in.
     pub(crate) fn is_over(&self, joined: Joined) -> bool {
+        self.ended > 0 && self.is_over_without(joined, &[])
+    }
+
+    /// Whether that is so as soon as the groups of these names have ended, too.
+    pub(crate) fn is_over_without(&self, joined: Joined, names: &[Cow<'_, str>]) -> bool {
         let mut granted = self.memberships.of(joined).filter(|membership| membership.is_granted()).peekable();
-        self.ended > 0
-            && granted.peek().is_some()
-            && granted.all(|membership| self.group(membership.group).ring.is_ended())
+        let is_over = |group: &Group| group.ring.is_ended() || names.iter().any(|name| **name == *group.name);
+        granted.peek().is_some() && granted.all(|membership| is_over(self.group(membership.group)))
     }
 
     /// Whether an event due to a stream at `position` was dropped.
