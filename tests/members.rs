@@ -121,6 +121,15 @@ impl World {
         self.carry_out();
     }
 
+    /// Time passes; deadlines that are due by then are judged.
+    fn pass(&mut self, time: Duration) {
+        self.now = self.now.after(time);
+        while self.gateway.expire(self.now) {
+            self.flush();
+        }
+        self.flush();
+    }
+
     /// The data of all events that the kernel has accepted for a connection.
     fn data(&self, id: ConnId) -> Vec<String> {
         let text = String::from_utf8(self.received.get(&id).cloned().unwrap_or_default()).expect("text");
@@ -455,4 +464,17 @@ fn groups_that_are_sent_to_meanwhile_do_not_hold_up_those_before_them() {
     assert_eq!(waiting, 0, "streams of the first groups have nothing yet");
     world.carry_out();
     assert!(streams[..30].iter().all(|id| world.data(*id) == ["x"]));
+}
+
+#[test]
+fn a_member_that_expires_gets_what_is_on_its_way_to_it_first() {
+    for age in [Duration::ZERO, Duration::from_secs(300)] {
+        let mut world = World::new(Settings { history_age: age, ..Settings::default() });
+        let (id, _) = world.open_and_read(r#"{"groups":["a"],"expires_in":1}"#);
+        world.send(r#"{"group":"a","event":{"data":"1"}}"#);
+        world.pass(Duration::from_millis(1100));
+        world.carry_out();
+        assert_eq!((world.data(id), world.has_ended(id)), (vec!["1".to_owned()], true));
+        assert_eq!(world.disconnect(), Some((Reason::ServerClosed, Some(Detail::Expired))));
+    }
 }

@@ -60,6 +60,7 @@ impl Shared {
         for _ in 0..at_most {
             let Some(id) = self.deadlines.pop_expiry(now) else { return false };
             let Some(connection) = connections.get_mut(id) else { continue };
+            self.catch_up(now, connection);
             self.end_in_order(now, connection, EXPIRED);
             self.settle(now, connections, id);
         }
