@@ -478,3 +478,20 @@ fn a_member_that_expires_gets_what_is_on_its_way_to_it_first() {
         assert_eq!(world.disconnect(), Some((Reason::ServerClosed, Some(Detail::Expired))));
     }
 }
+
+#[test]
+fn what_is_sent_to_a_token_during_a_replay_comes_before_a_later_close() {
+    let mut world = World::new(history());
+    for n in 0..3 {
+        world.send(&format!(r#"{{"group":"a","event":{{"data":"{n}"}}}}"#));
+    }
+    let (id, token) = world.open(r#"{"groups":["a"],"since":"start"}"#);
+    world.full.push(id);
+    world.carry_out();
+    assert_eq!(world.send(&format!(r#"{{"token":"{token}","event":{{"data":"3"}}}}"#)), "200");
+    world.send(r#"{"group":"a","event":{"data":"4"},"close":true}"#);
+    world.carry_out();
+    world.drain(id);
+    assert_eq!((numbers(&world.data(id)), world.has_ended(id)), (vec![0, 1, 2, 3, 4], true));
+    assert_eq!(world.disconnect(), Some((Reason::ServerClosed, None)));
+}

@@ -177,8 +177,8 @@ pub(super) struct Tail {
     /// Frames.
     pub held: Vec<u8>,
     pub held_events: u64,
-    /// The stream ends after them.
-    pub end: Option<EndReason>,
+    /// The stream ends after them, once it has reached this position as well.
+    pub end: Option<(Position, EndReason)>,
 }
 
 /// Events in flight to members, and what follows them.

@@ -186,8 +186,9 @@ impl Shared {
         let tail = self.delivery.tails.entry(connection.id.slot());
         let tail = tail.or_insert(Tail { until, held: Vec::new(), held_events: 0, end: None });
         if tail.end.is_none() {
-            tail.until = until;
-            tail.end = Some(reason);
+            // Events behind a replay come after what was held back meanwhile.
+            tail.until = tail.until.min(until);
+            tail.end = Some((until, reason));
         }
     }
 
@@ -414,10 +415,12 @@ impl Shared {
         }
         let Some((joined, _)) = Self::membership(connection) else { return };
         if end.is_none() && position == head && self.hub.groups.is_over(joined) {
-            end = Some(GROUP_ENDED);
+            end = Some((position, GROUP_ENDED));
         }
-        if let Some(reason) = end {
-            self.end_stream(now, connection, reason);
+        match end {
+            Some((until, reason)) if position < until => self.end_behind(connection, until, reason),
+            Some((_, reason)) => self.end_stream(now, connection, reason),
+            None => {}
         }
     }
 

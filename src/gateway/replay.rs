@@ -237,7 +237,7 @@ impl Shared {
         if !tail.held.is_empty() && !planted::is("drain-drops-what-is-held-back") {
             self.write_events(now, connection, tail.held_events, |out| out.extend_from_slice(&tail.held));
         }
-        tail.end
+        tail.end.map(|(_, reason)| reason)
     }
 
     /// Writes an event with or without an id.
