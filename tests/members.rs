@@ -495,3 +495,20 @@ fn what_is_sent_to_a_token_during_a_replay_comes_before_a_later_close() {
     assert_eq!((numbers(&world.data(id)), world.has_ended(id)), (vec![0, 1, 2, 3, 4], true));
     assert_eq!(world.disconnect(), Some((Reason::ServerClosed, None)));
 }
+
+#[test]
+fn a_member_that_has_lost_events_when_its_group_is_closed_is_cut() {
+    let mut world = World::new(Settings { history_age: Duration::from_secs(2), ..Settings::default() });
+    let (id, token) = world.open_and_read(r#"{"groups":["a"]}"#);
+    world.full.push(id);
+    world.send(&format!(r#"{{"token":"{token}","event":{{"data":"t"}}}}"#));
+    world.carry_out();
+    world.send(r#"{"group":"a","event":{"data":"1"}}"#);
+    world.carry_out();
+    world.pass(Duration::from_millis(2100));
+    world.send(r#"{"group":"a","close":true}"#);
+    world.carry_out();
+    world.drain(id);
+    assert!(!world.has_ended(id), "a clean end, although an event is missing");
+    assert_eq!(world.disconnect(), Some((Reason::Error, Some(Detail::SlowConsumer))));
+}

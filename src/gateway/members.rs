@@ -179,8 +179,13 @@ impl Shared {
     /// Lets a lagging stream end once it has reached `until`.
     pub(super) fn end_behind(&mut self, connection: &mut Connection, until: Position, reason: EndReason) {
         let Some((joined, reached)) = Self::membership(connection) else { return };
-        // What is dropped behind that does not concern it.
-        let until = self.hub.groups.last_kept(joined, until).max(reached.position());
+        // What is dropped behind that does not concern it, but what was dropped before does.
+        let until = if self.hub.groups.is_lost(joined, reached.position()) {
+            until
+        } else {
+            self.hub.groups.last_kept(joined, until)
+        };
+        let until = until.max(reached.position());
         let Some(reached) = Self::reached_mut(connection) else { return };
         reached.set_tail(true);
         let tail = self.delivery.tails.entry(connection.id.slot());
