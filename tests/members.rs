@@ -512,3 +512,43 @@ fn a_member_that_has_lost_events_when_its_group_is_closed_is_cut() {
     assert!(!world.has_ended(id), "a clean end, although an event is missing");
     assert_eq!(world.disconnect(), Some((Reason::Error, Some(Detail::SlowConsumer))));
 }
+
+#[test]
+fn a_member_that_lags_ends_with_its_groups_although_nothing_is_known_of_them_by_then() {
+    let mut world = World::new(Settings { history_age: Duration::from_secs(2), ..Settings::default() });
+    let (id, token) = world.open_and_read(r#"{"groups":["a"]}"#);
+    world.say(&[("/internal/groups", format!(r#"{{"token":"{token}","join":["b"]}}"#))]);
+    world.full.push(id);
+    world.send(&format!(r#"{{"token":"{token}","event":{{"data":"t"}}}}"#));
+    world.carry_out();
+    world.send(r#"{"group":"b","event":{"data":"1"}}"#);
+    world.carry_out();
+    world.send(r#"{"group":"a","end":true}"#);
+    world.carry_out();
+    world.pass(Duration::from_millis(1500));
+    // Keeps what is kept of its group.
+    world.send(r#"{"group":"b","event":{"data":"2"}}"#);
+    world.carry_out();
+    world.pass(Duration::from_millis(1000));
+    assert_eq!(world.send(r#"{"group":"a","event":{"data":"3"}}"#), "200", "the group has begun anew");
+    world.drain(id);
+    assert_eq!((world.data(id).join(" "), world.has_ended(id)), ("t 1".to_owned(), true));
+    assert_eq!(world.disconnect(), Some((Reason::ServerClosed, Some(Detail::GroupEnded))));
+}
+
+#[test]
+fn of_an_end_and_a_close_in_one_batch_the_first_ends_a_member() {
+    let end = ("/internal/send", r#"{"group":"a","end":true}"#.to_owned());
+    let close = ("/internal/send", r#"{"group":"b","event":{"data":"1"},"close":true}"#.to_owned());
+    let ended = (Reason::ServerClosed, Some(Detail::GroupEnded));
+    let closed = (Reason::ServerClosed, None);
+    for (batch, data, reason) in [([end.clone(), close.clone()], "", ended), ([close, end], "1", closed)] {
+        let mut world = World::new(history());
+        let (id, token) = world.open_and_read(r#"{"groups":["a"]}"#);
+        world.say(&[("/internal/groups", format!(r#"{{"token":"{token}","join":["b"]}}"#))]);
+        assert_eq!(world.say(&batch), ["200", "200"]);
+        world.carry_out();
+        assert_eq!((world.data(id).concat().as_str(), world.has_ended(id)), (data, true));
+        assert_eq!(world.disconnect(), Some(reason));
+    }
+}

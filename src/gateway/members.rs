@@ -103,17 +103,14 @@ impl Shared {
     }
 
     /// Ends a stream whose groups have ended, or one of whose groups was closed, behind what it is owed until then. One
-    /// that lags ends later.
+    /// that lags ends later; by then the marks of its groups' ends may be gone.
     fn end_with_groups(&mut self, now: Millis, connection: &mut Connection) -> bool {
         let Some((joined, reached)) = Self::membership(connection) else { return false };
-        let close = self.hub.groups.close_of(joined);
-        let end = match close {
-            Some(until) => (until, EndReason::SERVER_CLOSED),
-            // One that lags sees it once it has caught up.
-            None if reached.is_lagging() || !self.hub.groups.is_over(joined) => return false,
-            None => (self.hub.groups.head(), GROUP_ENDED),
-        };
-        let ((until, reason), floor) = (end, self.position_of(reached));
+        let close = self.hub.groups.close_of(joined).map(|until| (until, EndReason::SERVER_CLOSED));
+        let over = self.hub.groups.over_since(joined).map(|since| (since, GROUP_ENDED));
+        let first = close.into_iter().chain(over).min_by_key(|(until, _)| *until);
+        let Some((until, reason)) = first else { return false };
+        let floor = self.position_of(reached);
         let is_blocked = connection.out.refused() > 0;
         if reached.is_lagging() {
             self.end_behind(connection, until, reason);
@@ -137,12 +134,13 @@ impl Shared {
         self.tail_of(connection, reached).is_some_and(|tail| tail.end.is_some())
     }
 
-    /// Ends a stream that has left its last group that goes on. One that lags ends once it has caught up.
+    /// Ends a stream that is in no group that goes on, behind what it is owed.
     pub(super) fn end_if_over(&mut self, now: Millis, connection: &mut Connection) {
-        if let Some((joined, reached)) = Self::membership(connection)
-            && !reached.is_lagging()
-            && self.hub.groups.is_over(joined)
-        {
+        let Some((joined, reached)) = Self::membership(connection) else { return };
+        let Some(until) = self.hub.groups.over_since(joined) else { return };
+        if reached.is_lagging() {
+            self.end_behind(connection, until, GROUP_ENDED);
+        } else {
             self.end_stream(now, connection, GROUP_ENDED);
         }
     }
@@ -409,20 +407,13 @@ impl Shared {
         reached.set_tail(false);
         reached.set_position(position);
         self.set_lagging(connection, position < head);
-        let mut end = None;
-        if let Some(tail) = tail {
-            if !tail.held.is_empty() {
-                self.outbox.frames(now, &mut connection.out).extend_from_slice(&tail.held);
-                self.stats.sent(tail.held_events, tail.held.len());
-                self.outbox.queue(connection.id, &mut connection.out);
-            }
-            end = tail.end;
+        let Some(tail) = tail else { return };
+        if !tail.held.is_empty() {
+            self.outbox.frames(now, &mut connection.out).extend_from_slice(&tail.held);
+            self.stats.sent(tail.held_events, tail.held.len());
+            self.outbox.queue(connection.id, &mut connection.out);
         }
-        let Some((joined, _)) = Self::membership(connection) else { return };
-        if end.is_none() && position == head && self.hub.groups.is_over(joined) {
-            end = Some((position, GROUP_ENDED));
-        }
-        match end {
+        match tail.end {
             Some((until, reason)) if position < until => self.end_behind(connection, until, reason),
             Some((_, reason)) => self.end_stream(now, connection, reason),
             None => {}

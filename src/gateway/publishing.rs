@@ -257,12 +257,14 @@ impl Shared {
                 let purpose =
                     Purpose::Change { until: Millis::NEVER, asker: Asker::Nobody, leave: change.leave.clone() };
                 self.following.add(connection.id, Wait { names, purpose });
-            } else if let Err(error) = self.change_membership(connection, &change.join, &change.leave) {
+            } else if !self.is_ending(connection)
+                && let Err(error) = self.change_membership(connection, &change.join, &change.leave)
+            {
                 let token = connection.token.to_string();
                 warn!(token, why = &*error.message(); "a change of groups that was requested meanwhile is ignored");
             }
+            self.end_if_over(now, connection);
         }
-        self.end_if_over(now, connection);
     }
 }
 

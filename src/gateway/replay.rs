@@ -3,7 +3,6 @@
 
 use super::connection::{Connecting, Connection, Resume, State};
 use super::frames::{IdLine, Tail, first_frame_end, without_ids, write_frame};
-use super::members::GROUP_ENDED;
 use super::reached::Reached;
 use super::results::SendResult;
 use super::routes::query_value;
@@ -191,8 +190,8 @@ impl Shared {
             self.stats.sent(connecting.held_events.saturating_sub(1), rest.len());
         }
         self.outbox.queue(connection.id, &mut connection.out);
-        if entry.is_over && !entry.is_due {
-            self.end_stream(now, connection, GROUP_ENDED);
+        if entry.is_over {
+            self.end_if_over(now, connection);
         }
     }
 
@@ -211,8 +210,8 @@ impl Shared {
             self.hold_back(connection, Vec::new(), 0);
         }
         self.outbox.queue(connection.id, &mut connection.out);
-        if entry.is_over && !entry.is_due {
-            self.end_stream(now, connection, GROUP_ENDED);
+        if entry.is_over {
+            self.end_if_over(now, connection);
         }
     }
 

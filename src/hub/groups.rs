@@ -338,12 +338,24 @@ impl Groups {
         self.find(name).is_some_and(|group| self.memberships.of(joined).any(|known| known.group == group))
     }
 
-    /// Whether all groups have ended that the answer to the connect has granted, and that the stream is still in.
-    pub(crate) fn is_over(&self, joined: Joined) -> bool {
-        self.ended > 0 && self.is_over_without(joined, &[])
+    /// The position since which all groups have ended that the answer to the connect has granted, and that the stream is
+    /// still in; `None`: there are none, or one goes on.
+    pub(crate) fn over_since(&self, joined: Joined) -> Option<Position> {
+        if self.ended == 0 {
+            return None;
+        }
+        let mut since = None;
+        for membership in self.memberships.of(joined).filter(|membership| membership.is_granted()) {
+            let group = self.group(membership.group);
+            if !group.ring.is_ended() {
+                return None;
+            }
+            since = since.max(Some(group.newest));
+        }
+        since
     }
 
-    /// Whether that is so as soon as the groups of these names have ended, too.
+    /// Whether all of those have ended as soon as the groups of these names have, too.
     pub(crate) fn is_over_without(&self, joined: Joined, names: &[Cow<'_, str>]) -> bool {
         let mut granted = self.memberships.of(joined).filter(|membership| membership.is_granted()).peekable();
         let is_over = |group: &Group| group.ring.is_ended() || names.iter().any(|name| **name == *group.name);
