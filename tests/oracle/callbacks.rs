@@ -1,8 +1,7 @@
 //! Callbacks: one connect for each stream, one disconnect for each accepted one, after its answer, with the right
 //! reason, and never more in flight than allowed.
 
-use super::groups::name_of;
-use super::members::Grant;
+use super::entries::Grant;
 use super::sends::Event;
 use super::streams::{Expected, Phase, Stream, Verdict};
 use super::{Oracle, millis};
@@ -88,14 +87,36 @@ impl Reply {
     /// The same with groups.
     pub(crate) fn into_groups(mut self, grant: Grant) -> Self {
         if let Outcome::Answered { body: Some(body), .. } = &mut self.outcome {
-            let names: Vec<String> = grant.groups.iter().map(|group| format!(r#""{}""#, name_of(*group))).collect();
-            let since = if grant.from_start { r#","since":"start""# } else { "" };
             let rest = if body.len() > 2 { "," } else { "" };
-            let fields = format!(r#"{{"groups":[{}]{since}{rest}"#, names.join(","));
-            body.splice(..1, fields.into_bytes());
+            body.splice(..1, format!("{{{}{rest}", grant.fields().join(",")).into_bytes());
         }
         self.grant = grant;
         self
+    }
+
+    /// The same without groups.
+    pub(crate) fn out_of_groups(mut self) -> Self {
+        if let Outcome::Answered { body: Some(body), .. } = &mut self.outcome
+            && (!self.grant.groups.is_empty() || self.grant.attach)
+        {
+            let fields = self.grant.fields().join(",");
+            *body = String::from_utf8_lossy(body).replacen(&fields, r#""x":0"#, 1).into_bytes();
+        }
+        self.grant = Grant::default();
+        self
+    }
+
+    /// The groups to one of which it must be possible to attach, if it says so.
+    pub(crate) fn attaches_to(&self) -> Option<&[usize]> {
+        self.grant.attach.then_some(&self.grant.groups)
+    }
+
+    /// The same whatever there is.
+    pub(crate) fn attach_anyway(&mut self) {
+        self.grant.attach = false;
+        if let Outcome::Answered { body: Some(body), .. } = &mut self.outcome {
+            *body = String::from_utf8_lossy(body).replacen(r#""attach":true"#, r#""attach":false"#, 1).into_bytes();
+        }
     }
 
     /// A 2xx whose body is missing or flawed.
@@ -286,7 +307,8 @@ impl Oracle {
 
     fn disconnect_called(&mut self, n: usize, reason: Reason, detail: Option<Detail>) {
         let explained = self.exchanges[n].stream.as_ref().is_some_and(|stream| {
-            stream.owes_disconnect() && stream.phase == Phase::Over && stream.cause == Some((reason, detail))
+            let is_cause = [stream.cause, stream.or_else].contains(&Some((reason, detail)));
+            stream.owes_disconnect() && stream.phase == Phase::Over && is_cause
         });
         if !explained && !self.may_have_ended(n, Some((reason, detail))) {
             self.timers_run();
@@ -403,7 +425,7 @@ impl Oracle {
         stream.outcome = Some(reply.outcome.clone());
         let accepted = (200..300).contains(&status);
         stream.opened_at = now;
-        if waited && accepted && !reply.grant.groups.is_empty() {
+        if waited && accepted && (!reply.grant.groups.is_empty() || reply.grant.attach) {
             return self.open_member(n, &reply.grant, reply.event.as_ref(), reply.close);
         }
         if waited && accepted {
@@ -432,6 +454,9 @@ impl Oracle {
             it.backlog += STREAM_HEAD.len() + fields;
             if frames > 0 {
                 it.pile(frames, input);
+            }
+            if it.stream.as_ref().is_some_and(|stream| stream.phase == Phase::Open) {
+                self.make_held_changes(n);
             }
         }
     }

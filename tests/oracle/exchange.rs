@@ -1,5 +1,6 @@
 //! The oracle's view of one connection: its requests, their progress, and their answers.
 
+use super::groups::Shown;
 use super::requests::Asked;
 use super::responses::{Body, Responses};
 use super::streams::Stream;
@@ -19,6 +20,8 @@ pub(crate) enum What {
     Metrics { open: RangeInclusive<usize> },
     /// The first page of the streams, always the last answer on a connection; the total number they must show.
     List { limit: usize, open: RangeInclusive<usize> },
+    /// How a group stands, or else the newest cursor; what must be shown once it has arrived.
+    Look { group: Option<usize>, shows: Option<Rc<Shown>> },
     /// A send, by its number.
     Send(usize),
     /// A constant answer.
@@ -89,7 +92,7 @@ pub(crate) struct Exchange {
     pub looked_at: Option<u64>,
     /// When it was to be read once more, its unsent answers were over the limit for reading requests.
     pub look_waived: bool,
-    /// The index of the send whose answer must be the last one.
+    /// The index of the request whose answer must be the last one.
     pub concludes: Option<usize>,
     /// When bytes were last read.
     pub heard_at: u64,
@@ -117,7 +120,7 @@ impl Exchange {
     }
 
     /// Whether its stream is in groups.
-    pub(super) fn is_member(&self) -> bool {
+    pub(crate) fn is_member(&self) -> bool {
         self.stream.as_ref().is_some_and(|stream| stream.member.is_some())
     }
 
@@ -209,9 +212,12 @@ impl Exchange {
         let end = |request: &Request| match request.what {
             What::Broken { .. } => None,
             What::Stream { declared, .. } => Some(request.end + declared),
-            What::Ready { .. } | What::Metrics { .. } | What::List { .. } | What::Send(_) | What::Fixed { .. } => {
-                Some(request.end)
-            }
+            What::Ready { .. }
+            | What::Metrics { .. }
+            | What::List { .. }
+            | What::Look { .. }
+            | What::Send(_)
+            | What::Fixed { .. } => Some(request.end),
         };
         self.read.saturating_sub(self.requests[..self.arrived].iter().rev().find_map(end).unwrap_or(0))
     }

@@ -6,7 +6,8 @@ use super::{Oracle, millis};
 use ssegateway::callback::{Detail, Reason};
 use ssegateway::cursor::{Cursor, Epoch};
 use ssegateway::gateway::Settings;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 
 /// The groups of a run.
@@ -20,6 +21,7 @@ const GROUP_BYTES: usize = 256;
 const AMPLE_BYTES: usize = 1 << 20;
 
 pub(crate) const CLOSED: Ending = (Reason::ServerClosed, None);
+pub(crate) const NOTHING_TO_ATTACH: Ending = (Reason::ServerClosed, Some(Detail::NothingToAttach));
 pub(crate) const GROUP_ENDED: Ending = (Reason::ServerClosed, Some(Detail::GroupEnded));
 
 pub(crate) fn name_of(group: usize) -> String {
@@ -30,6 +32,9 @@ pub(crate) fn name_of(group: usize) -> String {
 pub(crate) fn may_share(settings: &Settings) -> bool {
     settings.history_bytes >= AMPLE_BYTES
 }
+
+/// Groups, a bit each.
+pub(super) type Mask = u8;
 
 /// A kept event.
 struct Kept {
@@ -81,17 +86,25 @@ impl Groups {
         (Some(cursor.epoch) == self.epoch && cursor.position <= self.head).then_some(cursor.position)
     }
 
-    /// What is kept of these groups, each behind a position, in order.
-    pub(super) fn kept(&self, groups: &[(usize, u64)]) -> Vec<(u64, Rc<[u8]>)> {
-        let mut events = Vec::new();
+    /// What is kept of these groups, each behind a position, in order; with the groups of each event.
+    pub(super) fn kept(&self, groups: &[(usize, u64)]) -> Vec<(u64, Rc<[u8]>, Mask)> {
+        let mut events: BTreeMap<u64, (Rc<[u8]>, Mask)> = BTreeMap::new();
         for (group, from) in groups {
             let due = self.groups[*group].kept.iter().filter(|kept| kept.position > *from);
-            events.extend(due.map(|kept| (kept.position, Rc::clone(&kept.frame))));
+            for kept in due {
+                events.entry(kept.position).or_insert_with(|| (Rc::clone(&kept.frame), 0)).1 |= 1 << group;
+            }
         }
-        events.sort_by_key(|(position, _)| *position);
-        events.dedup_by_key(|(position, _)| *position);
-        events
+        events.into_iter().map(|(position, (frame, groups))| (position, frame, groups)).collect()
     }
+}
+
+/// What a look at a group, or at the newest cursor, must show.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    position: Option<u64>,
+    streams: RangeInclusive<usize>,
+    is_ended: bool,
 }
 
 /// A send to groups.
@@ -133,9 +146,10 @@ impl Oracle {
         let first = self.groups.head + 1;
         self.groups.head += frames.len().max(1) as u64;
         let is_kept = self.has_history() && !is_transient;
+        let mask = groups.iter().fold(0, |mask, group| mask | 1 << group);
         for n in self.members_of(&groups) {
             for (position, frame) in (first..).zip(frames) {
-                self.member(n).push_event(position, frame, *is_transient);
+                self.member(n).push_event(position, frame, *is_transient, mask);
             }
         }
         for group in groups.iter().filter(|_| is_kept) {
@@ -160,6 +174,37 @@ impl Oracle {
             self.members_of(&groups).into_iter().for_each(|n| self.end_if_over(n));
         }
         Published::Ok { position: (is_kept && !frames.is_empty()).then_some(self.groups.head), reached }
+    }
+
+    /// What there is to be seen now.
+    pub(super) fn shown(&self, group: Option<usize>) -> Shown {
+        let Some(group) = group else {
+            let position = self.has_history().then_some(self.groups.head);
+            return Shown { position, streams: 0..=0, is_ended: false };
+        };
+        let members = self.members_of(&[group]);
+        let certain = members.iter().filter(|n| self.ending_of(**n).is_none()).count();
+        let is_ended = self.groups.groups[group].is_ended;
+        let position = self.groups.groups[group].kept.back().map(|kept| kept.position);
+        Shown { position, streams: certain..=members.len(), is_ended }
+    }
+
+    /// The answer to that.
+    pub(super) fn check_look(&mut self, group: Option<usize>, shows: &Shown, body: &str) {
+        let answer: serde_json::Value = serde_json::from_str(body).expect("JSON");
+        let position = answer["cursor"].as_str().map(|cursor| self.groups.position_of(cursor));
+        assert_eq!(position, shows.position, "a wrong cursor: {body}");
+        let Some(group) = group else { return };
+        let is_right = answer["group"] == name_of(group) && answer["ended"] == shows.is_ended;
+        let streams = answer["streams"].as_u64().is_some_and(|streams| shows.streams.contains(&(streams as usize)));
+        assert!(is_right && streams, "a group does not stand so: {body}, but {shows:?}");
+    }
+
+    /// Whether the answer to a connect with `attach` finds anything to attach to; `None`: that is not known outside.
+    pub(crate) fn finds_anything(&self, groups: &[usize]) -> Option<bool> {
+        let is_kept =
+            |group: &usize| self.groups.groups[*group].is_ended || !self.groups.groups[*group].kept.is_empty();
+        if groups.iter().any(is_kept) { Some(true) } else { self.reaches(groups) }
     }
 
     /// Whether a stream is in one of these groups.

@@ -1,16 +1,13 @@
 //! Streams in groups: what each must be written, in which order, and what may be left out.
 
-use super::groups::{GROUP_ENDED, Groups};
-use super::streams::{Phase, Stream, Verdict, parse_retry};
-use super::{Oracle, millis};
+use super::Oracle;
+use super::groups::{GROUP_ENDED, Groups, Mask};
+use super::streams::{Phase, Stream, parse_retry};
 use ssegateway::callback::{Detail, Reason};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 pub(crate) type Ending = (Reason, Option<Detail>);
-
-/// In place of what may be missing.
-const GAP: &[u8] = b"event: gap\ndata: \n\n";
 
 /// Cursors with which clients come back.
 const CURSORS_MAX: usize = 64;
@@ -19,7 +16,7 @@ const CURSORS_MAX: usize = 64;
 const SLOW: Ending = (Reason::Error, Some(Detail::SlowConsumer));
 
 /// Something that a stream is to be written.
-enum Piece {
+pub(super) enum Piece {
     /// What its connect's answer says, or a send to its token; with this position, if it comes first.
     Block {
         frame: Rc<[u8]>,
@@ -37,12 +34,13 @@ enum Piece {
         has_id: bool,
         is_transient: bool,
         is_replayed: bool,
+        groups: Mask,
     },
 }
 
-struct Due {
-    piece: Piece,
-    is_required: bool,
+pub(super) struct Due {
+    pub piece: Piece,
+    pub is_required: bool,
 }
 
 impl Piece {
@@ -68,10 +66,10 @@ impl Piece {
 pub(crate) struct Member {
     /// Its groups, each with the position behind which it is owed their events, and whether its answer granted it.
     pub groups: BTreeMap<usize, (u64, bool)>,
-    is_resumable: bool,
-    due: VecDeque<Due>,
+    pub(super) is_resumable: bool,
+    pub(super) due: VecDeque<Due>,
     /// The newest position that it was told.
-    has: u64,
+    pub(super) has: u64,
     /// The newest event that was dropped although it was due.
     lost: u64,
     /// Why it ends behind what is due.
@@ -84,21 +82,27 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    fn push(&mut self, piece: Piece, is_required: bool) {
+    /// `position`: of a stream whose ids are positions.
+    pub(super) fn new(is_prompt: bool, position: Option<u64>) -> Self {
+        let (is_resumable, has) = (position.is_some(), position.unwrap_or(0));
+        Self { is_prompt, is_resumable, has, ..Self::default() }
+    }
+
+    pub(super) fn push(&mut self, piece: Piece, is_required: bool) {
         self.due.push_back(Due { piece, is_required });
     }
 
     /// Something was sent to its token.
-    pub(super) fn push_block(&mut self, frame: &[u8], is_required: bool) {
+    pub(super) fn push_block(&mut self, frame: &[u8]) {
         let frame = if self.is_resumable { without_id(frame) } else { frame.into() };
-        self.push(Piece::Block { frame, id: None, is_held: false }, is_required);
+        self.push(Piece::Block { frame, id: None, is_held: false }, true);
     }
 
-    pub(super) fn push_event(&mut self, position: u64, frame: &Rc<[u8]>, is_transient: bool) {
+    pub(super) fn push_event(&mut self, position: u64, frame: &Rc<[u8]>, is_transient: bool, groups: Mask) {
         let has_id = self.is_resumable && !is_transient;
         let is_required = self.ending.is_none() && (!is_transient || self.is_prompt);
         let frame = Rc::clone(frame);
-        self.push(Piece::Event { position, frame, has_id, is_transient, is_replayed: false }, is_required);
+        self.push(Piece::Event { position, frame, has_id, is_transient, is_replayed: false, groups }, is_required);
     }
 
     /// An event of a group was dropped.
@@ -118,8 +122,8 @@ impl Member {
     }
 
     /// The drain ends it. What it has not been written of its groups it gets when it is back.
-    pub(super) fn leave(&mut self, delay: u32) {
-        if !self.is_prompt && self.is_resumable {
+    pub(super) fn leave(&mut self, delay: u32, has_history: bool) {
+        if !self.is_prompt && has_history {
             self.is_leaving = true;
             self.due.iter_mut().filter(|due| due.piece.is_event()).for_each(|due| due.is_required = false);
         }
@@ -139,7 +143,7 @@ impl Member {
     /// The position of the next event that must come.
     fn next_position(&self) -> Option<u64> {
         self.due.iter().find_map(|due| match due.piece {
-            Piece::Event { position, has_id: true, .. } if due.is_required => Some(position),
+            Piece::Event { position, is_transient: false, .. } if due.is_required => Some(position),
             Piece::Event { .. } | Piece::Block { .. } | Piece::Retry { .. } => None,
         })
     }
@@ -189,7 +193,12 @@ impl Member {
                 (Piece::Event { .. }, Piece::Event { .. } | Piece::Retry { .. })
                 | (Piece::Block { .. } | Piece::Retry { .. }, _) => false,
             };
-            assert!(!(is_wrong && before.is_required && !self.is_leaving), "out of order: {}", frame.escape_ascii());
+            assert!(
+                !(is_wrong && before.is_required && !self.is_leaving),
+                "out of order: {}, behind {}",
+                frame.escape_ascii(),
+                self.describe()
+            );
         }
         // What is passed over does not come any more.
         let is_event = piece.is_event();
@@ -242,13 +251,16 @@ impl Member {
             format!("[{}{what}]", if due.is_required { "" } else { "perhaps " })
         };
         let due: String = self.due.iter().take(8).map(describe).collect();
-        format!("{due} {:?} has {} lost {} prompt {}", self.groups, self.has, self.lost, self.is_prompt)
+        format!(
+            "{due} {:?} has {} lost {} prompt {} ending {:?}",
+            self.groups, self.has, self.lost, self.is_prompt, self.ending
+        )
     }
 }
 
 impl Piece {
     fn is_kept(&self) -> bool {
-        matches!(self, Self::Event { has_id: true, .. })
+        matches!(self, Self::Event { is_transient: false, .. })
     }
 }
 
@@ -262,17 +274,9 @@ fn split_id(frame: &[u8]) -> (Option<String>, Vec<u8>) {
 }
 
 /// The same for an event whose own id does not count.
-fn without_id(frame: &[u8]) -> Rc<[u8]> {
+pub(super) fn without_id(frame: &[u8]) -> Rc<[u8]> {
     let lines = frame.split_inclusive(|byte| *byte == b'\n').filter(|line| !line.starts_with(b"id:"));
     lines.flatten().copied().collect()
-}
-
-/// How the answer to a connect puts a stream into groups.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Grant {
-    pub groups: Vec<usize>,
-    /// `since` is `start`.
-    pub from_start: bool,
 }
 
 impl Oracle {
@@ -283,85 +287,6 @@ impl Oracle {
 
     pub(super) fn ending_of(&self, n: usize) -> Option<Ending> {
         self.exchanges[n].stream.as_ref()?.member.as_ref()?.ending
-    }
-
-    /// The backend has accepted a stream with groups.
-    pub(super) fn open_member(&mut self, n: usize, grant: &Grant, event: Option<&Rc<[u8]>>, close: bool) {
-        let now = self.now;
-        let stream = self.exchanges[n].stream.as_ref().expect("a stream");
-        let (groups, head) = (&self.groups.groups, self.groups.head);
-        let is_over = grant.groups.iter().all(|group| groups[*group].is_ended);
-        let dropped = grant.groups.iter().map(|group| groups[*group].dropped).max().unwrap_or(0);
-        let cursor = stream.cursor.as_ref().map(|cursor| self.groups.known(cursor));
-        let is_live = cursor.is_none() && !grant.from_start;
-        let has_history = self.has_history();
-        let (from, has_gap) = match cursor {
-            _ if !has_history => (head, false),
-            Some(Some(position)) => (position, dropped > position),
-            Some(None) => (0, true),
-            None if grant.from_start => (0, dropped > 0),
-            None => (stream.asked_head, dropped > stream.asked_head),
-        };
-        let is_due = has_history && grant.groups.iter().any(|group| groups[*group].newest() > from);
-        if is_over && (is_live || !has_history || (!is_due && !has_gap)) {
-            let stream = self.exchanges[n].stream.as_mut().expect("a stream");
-            stream.verdict = Some(Verdict::Failed { status: 204, error: String::new(), retries: false });
-            return stream.end(GROUP_ENDED.0, GROUP_ENDED.1);
-        }
-        let from = if is_due { from } else { head.max(from) };
-        let begins: Vec<(usize, u64)> =
-            grant.groups.iter().map(|group| (*group, from.max(groups[*group].dropped))).collect();
-        let mut member = Member { is_resumable: has_history, is_prompt: !is_due, has: from, ..Member::default() };
-        member.groups = begins.iter().map(|(group, from)| (*group, (*from, true))).collect();
-        let mut first = has_history.then_some(from);
-        if let Some(delay) = self.settings.reconnect_delay_ms {
-            member.push(Piece::Retry { delay, id: first.take() }, true);
-        }
-        let strip = |frame: &[u8]| if has_history { without_id(frame) } else { frame.into() };
-        if let Some(event) = event {
-            member.push(Piece::Block { frame: strip(event), id: first.take(), is_held: false }, true);
-        }
-        if has_gap {
-            first = None;
-            member.push(Piece::Block { frame: GAP.into(), id: Some(from), is_held: false }, true);
-        }
-        let held = &stream.held;
-        if is_due {
-            first = None;
-            for (position, frame) in self.groups.kept(&begins) {
-                member
-                    .push(Piece::Event { position, frame, has_id: true, is_transient: false, is_replayed: true }, true);
-            }
-        } else if held.is_empty()
-            && let Some(id) = first.take()
-        {
-            member.push(Piece::Block { frame: (*b"\n").into(), id: Some(id), is_held: false }, true);
-        }
-        for frame in held {
-            member.push(Piece::Block { frame: strip(frame), id: first.take(), is_held: true }, true);
-        }
-        let heartbeat = millis(self.settings.heartbeat_interval);
-        let it = &mut self.exchanges[n];
-        if it.backlog == 0 {
-            it.progress_at = now;
-        }
-        it.backlog = 1;
-        let stream = it.stream.as_mut().expect("a stream");
-        stream.verdict = Some(Verdict::Accepted);
-        stream.phase = Phase::Open;
-        stream.heartbeat_at = now + heartbeat;
-        stream.held.clear();
-        let closes = close || stream.held_close;
-        stream.member = Some(Box::new(member));
-        if is_over && !is_due {
-            stream.end(GROUP_ENDED.0, GROUP_ENDED.1);
-        } else if closes && is_due {
-            self.end_member(n, super::groups::CLOSED);
-        } else if closes {
-            stream.end(Reason::ServerClosed, None);
-        } else if is_over {
-            self.end_member(n, GROUP_ENDED);
-        }
     }
 
     /// A stream ends behind what is due to it now.

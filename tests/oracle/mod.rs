@@ -14,6 +14,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod callbacks;
+pub(crate) mod entries;
 pub(crate) mod exchange;
 pub(crate) mod groups;
 pub(crate) mod limits;
@@ -228,7 +229,7 @@ impl Oracle {
             if stream.phase == Phase::Open {
                 let retry = self.settings.reconnect_delay_ms.unwrap_or(DRAIN_RETRY);
                 match &mut stream.member {
-                    Some(member) => member.leave(retry),
+                    Some(member) => member.leave(retry, !self.settings.history_age.is_zero()),
                     None => stream.expected.push_back(Expected::Retry(retry)),
                 }
                 stream.end(Reason::ServerClosed, Some(Detail::Shutdown));

@@ -1,7 +1,9 @@
 //! All requests except sends: streams, probes, reports and malformed ones, each with its expected answer.
 
 use super::exchange::What;
+use super::groups::name_of;
 use ssegateway::gateway::{Listener, Settings};
+use std::rc::Rc;
 
 /// A request in its written form.
 #[derive(Debug)]
@@ -151,6 +153,14 @@ pub(crate) fn report(limit: Option<usize>, serves: Serves) -> Asked {
     Asked::new(bytes, what)
 }
 
+/// `/internal/groups` of a group, or else `/internal/cursor`.
+pub(crate) fn look(group: Option<usize>, serves: Serves) -> Asked {
+    let target = group.map_or("cursor".to_owned(), |group| format!("groups?group={}", name_of(group)));
+    let bytes = format!("GET /internal/{target} HTTP/1.1\r\nHost: a\r\n\r\n").into_bytes();
+    let what = serves.answer(&bytes, &What::Look { group, shows: None });
+    Asked::new(bytes, what)
+}
+
 /// Fields of a stream's GET, and their form in callbacks.
 const FIELDS: [(&str, &str); 3] = [
     ("", ""),
@@ -158,21 +168,48 @@ const FIELDS: [(&str, &str); 3] = [
     ("Cookie: a=1\r\nCookie: b=\"2\"\r\n", r#""cookie":"a=1; b=\"2\"""#),
 ];
 
+/// Where a client that comes back names its cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NamedIn {
+    Header,
+    Query,
+    /// A header comes before the query.
+    HeaderBeforeQuery,
+    /// But an empty one does not count.
+    QueryBehindEmptyHeader,
+}
+
 /// The GET of a client that comes back with a cursor.
-pub(crate) fn resumed_stream(target: &str, cursor: &str, serves: Serves) -> Asked {
-    let field = (format!("Last-Event-ID: {cursor}\r\n"), format!(r#""last-event-id":"{cursor}""#));
-    stream_with(target, false, (&field.0, &field.1), 0, serves)
+pub(crate) fn resumed_stream(path: &str, cursor: &str, named: NamedIn, serves: Serves) -> Asked {
+    let (header, query) = match named {
+        NamedIn::Header => (Some(cursor), None),
+        NamedIn::Query => (None, Some(cursor)),
+        NamedIn::HeaderBeforeQuery => (Some(cursor), Some("7")),
+        NamedIn::QueryBehindEmptyHeader => (Some(""), Some(cursor)),
+    };
+    let target = query.map_or(path.to_owned(), |query| format!("{path}&last_event_id={}", query.replace('.', "%2e")));
+    let field = header
+        .map_or(Default::default(), |id| (format!("Last-Event-ID: {id}\r\n"), format!(r#""last-event-id":"{id}""#)));
+    stream_with(&target, false, (&field.0, &field.1), Some(cursor), 0, serves)
 }
 
 /// A GET for a stream. `old`: its client speaks HTTP/1.0. `declared`: bytes of its body.
 pub(crate) fn stream(target: &str, old: bool, kind: usize, declared: usize, serves: Serves) -> Asked {
-    stream_with(target, old, FIELDS[kind % FIELDS.len()], declared, serves)
+    let field = FIELDS[kind % FIELDS.len()];
+    let cursor = field.0.strip_prefix("Last-Event-ID: ").map(str::trim_end);
+    stream_with(target, old, field, cursor, declared, serves)
 }
 
-fn stream_with(target: &str, old: bool, field: (&str, &str), declared: usize, serves: Serves) -> Asked {
+fn stream_with(
+    target: &str,
+    old: bool,
+    field: (&str, &str),
+    cursor: Option<&str>,
+    declared: usize,
+    serves: Serves,
+) -> Asked {
     let (host, quoted_host) = if old { ("", "") } else { ("Host: a\r\n", r#""host":"a""#) };
     let (field, quoted_field) = field;
-    let cursor = field.strip_prefix("Last-Event-ID: ").map(|rest| rest.trim_end().into());
     let (length, quoted_length) = match declared {
         0 => Default::default(),
         _ => (format!("Content-Length: {declared}\r\n"), format!(r#""content-length":"{declared}""#)),
@@ -187,7 +224,8 @@ fn stream_with(target: &str, old: bool, field: (&str, &str), declared: usize, se
         asked.end = asked.bytes.len();
         return asked;
     }
-    let what = What::Stream { chunked: !old, declared: declared as u64, quoted: quoted.into(), cursor };
+    let what =
+        What::Stream { chunked: !old, declared: declared as u64, quoted: quoted.into(), cursor: cursor.map(Rc::from) };
     Asked::new(head, what).with_rest(&body)
 }
 
@@ -207,9 +245,10 @@ impl Serves {
             (Some((status, body)), What::Fixed { head_only, close, .. }) => {
                 What::Fixed { status, body, head_only: *head_only, close: *close }
             }
-            (Some((status, body)), What::Ready { .. } | What::Metrics { .. } | What::List { .. }) => {
-                fixed(status, body)
-            }
+            (
+                Some((status, body)),
+                What::Ready { .. } | What::Metrics { .. } | What::List { .. } | What::Look { .. },
+            ) => fixed(status, body),
             (Some(_), What::Stream { .. } | What::Send(_)) => unreachable!("not in these tables"),
         }
     }

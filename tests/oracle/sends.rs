@@ -2,6 +2,7 @@
 
 use super::Oracle;
 use super::callbacks::token_of;
+use super::entries::{Change, Changed};
 use super::exchange::What;
 use super::groups::{CLOSED, Publication, Published, name_of};
 use super::limits::READER_FACTOR;
@@ -47,6 +48,8 @@ pub(crate) struct Send {
     /// What it sends to groups, and what it is answered.
     publication: Option<Publication>,
     published: Option<Published>,
+    /// It changes the groups of its stream instead.
+    change: Option<Change>,
 }
 
 const OK: (u16, &str) = (200, r#"{"status":"ok"}"#);
@@ -173,6 +176,17 @@ impl Oracle {
         self.post(send, &format!("{{{}}}", fields.join(",")), form, serves)
     }
 
+    /// A change of the groups of the stream on connection `to`.
+    pub(crate) fn group_change(&mut self, to: usize, change: Change, form: Form, serves: Serves) -> Asked {
+        let list = |groups: &[usize]| {
+            groups.iter().map(|group| format!(r#""{}""#, name_of(*group))).collect::<Vec<_>>().join(",")
+        };
+        let (join, leave) = (list(&change.join), list(&change.leave));
+        let body = format!(r#"{{"token":"{}","join":[{join}],"leave":[{leave}]}}"#, token_of(to));
+        let send = Send { stream: Some(to), expects: form.expects, change: Some(change), ..Send::default() };
+        self.post(send, &body, form, serves)
+    }
+
     /// A send that is refused whatever its token.
     pub(crate) fn invalid_send(&mut self, kind: usize, to: Option<usize>, form: Form, serves: Serves) -> Asked {
         let (body, error) = INVALID[kind];
@@ -182,7 +196,8 @@ impl Oracle {
     }
 
     fn post(&mut self, send: Send, body: &str, form: Form, serves: Serves) -> Asked {
-        let mut head = "POST /internal/send HTTP/1.1\r\nHost: a\r\n".to_owned();
+        let path = if send.change.is_some() { "groups" } else { "send" };
+        let mut head = format!("POST /internal/{path} HTTP/1.1\r\nHost: a\r\n");
         if let Some(token) = &self.settings.internal_token {
             let _ = write!(head, "Authorization: Bearer {}\r\n", token.expose());
         }
@@ -238,6 +253,15 @@ impl Oracle {
             self.unsure_input = self.input;
             return;
         }
+        if let Some(change) = send.change.take() {
+            let changed = self.change(n, change);
+            self.sends[number].answer = Some(match changed {
+                Changed::Ok => OK,
+                Changed::Buffered => BUFFERED,
+                Changed::NotFound => NOT_FOUND,
+            });
+            return;
+        }
         let Some(stream) = &mut it.stream else { return };
         let pending_max = self.settings.pending_bytes_max;
         let backlog_max = pending_max * if self.now < it.reads_until { READER_FACTOR } else { 1 };
@@ -288,22 +312,18 @@ impl Oracle {
         let (send, it) = (&mut self.sends[number], &mut self.exchanges[n]);
         let Some(stream) = &mut it.stream else { return };
         let Some(member) = &mut stream.member else { return };
-        let ending = member.ending;
-        // Whether one that lags has reached its end is not known outside.
-        if ending == Some(CLOSED) || (ending.is_some() && member.is_prompt) {
+        if member.ending.is_some() {
             send.answer = Some(NOT_FOUND);
             return;
         }
         if let Some(frame) = &send.frame {
-            member.push_block(frame, ending.is_none());
+            member.push_block(frame);
             send.delivered = member.is_prompt.then_some(input);
             if it.backlog == 0 {
                 it.progress_at = now;
             }
         }
-        if ending.is_none() {
-            send.answer = Some(OK);
-        }
+        send.answer = Some(OK);
         if send.close && member.is_prompt {
             stream.end(Reason::ServerClosed, None);
         } else if send.close {

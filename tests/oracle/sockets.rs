@@ -10,6 +10,7 @@ use super::{Oracle, millis, unix_seconds};
 use ssegateway::callback::{Detail, Reason};
 use ssegateway::gateway::{CloseMode, SocketError};
 use std::io::ErrorKind;
+use std::rc::Rc;
 
 const READY: &str = r#"{"status":"ready","configured":true}"#;
 const NOT_READY: &str = r#"{"status":"not_ready","configured":true}"#;
@@ -120,6 +121,13 @@ impl Oracle {
                     it.conclude();
                 }
                 self.arrive_send(send);
+            }
+            What::Look { group, .. } => {
+                if last {
+                    it.conclude();
+                }
+                let shows = Some(Rc::new(self.shown(group)));
+                self.exchanges[n].decide(What::Look { group, shows });
             }
             What::Fixed { status, body, head_only, close } => {
                 let close = close || last;
@@ -317,6 +325,10 @@ impl Oracle {
                 assert!(open.contains(&count), "{count} streams in the list, not {open:?}: {body}");
                 assert_eq!(listed, Some(count.min(limit)), "wrong page: {body}");
                 assert!(list["next"].is_null() || count >= limit, "next names a page that does not exist: {body}");
+            }
+            What::Look { group, shows } => {
+                assert!(status == 200 && answer.close == concludes, "wrong end of a connection: {status} {body}");
+                self.check_look(group, &shows.expect("it has arrived"), body);
             }
             What::Ready { .. } => panic!("not resolved when it arrived"),
             What::Broken { status: due } => {

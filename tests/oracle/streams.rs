@@ -1,5 +1,6 @@
 //! Streams: the backend's decisions and events, the client's next expected frame, and the reason of the end.
 
+use super::entries::Change;
 use super::limits::due;
 use super::members::Member;
 use super::responses::Answer;
@@ -84,6 +85,8 @@ pub(crate) struct Stream {
     /// The `Last-Event-ID` of its GET, and the newest position when that was read.
     pub cursor: Option<Rc<str>>,
     pub asked_head: u64,
+    /// Changes of its groups, requested before it is open.
+    pub held_changes: Vec<Change>,
     /// What it is to be written, if it is in groups.
     pub member: Option<Box<Member>>,
     pub opened_at: u64,

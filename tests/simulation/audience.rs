@@ -1,5 +1,5 @@
 //! Groups and replay on the bare gateway: clients that come and go with their cursors, sockets that fill up, a history that
-//! is too short; and a plain account beside it of what each client is owed.
+//! is too short, or gives way as memory is scarce; and a plain account beside it of what each client is owed.
 //!
 //! What a client got over all its connections is a strictly increasing part of the one order of events; between two
 //! neighbours nothing is missing that its groups kept, unless a `gap` stands there; and a `gap` stands there only if
@@ -11,7 +11,7 @@ use crate::random::Random;
 use ssegateway::callback::{CallId, CallKind, Called, Detail, Outcome};
 use ssegateway::clock::Millis;
 use ssegateway::cursor::Cursor;
-use ssegateway::gateway::{Action, ConnId, Gateway, Listener, Peer, Settings};
+use ssegateway::gateway::{Action, ConnId, Gateway, Listener, Peer, ProcessFigures, Settings};
 use ssegateway::job::{Completion, Job};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -23,6 +23,12 @@ const STEPS: usize = 600;
 /// What an event and a group count against the limit of bytes, beside their own.
 const EVENT_BYTES: usize = 64;
 const GROUP_BYTES: usize = 256;
+/// A limit of memory at which a full history is too much, and one of what is queued for one stream alone.
+const MEMORY: u64 = 1_200_000;
+const PENDING: usize = 100;
+/// How many times that much may be queued for a client that reads; and a send to a token, at least.
+const READER_FACTOR: usize = 4;
+const TOKEN_SEND: usize = "data: t1\n\n".len();
 
 /// What is kept of one group.
 #[derive(Default)]
@@ -56,6 +62,10 @@ struct Client {
     is_strict: bool,
     last_send: u64,
     last_token_send: u64,
+    /// Sends to its token that it has not got.
+    waiting: BTreeSet<u64>,
+    /// A send to it was refused.
+    is_refused: bool,
 }
 
 struct World {
@@ -75,6 +85,8 @@ struct World {
     sends: u64,
     head: u64,
     kept: Vec<Kept>,
+    /// Events dropped for space: more, and the history has given way to something else.
+    dropped: u64,
     /// Groups and send of each kept event, by position.
     events: BTreeMap<u64, (Vec<usize>, u64)>,
     ready: BTreeSet<ConnId>,
@@ -85,7 +97,11 @@ struct World {
 /// Runs the seed; panics where the gateway fails.
 pub(crate) fn run(seed: u64) {
     let mut random = Random::new(seed);
+    let is_scarce = random.chance(100);
     let settings = Settings {
+        // Clients that do not read take up most of it, but not all.
+        memory_bytes_max: is_scarce.then_some(MEMORY),
+        pending_bytes_max: random.pick(&[PENDING, 1 << 20, 1 << 20]),
         history_age: random.pick(&[Duration::from_secs(2), Duration::from_secs(300), Duration::from_secs(300)]),
         history_events: random.pick(&[1, 3, 10, 1000]),
         history_bytes: random.pick(&[1500, 4000, 1 << 20, 1 << 20]),
@@ -112,6 +128,7 @@ pub(crate) fn run(seed: u64) {
         tokens: 0,
         sends: 0,
         head: 0,
+        dropped: 0,
         kept: (0..GROUPS).map(|_| Kept::default()).collect(),
         events: BTreeMap::new(),
         ready: BTreeSet::new(),
@@ -148,6 +165,7 @@ impl World {
             }
             _ => {}
         }
+        self.note_drops();
         self.judge_cuts();
         let members = self.random.below(4);
         self.turn(members);
@@ -223,7 +241,8 @@ impl World {
             // A stream that is cut stays for a while, and gets nothing more.
             Action::Close(id, _) | Action::ShutdownWrite(id) => self.closed(id),
             Action::TellFeed(id) => self.gateway.tell_feed(self.time(), id),
-            Action::Report(_) | Action::List | Action::StopAccepting | Action::ReadLast(_) | Action::KeepAlive(_) => {}
+            Action::Report(ticket) => self.gateway.report(self.time(), ticket, &ProcessFigures::default()),
+            Action::List | Action::StopAccepting | Action::ReadLast(_) | Action::KeepAlive(_) => {}
             Action::Start(Job::Resolve(..)) | Action::Connect(_) | Action::Disconnect => panic!("there is no Redis"),
         }
     }
@@ -249,14 +268,15 @@ impl World {
 
     fn publish(&mut self) {
         // Where space is short, which group of an event loses it first is not told outside.
-        let is_short = self.settings.history_bytes < 1 << 20;
+        let is_scarce = self.settings.memory_bytes_max.is_some();
+        let is_short = is_scarce || self.settings.history_bytes < 1 << 20;
         let count = if is_short { 1 } else { self.random.within(1, 2) as usize };
         let mut groups: Vec<usize> = (0..count).map(|_| self.random.index(GROUPS)).collect();
         groups.sort_unstable();
         groups.dedup();
         let is_transient = self.random.chance(200);
         let events = self.random.within(1, 3);
-        let pad = self.random.pick(&[0, 0, 20, 300]);
+        let pad = if is_scarce { self.random.pick(&[0, 2000, 8000]) } else { self.random.pick(&[0, 0, 20, 300]) };
         let mut list = Vec::new();
         let first = self.sends + 1;
         for _ in 0..events {
@@ -282,17 +302,54 @@ impl World {
             for group in &groups {
                 if self.kept[*group].events.len() >= self.settings.history_events {
                     self.drop_first(*group);
+                    self.dropped += 1;
                 }
                 self.kept[*group].events.push((position, frame + EVENT_BYTES));
                 self.kept[*group].touched_at = self.now;
             }
         }
         while self.kept_bytes() > self.settings.history_bytes {
-            let oldest = (0..GROUPS).filter(|group| !self.kept[*group].events.is_empty());
-            // In the order of the gateway's heap: by position, then by the group.
-            let Some(group) = oldest.min_by_key(|group| self.kept[*group].events[0].0) else { break };
-            self.drop_first(group);
+            self.drop_oldest();
         }
+    }
+
+    fn drop_oldest(&mut self) {
+        let oldest = (0..GROUPS).filter(|group| !self.kept[*group].events.is_empty());
+        let group = oldest.min_by_key(|group| self.kept[*group].events[0].0).expect("something is kept");
+        self.drop_first(group);
+        self.dropped += 1;
+    }
+
+    /// What is kept may give way as memory is scarce: that much is taken from the gateway, but not which events these are.
+    fn note_drops(&mut self) {
+        let Some(limit) = self.settings.memory_bytes_max else { return };
+        // Relief does not go down so far.
+        if self.gateway.memory() < limit / 2 {
+            return;
+        }
+        let dropped = self.count_drops();
+        while self.dropped < dropped {
+            self.drop_oldest();
+        }
+        let memory = self.gateway.memory();
+        let is_short = memory > limit - limit / 8;
+        assert!(!is_short || self.kept_bytes() == 0, "history does not give way: {memory} bytes");
+    }
+
+    /// Events dropped for space, by the metrics.
+    fn count_drops(&mut self) -> u64 {
+        let id = self.gateway.accept(self.time(), Listener::Public, Peer::Loopback, Uuid::nil()).expect("room");
+        self.gateway.receive(self.time(), id, b"GET /internal/metrics HTTP/1.1\r\nHost: h\r\n\r\n");
+        while let Some(action) = self.gateway.next_action() {
+            self.act(action);
+        }
+        let text = String::from_utf8(self.gateway.unsent(id).to_vec()).expect("text");
+        self.carry_out();
+        self.gateway.receive_eof(self.time(), id);
+        self.carry_out();
+        let name = r#"ssegateway_history_dropped_total{cause="space"} "#;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)).expect("a sample");
+        value.parse().expect("a number")
     }
 
     fn drop_first(&mut self, group: usize) {
@@ -310,9 +367,21 @@ impl World {
         if self.clients[n].connection.is_none() {
             return;
         }
-        self.sends += 1;
-        let body = format!(r#"{{"token":"{}","event":{{"data":"t{}"}}}}"#, self.clients[n].token, self.sends);
-        self.ask("/internal/send", &body);
+        let is_narrow = self.settings.pending_bytes_max == PENDING;
+        for _ in 0..if is_narrow { self.random.within(1, 8) } else { 1 } {
+            self.sends += 1;
+            self.clients[n].waiting.insert(self.sends);
+            let body = format!(r#"{{"token":"{}","event":{{"data":"t{}"}}}}"#, self.clients[n].token, self.sends);
+            let answer = self.ask("/internal/send", &body);
+            if !answer.starts_with(r#"{"status""#) {
+                self.clients[n].waiting.remove(&self.sends);
+                self.clients[n].is_refused = true;
+            }
+            let bytes = self.clients[n].waiting.len() * TOKEN_SEND;
+            let bytes_max = READER_FACTOR * self.settings.pending_bytes_max + TOKEN_SEND;
+            let is_open = self.clients[n].connection.is_some() && self.clients[n].is_headed;
+            assert!(!is_open || bytes <= bytes_max, "client {n}: {bytes} bytes are queued");
+        }
     }
 
     fn come_or_go(&mut self) {
@@ -326,6 +395,8 @@ impl World {
             }
             return;
         }
+        // Whoever comes while memory is scarce is refused.
+        self.note_drops();
         self.tokens += 1;
         let token = Uuid::from_u128((n as u128) << 64 | self.tokens);
         let id = self.gateway.accept(self.time(), Listener::Public, Peer::Remote, token).expect("room");
@@ -353,6 +424,7 @@ impl World {
     }
 
     fn answer_connect(&mut self) {
+        self.note_drops();
         if self.calls.is_empty() {
             return;
         }

@@ -7,10 +7,10 @@ use super::client::{Client, Script};
 use super::faults::Fault;
 use super::world::{Item, World};
 use crate::oracle::callbacks::{FLAWED_KINDS, Lane, Reply};
+use crate::oracle::entries::{Change, Grant, Since};
 use crate::oracle::groups::{self, GROUPS, Publication};
-use crate::oracle::members::Grant;
 use crate::oracle::millis;
-use crate::oracle::requests::{Asked, Serves};
+use crate::oracle::requests::{self, Asked, Serves};
 use crate::oracle::sends::{Event, Form, INVALID_KINDS};
 use crate::random::Random;
 use ssegateway::callback::{Call, CallId, Called, LATE_TIME_MAX, Outcome};
@@ -18,6 +18,9 @@ use ssegateway::gateway::Listener;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 use std::ops::Range;
+
+/// Bytes of sends to groups that a connection may have on its way.
+const BEHIND_MAX: u64 = 16 * 1024;
 
 struct Record {
     id: CallId,
@@ -104,8 +107,15 @@ impl World {
         if !is_followed || !reply.is_plain() || self.random.chance(200) {
             return reply;
         }
-        let groups = self.draw_groups(3);
-        reply.into_groups(Grant { groups, from_start: self.random.chance(150) })
+        // An answer without groups has nothing to attach to.
+        let attach = self.random.chance(100);
+        let groups = if attach && self.random.chance(50) { Vec::new() } else { self.draw_groups(3) };
+        let since = match self.random.below(8) {
+            0 => Since::Start,
+            1 => self.draw_cursor().map_or(Since::Now, Since::Cursor),
+            _ => Since::Now,
+        };
+        reply.into_groups(Grant { groups, since, attach })
     }
 
     fn draw_groups(&mut self, most: u64) -> Vec<usize> {
@@ -207,13 +217,18 @@ impl World {
     }
 
     /// The gateway receives an outcome.
-    pub(super) fn completion_taken(&mut self, completion: &Called) {
+    pub(super) fn completion_taken(&mut self, completion: &mut Called) {
         let calls = &mut self.backend.calls;
         let is_it = |record: &&mut Record| {
             record.id == completion.id && !record.taken && record.reply.outcome == completion.outcome
         };
         let Some(record) = calls.iter_mut().rev().find(is_it) else { return };
         record.taken = true;
+        // Whether a stream has ended that another one might be attached to is not always known outside.
+        if record.reply.attaches_to().is_some_and(|groups| self.oracle.finds_anything(groups).is_none()) {
+            record.reply.attach_anyway();
+            completion.outcome = record.reply.outcome.clone();
+        }
         match record.about {
             None => self.oracle.start_ended(&record.reply),
             Some((client, _)) if record.is_late => self.oracle.late_call_ended(client, &record.reply),
@@ -246,6 +261,19 @@ impl World {
                 bytes.extend(send.bytes);
                 continue;
             }
+            if self.has_groups && self.random.chance(50) {
+                let group = self.random.chance(700).then(|| self.random.index(GROUPS));
+                let look = requests::look(group, serves);
+                self.oracle.exchanges[sender].ask(&look);
+                bytes.extend(look.bytes);
+                continue;
+            }
+            if self.has_groups && !self.backend.streams.is_empty() && self.random.chance(150) {
+                let change = self.draw_change(serves);
+                self.oracle.exchanges[sender].ask(&change);
+                bytes.extend(change.bytes);
+                continue;
+            }
             let to = match target {
                 Some(target) => Some(target),
                 None if self.backend.streams.is_empty() || self.random.chance(30) => None,
@@ -260,7 +288,9 @@ impl World {
 
     fn pick_sender(&mut self) -> usize {
         let mut senders = std::mem::take(&mut self.backend.senders);
-        senders.retain(|n| self.is_usable(*n));
+        // A gateway that owes too many answers executes the rest of the sends later, or never.
+        let is_behind = |n: &usize| self.oracle.exchanges[*n].scripted > self.oracle.exchanges[*n].read + BEHIND_MAX;
+        senders.retain(|n| self.is_usable(*n) && !(self.has_groups && is_behind(n)));
         if senders.is_empty() || (senders.len() < 3 && self.random.chance(100)) {
             let listener = self.sending_listener();
             let (piece, pause) = if self.hits(Fault::Pieces) { (200, 3) } else { (0, 0) };
@@ -310,6 +340,17 @@ impl World {
             end: groups.len() == 1 && self.random.chance(15),
         };
         self.oracle.group_send(&groups, &events, publication, form, serves)
+    }
+
+    fn draw_change(&mut self, serves: Serves) -> Asked {
+        let to = self.pick_stream();
+        let mut change = Change { join: self.draw_groups(2), leave: self.draw_groups(2) };
+        match self.random.below(4) {
+            0 => change.leave.clear(),
+            1 | 2 => change.join.clear(),
+            _ => {}
+        }
+        self.oracle.group_change(to, change, Form::default(), serves)
     }
 
     fn draw_event(&mut self) -> Event {

@@ -5,10 +5,14 @@ use super::kernel::Read;
 use super::world::{Item, World};
 use crate::oracle::exchange::Exchange;
 use crate::oracle::millis;
-use crate::oracle::requests::{self, Asked, PROBE_KINDS, REFUSED_KINDS, Serves};
+use crate::oracle::requests::{self, Asked, NamedIn, PROBE_KINDS, REFUSED_KINDS, Serves};
 use ssegateway::gateway::Listener;
 use std::io::ErrorKind;
 use std::rc::Rc;
+
+/// Where clients that come back name their cursors.
+const NAMED_IN: [NamedIn; 5] =
+    [NamedIn::Header, NamedIn::Header, NamedIn::Query, NamedIn::HeaderBeforeQuery, NamedIn::QueryBehindEmptyHeader];
 
 /// How a client reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -136,8 +140,12 @@ impl World {
         let declared = if self.random.chance(50) { self.random.index(200) } else { 0 };
         let (old, field) = (self.random.chance(100), self.random.pick(&[0, 0, 0, 1, 2]));
         let target = format!("/s/{n}?q=%zz");
-        match self.draw_cursor() {
-            Some(cursor) => script.add(&requests::resumed_stream(&target, &cursor, serves)),
+        let returns = self.has_groups && self.random.chance(600);
+        match returns.then(|| self.draw_cursor()).flatten() {
+            Some(cursor) => {
+                let named = self.random.pick(&NAMED_IN);
+                script.add(&requests::resumed_stream(&target, &cursor, named, serves));
+            }
             None => script.add(&requests::stream(&target, old, field, declared, serves)),
         }
         if self.strikes_client(Fault::ExcessInput) {
@@ -148,14 +156,19 @@ impl World {
     }
 
     /// The cursor of a client that comes back; some are older than others, or none of ours.
-    fn draw_cursor(&mut self) -> Option<Rc<str>> {
-        let comes_back = self.has_groups && self.random.chance(600);
-        if !comes_back || self.oracle.cursors.is_empty() {
+    pub(super) fn draw_cursor(&mut self) -> Option<Rc<str>> {
+        if self.oracle.cursors.is_empty() {
             return None;
         }
         let at = self.random.index(self.oracle.cursors.len());
         let cursor = self.oracle.cursors[at].clone();
-        Some(if self.random.chance(50) { format!("{cursor}zzz").into() } else { cursor })
+        Some(match self.random.below(40) {
+            // A position that there is not yet, and one of another epoch.
+            0 => format!("{cursor}zzz").into(),
+            1 => format!("1{cursor}").into(),
+            2 => "garbage".into(),
+            _ => cursor,
+        })
     }
 
     fn write_probes(&mut self, script: &mut Script, count: u64, serves: Serves) {

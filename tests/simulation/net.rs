@@ -388,9 +388,9 @@ impl System for World {
     }
 
     fn next_completion(&mut self) -> Option<Completion> {
-        let completion = self.kernel.completions.pop_front()?;
+        let mut completion = self.kernel.completions.pop_front()?;
         self.worked = true;
-        self.completion_taken(&completion);
+        self.completion_taken(&mut completion);
         Some(Completion::Called(completion))
     }
 
