@@ -23,7 +23,8 @@ const OPERATIONS_MAX: usize = 300;
 fuzz_target!(|bytes: &[u8]| run(&mut Unstructured::new(bytes)).expect("any bytes are a script"));
 
 fn run(input: &mut Unstructured<'_>) -> Result<()> {
-    let mut world = World::new(input::settings(input)?);
+    let (settings, has_groups) = input::settings(input)?;
+    let mut world = World::new(settings, has_groups);
     let shut_down_at_the_end = input.arbitrary()?;
     for _ in 0..OPERATIONS_MAX {
         if input.is_empty() || world.is_finished() {

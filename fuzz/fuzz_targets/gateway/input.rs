@@ -1,18 +1,23 @@
 //! Operations, decoded from the fuzzer's bytes.
 
 use crate::oracle::callbacks::{FLAWED_KINDS, Reply};
-use crate::oracle::requests::{self, Asked, REFUSED_KINDS, Serves};
+use crate::oracle::entries::{Grant, Since};
+use crate::oracle::groups::GROUPS;
+use crate::oracle::requests::{self, Asked, NamedIn, REFUSED_KINDS, Serves};
 use crate::oracle::sends::{Event, Form, INVALID_KINDS};
 use arbitrary::{Result, Unstructured};
 use ssegateway::gateway::{ConnectFailure, Cors, Settings};
+use std::collections::VecDeque;
+use std::rc::Rc;
 use std::time::Duration;
 
-/// Small limits, so that they are reached.
-pub fn settings(input: &mut Unstructured<'_>) -> Result<Settings> {
+/// Small limits, so that they are reached; and whether there are groups.
+pub fn settings(input: &mut Unstructured<'_>) -> Result<(Settings, bool)> {
     let [sizes, times, manner, pending]: [u8; 4] = input.arbitrary()?;
     let bit = |byte: u8, at: u8| byte >> at & 1 == 1;
     let seconds = |long: bool, a: u64, b: u64| Duration::from_secs(if long { b } else { a });
-    Ok(Settings {
+    let has_groups = bit(sizes, 6);
+    let mut settings = Settings {
         callback_configured: manner & 0xf != 0xf,
         connect_queue: seconds(bit(times, 0), 2, 30),
         callback_concurrency: usize::from(sizes & 3) + 1,
@@ -30,8 +35,16 @@ pub fn settings(input: &mut Unstructured<'_>) -> Result<Settings> {
         shutdown_delay: seconds(bit(times, 3), 0, 3),
         instance: "fuzzed".to_owned(),
         log_query: bit(times, 4),
+        history_age: Duration::from_secs([300, 300, 2, 0][usize::from(sizes >> 7) * 2 + usize::from(times >> 7)]),
+        history_events: [1000, 1, 3, 10][usize::from(times >> 5 & 3)],
+        history_bytes: [1 << 20, 1 << 20, 1500, 4000][usize::from(pending & 3)],
         ..Settings::default()
-    })
+    };
+    if has_groups {
+        // Not to be reached: when a stream that lags has ended, and what is queued for it alone, is not known outside.
+        (settings.streams_max, settings.pending_bytes_max) = (1000, 1 << 20);
+    }
+    Ok((settings, has_groups))
 }
 
 pub fn millis(input: &mut Unstructured<'_>) -> Result<u64> {
@@ -41,6 +54,8 @@ pub fn millis(input: &mut Unstructured<'_>) -> Result<u64> {
 
 pub enum Request {
     Stream { old: bool, field: usize, declared: usize },
+    /// The stream of a client that comes back with one of the last cursors.
+    Resume { cursor: u8, named: NamedIn },
     Send(Send),
     Probe { kind: usize, close: bool },
     Report { limit: Option<usize> },
@@ -64,13 +79,20 @@ impl Request {
         })
     }
 
-    /// The request of client `n`; `None`: a send, which the world writes.
+    /// A client that comes back.
+    pub fn read_resume(input: &mut Unstructured<'_>) -> Result<Request> {
+        use NamedIn::*;
+        let named = *input.choose(&[Header, Query, HeaderBeforeQuery, QueryBehindEmptyHeader])?;
+        Ok(Request::Resume { cursor: input.arbitrary()?, named })
+    }
+
+    /// The request of client `n`; `None`: the world writes it.
     pub fn write(&self, n: usize, serves: Serves) -> Option<Asked> {
         Some(match *self {
             Request::Stream { old, field, declared } => {
                 requests::stream(&format!("/s/{n}?a=%zz"), old, field, declared, serves)
             }
-            Request::Send(_) => return None,
+            Request::Resume { .. } | Request::Send(_) => return None,
             Request::Probe { kind, close } => requests::probe(kind, close, serves),
             Request::Report { limit } => requests::report(limit, serves),
             Request::Refused { kind } => requests::refused(kind, serves),
@@ -96,24 +118,77 @@ impl Send {
             return Ok(send);
         }
         let [shape, length]: [u8; 2] = input.arbitrary()?;
-        let bit = |at: u8| shape >> at & 1 == 1;
-        *events += 1;
-        let number = *events;
-        let length = usize::from(length) * 3;
-        let data = match shape >> 4 & 7 {
-            0..=2 => format!("{number}"),
-            3 => format!("{number}\r\nb\rc\n\nd"),
-            4 => format!("{number}\r: heartbeat\r\rdata: x\n"),
-            5 => format!("{{\"number\":{number},\"text\":\"\u{e9}\u{1f600}\0\"}}"),
-            6 => format!("{number}{}", "\n".repeat(length)),
-            _ => format!("{number}{}", "l".repeat(length)),
-        };
-        let id = if bit(2) { String::new() } else { number.to_string() };
-        let name = bit(0).then(|| "news".to_owned());
-        send.event = Some(Event { name, id: bit(1).then_some(id), retry: bit(3).then_some(number), data });
-        send.invalid = (shape >> 4 == 15).then_some(length % INVALID_KINDS);
+        send.event = Some(event(shape, length, events));
+        send.invalid = (shape >> 4 == 15).then_some(usize::from(length) * 3 % INVALID_KINDS);
         Ok(send)
     }
+}
+
+fn event(shape: u8, length: u8, events: &mut u32) -> Event {
+    let bit = |at: u8| shape >> at & 1 == 1;
+    *events += 1;
+    let number = *events;
+    let length = usize::from(length) * 3;
+    let data = match shape >> 4 & 7 {
+        0..=2 => format!("{number}"),
+        3 => format!("{number}\r\nb\rc\n\nd"),
+        4 => format!("{number}\r: heartbeat\r\rdata: x\n"),
+        5 => format!("{{\"number\":{number},\"text\":\"\u{e9}\u{1f600}\0\"}}"),
+        6 => format!("{number}{}", "\n".repeat(length)),
+        _ => format!("{number}{}", "l".repeat(length)),
+    };
+    let id = if bit(2) { String::new() } else { number.to_string() };
+    let name = bit(0).then(|| "news".to_owned());
+    Event { name, id: bit(1).then_some(id), retry: bit(3).then_some(number), data }
+}
+
+/// What the backend says on its own connection.
+pub enum Message {
+    Send(Send),
+    /// To the groups of these bits.
+    Publish { groups: u8, events: Vec<Event>, is_transient: bool, close: bool, end: bool, form: Form },
+    /// A stream joins the groups of some bits, and leaves those of others.
+    Change { client: u8, join: u8, leave: u8 },
+    /// A look at a group, or at the newest cursor.
+    Look { group: Option<usize> },
+}
+
+impl Message {
+    /// In a run with groups.
+    pub fn read(input: &mut Unstructured<'_>, events: &mut u32) -> Result<Message> {
+        Ok(match input.int_in_range(0..=15_u8)? {
+            0..=2 => Message::Send(Send::read(input, events)?),
+            3..=12 => {
+                let [groups, how]: [u8; 2] = input.arbitrary()?;
+                let form = Form { chunked: (how & 0x40 == 0x40).then_some(33), expects: how & 0x80 == 0x80 };
+                let shapes: Result<Vec<[u8; 2]>> = (0..how & 3).map(|_| input.arbitrary()).collect();
+                let events = shapes?.into_iter().map(|[shape, length]| event(shape, length, events)).collect();
+                let (is_transient, close, end) = (how & 4 == 4, how & 0x3c == 0x38, how & 0x3c == 0x28);
+                Message::Publish { groups, events, is_transient, close, end, form }
+            }
+            13 | 14 => {
+                let [client, groups]: [u8; 2] = input.arbitrary()?;
+                Message::Change { client, join: groups & 15, leave: groups >> 4 }
+            }
+            _ => Message::Look { group: input.arbitrary::<bool>()?.then_some(usize::from(input.arbitrary::<u8>()?)) },
+        })
+    }
+}
+
+/// The groups of these bits.
+pub fn groups(bits: u8) -> Vec<usize> {
+    (0..GROUPS).filter(|group| bits >> group & 1 == 1).collect()
+}
+
+/// How the answer to a connect puts a stream into groups; `cursors`: what clients were told.
+pub fn grant(input: &mut Unstructured<'_>, cursors: &VecDeque<Rc<str>>) -> Result<Grant> {
+    let [bits, how]: [u8; 2] = input.arbitrary()?;
+    let since = match how & 7 {
+        0 => Since::Start,
+        1 if !cursors.is_empty() => Since::Cursor(cursors[usize::from(how >> 3) % cursors.len()].clone()),
+        _ => Since::Now,
+    };
+    Ok(Grant { groups: groups(bits), since, attach: bits >> 4 == 1 })
 }
 
 pub fn reply(input: &mut Unstructured<'_>) -> Result<Reply> {

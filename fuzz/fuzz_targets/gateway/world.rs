@@ -1,10 +1,13 @@
 //! The world around the gateway: sockets, backend and clock, driven by the script and reported to the oracle.
 
-use crate::input::{self, Request, Send};
+use crate::input::{self, Message, Request, Send};
 use crate::oracle::callbacks::{Lane, Reply, token_of};
+use crate::oracle::entries::Change;
 use crate::oracle::exchange::Exchange;
+use crate::oracle::groups::{self, GROUPS, Publication};
 use crate::oracle::limits::OFFER_MAX;
-use crate::oracle::requests::{Asked, Serves};
+use crate::oracle::requests::{self, Asked, Serves};
+use crate::oracle::sends::{Event, Form};
 use crate::oracle::{Oracle, State, unix_seconds};
 use arbitrary::{Result, Unstructured};
 use ssegateway::callback::{CallId, Called};
@@ -44,11 +47,14 @@ pub struct World {
     sender: Option<usize>,
     events: u32,
     stopped_accepting: bool,
+    has_groups: bool,
+    /// How many members of groups may still be written to before the next input.
+    visits_left: usize,
     aloud: bool,
 }
 
 impl World {
-    pub fn new(settings: Settings) -> World {
+    pub fn new(settings: Settings, has_groups: bool) -> World {
         let now = 1_000;
         let mut world = World {
             gateway: Gateway::new(settings.clone(), Millis::from_millis(now), 7),
@@ -61,6 +67,8 @@ impl World {
             sender: None,
             events: 0,
             stopped_accepting: false,
+            has_groups,
+            visits_left: usize::MAX,
             aloud: std::env::var_os("ALOUD").is_some(),
         };
         world.set_time(now);
@@ -71,9 +79,23 @@ impl World {
         self.gateway.finished().is_some()
     }
 
-    /// Runs the operation in the fuzzer's next bytes. Clients are selected by how recently they connected.
+    /// Runs the operation in the fuzzer's next bytes, and perhaps others before all members of groups are written to.
     pub fn perform(&mut self, input: &mut Unstructured<'_>) -> Result<()> {
-        match input.int_in_range(0..=32_u8)? {
+        if self.has_groups && input.ratio(1, 8)? {
+            for _ in 0..input.int_in_range(1..=3_u8)? {
+                self.visits_left = input.int_in_range(0..=3)?;
+                self.perform_one(input)?;
+            }
+        }
+        self.visits_left = usize::MAX;
+        self.perform_one(input)?;
+        self.check();
+        Ok(())
+    }
+
+    /// Clients are selected by how recently they connected.
+    fn perform_one(&mut self, input: &mut Unstructured<'_>) -> Result<()> {
+        match input.int_in_range(0..=if self.has_groups { 40 } else { 32_u8 })? {
             0..=3 => drop(self.accept(input.ratio(1, 4)?)),
             kind @ 4..=9 => {
                 let client = input.arbitrary()?;
@@ -127,10 +149,13 @@ impl World {
                 self.send(&sends?);
             }
             22..=25 => {
-                let (call, reply) = (input.arbitrary::<u8>()?, input::reply(input)?);
+                let (call, mut reply) = (input.arbitrary::<u8>()?, input::reply(input)?);
+                if self.has_groups && reply.is_plain() {
+                    reply = reply.into_groups(input::grant(input, &self.oracle.cursors)?);
+                }
                 if !self.calls.is_empty() {
                     let call = self.calls.remove(usize::from(call) % self.calls.len());
-                    self.answer(&call, &reply);
+                    self.answer(&call, reply);
                 }
             }
             26 => {
@@ -141,22 +166,37 @@ impl World {
             29 => self.expire(self.now + input::millis(input)?),
             30 => self.sleep(16),
             31 => self.shut_down(),
-            _ => self.gateway.shrink(),
+            32 => self.gateway.shrink(),
+            33 | 34 => {
+                let client = input.arbitrary()?;
+                self.request(client, &Request::read_resume(input)?, true);
+            }
+            _ => {
+                let count = input.int_in_range(1..=4_u8)?;
+                let messages: Result<Vec<Message>> =
+                    (0..count).map(|_| Message::read(input, &mut self.events)).collect();
+                self.say(&messages?);
+            }
         }
-        self.check();
         Ok(())
     }
 
     /// The checks after every operation.
     fn check(&mut self) -> State {
+        self.visits_left = usize::MAX;
+        self.settle();
         let state = State::of(&self.gateway);
         self.oracle.note_streams(self.gateway.stream_count());
         self.oracle.turn_ends(&state);
         self.oracle.falls_asleep();
         for (client, exchange) in self.clients.iter().zip(&self.oracle.exchanges) {
             assert_eq!(self.places.contains_key(&client.id), !exchange.closed);
-            let unsent = self.gateway.unsent(client.id).len();
-            assert_eq!(unsent, if exchange.closed { 0 } else { exchange.backlog }, "bytes without an attempted write");
+            // Members that lag collect what there is when they are asked; the oracle has checked whether they were.
+            if !exchange.is_member() {
+                let unsent = self.gateway.unsent(client.id).len();
+                let backlog = if exchange.closed { 0 } else { exchange.backlog };
+                assert_eq!(unsent, backlog, "bytes without an attempted write");
+            }
             assert!(!exchange.failed || exchange.closed, "a failed socket stays open");
             assert!(!exchange.closed || !self.gateway.wants_input(client.id));
         }
@@ -188,10 +228,23 @@ impl World {
     /// The request in the form that client `at` writes.
     fn write(&mut self, at: usize, request: &Request) -> Option<Asked> {
         let serves = self.clients[at].serves;
-        let Request::Send(send) = request else { return request.write(at, serves) };
+        let send = match request {
+            Request::Send(send) => send,
+            Request::Resume { cursor, named } => {
+                let cursors = &self.oracle.cursors;
+                let cursor = cursors.get(usize::from(*cursor) % cursors.len().max(1)).map_or("0.0", |cursor| cursor);
+                return Some(requests::resumed_stream(&format!("/s/{at}?a=%zz"), cursor, *named, serves));
+            }
+            Request::Stream { .. } | Request::Probe { .. } | Request::Report { .. } | Request::Refused { .. } => {
+                return request.write(at, serves);
+            }
+        };
         let target = self.pick(send.client)?;
         let from = &self.oracle.exchanges[at];
         if from.wild || from.followed_to.is_some() {
+            if self.oracle.exchanges[target].is_member() {
+                return None;
+            }
             // Whether this send is reached, and in which form, is not tracked.
             self.oracle.exchanges[target].wild = true;
         }
@@ -259,6 +312,14 @@ impl World {
     fn make_room(&mut self, client: u8, room: Option<usize>) {
         let Some(at) = self.pick(client) else { return };
         self.clients[at].room = room;
+        self.find_room(at);
+    }
+
+    fn find_room(&mut self, at: usize) {
+        if self.oracle.exchanges[at].is_member() && self.clients[at].room != Some(0) {
+            self.oracle.exchanges[at].refused = false;
+            self.oracle.note_member_room(at);
+        }
         self.flush(at);
         self.settle();
     }
@@ -273,12 +334,7 @@ impl World {
 
     /// Sends in one piece, on the backend's own connection.
     fn send(&mut self, batch: &[Send]) {
-        let usable = |it: &Exchange| it.is_reading() && !it.ended && !it.wild;
-        if !self.sender.is_some_and(|at| usable(&self.oracle.exchanges[at])) {
-            self.sender = None;
-            self.sender = self.accept(true);
-        }
-        let Some(sender) = self.sender else { return };
+        let Some(sender) = self.find_sender() else { return };
         for send in batch {
             let Some(target) = self.pick(send.client) else { continue };
             let asked = self.write_send(send, target, self.clients[sender].serves);
@@ -288,9 +344,67 @@ impl World {
         self.deliver(sender, usize::MAX);
     }
 
-    fn answer(&mut self, call: &Call, reply: &Reply) {
+    /// The same with groups.
+    fn say(&mut self, messages: &[Message]) {
+        let Some(sender) = self.find_sender() else { return };
+        let serves = self.clients[sender].serves;
+        for message in messages {
+            let asked = match message {
+                Message::Send(send) => {
+                    let Some(target) = self.pick(send.client) else { continue };
+                    self.write_send(send, target, serves)
+                }
+                Message::Publish { groups, events, is_transient, close, end, form } => {
+                    let mut groups = input::groups(*groups);
+                    let most = if groups::may_share(&self.oracle.settings) { GROUPS } else { 1 };
+                    groups.truncate(most);
+                    if groups.is_empty() {
+                        continue;
+                    }
+                    let mut events = events.clone();
+                    if !self.oracle.settings.history_age.is_zero() {
+                        events.iter_mut().for_each(|event| event.id = None);
+                    }
+                    let publication = Publication {
+                        groups: groups.clone(),
+                        frames: events.iter().map(Event::frame).collect(),
+                        is_transient: *is_transient,
+                        close: *close,
+                        end: *end && groups.len() == 1,
+                    };
+                    self.oracle.group_send(&groups, &events, publication, *form, serves)
+                }
+                Message::Change { client, join, leave } => {
+                    let Some(target) = self.pick(*client) else { continue };
+                    let change = Change { join: input::groups(*join), leave: input::groups(*leave) };
+                    self.oracle.group_change(target, change, Form::default(), serves)
+                }
+                Message::Look { group } => requests::look(group.map(|group| group % GROUPS), serves),
+            };
+            self.oracle.exchanges[sender].ask(&asked);
+            self.clients[sender].outbox.extend(asked.bytes);
+        }
+        self.deliver(sender, usize::MAX);
+    }
+
+    fn find_sender(&mut self) -> Option<usize> {
+        let usable = |it: &Exchange| it.is_reading() && !it.ended && !it.wild;
+        if !self.sender.is_some_and(|at| usable(&self.oracle.exchanges[at])) {
+            self.sender = None;
+            self.sender = self.accept(true);
+        }
+        self.sender
+    }
+
+    fn answer(&mut self, call: &Call, mut reply: Reply) {
+        if self.oracle.exchanges[call.client].wild {
+            reply = reply.out_of_groups();
+        } else if reply.attaches_to().is_some_and(|groups| self.oracle.finds_anything(groups).is_none()) {
+            // Whether a stream has ended that another one might be attached to is not always known outside.
+            reply.attach_anyway();
+        }
         self.answered.push(call.id);
-        self.oracle.call_ended(call.client, call.lane, reply);
+        self.oracle.call_ended(call.client, call.lane, &reply);
         let completion = Completion::Called(Called { id: call.id, outcome: reply.outcome.clone() });
         self.gateway.complete(Millis::from_millis(self.now), completion);
         self.settle();
@@ -359,6 +473,11 @@ impl World {
                 self.flush(self.places[&id]);
             } else if let Some(action) = self.gateway.next_action() {
                 self.act(action);
+            } else if self.visits_left > 0
+                && let Some(id) = self.gateway.next_member(Millis::from_millis(self.now))
+            {
+                self.visits_left -= 1;
+                self.flush(self.places[&id]);
             } else {
                 return;
             }
@@ -385,7 +504,7 @@ impl World {
             } else {
                 self.gateway.wrote(now, client.id, count);
             }
-            if count == 0 || self.gateway.unsent(client.id).is_empty() {
+            if count == 0 || !self.gateway.has_unsent(client.id) {
                 return;
             }
         }
@@ -447,8 +566,7 @@ impl World {
         }
         for at in 0..self.clients.len() {
             self.clients[at].room = None;
-            self.flush(at);
-            self.settle();
+            self.find_room(at);
             while !self.clients[at].outbox.is_empty() && self.gateway.wants_input(self.clients[at].id) {
                 self.deliver(at, usize::MAX);
             }
@@ -464,7 +582,7 @@ impl World {
         let state = loop {
             while let Some(call) = self.calls.pop() {
                 let close = self.calls.len().is_multiple_of(2);
-                self.answer(&call, &Reply::accept(200, None, close));
+                self.answer(&call, Reply::accept(200, None, close));
             }
             for at in 0..self.clients.len() {
                 if !must_finish || self.oracle.exchanges[at].shut_at.is_some() {
