@@ -8,6 +8,7 @@ use super::results::{Asked, MembershipResult, Published, SendResult};
 use super::shared::Shared;
 use crate::clock::Millis;
 use crate::hub::{Frame, GROUPS_MAX, Joined, Publication, Watched};
+use crate::planted;
 use crate::redis::{self, Send};
 use crate::send::{self, MembershipChange, MembershipError, SendCommand};
 use crate::sse::Event;
@@ -208,7 +209,10 @@ impl Shared {
         }
         match self.change_membership(connection, join, leave) {
             Ok(()) => {
-                self.end_if_over(now, connection);
+                // A stream without an end: the groups that it is still in have all ended before.
+                if !planted::is("leaving-is-taken-for-staying") {
+                    self.end_if_over(now, connection);
+                }
                 MembershipResult::Ok
             }
             Err(error) => MembershipResult::Invalid(error),
@@ -238,8 +242,10 @@ impl Shared {
             groups.leave(&mut streaming.joined, name.as_ref());
         }
         let head = groups.head();
+        // Events from before it joined, if it lags.
+        let from = if planted::is("joined-groups-are-replayed") { 0 } else { head };
         for name in join {
-            groups.join(slot, &mut streaming.joined, name.as_ref(), head, false);
+            groups.join(slot, &mut streaming.joined, name.as_ref(), from, false);
         }
         if streaming.joined != Joined::NONE && streaming.reached.is_plain() {
             streaming.reached = Reached::new(head, false);
@@ -251,6 +257,8 @@ impl Shared {
 
     /// Applies the changes requested before the stream was open.
     pub(super) fn make_held_changes(&mut self, now: Millis, connection: &mut Connection, changes: &[HeldChange]) {
+        // A missed state: the backend's answer and a change of groups cross.
+        let changes = if planted::is("changes-requested-meanwhile-are-forgotten") { &changes[..0] } else { changes };
         for change in changes {
             if !self.follow_all(now, &change.join) && self.following.entering(connection.id).is_none() {
                 let names = change.join.iter().map(|name| (name.clone(), false)).collect();

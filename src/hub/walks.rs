@@ -107,8 +107,9 @@ impl Groups {
         let left = group.members.len();
         let walk = match &mut group.walk {
             Some(walk) => {
-                // No member has been visited yet in this round, so it covers this too.
-                if walk.left >= left {
+                // No member has been visited yet in this round, so it covers this too. Otherwise those that have been would
+                // never get it, which only a slice between two sends shows.
+                if walk.left >= left || planted::is("sends-behind-a-slice-count-as-covered") {
                     walk.covers = head;
                 }
                 walk
@@ -172,7 +173,10 @@ impl Groups {
             }
             self.turn_left -= 1;
             walk.left -= 1;
-            let membership = self.memberships.get(group.members[walk.left]);
+            // From the front, whoever takes the place of one that ends is passed by.
+            let is_forward = planted::is("walk-forgets-its-place");
+            let place = if is_forward { group.members.len() - 1 - walk.left } else { walk.left };
+            let membership = self.memberships.get(group.members[place]);
             let sole = (is_sole && walk.pending_from == group.newest).then_some(group.newest);
             return Some(Visit { stream: membership.stream(), newest: group.newest, sole });
         }
@@ -209,7 +213,11 @@ impl Groups {
                 let walk = table.in_slot(*slot).and_then(|group| group.walk.as_ref());
                 walk.map_or(0, |walk| walk.pending_from)
             };
-            let at = self.walks.partition_point(|slot| pending_from(slot) <= from);
+            let mut at = self.walks.partition_point(|slot| pending_from(slot) <= from);
+            // Streams in two groups are taken to be ahead of where they are: a send to each while both are walked shows it.
+            if planted::is("walks-lose-their-order") {
+                at = self.walks.len();
+            }
             self.walks.insert(at, slot);
             self.turn += usize::from(at <= turn);
         } else {
