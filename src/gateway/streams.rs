@@ -277,6 +277,7 @@ impl Shared {
             connecting.answer_by = Millis::NEVER;
             connecting.accepted = Some(accepted);
             connection.state = State::Connecting(connecting);
+            self.deadlines.schedule(now, connection, &self.settings);
             self.following.add(connection.id, Wait { names, purpose: Purpose::Open(now.after(OPENS_WITHIN)) });
             return;
         }
