@@ -182,11 +182,6 @@ impl Link {
                 }
             }
             Expected::Open => self.opened(now, value).ok_or_else(malformed)?,
-            Expected::LogStart => {
-                let first = value.elements().ok_or_else(malformed)?.first();
-                let id = first.and_then(|entry| entry.elements()?.first()?.bytes());
-                self.sync.log_starts_at = id.and_then(position_of).unwrap_or(0);
-            }
             Expected::Log => self.take_log(now, value).ok_or_else(malformed)?,
             Expected::Read { number, names } => self.take_read(now, number, &names, value).ok_or_else(malformed)?,
             Expected::Beat => {

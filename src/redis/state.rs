@@ -79,7 +79,6 @@ pub(super) enum Expected {
     Done,
     Info,
     Open,
-    LogStart,
     Log,
     Read { number: u64, names: Vec<Box<str>> },
     Beat,
@@ -96,6 +95,7 @@ pub(super) struct Sync {
     pub(super) log_ends_at: Position,
     pub(super) reads_left: usize,
     pub(super) newest: Position,
+    /// From here on the log says all.
     pub(super) replays: Vec<Replay>,
     pub(super) loaded: Vec<Loaded>,
     pub(super) gaps: Vec<Box<str>>,

@@ -10,7 +10,7 @@ use super::state::{BACKOFF_MIN, BEAT_INTERVAL, Event, Expected, LOG_LENGTH, Link
 use crate::clock::Millis;
 use crate::cursor::{Epoch, Position};
 use log::{error, info};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 /// Groups in one command when all are read.
@@ -76,13 +76,15 @@ impl Link {
             resp::write_command(&mut self.out, &arguments);
         }
         if was_at == 0 {
+            // What was read of the log before the connection broke again is lost.
+            let results = self.requests.resolve(&HashMap::new(), false);
+            self.finish(results);
             self.read_changed(now, |_| true);
             return Some(());
         }
-        let log = self.names.log();
-        self.command(now, Expected::LogStart, &[b"XRANGE", log.as_bytes(), b"-", b"+", b"COUNT", b"1"]);
-        // Of a send that was in flight, this gateway may have got its own message.
-        let from = id_of(was_at);
+        // The entry of that position itself shows that none behind it was trimmed. Of a send that was in flight, this
+        // gateway may have got its own message.
+        let (log, from) = (self.names.log(), id_of(was_at));
         self.command(now, Expected::Log, &[b"XRANGE", log.as_bytes(), from.as_bytes(), b"+"]);
         Some(())
     }
@@ -90,6 +92,9 @@ impl Link {
     /// What the log says has changed meanwhile.
     pub(super) fn take_log(&mut self, now: Millis, value: &Value<'_>) -> Option<()> {
         let behind = self.sync.behind;
+        if let Some(first) = value.elements()?.first() {
+            self.sync.log_starts_at = position_of(first.elements()?.first()?.bytes()?)?;
+        }
         let is_whole = self.sync.is_log_whole();
         let mut sends = Vec::new();
         let mut changed: HashSet<&str> = HashSet::new();
