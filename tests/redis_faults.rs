@@ -84,6 +84,23 @@ fn a_cut_connection_loses_nothing() {
 }
 
 #[test]
+fn a_gateway_that_is_cut_off_for_a_moment_still_gets_what_is_for_its_tokens() {
+    let (redis, backend) = (Redis::start(), by_path());
+    let (one, two) = (linked(&backend, &redis), linked(&backend, &redis));
+    let (mut stream, token) = two.open_with(&backend, "/");
+    // Now one of them is back first, now the other.
+    for round in 0..20 {
+        redis.command("CLIENT KILL TYPE pubsub");
+        let answer = one.event(&token, &round.to_string());
+        // It may have been on its way when the connection broke.
+        if answer.status != 503 {
+            assert_eq!(answer.text(), OK);
+            assert_eq!(stream.event(), format!("data: {round}\n\n"));
+        }
+    }
+}
+
+#[test]
 fn while_redis_is_away_streams_and_own_tokens_go_on_and_group_sends_are_refused() {
     let (mut redis, backend) = (Redis::start(), by_path());
     let gateway = linked(&backend, &redis);

@@ -13,6 +13,8 @@ use std::time::Duration;
 const HELD: Duration = Duration::from_secs(1);
 /// The same for one without which a group would never end.
 const HELD_PATIENTLY: Duration = Duration::from_secs(60);
+/// Between two attempts to tell a gateway something that is registered, but not connected.
+const TOLD_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// Lists and marks live longer in Redis by so much, so that a step of its clock makes nothing look complete.
 const MARGIN: Duration = Duration::from_secs(60);
 /// How long the end of a group is remembered without history.
@@ -154,24 +156,24 @@ impl Link {
         self.submit_until(now, now.after(held), Kind::Send { is_probe }, Some(Script::Send), command)
     }
 
-    /// Sends a message to one gateway.
+    /// Sends a message to one gateway. One that is only cut off from Redis for a moment gets it, too.
     pub(crate) fn tell(&mut self, now: Millis, gateway: u32, message: &[u8]) -> Serial {
         let channel = self.names.inbox(gateway);
-        self.publish(now, &channel, message)
+        self.publish(now, Some(gateway), &channel, message)
     }
 
     /// Sends a message to all gateways that follow a group. It must begin with a letter.
     pub(crate) fn tell_followers(&mut self, now: Millis, group: &str, message: &[u8]) -> Serial {
         let channel = self.names.channel(group);
-        self.publish(now, &channel, message)
+        self.publish(now, None, &channel, message)
     }
 
-    fn publish(&mut self, now: Millis, channel: &str, message: &[u8]) -> Serial {
+    fn publish(&mut self, now: Millis, gateway: Option<u32>, channel: &str, message: &[u8]) -> Serial {
         let mut command = Command::default();
         command.push("PUBLISH");
         command.push(channel);
         command.push(message);
-        self.submit(now, Kind::Tell, None, command)
+        self.submit(now, Kind::Tell { gateway }, None, command)
     }
 
     /// Asks how a group stands.
@@ -193,7 +195,14 @@ impl Link {
     }
 
     /// The answer to a request; `None`: it makes no sense.
-    pub(super) fn answered(&mut self, serial: Serial, value: &Value<'_>) -> Option<()> {
+    pub(super) fn answered(&mut self, now: Millis, serial: Serial, value: &Value<'_>) -> Option<()> {
+        if value.integer() == Some(0)
+            && let Some(gateway) = self.requests.rest(now, serial)
+        {
+            let key = self.names.gateway(gateway);
+            self.command(now, Expected::Registered(serial), &[b"EXISTS", key.as_bytes()]);
+            return Some(());
+        }
         let request = self.requests.take(serial)?;
         let outcome = match request.kind {
             Kind::Send { .. } if value.integer() == Some(0) => Outcome::Ended,
@@ -207,7 +216,7 @@ impl Link {
                     Outcome::Sent { position: position_of(id.bytes()?)?, reached }
                 }
             }
-            Kind::Tell => Outcome::Told(usize::try_from(value.integer()?).ok()?),
+            Kind::Tell { .. } => Outcome::Told(usize::try_from(value.integer()?).ok()?),
             Kind::Peek => {
                 let [_, _, is_ended, newest] = value.elements()? else { return None };
                 let newest = match newest.elements()? {
@@ -224,6 +233,18 @@ impl Link {
             }
         };
         self.events.push_back(Event::Done(serial, outcome));
+        Some(())
+    }
+
+    /// Nobody has got a message to a gateway. One that is registered may be back in a moment, and so may all others while
+    /// Redis has only just come back, perhaps without its data; any other is gone.
+    pub(super) fn missed(&mut self, now: Millis, serial: Serial, value: &Value<'_>) -> Option<()> {
+        let is_fresh = now.since(self.live_since) < HELD.as_millis() as u64;
+        if value.integer()? > 0 || is_fresh {
+            self.requests.wake_at(now.after(TOLD_AGAIN_AFTER), serial);
+        } else if self.requests.take(serial).is_some() {
+            self.events.push_back(Event::Done(serial, Outcome::Told(0)));
+        }
         Some(())
     }
 

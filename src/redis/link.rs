@@ -26,7 +26,10 @@ impl Link {
             Phase::Greeting | Phase::Syncing => {
                 self.answer_due().min(self.requests.next_due().unwrap_or(Millis::NEVER))
             }
-            Phase::Live => self.answer_due().min(self.beat_at),
+            Phase::Live => {
+                let wakes_at = self.requests.wakes_at().unwrap_or(Millis::NEVER);
+                self.answer_due().min(self.beat_at).min(wakes_at)
+            }
         }
     }
 
@@ -48,7 +51,11 @@ impl Link {
             Phase::Live if self.beat_at <= now => self.beat(now),
             Phase::Waiting { .. } | Phase::Connecting { .. } | Phase::Greeting | Phase::Syncing | Phase::Live => {}
         }
-        if self.phase != Phase::Live {
+        if self.phase == Phase::Live {
+            while let Some(serial) = self.requests.next_woken(now) {
+                self.write_request(now, serial);
+            }
+        } else {
             let expired = self.requests.expire(now);
             self.finish(expired);
         }
@@ -191,7 +198,8 @@ impl Link {
                 }
                 self.advance(id.bytes().and_then(position_of).ok_or_else(malformed)?);
             }
-            Expected::Request(serial) => self.answered(serial, value).ok_or_else(malformed)?,
+            Expected::Request(serial) => self.answered(now, serial, value).ok_or_else(malformed)?,
+            Expected::Registered(serial) => self.missed(now, serial, value).ok_or_else(malformed)?,
         }
         Ok(())
     }

@@ -4,13 +4,17 @@ use super::entries::Tag;
 use super::scripts::Script;
 use crate::clock::Millis;
 use crate::cursor::Position;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 /// Bytes of requests for which somebody waits: beyond this, Redis counts as unavailable.
 const BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// The same as a part of all memory that peers may use: a Redis that does not answer leaves the rest to others. What is
 /// written exists twice.
 const MEMORY_PART: u64 = 8;
+
+/// How long a message is sent again that nobody has got: whoever was only cut off is back by then.
+const RESTS_FOR: Duration = Duration::from_secs(1);
 
 /// The number of a request.
 pub(crate) type Serial = u64;
@@ -49,8 +53,10 @@ pub(super) enum Kind {
     Send {
         is_probe: bool,
     },
-    /// A message on a channel.
-    Tell,
+    /// A message on a channel: on that of a gateway, if there is one.
+    Tell {
+        gateway: Option<u32>,
+    },
     Peek,
     Head,
 }
@@ -59,6 +65,8 @@ pub(super) enum Kind {
 enum State {
     Queued,
     Written,
+    /// A message that nobody has got: it is sent again.
+    Resting,
     /// The connection broke meanwhile. Until then, it is found out whether it was carried out.
     Doubtful(Millis),
 }
@@ -72,12 +80,16 @@ pub(super) struct Request {
     pub(super) arguments_bytes: Vec<u8>,
     /// How long it waits for a connection.
     until: Millis,
+    /// How long it is sent again.
+    rests_until: Option<Millis>,
     state: State,
 }
 
 /// All requests without a result.
 pub(super) struct Requests {
     requests: BTreeMap<Serial, Request>,
+    /// Those that rest, by the time when they are sent again.
+    resting: BTreeSet<(Millis, Serial)>,
     last: Serial,
     bytes: usize,
     bytes_max: u64,
@@ -87,7 +99,7 @@ impl Requests {
     /// `memory_bytes_max`: of all that peers may use together, if that is limited.
     pub(super) fn new(memory_bytes_max: Option<u64>) -> Self {
         let bytes_max = memory_bytes_max.map_or(BYTES_MAX, |max| (max / MEMORY_PART).min(BYTES_MAX));
-        Self { requests: BTreeMap::new(), last: 0, bytes: 0, bytes_max }
+        Self { requests: BTreeMap::new(), resting: BTreeSet::new(), last: 0, bytes: 0, bytes_max }
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -119,7 +131,8 @@ impl Requests {
     ) -> Serial {
         self.last += 1;
         self.bytes += arguments_bytes.len();
-        let request = Request { kind, script, arguments, arguments_bytes, until, state: State::Queued };
+        let request =
+            Request { kind, script, arguments, arguments_bytes, until, rests_until: None, state: State::Queued };
         self.requests.insert(self.last, request);
         self.last
     }
@@ -150,10 +163,44 @@ impl Requests {
         }
     }
 
+    /// Nobody has got a message. Returns the gateway that it is for, if that may still come back in time.
+    pub(super) fn rest(&mut self, now: Millis, serial: Serial) -> Option<u32> {
+        let request = self.requests.get_mut(&serial)?;
+        let Kind::Tell { gateway: Some(gateway) } = request.kind else { return None };
+        if *request.rests_until.get_or_insert(now.after(RESTS_FOR)) <= now {
+            return None;
+        }
+        request.state = State::Resting;
+        Some(gateway)
+    }
+
+    /// It is sent again at that time.
+    pub(super) fn wake_at(&mut self, at: Millis, serial: Serial) {
+        self.resting.insert((at, serial));
+    }
+
+    /// When [`Requests::next_woken`] has something to do.
+    pub(super) fn wakes_at(&self) -> Option<Millis> {
+        self.resting.first().map(|(at, _)| *at)
+    }
+
+    /// Takes the number of the next one that is sent again now.
+    pub(super) fn next_woken(&mut self, now: Millis) -> Option<Serial> {
+        let (at, serial) = *self.resting.first()?;
+        (at <= now).then(|| {
+            self.resting.remove(&(at, serial));
+            serial
+        })
+    }
+
     /// The connection broke: what was written is doubtful. Returns those that cannot be found out about.
     pub(super) fn doubt(&mut self, until: Millis) -> Vec<(Serial, Outcome)> {
         let mut results = Vec::new();
+        self.resting.clear();
         for (serial, request) in &mut self.requests {
+            if request.state == State::Resting {
+                request.state = State::Queued;
+            }
             if request.state != State::Written {
                 continue;
             }
@@ -161,7 +208,7 @@ impl Requests {
                 Kind::Send { is_probe: false } => request.state = State::Doubtful(until),
                 // These change nothing.
                 Kind::Send { is_probe: true } | Kind::Peek | Kind::Head => request.state = State::Queued,
-                Kind::Tell => results.push((*serial, Outcome::Lost)),
+                Kind::Tell { .. } => results.push((*serial, Outcome::Lost)),
             }
         }
         for (serial, _) in &results {
@@ -214,7 +261,7 @@ impl Request {
         match self.state {
             State::Queued => Some(self.until),
             State::Doubtful(until) => Some(until),
-            State::Written => None,
+            State::Written | State::Resting => None,
         }
     }
 }

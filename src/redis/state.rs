@@ -80,9 +80,14 @@ pub(super) enum Expected {
     Info,
     Open,
     Log,
-    Read { number: u64, names: Vec<Box<str>> },
+    Read {
+        number: u64,
+        names: Vec<Box<str>>,
+    },
     Beat,
     Request(Serial),
+    /// Whether the gateway is registered that a message is for.
+    Registered(Serial),
 }
 
 /// What is collected while catching up.
@@ -90,12 +95,12 @@ pub(super) enum Expected {
 pub(super) struct Sync {
     /// Up to here all was known.
     pub(super) behind: Position,
+    /// From here on the log says all.
     pub(super) log_starts_at: Position,
     /// Up to here the log says all.
     pub(super) log_ends_at: Position,
     pub(super) reads_left: usize,
     pub(super) newest: Position,
-    /// From here on the log says all.
     pub(super) replays: Vec<Replay>,
     pub(super) loaded: Vec<Loaded>,
     pub(super) gaps: Vec<Box<str>>,
@@ -128,6 +133,7 @@ pub(crate) struct Link {
     pub(super) partial: Option<(Position, Vec<Frame>)>,
     pub(super) requests: Requests,
     pub(super) beat_at: Millis,
+    pub(super) live_since: Millis,
     /// Why the last connection failed, as it was logged.
     pub(super) complaint: String,
     pub(super) has_been_live: bool,
@@ -192,6 +198,7 @@ impl Link {
             partial: None,
             requests: Requests::new(memory_bytes_max),
             beat_at: Millis::NEVER,
+            live_since: Millis::ZERO,
             complaint: String::new(),
             has_been_live: false,
             events: VecDeque::new(),

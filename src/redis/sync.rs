@@ -209,6 +209,7 @@ impl Link {
             self.events.push_back(Event::Published(published));
         }
         self.phase = Phase::Live;
+        self.live_since = now;
         self.advance(sync.newest.max(sync.log_ends_at));
         self.events.extend(sync.loaded.into_iter().map(Event::Loaded));
         self.events.push_back(Event::Live);
