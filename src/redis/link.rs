@@ -144,8 +144,7 @@ impl Link {
             let handled = match read {
                 Ok((length, Value::Push(message))) => {
                     at += length;
-                    self.take_message(&message);
-                    Ok(())
+                    self.take_message(&message)
                 }
                 Ok((length, value)) => {
                     at += length;
@@ -204,22 +203,29 @@ impl Link {
         Ok(())
     }
 
-    fn take_message(&mut self, message: &[Value<'_>]) {
+    /// Errors: why the connection is of no use.
+    fn take_message(&mut self, message: &[Value<'_>]) -> Result<(), String> {
         // Others confirm subscriptions.
-        let [kind, channel, payload] = message else { return };
+        let [kind, channel, payload] = message else { return Ok(()) };
         let (Some(b"message"), Some(channel), Some(payload)) = (kind.bytes(), channel.text(), payload.bytes()) else {
-            return;
+            return Ok(());
         };
-        if let Some(group) = self.names.group_of(channel) {
-            match Entry::parse(payload) {
-                Some(entry) => self.take_entry(&entry, vec![Box::from(group)]),
-                None => self.events.push_back(Event::Message(payload.to_vec())),
-            }
+        let (names, entry) = if let Some(group) = self.names.group_of(channel) {
+            (vec![Box::from(group)], Entry::parse(payload))
         } else if let Some((names, entry)) = entries::parse_for_many(payload) {
-            self.take_entry(&entry, names.split('\n').map(Box::from).collect());
+            (names.split('\n').map(Box::from).collect(), Some(entry))
         } else {
-            self.events.push_back(Event::Message(payload.to_vec()));
+            (Vec::new(), None)
+        };
+        match entry {
+            // The log has begun anew, and the clock of Redis has gone back.
+            Some(entry) if self.phase == Phase::Live && entry.position <= self.head => {
+                return Err("the order of Redis went back: beginning anew".to_owned());
+            }
+            Some(entry) => self.take_entry(&entry, names),
+            None => self.events.push_back(Event::Message(payload.to_vec())),
         }
+        Ok(())
     }
 
     fn take_entry(&mut self, entry: &Entry<'_>, mut names: Vec<Box<str>>) {
