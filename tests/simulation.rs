@@ -110,6 +110,16 @@ fn every_seed_tells_senders_what_has_happened() {
 }
 
 #[test]
+fn every_seed_loses_nothing_between_gateways() {
+    simulate(simulation::cluster::run);
+}
+
+#[test]
+fn a_gateway_with_redis_is_one_without_to_clients_and_senders() {
+    simulate(simulation::cluster::alone::compare);
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run() {
     for seed in 0..20 {
         assert_eq!(run(seed, false), run(seed, false), "seed {seed}");

@@ -3,6 +3,7 @@
 pub(crate) mod audience;
 mod backend;
 mod client;
+pub(crate) mod cluster;
 mod faults;
 mod kernel;
 mod net;

@@ -1,0 +1,201 @@
+//! The scripts of `src/redis/scripts.rs`, line by line. One that was changed there is unknown here by its SHA, and must be
+//! changed here as well.
+
+use super::data::{Bytes, Id};
+use super::wire::Reply;
+use super::{Note, Server};
+use std::rc::Rc;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Script {
+    Send,
+    Read,
+    Open,
+    Beat,
+}
+
+const SHAS: [(&str, Script); 4] = [
+    ("314c238efc4640b0f6b3bae956f9ec737fd5fe1b", Script::Send),
+    ("fe59fd45c372eed7f1497843ef800fafe0811dc3", Script::Read),
+    ("48ed632628458a34cc0da6b356cfba63a837f96f", Script::Open),
+    ("22860c9dcbd68002077aa04d8ed2ff7e4d720a9a", Script::Beat),
+];
+
+impl Script {
+    /// The script with that SHA.
+    pub(super) fn named(sha: &str) -> Option<Self> {
+        SHAS.iter().find(|(known, _)| *known == sha).map(|(_, script)| *script)
+    }
+
+    /// Runs it. Errors: as the scripts raise them.
+    pub(super) fn run(self, server: &mut Server, call: &Call<'_>) -> Result<Reply, String> {
+        match self {
+            Self::Send => send(server, call),
+            Self::Read => Ok(read(server, call)),
+            Self::Open => open(server, call),
+            Self::Beat => beat(server, call),
+        }
+    }
+}
+
+/// The keys and arguments of a script; as there, they count from 1.
+pub(super) struct Call<'a> {
+    pub(super) keys: &'a [String],
+    pub(super) arguments: &'a [Vec<u8>],
+}
+
+impl Call<'_> {
+    fn key(&self, n: usize) -> &str {
+        &self.keys[n - 1]
+    }
+
+    fn bytes(&self, n: usize) -> &[u8] {
+        &self.arguments[n - 1]
+    }
+
+    fn text(&self, n: usize) -> String {
+        String::from_utf8_lossy(self.bytes(n)).into_owned()
+    }
+
+    fn number<T: std::str::FromStr>(&self, n: usize) -> T {
+        self.text(n).parse().unwrap_or_else(|_| panic!("argument {n} is no number: {}", self.text(n)))
+    }
+}
+
+const TRANSIENT: u32 = 1;
+const END: u32 = 4;
+const MORE: u32 = 8;
+const PROBE: u32 = 32;
+
+fn bytes(text: impl AsRef<[u8]>) -> Bytes {
+    Rc::from(text.as_ref())
+}
+
+/// The quick way of the script through the usual send is the same as the other one.
+fn send(server: &mut Server, call: &Call<'_>) -> Result<Reply, String> {
+    let (groups, last) = ((call.keys.len() - 2) / 2, call.arguments.len());
+    if server.data.get(call.key(2)).as_deref() != Some(call.bytes(last)) {
+        return Err("FENCED the gateway is not registered".to_owned());
+    }
+    let alive: Vec<usize> = (1..=groups).filter(|n| !server.data.exists(call.key(2 + 2 * n))).collect();
+    if alive.is_empty() {
+        return Ok(Reply::Integer(0));
+    }
+    let (flags, count) = (call.number::<u32>(2), last - 10 - groups);
+    let names: Vec<String> = alive.iter().map(|n| call.text(9 + n)).collect();
+    let prefix = call.text(7);
+    let channels: Vec<String> = names.iter().map(|name| format!("{prefix}{name}")).collect();
+    if flags >= PROBE {
+        let sum = channels.iter().map(|channel| server.subscribers(channel)).sum();
+        return Ok(Reply::Array(vec![Reply::text(""), Reply::count(sum)]));
+    }
+    server.deny_without_memory()?;
+    let fields = || vec![bytes("s"), bytes(call.bytes(1)), bytes("g"), bytes(call.bytes(9))];
+    let id = server.data.xadd(call.key(1), None, fields())?;
+    let mut first = id;
+    if id.sequence + count as u64 > 200_000 && (count > 1 || id.to_string().len() > 19) {
+        first = Id { ms: id.ms + 1, sequence: 0 };
+    }
+    let ids: Vec<Id> = (0..count.max(1) as u64).map(|n| Id { sequence: first.sequence + n, ..first }).collect();
+    let newest = ids[ids.len() - 1];
+    if newest != id {
+        server.data.xadd(call.key(1), Some(newest), fields())?;
+    }
+    let entry = |n: usize, id: &Id| {
+        let flag = if n + 1 < ids.len() { flags % 2 + MORE } else { flags };
+        let mut entry = format!("{id} {flag} ").into_bytes();
+        entry.extend(if count > 0 { call.bytes(10 + groups + n) } else { b"" });
+        entry
+    };
+    let entries: Vec<Vec<u8>> = ids.iter().enumerate().map(|(n, id)| entry(n, id)).collect();
+    let frames = (0..count).map(|n| (ids[n], call.bytes(10 + groups + n).to_vec())).collect();
+    server.notes.push(Note::Sent { names: names.clone(), frames, is_transient: flags & TRANSIENT != 0 });
+    let (kept_ms, ended_ms) = (call.number::<i64>(3), call.number(4));
+    if count > 0 && flags & TRANSIENT == 0 && kept_ms != 0 {
+        let most = call.number::<i64>(5) + 1;
+        for n in &alive {
+            let list = call.key(1 + 2 * n);
+            if server.data.rpush(list, entries.iter().map(bytes)) as i64 > most {
+                server.data.ltrim(list, -most, -1);
+            }
+            server.data.pexpire(list, kept_ms);
+        }
+    }
+    let all = call.text(8);
+    if flags & END != 0 {
+        for n in &alive {
+            server.data.set(call.key(2 + 2 * n), b"1", Some(ended_ms));
+        }
+        for name in &names {
+            server.publish(&all, format!("E{name}").as_bytes());
+        }
+    }
+    let mut reached = 0;
+    if let [channel] = &channels[..] {
+        for entry in &entries {
+            reached = server.publish(channel, entry);
+        }
+    } else {
+        reached = channels.iter().map(|channel| server.subscribers(channel)).sum();
+        for entry in &entries {
+            let mut message = format!("G{}\n\n", names.join("\n")).into_bytes();
+            message.extend(entry);
+            server.publish(&all, &message);
+        }
+    }
+    Ok(Reply::Array(vec![Reply::text(newest.to_string()), Reply::count(reached)]))
+}
+
+fn read(server: &mut Server, call: &Call<'_>) -> Reply {
+    let newest = server.data.newest(call.key(1)).map_or(Id::default(), |(id, _)| id);
+    let mut found = vec![Reply::text(newest.to_string()), Reply::Integer(server.data.now_ms as i64)];
+    for at in (2..=call.keys.len()).step_by(2) {
+        found.push(Reply::count(usize::from(server.data.exists(call.key(at + 1)))));
+        let list = server.data.lrange(call.key(at), call.number(1), -1);
+        found.push(Reply::Array(list.iter().map(Reply::text).collect()));
+    }
+    Reply::Array(found)
+}
+
+/// Without what only tries rights.
+fn open(server: &mut Server, call: &Call<'_>) -> Result<Reply, String> {
+    let source = format!("{} {}", call.text(2), call.text(3));
+    let mut meta = |field: &str| server.data.hget(call.key(1), field);
+    let (epoch, known, age, events) = (meta("epoch"), meta("source"), meta("age"), meta("events"));
+    server.deny_without_memory()?;
+    let (epoch, age, events) = match epoch {
+        None => {
+            server.data.hset(call.key(1), "age", call.bytes(4));
+            server.data.hset(call.key(1), "events", call.bytes(5));
+            (bytes(call.bytes(1)), bytes(call.bytes(4)), bytes(call.bytes(5)))
+        }
+        Some(epoch) => {
+            let is_same = known.as_deref() == Some(source.as_bytes());
+            let epoch = if is_same { epoch } else { bytes(call.bytes(1)) };
+            (epoch, age.expect("an age"), events.expect("events"))
+        }
+    };
+    server.data.hset(call.key(1), "epoch", &epoch);
+    server.data.hset(call.key(1), "source", source.as_bytes());
+    server.data.rpush(call.key(4), [bytes("1")]);
+    server.data.ltrim(call.key(4), -1, -1);
+    server.data.pexpire(call.key(4), 1000);
+    server.publish(&call.text(9), b"T");
+    server.data.set(call.key(3), call.bytes(6), Some(call.number(7)));
+    let id = server.data.xadd(call.key(2), None, vec![bytes("h"), bytes("")])?;
+    server.notes.push(Note::Opened { epoch: String::from_utf8_lossy(&epoch).into_owned() });
+    let answer = [epoch, age, events].map(Reply::text);
+    Ok(Reply::Array(answer.into_iter().chain([Reply::text(id.to_string())]).collect()))
+}
+
+fn beat(server: &mut Server, call: &Call<'_>) -> Result<Reply, String> {
+    let generation = server.data.get(call.key(3));
+    if generation.is_some_and(|generation| *generation != *call.bytes(1)) {
+        return Err("FENCED by a newer connection".to_owned());
+    }
+    server.deny_without_memory()?;
+    server.data.set(call.key(3), call.bytes(1), Some(call.number(2)));
+    let id = server.data.xadd(call.key(2), None, vec![bytes("h"), bytes("")])?;
+    let epoch = server.data.hget(call.key(1), "epoch").unwrap_or_else(|| bytes(""));
+    Ok(Reply::Array(vec![Reply::text(epoch), Reply::text(id.to_string())]))
+}
