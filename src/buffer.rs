@@ -5,6 +5,7 @@
 
 use crate::clock::Millis;
 use crate::planted;
+use std::sync::Arc;
 
 /// The most that all pooled buffers together keep allocated. A batch of sends touches a few hundred streams, each with
 /// a frame or two; more than this is better returned to the allocator.
@@ -15,6 +16,14 @@ const POOLED_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// Sent bytes at the front are removed only when they are at least this many and half of all.
 const COMPACT_BYTES_MIN: usize = 16 * 1024;
+
+/// Bytes that several connections have in common.
+pub struct SharedBytes {
+    /// What they have.
+    pub bytes: Arc<Vec<u8>>,
+    /// Where this one's part begins.
+    pub start: usize,
+}
 
 /// The buffer that a connection borrows from the pool while it has output.
 pub struct Content {
@@ -28,12 +37,21 @@ pub struct Content {
     pub reads_until: Millis,
     /// How many of `bytes` have been sent.
     start: usize,
+    /// Goes before `bytes`.
+    shared: Option<SharedBytes>,
 }
 
 impl Content {
     fn with_capacity(capacity: usize) -> Box<Self> {
         let bytes = Vec::with_capacity(capacity);
-        Box::new(Self { bytes, unfinished: None, was_refused: false, reads_until: Millis::ZERO, start: 0 })
+        Box::new(Self {
+            bytes,
+            unfinished: None,
+            was_refused: false,
+            reads_until: Millis::ZERO,
+            start: 0,
+            shared: None,
+        })
     }
 }
 
@@ -66,6 +84,7 @@ impl Pool {
             content.was_refused = false;
             content.reads_until = Millis::ZERO;
             content.start = 0;
+            content.shared = None;
             self.bytes += capacity;
             self.spare.push(content);
         }
@@ -87,14 +106,20 @@ impl Pool {
 pub struct Buffer(Option<Box<Content>>);
 
 impl Buffer {
-    /// The unsent bytes.
+    /// The unsent bytes, or the first of them.
     pub fn unsent(&self) -> &[u8] {
-        self.0.as_ref().map_or(&[], |content| &content.bytes[content.start..])
+        self.0.as_ref().map_or(&[], |content| match &content.shared {
+            Some(shared) => &shared.bytes[shared.start..],
+            None => &content.bytes[content.start..],
+        })
     }
 
     /// Bytes not yet written.
     pub fn len(&self) -> usize {
-        self.unsent().len()
+        self.0.as_ref().map_or(0, |content| {
+            let shared = content.shared.as_ref().map_or(0, |shared| shared.bytes.len() - shared.start);
+            shared + content.bytes.len() - content.start
+        })
     }
 
     /// Whether everything is written.
@@ -115,6 +140,12 @@ impl Buffer {
     /// The content, from the pool if there was none.
     pub fn content(&mut self, pool: &mut Pool) -> &mut Content {
         self.0.get_or_insert_with(|| pool.take())
+    }
+
+    /// Appends to an empty buffer.
+    pub fn share(&mut self, shared: SharedBytes, pool: &mut Pool) {
+        debug_assert!(self.is_empty());
+        self.content(pool).shared = Some(shared);
     }
 
     /// The content, if there is any.
@@ -138,6 +169,16 @@ impl Buffer {
     pub fn consume(&mut self, count: usize, pool: &mut Pool) {
         debug_assert!(count <= self.len());
         let Some(content) = &mut self.0 else { return };
+        let mut count = count;
+        if let Some(shared) = &mut content.shared {
+            let taken = count.min(shared.bytes.len() - shared.start);
+            shared.start += taken;
+            count -= taken;
+            if shared.start < shared.bytes.len() {
+                return;
+            }
+            content.shared = None;
+        }
         content.start = (content.start + count).min(content.bytes.len());
         if content.start == content.bytes.len() {
             self.clear(pool);
@@ -175,6 +216,27 @@ mod tests {
             assert_eq!(buffer.unsent(), &all[sent..]);
             assert_eq!(buffer.len(), all.len() - sent);
         }
+    }
+
+    #[test]
+    fn shared_bytes_come_before_what_is_appended() {
+        let mut pool = Pool::default();
+        let mut buffer = Buffer::default();
+        let bytes = Arc::new(b"shared".to_vec());
+        buffer.share(SharedBytes { bytes: Arc::clone(&bytes), start: 2 }, &mut pool);
+        buffer.appendable(&mut pool).extend_from_slice(b"own");
+        assert_eq!((buffer.unsent(), buffer.len()), (&b"ared"[..], 7));
+        buffer.consume(3, &mut pool);
+        assert_eq!((buffer.unsent(), buffer.len()), (&b"d"[..], 4));
+        buffer.consume(1, &mut pool);
+        assert_eq!((buffer.unsent(), buffer.len()), (&b"own"[..], 3));
+        assert_eq!(Arc::strong_count(&bytes), 1);
+        buffer.consume(3, &mut pool);
+        assert!(buffer.is_empty() && buffer.capacity() == 0);
+        // One that is given up leaves nothing to the next owner.
+        buffer.share(SharedBytes { bytes, start: 0 }, &mut pool);
+        buffer.clear(&mut pool);
+        assert!(Buffer::default().content(&mut pool).shared.is_none());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 mod common;
 
 use common::allocator::{self, Counting};
-use common::requests::{Payload, push_send};
+use common::requests::{Payload, push_send, push_send_to};
 use common::streams::{Streams, token};
 use ssegateway::callback::{Called, Outcome};
 use ssegateway::clock::Millis;
@@ -65,6 +65,19 @@ fn an_event_with_escapes_in_its_data_allocates_nothing() {
 fn a_heartbeat_allocates_nothing() {
     let mut streams = Streams::open(STREAMS);
     assert_eq!(allocations(|| streams.pass(15_000 + TICK_MS)), 0);
+}
+
+#[test]
+fn what_many_full_sockets_refuse_of_a_large_event_is_kept_once() {
+    const LARGE: usize = 100_000;
+    let mut streams = Streams::open_with(STREAMS, |_| r#"{"groups":["a"]}"#.to_owned());
+    let mut batch = Vec::new();
+    push_send_to(&mut batch, "group", "a", &[b'x'; LARGE]);
+    let before = allocator::bytes_in_use();
+    let written = streams.publish_to_sockets_of(1_000, &batch);
+    assert!(written >= STREAMS * 1_000, "{written} bytes were written");
+    let kept = allocator::bytes_in_use().wrapping_sub(before);
+    assert!(kept < 10 * LARGE, "{kept} bytes for {STREAMS} members");
 }
 
 /// Takes the gateway's callbacks and discards its other actions.

@@ -18,6 +18,8 @@ struct World {
     received: BTreeMap<ConnId, Vec<u8>>,
     /// Connections for which it accepts nothing, and those for which it accepts so many bytes at a time.
     full: Vec<ConnId>,
+    /// The most that it accepts at a time.
+    write_max: usize,
     calls: Vec<Call>,
     tokens: u128,
 }
@@ -28,7 +30,7 @@ impl World {
         let mut gateway = Gateway::new(settings, now, 1);
         let backend = gateway.accept(now, Listener::Public, Peer::Loopback, Uuid::nil()).expect("room");
         let (received, full, calls) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Self { gateway, now, backend, received, full, calls, tokens: 0 }
+        Self { gateway, now, backend, received, full, write_max: 64 * 1024, calls, tokens: 0 }
     }
 
     /// A stream whose connect is answered with that, and its token.
@@ -80,7 +82,7 @@ impl World {
         } else if self.full.contains(&id) {
             self.gateway.refused(self.now, id);
         } else {
-            let count = bytes.len().min(64 * 1024);
+            let count = bytes.len().min(self.write_max);
             self.received.entry(id).or_default().extend_from_slice(&bytes[..count]);
             self.gateway.wrote(self.now, id, count);
         }
@@ -550,5 +552,54 @@ fn of_an_end_and_a_close_in_one_batch_the_first_ends_a_member() {
         world.carry_out();
         assert_eq!((world.data(id).concat().as_str(), world.has_ended(id)), (data, true));
         assert_eq!(world.disconnect(), Some(reason));
+    }
+}
+
+/// The chunks of all that the kernel has accepted for a connection.
+fn chunks(bytes: &[u8]) -> String {
+    let (mut rest, mut text) = (bytes, Vec::new());
+    while !rest.is_empty() {
+        let line = rest.iter().position(|byte| *byte == b'\r').expect("a size");
+        let size = std::str::from_utf8(&rest[..line]).expect("digits");
+        let size = usize::from_str_radix(size, 16).unwrap_or_else(|_| panic!("no size: {size}"));
+        text.extend_from_slice(&rest[line + 2..line + 2 + size]);
+        assert_eq!(&rest[line + 2 + size..line + 4 + size], b"\r\n");
+        rest = &rest[line + 4 + size..];
+    }
+    String::from_utf8(text).expect("text")
+}
+
+#[test]
+fn what_a_full_socket_refuses_of_a_large_event_comes_before_anything_else() {
+    const LARGE: usize = 150_000;
+    for (accepted, follows) in [(1, 0), (70_000, 1), (149_000, 40)] {
+        let mut world = World::new(Settings { pending_bytes_max: 1 << 20, ..history() });
+        let streams: Vec<_> = (0..3).map(|_| world.open_and_read(r#"{"groups":["a"]}"#)).collect();
+        let event = |data: String| format!(r#"{{"group":"a","event":{{"data":"{data}"}}}}"#);
+        assert_eq!(world.send(&event("x".repeat(LARGE))), "200");
+        world.write_max = accepted;
+        while let Some(id) = world.gateway.next_member(world.now) {
+            world.write(id);
+            world.full.push(id);
+        }
+        world.write_max = 64 * 1024;
+        for n in 0..follows {
+            assert_eq!(world.send(&event(format!("{n}"))), "200");
+            world.carry_out();
+        }
+        for (_, token) in &streams {
+            assert_eq!(world.send(&format!(r#"{{"token":"{token}","event":{{"data":"t"}}}}"#)), "200");
+        }
+        world.carry_out();
+        for (id, _) in streams {
+            world.drain(id);
+            let text = chunks(&world.received[&id]);
+            let data: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+            assert_eq!(data[0].len(), LARGE, "{accepted}");
+            let mut group: Vec<String> = data[1..].iter().map(|data| (*data).to_owned()).collect();
+            let token = group.iter().position(|data| data == "t").expect("the token's event");
+            group.remove(token);
+            assert_eq!(group, (0..follows).map(|n| n.to_string()).collect::<Vec<_>>(), "{accepted}");
+        }
     }
 }

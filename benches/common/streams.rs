@@ -59,9 +59,14 @@ impl Streams {
 
     /// The same with sends to groups, and what their members get.
     pub(crate) fn publish(&mut self, batch: &[u8]) -> usize {
+        self.publish_to_sockets_of(usize::MAX, batch)
+    }
+
+    /// The same to members whose sockets are full after so many bytes of each write.
+    pub(crate) fn publish_to_sockets_of(&mut self, room: usize, batch: &[u8]) -> usize {
         let mut written = self.send(batch);
         while let Some(id) = self.gateway.next_member(self.now) {
-            let count = self.gateway.unsent(id).len();
+            let count = self.gateway.unsent(id).len().min(room);
             self.gateway.wrote(self.now, id, count);
             written += count;
         }

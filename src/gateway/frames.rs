@@ -1,16 +1,24 @@
 //! The events of groups as bytes: encoded once for all members, or collected for a lagging one.
 
 use super::output::hex_digits;
+use crate::buffer::SharedBytes;
 use crate::cursor::{Cursor, Position, TEXT_BYTES_MAX};
 use crate::hub::{ConnId, EndReason, Frame};
 use memchr::memchr;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Weak};
 
 /// As much as the loop writes at once.
 const WRITE_BYTES_MAX: usize = 64 * 1024;
 
 /// The maximum collected for one write: with the framing of the last event it still fits.
 const COLLECTED_BYTES_MAX: usize = WRITE_BYTES_MAX - 64;
+
+/// The rest of an event that is copied: of larger ones all members whose sockets are full have the same copy.
+const COPIED_BYTES_MAX: usize = 1024;
+
+/// The events of which rests are remembered.
+const RESTS_MAX: usize = 16;
 
 /// Memory that is kept for reuse.
 const SPARE_BYTES_MAX: usize = 128 * 1024;
@@ -163,12 +171,44 @@ pub(super) struct Taken {
     /// The position of the last event that was at least partly accepted.
     pub position: Option<Position>,
     /// The rest of that event.
-    pub rest: Vec<u8>,
+    pub rest: Rest,
     /// The number of events that were at least partly accepted.
     pub events: u64,
     pub all: bool,
     /// The socket is not known to be full.
     pub is_room_left: bool,
+}
+
+/// What a socket has not accepted of an event.
+pub(super) enum Rest {
+    Nothing,
+    Copied(Vec<u8>),
+    Shared(SharedBytes),
+}
+
+/// Framed events that did not fit into sockets, for as long as any of these has something unsent of them.
+#[derive(Default)]
+struct Rests {
+    recent: VecDeque<Weak<Vec<u8>>>,
+}
+
+impl Rests {
+    /// The rest of a framed event from `start` on.
+    fn share(&mut self, event: &[u8], start: usize) -> Rest {
+        if event.len() - start <= COPIED_BYTES_MAX {
+            return Rest::Copied(event[start..].to_vec());
+        }
+        // Another has another `id`, or another size.
+        let known = self.recent.iter().filter_map(Weak::upgrade).find(|bytes| **bytes == event);
+        let bytes = known.unwrap_or_else(|| {
+            let bytes = Arc::new(event.to_vec());
+            self.recent.retain(|bytes| bytes.strong_count() > 0);
+            self.recent.truncate(RESTS_MAX - 1);
+            self.recent.push_front(Arc::downgrade(&bytes));
+            bytes
+        });
+        Rest::Shared(SharedBytes { bytes, start })
+    }
 }
 
 /// What follows once a stream has reached a position.
@@ -187,6 +227,7 @@ pub(super) struct Delivery {
     pub live: LiveFrame,
     pub collected: Collected,
     pub offer: Option<Offer>,
+    rests: Rests,
     /// The member that has accepted all that was offered, but is due more.
     pub unfinished: Option<ConnId>,
     /// By the slot of the stream.
@@ -216,15 +257,16 @@ impl Delivery {
     }
 
     /// The accepted part of an offer, given the first `count` bytes.
-    pub(super) fn taken(&self, offer: &Offer, count: usize) -> Taken {
-        let bytes = self.bytes(offer);
+    pub(super) fn taken(&mut self, offer: &Offer, count: usize) -> Taken {
+        let Self { live, collected, rests, .. } = self;
+        let bytes = offer.live.map_or(&collected.bytes[..], |(_, framing)| live.bytes(framing));
         let all = count >= bytes.len();
-        let live = [(bytes.len(), offer.live.map_or(0, |(position, _)| position))];
-        let ends = if offer.live.is_some() { &live[..] } else { &self.collected.ends[..] };
+        let one = [(bytes.len(), offer.live.map_or(0, |(position, _)| position))];
+        let ends = if offer.live.is_some() { &one[..] } else { &collected.ends[..] };
         let whole = ends.partition_point(|(end, _)| *end <= count);
         let start = whole.checked_sub(1).map_or(0, |last| ends[last].0);
         let part = ends.get(whole).filter(|_| count > start);
-        let rest = part.map_or(Vec::new(), |(end, _)| bytes[count..*end].to_vec());
+        let rest = part.map_or(Rest::Nothing, |(end, _)| rests.share(&bytes[start..*end], count - start));
         let last = part.or_else(|| ends.get(whole.checked_sub(1)?));
         let events = whole as u64 + u64::from(part.is_some());
         let is_room_left = all || count >= WRITE_BYTES_MAX;
@@ -235,6 +277,7 @@ impl Delivery {
     pub(super) fn shrink(&mut self) {
         self.live = LiveFrame::default();
         self.collected = Collected::default();
+        self.rests = Rests::default();
         self.offer = None;
     }
 }

@@ -4,7 +4,7 @@
 //! Its progress is a position, which moves only when the kernel has accepted an event.
 
 use super::connection::{Connection, State};
-use super::frames::{Framing, IdLine, Offer, Tail, write_frame};
+use super::frames::{Framing, IdLine, Offer, Rest, Tail, write_frame};
 use super::group_stats::Lag;
 use super::reached::Reached;
 use super::shared::Shared;
@@ -14,6 +14,9 @@ use crate::cursor::Position;
 use crate::hub::{Due, EndReason, Joined, Keeps, Visit};
 use crate::planted;
 use crate::table::Table;
+
+/// With so much unsent, kept events are not copied behind it, even if the socket is not known to be full.
+const UNSENT_BYTES_MAX: usize = 16 * 1024;
 
 /// Ended with its groups.
 pub(super) const GROUP_ENDED: EndReason = EndReason { reason: Reason::ServerClosed, detail: Some(Detail::GroupEnded) };
@@ -69,7 +72,9 @@ impl Shared {
         if connection.out.is_empty() {
             return self.offer(connection, visit.sole);
         }
-        if !is_blocked {
+        if !is_blocked && connection.out.len() >= UNSENT_BYTES_MAX && self.is_all_kept(connection, head) {
+            self.fall_behind(now, connection, floor);
+        } else if !is_blocked {
             self.append_due(now, connection, head, Due::Live);
         } else if !self.hub.groups.has_history() && connection.out.is_overdue(now, self.settings.pending_bytes_max) {
             self.cut_stream(now, connection, EndReason::error(Detail::SlowConsumer));
@@ -77,6 +82,14 @@ impl Shared {
             self.fall_behind(now, connection, floor);
         }
         false
+    }
+
+    /// Whether a stream that is left behind misses nothing: all that is due to it is kept.
+    fn is_all_kept(&mut self, connection: &Connection, until: Position) -> bool {
+        let Some((joined, reached)) = Self::membership(connection) else { return false };
+        let floor = self.position_of(reached);
+        self.hub.groups.has_history()
+            && self.hub.groups.take_due(joined, (floor, until), Due::Live, |_, _, keeps| keeps == Keeps::Replayable)
     }
 
     /// The rest of what is due to the member that [`Shared::delivery`] has not finished with.
@@ -354,8 +367,10 @@ impl Shared {
         if count > 0 || !reached.is_lagging() {
             connection.out.touch(now);
         }
-        if !taken.rest.is_empty() {
-            self.outbox.bytes(now, &mut connection.out).extend_from_slice(&taken.rest);
+        match taken.rest {
+            Rest::Nothing => {}
+            Rest::Copied(bytes) => self.outbox.bytes(now, &mut connection.out).extend_from_slice(&bytes),
+            Rest::Shared(bytes) => self.outbox.share(now, &mut connection.out, bytes),
         }
         match offer.complete_to {
             Some(complete_to) if taken.all => {

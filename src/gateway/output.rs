@@ -1,7 +1,7 @@
 //! Output: the unsent bytes of a connection and their framing, and the connections with unsent bytes.
 
 use super::actions::{Action, CloseMode};
-use crate::buffer::{Buffer, Content, Pool};
+use crate::buffer::{Buffer, Content, Pool, SharedBytes};
 use crate::clock::Millis;
 use crate::hub::ConnId;
 use crate::planted;
@@ -174,6 +174,12 @@ impl Outbox {
             content.bytes.extend_from_slice(CHUNK_SIZE_ROOM);
         }
         &mut content.bytes
+    }
+
+    /// Appends whole chunks, or frames without any, to an output with nothing unsent.
+    pub(super) fn share(&mut self, now: Millis, output: &mut Output, bytes: SharedBytes) {
+        output.progress_at = now;
+        output.buffer.share(bytes, &mut self.pool);
     }
 
     /// Ends a response body.
