@@ -1,5 +1,5 @@
-//! The backend of the gateway under test: accepts every connect after a set delay and records the callbacks. It has a
-//! thread of its own, on the load's core.
+//! The backend of the gateway under test: accepts every connect after a set delay, with the groups of the stream, and
+//! records the callbacks. It has a thread of its own, on the load's core.
 
 use super::stamp::now;
 use mio::net::{TcpListener, TcpStream};
@@ -18,6 +18,14 @@ const BACKLOG: i32 = 4096;
 /// How often the thread checks whether it should stop.
 const STOP_CHECK: Duration = Duration::from_millis(50);
 
+/// The answer to the connect of a stream, by its number.
+pub(crate) type Answers = fn(usize) -> String;
+
+/// A stream without groups.
+pub(crate) fn accept_plainly(_: usize) -> String {
+    "{}".to_owned()
+}
+
 /// The callbacks so far.
 #[derive(Default)]
 pub(crate) struct Ledger {
@@ -32,13 +40,14 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    fn note(&mut self, callback: &serde_json::Value) {
+    /// Records a callback; returns the stream's number.
+    fn note(&mut self, callback: &serde_json::Value) -> Option<usize> {
         let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
         let url = text(&callback["request"]["url"]);
         let stream = url.rsplit('/').next().and_then(|number| number.parse::<usize>().ok());
         let Some(stream) = stream else {
             self.duplicated += 1;
-            return;
+            return None;
         };
         if self.tokens.len() <= stream {
             self.tokens.resize(stream + 1, None);
@@ -53,6 +62,7 @@ impl Ledger {
             let good = self.tokens[stream].as_deref() == callback["token"].as_str();
             self.duplicated += u64::from(std::mem::replace(&mut self.gone[stream], true) || !good);
         }
+        Some(stream)
     }
 }
 
@@ -70,7 +80,8 @@ pub(crate) struct Backend {
 }
 
 impl Backend {
-    pub(crate) fn start() -> io::Result<Self> {
+    /// `answers` gives the JSON with which a stream is accepted, by its number.
+    pub(crate) fn start(answers: Answers) -> io::Result<Self> {
         let listener = ssegateway::sys::listen((Ipv4Addr::LOCALHOST, 0).into(), BACKLOG)?;
         let address = listener.local_addr()?;
         let shared = Arc::<Shared>::default();
@@ -79,6 +90,7 @@ impl Backend {
             listener: TcpListener::from_std(listener),
             connections: Vec::new(),
             later: VecDeque::new(),
+            answers,
             shared: Arc::clone(&shared),
         };
         serving.poll.registry().register(&mut serving.listener, LISTENER, Interest::READABLE)?;
@@ -114,18 +126,17 @@ struct Serving {
     poll: Poll,
     listener: TcpListener,
     connections: Vec<Option<Connection>>,
-    /// Due time and connection of each answer, in order, since the delay is the same for all.
-    later: VecDeque<(u64, usize)>,
+    /// Due time, connection and stream of each answer, in order, since the delay is the same for all.
+    later: VecDeque<(u64, usize, Option<usize>)>,
+    answers: Answers,
     shared: Arc<Shared>,
 }
-
-const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
 
 impl Serving {
     fn run(&mut self) {
         let mut events = Events::with_capacity(1024);
         while !self.shared.stop.load(Ordering::Relaxed) {
-            let next = self.later.front().map(|(due, _)| Duration::from_nanos(due.saturating_sub(now())));
+            let next = self.later.front().map(|(due, ..)| Duration::from_nanos(due.saturating_sub(now())));
             let timeout = next.map_or(STOP_CHECK, |next| next.min(STOP_CHECK));
             match self.poll.poll(&mut events, Some(timeout)) {
                 Err(error) if error.kind() != ErrorKind::Interrupted => return,
@@ -137,9 +148,9 @@ impl Serving {
                     Token(index) => self.read(index),
                 }
             }
-            while self.later.front().is_some_and(|(due, _)| *due <= now()) {
-                if let Some((_, index)) = self.later.pop_front() {
-                    self.answer(index);
+            while self.later.front().is_some_and(|(due, ..)| *due <= now()) {
+                if let Some((_, index, stream)) = self.later.pop_front() {
+                    self.answer(index, stream);
                 }
             }
         }
@@ -176,19 +187,23 @@ impl Serving {
         {
             let callback = serde_json::from_slice(&connection.input[head..length]).unwrap_or_default();
             connection.input.drain(..length);
-            self.shared.ledger.lock().unwrap_or_else(PoisonError::into_inner).note(&callback);
+            let stream = self.shared.ledger.lock().unwrap_or_else(PoisonError::into_inner).note(&callback);
             if delay == 0 {
-                self.answer(index);
+                self.answer(index, stream);
             } else {
-                self.later.push_back((now() + delay, index));
+                self.later.push_back((now() + delay, index, stream));
             }
         }
     }
 
-    fn answer(&mut self, index: usize) {
+    fn answer(&mut self, index: usize, stream: Option<usize>) {
+        let body = stream.map_or_else(|| accept_plainly(0), self.answers);
+        let head =
+            format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+        let answer = head + &body;
         // The peer is waiting for this answer, so its socket has room for it.
         if let Some(connection) = &mut self.connections[index]
-            && connection.socket.write(ANSWER).ok() != Some(ANSWER.len())
+            && connection.socket.write(answer.as_bytes()).ok() != Some(answer.len())
         {
             self.connections[index] = None;
         }

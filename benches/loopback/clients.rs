@@ -12,7 +12,6 @@ use std::net::SocketAddr;
 enum State {
     /// Connecting, or waiting for the response head.
     Opening {
-        started: u64,
         request: Vec<u8>,
         head: Vec<u8>,
     },
@@ -23,11 +22,24 @@ enum State {
 struct Client {
     socket: Option<TcpStream>,
     state: State,
+    started: u64,
     events: Sequence,
 }
 
+/// The channel that a client shares with others, by its number: their stamps have it in place of a stream's number.
+pub(crate) type Channels = fn(usize) -> u32;
+
 pub(crate) struct Clients {
     server: SocketAddr,
+    /// The `Last-Event-ID` with which they come.
+    pub cursor: Option<String>,
+    pub channels: Option<Channels>,
+    /// The only stream whose latencies count.
+    pub timed: Option<usize>,
+    /// With so many events a client has caught up.
+    pub behind: u32,
+    /// From the start of the connect to that moment.
+    pub catch_up_latency: Histogram,
     clients: Vec<Client>,
     /// Clients without a stream yet.
     pub opening: usize,
@@ -46,6 +58,11 @@ impl Clients {
     pub(crate) fn new(server: SocketAddr) -> Self {
         Self {
             server,
+            cursor: None,
+            channels: None,
+            timed: None,
+            behind: 0,
+            catch_up_latency: Histogram::default(),
             clients: Vec::new(),
             opening: 0,
             open: 0,
@@ -65,11 +82,15 @@ impl Clients {
     /// Connects one more client; its number is that of `token`, and the end of its path.
     pub(crate) fn open(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let path = format!("/events/tenant-7/stream/{}", token.0);
-        let request = browser_get(&path, &self.server.to_string());
+        let mut request = browser_get(&path, &self.server.to_string());
+        if let Some(cursor) = &self.cursor {
+            request.truncate(request.len() - 2);
+            request.extend_from_slice(format!("Last-Event-ID: {cursor}\r\n\r\n").as_bytes());
+        }
         let mut socket = TcpStream::connect(self.server)?;
         registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
-        let state = State::Opening { started: now(), request, head: Vec::new() };
-        self.clients.push(Client { socket: Some(socket), state, events: Sequence::default() });
+        let state = State::Opening { request, head: Vec::new() };
+        self.clients.push(Client { socket: Some(socket), state, started: now(), events: Sequence::default() });
         self.opening += 1;
         Ok(())
     }
@@ -79,6 +100,22 @@ impl Clients {
         let events = &mut self.clients[index].events;
         events.sent += 1;
         events.sent - 1
+    }
+
+    /// An event for all that share that channel; returns its number.
+    pub(crate) fn number_for_all(&mut self, channel: u32) -> u32 {
+        let Some(channels) = self.channels else { return 0 };
+        let members = self.clients.iter_mut().enumerate().filter(|(index, _)| channels(*index) == channel);
+        let numbers = members.map(|(_, client)| {
+            client.events.sent += 1;
+            client.events.sent - 1
+        });
+        numbers.max().unwrap_or(0)
+    }
+
+    /// Each client was to get so many events.
+    pub(crate) fn expect(&mut self, events: u32) {
+        self.clients.iter_mut().for_each(|client| client.events.sent = events);
     }
 
     /// Events in flight.
@@ -135,14 +172,14 @@ impl Clients {
     fn take(&mut self, index: usize, input: &[u8]) {
         match &mut self.clients[index].state {
             State::Open(_) => self.take_frames(index, input),
-            State::Opening { started, head, .. } => {
+            State::Opening { head, .. } => {
                 head.extend_from_slice(input);
                 let Some(end) = memchr::memmem::find(head, b"\r\n\r\n") else { return };
                 if !head.starts_with(b"HTTP/1.1 200 ") {
                     return self.fail(index);
                 }
                 let rest = head.split_off(end + 4);
-                self.connect_latency.record(now() - *started);
+                self.connect_latency.record(now() - self.clients[index].started);
                 self.clients[index].state = State::Open(Reader::default());
                 self.opening -= 1;
                 self.open += 1;
@@ -153,9 +190,11 @@ impl Clients {
     }
 
     fn take_frames(&mut self, index: usize, input: &[u8]) {
-        let Client { state: State::Open(reader), events, .. } = &mut self.clients[index] else { return };
+        let Client { state: State::Open(reader), events, started, .. } = &mut self.clients[index] else { return };
         let now = now();
         let (tally, latency, heartbeats) = (&mut self.tally, &mut self.latency, &mut self.heartbeats);
+        let channel = self.channels.map(|channels| channels(index));
+        let is_timed = self.timed.is_none_or(|timed| timed == index);
         let mut last_event = None;
         reader.take(input, |frame| {
             let Some(data) = reader::data(frame) else {
@@ -163,9 +202,14 @@ impl Clients {
                 return;
             };
             match Stamp::read(data) {
-                Some(stamp) if stamp.stream as usize == index => {
+                Some(stamp) if stamp.stream as usize == index || Some(stamp.stream) == channel => {
                     events.take(stamp.number, tally);
-                    latency.record(now.saturating_sub(stamp.sent));
+                    if is_timed {
+                        latency.record(now.saturating_sub(stamp.sent));
+                    }
+                    if stamp.number + 1 == self.behind {
+                        self.catch_up_latency.record(now - *started);
+                    }
                     last_event = Some(now);
                 }
                 // Another stream's event: a duplicate here, and lost there.

@@ -9,12 +9,13 @@ const BUCKETS: usize = ((64 - BITS as usize) << BITS) + (1 << BITS);
 pub(crate) struct Histogram {
     counts: Vec<u64>,
     total: u64,
+    sum: u64,
     max: u64,
 }
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self { counts: vec![0; BUCKETS], total: 0, max: 0 }
+        Self { counts: vec![0; BUCKETS], total: 0, sum: 0, max: 0 }
     }
 }
 
@@ -22,6 +23,7 @@ impl Histogram {
     pub(crate) fn record(&mut self, nanoseconds: u64) {
         self.counts[bucket(nanoseconds)] += 1;
         self.total += 1;
+        self.sum += nanoseconds;
         self.max = self.max.max(nanoseconds);
     }
 
@@ -30,11 +32,16 @@ impl Histogram {
             *count += more;
         }
         self.total += other.total;
+        self.sum += other.sum;
         self.max = self.max.max(other.max);
     }
 
     pub(crate) fn total(&self) -> u64 {
         self.total
+    }
+
+    pub(crate) fn mean(&self) -> Duration {
+        Duration::from_nanos(self.sum / self.total.max(1))
     }
 
     pub(crate) fn max(&self) -> Duration {

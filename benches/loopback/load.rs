@@ -2,7 +2,7 @@
 
 use super::clients::Clients;
 use super::histogram::Histogram;
-use super::senders::{Recipients, Senders};
+use super::senders::{Recipients, Senders, TOKENS};
 use super::stamp::{Tally, now};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -58,6 +58,10 @@ impl Load {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
             result => result?,
         }
+        // It must not wait behind the sockets of others.
+        if let Some(timed) = self.clients.timed {
+            self.clients.handle(timed, &mut self.buffer);
+        }
         for event in &self.events {
             match event.token() {
                 SIGNALS => return Err(io::Error::new(ErrorKind::Interrupted, "interrupted")),
@@ -95,7 +99,21 @@ impl Load {
     ///
     /// Out of descriptors.
     pub(crate) fn start_senders(&mut self, tokens: Vec<String>) -> io::Result<()> {
-        self.senders.start(self.poll.registry(), SENDERS, tokens)
+        self.start_senders_to(TOKENS, tokens)
+    }
+
+    /// The same to targets of that kind.
+    ///
+    /// # Errors
+    ///
+    /// Out of descriptors.
+    pub(crate) fn start_senders_to(&mut self, kind: &'static str, targets: Vec<String>) -> io::Result<()> {
+        self.senders.start(self.poll.registry(), SENDERS, kind, targets)
+    }
+
+    /// Handles at most so many sockets at a time, so that none waits for many others.
+    pub(crate) fn set_batch(&mut self, sockets: usize) {
+        self.events = Events::with_capacity(sockets);
     }
 
     /// Waits without sending.

@@ -8,6 +8,7 @@ mod backend;
 mod clients;
 #[path = "../common/mod.rs"]
 mod common;
+mod groups;
 mod histogram;
 mod load;
 mod machine;
@@ -55,8 +56,12 @@ fn setting(name: &str) -> Option<String> {
 /// A set of rows, all from one kind of run.
 type Rows = fn(&mut Bench) -> std::io::Result<Vec<Row>>;
 
-const PARTS: [(&str, Rows); 3] =
-    [("sending", rows::sending), ("holding", rows::holding), ("connecting", rows::connecting)];
+const PARTS: [(&str, Rows); 4] = [
+    ("sending", rows::sending),
+    ("holding", rows::holding),
+    ("connecting", rows::connecting),
+    ("groups", groups::groups),
+];
 
 fn run(signals: Signals) -> Result<bool, Box<dyn Error>> {
     let program = setting("BENCH_SERVER").map_or_else(|| env!("CARGO_BIN_EXE_ssegateway").into(), PathBuf::from);
@@ -81,7 +86,7 @@ fn run(signals: Signals) -> Result<bool, Box<dyn Error>> {
     }
     let parts: Vec<_> = PARTS.iter().filter(|(name, _)| only.as_deref().is_none_or(|only| only == *name)).collect();
     if parts.is_empty() {
-        return Err("ONLY is one of sending, holding, connecting".into());
+        return Err("ONLY is one of sending, holding, connecting, groups".into());
     }
     let mut all = Vec::new();
     for number in 1..=runs {

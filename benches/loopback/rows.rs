@@ -1,6 +1,6 @@
 //! The measurements: each function starts a gateway of its own and returns rows of the report.
 
-use super::backend::{Backend, Ledger};
+use super::backend::{Answers, Backend, Ledger, accept_plainly};
 use super::common::requests::Payload;
 use super::common::text::count;
 use super::histogram::Histogram;
@@ -16,22 +16,22 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Streams to which events are sent at random.
-const STREAMS: usize = 1000;
+pub(crate) const STREAMS: usize = 1000;
 /// Streams for the cost of memory and heartbeats.
 pub(crate) const MANY_STREAMS: usize = 10_000;
 const STORM: usize = 5000;
 /// Clients connecting at the same time.
-const AT_ONCE: usize = 128;
-const WARM_UP: Duration = Duration::from_millis(500);
-const WINDOW: Duration = Duration::from_secs(3);
+pub(crate) const AT_ONCE: usize = 128;
+pub(crate) const WARM_UP: Duration = Duration::from_millis(500);
+pub(crate) const WINDOW: Duration = Duration::from_secs(3);
 /// Enough for twenty events beyond the 99.9th percentile.
 const PACED_WINDOW: Duration = Duration::from_secs(10);
 const EVENTS_PER_SECOND: f64 = 2000.0;
 const ROUNDS: u32 = 5;
 /// Seconds between heartbeats where they are measured, and where they would disturb.
 const HEARTBEAT: u64 = 5;
-const HEARTBEAT_RARE: u64 = 60;
-const MOMENT: Duration = Duration::from_millis(500);
+pub(crate) const HEARTBEAT_RARE: u64 = 60;
+pub(crate) const MOMENT: Duration = Duration::from_millis(500);
 /// Disconnects that take longer than this since the last one count as lost.
 const DISCONNECT_PATIENCE: Duration = Duration::from_secs(8);
 
@@ -50,27 +50,31 @@ pub(crate) struct Bench {
 }
 
 /// A gateway with its backend and its load.
-struct Stage {
-    load: Load,
-    server: Server,
+pub(crate) struct Stage {
+    pub load: Load,
+    pub server: Server,
     backend: Backend,
 }
 
 impl Stage {
     fn start(bench: &Bench, heartbeat: u64) -> io::Result<Self> {
-        let backend = Backend::start()?;
+        Self::with_answers(bench, heartbeat, accept_plainly)
+    }
+
+    pub(crate) fn with_answers(bench: &Bench, heartbeat: u64, answers: Answers) -> io::Result<Self> {
+        let backend = Backend::start(answers)?;
         let server = Server::start(&bench.program, backend.address, bench.cores.map(|(server, _)| server), heartbeat)?;
         let load = Load::new(server.address, &bench.signals, bench.cores.is_some())?;
         Ok(Self { load, server, backend })
     }
 
-    fn open(&mut self, streams: usize) -> io::Result<()> {
+    pub(crate) fn open(&mut self, streams: usize) -> io::Result<()> {
         self.load.connect(streams, AT_ONCE)?;
         self.load.rest(MOMENT)
     }
 
     /// Opens the senders' connections; shortly before they send, as the gateway closes idle ones.
-    fn start_senders(&mut self) -> io::Result<()> {
+    pub(crate) fn start_senders(&mut self) -> io::Result<()> {
         let tokens = self.backend.ledger(|ledger| ledger.tokens.clone());
         self.load.start_senders(tokens.into_iter().map(Option::unwrap_or_default).collect())?;
         self.load.rest(MOMENT)
@@ -102,8 +106,8 @@ impl Stage {
 }
 
 /// The result of sending for some time.
-struct Sent {
-    tally: Tally,
+pub(crate) struct Sent {
+    pub tally: Tally,
     latency: Histogram,
     processor: Duration,
     /// Excludes the wait for the last events.
@@ -111,22 +115,22 @@ struct Sent {
 }
 
 impl Sent {
-    fn processor_each(&self) -> f64 {
+    pub(crate) fn processor_each(&self) -> f64 {
         micro(self.processor) / self.tally.received.max(1) as f64
     }
 
-    fn details(&self) -> String {
+    pub(crate) fn details(&self) -> String {
         let rate = self.tally.received as f64 / self.time.as_secs_f64();
         let [half, most] = [0.5, 0.99].map(|quantile| time(self.latency.quantile(quantile)));
         format!("{} events/s; latency p50 {half}, p99 {most}", count(rate as u64))
     }
 }
 
-fn micro(duration: Duration) -> f64 {
+pub(crate) fn micro(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e6
 }
 
-fn send(stage: &mut Stage, window: Duration, recipients: &mut Recipients) -> io::Result<Sent> {
+pub(crate) fn send(stage: &mut Stage, window: Duration, recipients: &mut Recipients) -> io::Result<Sent> {
     let start = now();
     let before = stage.server.processor_time()?;
     stage.load.send_for(window, recipients)?;

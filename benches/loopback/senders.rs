@@ -1,13 +1,16 @@
 //! Backends that send: a few connections, each with several requests in flight.
 
 use super::clients::{Clients, is_early};
-use super::common::requests::{Payload, push_send};
+use super::common::requests::{Payload, push_send_to};
 use super::stamp::{Stamp, now};
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
+
+pub(crate) const TOKENS: &str = "token";
+pub(crate) const GROUPS: &str = "group";
 
 /// Connections of the senders.
 pub(crate) const SENDERS: usize = 8;
@@ -96,7 +99,9 @@ struct Sender {
 pub(crate) struct Senders {
     server: SocketAddr,
     senders: Vec<Sender>,
-    tokens: Vec<String>,
+    /// Whether the targets are tokens or groups, and the target of each stream.
+    kind: &'static str,
+    targets: Vec<String>,
     /// Requests in flight on each connection.
     depth: usize,
     /// The data after the stamp.
@@ -110,7 +115,8 @@ impl Senders {
         Self {
             server,
             senders: Vec::new(),
-            tokens: Vec::new(),
+            kind: TOKENS,
+            targets: Vec::new(),
             depth: 1,
             filler: Vec::new(),
             data: Vec::new(),
@@ -118,8 +124,14 @@ impl Senders {
         }
     }
 
-    pub(crate) fn start(&mut self, registry: &Registry, first: usize, tokens: Vec<String>) -> io::Result<()> {
-        self.tokens = tokens;
+    pub(crate) fn start(
+        &mut self,
+        registry: &Registry,
+        first: usize,
+        kind: &'static str,
+        targets: Vec<String>,
+    ) -> io::Result<()> {
+        (self.kind, self.targets) = (kind, targets);
         for index in 0..SENDERS {
             let mut socket = TcpStream::connect(self.server)?;
             registry.register(&mut socket, Token(first + index), Interest::READABLE | Interest::WRITABLE)?;
@@ -155,7 +167,7 @@ impl Senders {
                 self.data.clear();
                 Stamp { stream: stream as u32, number, sent: now() }.write(&mut self.data);
                 self.data.extend_from_slice(&self.filler);
-                push_send(&mut sender.out, &self.tokens[stream], &self.data);
+                push_send_to(&mut sender.out, self.kind, &self.targets[stream], &self.data);
                 sender.in_flight += 1;
             }
             if sender.out.len() > before {
@@ -163,6 +175,23 @@ impl Senders {
             }
         }
         Ok(())
+    }
+
+    /// Sends an event to a group whose members share a channel, on the last connection, whatever is in flight.
+    pub(crate) fn send_to_group(&mut self, group: &str, channel: u32, clients: &mut Clients) -> io::Result<()> {
+        let number = clients.number_for_all(channel);
+        self.send_numbered(group, channel, number)
+    }
+
+    /// The same with a number, whoever gets it.
+    pub(crate) fn send_numbered(&mut self, group: &str, channel: u32, number: u32) -> io::Result<()> {
+        self.data.clear();
+        Stamp { stream: channel, number, sent: now() }.write(&mut self.data);
+        self.data.extend_from_slice(&self.filler);
+        let Some(sender) = self.senders.last_mut() else { return Ok(()) };
+        push_send_to(&mut sender.out, GROUPS, group, &self.data);
+        sender.in_flight += 1;
+        sender.flush()
     }
 
     /// Handles readiness of a sender's socket.
