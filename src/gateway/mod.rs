@@ -336,6 +336,11 @@ impl Gateway {
         self.shared.hub.groups.has_walks()
     }
 
+    /// How many groups have members left to visit.
+    pub fn walk_count(&self) -> usize {
+        self.shared.hub.groups.walk_count()
+    }
+
     /// A job has finished.
     pub fn complete(&mut self, now: Millis, completion: Completion) {
         match completion {

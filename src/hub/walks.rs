@@ -155,6 +155,11 @@ impl Groups {
         !self.walks.is_empty()
     }
 
+    /// How many groups have some.
+    pub(crate) fn walk_count(&self) -> usize {
+        self.walks.len()
+    }
+
     /// The next member to visit.
     pub(crate) fn next_visit(&mut self) -> Option<Visit> {
         loop {

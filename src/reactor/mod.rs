@@ -23,7 +23,7 @@ use crate::gateway::{Action, CloseMode, ConnId, Gateway, Listener, Peer, SocketE
 use crate::planted;
 use budgets::{
     BACKLOG_ACCEPTS, SCRATCH_BYTES, TURN_ACCEPTS, TURN_BYTES, TURN_COMPLETIONS, TURN_EXPIRIES, TURN_FLUSHES,
-    TURN_MEMBERS, VICTIMS_TRIED,
+    TURN_MEMBERS_MAX, TURN_MEMBERS_MIN, VICTIMS_TRIED,
 };
 use gate::{Gates, Room};
 use link::Links;
@@ -127,7 +127,7 @@ impl<N: System> Reactor<N> {
             let Some(id) = self.links.next_ready() else { break };
             self.serve(id);
         }
-        for _ in 0..TURN_MEMBERS {
+        for _ in 0..self.gateway.walk_count().clamp(TURN_MEMBERS_MIN, TURN_MEMBERS_MAX) {
             let Some(id) = self.gateway.next_member(self.now) else { break };
             self.flush(id);
         }
