@@ -5,15 +5,16 @@
 //     const events = new GatewaySource("/events/news");
 //     events.addEventListener("greeting", event => console.log(event.data));
 //
-// It cannot see statuses: a stream that is refused, or over (204), is tried again, too. Call close() when a page is done,
-// or say how many attempts may fail in a row: new GatewaySource(url, { attempts: 3 }).
+// An EventSource does not say why it was closed. So behind each pause a fetch of the same URL asks first: only if that finds
+// a stream, which it aborts, an EventSource opens it. After a 204 there is nothing to wait for, and this one closes, too;
+// after any other status it asks again, as long as `attempts` allows: new GatewaySource(url, { attempts: 3 }).
 
 export class GatewaySource extends EventTarget {
-  #url; #options; #source; #timer; #failures = 0; #cursor = ""; #closed = false;
+  #url; #options; #source; #timer; #failures = 0; #cursor = ""; #closed = false; #asking;
   #types = new Set(["message"]);
   onopen = null; onmessage = null; onerror = null;
 
-  /** `pause` and `pauseMax`: milliseconds. */
+  /** `attempts`: how many may fail in a row. `pause` and `pauseMax`: milliseconds. */
   constructor(url, { withCredentials = false, attempts = Infinity, pause = 1000, pauseMax = 30000 } = {}) {
     super();
     this.#url = new URL(url, globalThis.location?.href);
@@ -37,30 +38,43 @@ export class GatewaySource extends EventTarget {
   close() {
     this.#closed = true;
     clearTimeout(this.#timer);
+    this.#asking?.abort();
     this.#source.close();
   }
 
   #open() {
-    if (this.#cursor) this.#url.searchParams.set("last_event_id", this.#cursor);
-    const { withCredentials, attempts, pause, pauseMax } = this.#options;
-    const source = this.#source = new EventSource(this.#url, { withCredentials });
+    const source = this.#source = new EventSource(this.#url, { withCredentials: this.#options.withCredentials });
     source.onopen = () => {
       this.#failures = 0;
       this.#emit(new Event("open"));
     };
-    source.onerror = () => {
-      if (source.readyState === EventSource.CLOSED && !this.#closed) {
-        if (++this.#failures > attempts) this.#closed = true;
-        else this.#timer = setTimeout(() => this.#open(), this.#pause(pause, pauseMax));
-      }
-      this.#emit(new Event("error"));
-    };
+    source.onerror = () => source.readyState === EventSource.CLOSED ? this.#failed() : this.#emit(new Event("error"));
     this.#types.forEach(type => this.#forward(type));
   }
 
-  // Half of it by chance, so that not all pages return at once.
-  #pause(least, most) {
-    return Math.min(least * 2 ** (this.#failures - 1), most) * (0.5 + Math.random() / 2);
+  // `status`: that of the answer, where it is known.
+  #failed(status) {
+    const { attempts, pause, pauseMax } = this.#options;
+    if (status === 204 || ++this.#failures > attempts) this.close();
+    // Half of it by chance, so that not all pages return at once.
+    const milliseconds = Math.min(pause * 2 ** (this.#failures - 1), pauseMax) * (0.5 + Math.random() / 2);
+    if (!this.#closed) this.#timer = setTimeout(() => this.#ask(), milliseconds);
+    this.#emit(Object.assign(new Event("error"), { status }));
+  }
+
+  async #ask() {
+    if (this.#cursor) this.#url.searchParams.set("last_event_id", this.#cursor);
+    const asking = this.#asking = new AbortController();
+    const answer = await fetch(this.#url, {
+      headers: { Accept: "text/event-stream" },
+      cache: "no-store",
+      credentials: this.#options.withCredentials ? "include" : "same-origin",
+      signal: asking.signal,
+    }).catch(() => null);
+    asking.abort();
+    if (this.#closed) return;
+    if (answer?.status === 200) this.#open();
+    else this.#failed(answer?.status);
   }
 
   #forward(type) {
