@@ -1,5 +1,6 @@
 """Messages between users in FastAPI, complete: SECRET_KEY=... uvicorn --workers 2 fastapi_app:app"""
 import json
+import logging
 import os
 import sqlite3
 from contextlib import closing
@@ -10,7 +11,7 @@ from fastapi import Cookie, FastAPI, Form, HTTPException, Request
 from fastapi.responses import RedirectResponse
 from fastapi.templating import Jinja2Templates
 from itsdangerous import BadSignature, URLSafeSerializer
-from ssegateway import accept
+from ssegateway import Unavailable, accept
 from ssegateway.aio import AsyncGateway
 
 EVENTS = os.environ.get("EVENTS_URL", "http://127.0.0.1:3000/messages")  # behind a proxy: /events/messages
@@ -45,7 +46,7 @@ async def callback(request: Request):
 
 @app.get("/")
 async def page(request: Request, session: Annotated[str, Cookie()] = ""):
-    user, cursor = user_of(session), await gateway.cursor()  # before the query: the stream continues from here
+    user, cursor = user_of(session), await gateway.cursor("unknown")  # before the query: the stream continues from here
     messages = query("SELECT id, sender, text FROM messages WHERE ? IN (sender, recipient) ORDER BY id", user)
     context = {"user": user, "messages": messages, "events": EVENTS, "cursor": cursor or ""}
     return templates.TemplateResponse(request, "messages.html", context)
@@ -58,7 +59,10 @@ async def send(to: Annotated[str, Form()], text: Annotated[str, Form()], session
     sql = "INSERT INTO messages (sender, recipient, text) VALUES (?, ?, ?) RETURNING id"
     [(number,)] = query(sql, sender, to, text)
     message = json.dumps({"id": number, "sender": sender, "text": text})
-    await gateway.send(groups=[f"user:{to}", f"user:{sender}"], data=message)
+    try:
+        await gateway.send(groups=[f"user:{to}", f"user:{sender}"], data=message)
+    except Unavailable as error:  # the message is in the database, where pages find it later
+        logging.warning(error)
 
 
 @app.post("/login")

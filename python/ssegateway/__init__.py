@@ -181,13 +181,17 @@ class Gateway(BaseGateway):
         """The number of streams in a group, its newest cursor, and whether it has ended."""
         return self._group(self._call(self._get_group(name)))
 
-    def cursor(self) -> str | None:
+    def cursor(self, default: str = ABSENT) -> str | None:
         """The current cursor; None without history.
 
         Read it before the data that a page is rendered from, and put it into the URL of the page's stream as
-        `last_event_id`: then the page misses nothing in between.
+        `last_event_id`: then the page misses nothing in between. `default` is returned, and the reason logged, if the gateway
+        is unavailable: with one that no gateway gives, such as "unknown", the stream then begins with a `gap`.
         """
-        return self._cursor(self._call(self._get("/internal/cursor")))
+        try:
+            return self._cursor(self._call(self._get("/internal/cursor")))
+        except Unavailable as error:
+            return self._cursor_without(default, error)
 
     def connections(self, limit: int = 1000, *, group: str | None = None) -> Iterator[Connection]:
         """All open streams, or those in a group, requested in pages of `limit`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,8 @@ from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 from urllib.parse import parse_qsl, quote as percent_encode, urlencode
 
 from ._http import Address, Answer, new_tuple
+
+LOG = logging.getLogger("ssegateway")
 
 # An argument that was not given, where None means null.
 ABSENT: Any = object()
@@ -310,6 +313,13 @@ class BaseGateway:
     def _cursor(self, answer: Answer) -> str | None:
         cursor: str | None = self._fields(answer)["cursor"]
         return cursor
+
+    def _cursor_without(self, default: str, error: Unavailable) -> str:
+        """What stands in for the cursor where there is no answer; or the error."""
+        if default is ABSENT:
+            raise error
+        LOG.warning("%s", error)
+        return default
 
     def _fields(self, answer: Answer) -> dict[str, Any]:
         if answer.status != 200:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import Any, overload
 
 from ._aio_stream import AsyncFeedConnection, AsyncStream, pipe
-from ._base import ABSENT, BaseGateway, Connection, Event, Group, Sent
+from ._base import ABSENT, BaseGateway, Connection, Event, Group, Sent, Unavailable
 from ._feed import EventFeed, LineFeed, target
 from ._http import Answer, BadAnswer, LostConnection
 from ._pipeline import Pipeline
@@ -138,9 +138,12 @@ class AsyncGateway(BaseGateway):
         """The number of streams in a group, its newest cursor, and whether it has ended."""
         return self._group(await self._call(self._get_group(name)))
 
-    async def cursor(self) -> str | None:
+    async def cursor(self, default: str = ABSENT) -> str | None:
         """The current cursor; None without history. See `Gateway.cursor`."""
-        return self._cursor(await self._call(self._get("/internal/cursor")))
+        try:
+            return self._cursor(await self._call(self._get("/internal/cursor")))
+        except Unavailable as error:
+            return self._cursor_without(default, error)
 
     async def connections(self, limit: int = 1000, *, group: str | None = None) -> AsyncIterator[Connection]:
         """All open streams, or those in a group, requested in pages of `limit`."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from clients import Connect, both
-from ssegateway import Callback, Event, Gateway, GatewayError, Gone, Group, Sent, accept, decline
+from ssegateway import Callback, Event, Gateway, GatewayError, Gone, Group, Sent, Unavailable, accept, decline
 from ssegateway.pytest_plugin import LiveGateway, Stream
 
 PATIENCE_SECONDS = 20
@@ -91,6 +91,23 @@ def test_a_page_misses_nothing_behind_its_cursor(ssegateway: LiveGateway, connec
     ssegateway.answer = accept("hello", groups=["news"], since="start")
     start = open_stream(ssegateway)
     assert [event.data for _ in range(3) if (event := start.event())] == ["hello", "in the page", "behind it"]
+
+
+@both
+def test_a_default_stands_in_for_the_cursor_where_there_is_no_answer(
+    ssegateway: LiveGateway, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    ssegateway.answer = groups_of_the_query
+    client = connect(ssegateway.url)
+    assert client.cursor("unknown") == ssegateway.client.cursor()
+    ssegateway.stop()
+    assert client.cursor("unknown") == "unknown"
+    assert "no answer from the gateway" in caplog.text
+    with pytest.raises(Unavailable):
+        client.cursor()
+    ssegateway.start()
+    stream = open_stream(ssegateway, "/?in=news&last_event_id=unknown")
+    assert (event := stream.event()) and event.name == "gap"
 
 
 @both

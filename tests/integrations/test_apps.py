@@ -99,6 +99,19 @@ def test_a_page_hears_of_a_gap_when_the_gateway_has_crashed(app: App) -> None:
     assert next_message(stream) == "bob: again"
 
 
+def test_pages_and_messages_do_without_the_gateway(app: App) -> None:
+    ann, bob = app.user("ann"), app.user("bob")
+    app.gateway.stop()
+    bob.say(to="ann", text="hello")
+    page = ann.page()
+    assert page.messages == ["bob: hello"]
+    bob.say(to="ann", text="are you there?")
+    app.gateway.start()
+    event = ann.open(page).event()
+    assert event and event.name == "gap"
+    assert ann.page().messages == ["bob: hello", "bob: are you there?"]
+
+
 def test_streams_survive_a_restart_of_the_application(app: App) -> None:
     ann, bob = app.user("ann"), app.user("bob")
     stream = ann.open(ann.page())

@@ -34,7 +34,7 @@ def callback(request):
 
 @login_required
 def page(request):
-    cursor = gateway.cursor() or ""  # before the query: the stream continues from here
+    cursor = gateway.cursor("unknown") or ""  # before the query: the stream continues from here
     messages = Message.objects.filter(Q(sender=request.user) | Q(recipient=request.user)).select_related("sender")
     context = {"messages": messages.order_by("pk"), "events": settings.EVENTS_URL, "cursor": cursor}
     return render(request, "messages.html", context)
@@ -47,5 +47,6 @@ def send(request):
     message = Message.objects.create(sender=request.user, recipient=recipient, text=request.POST["text"])
     data = json.dumps({"id": message.pk, "sender": request.user.username, "text": message.text})
     groups = [f"user:{recipient.pk}", f"user:{request.user.pk}"]
-    transaction.on_commit(lambda: gateway.send(groups=groups, data=data))
+    # robust: an error, such as that the gateway is down, is logged; the message is in the database, where pages find it later.
+    transaction.on_commit(lambda: gateway.send(groups=groups, data=data), robust=True)
     return HttpResponse()
