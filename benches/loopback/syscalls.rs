@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// For strace to end: it takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) struct Tracer(Child);
 
@@ -32,13 +35,21 @@ impl Tracer {
     ///
     /// strace counted nothing; the error has its output.
     pub(crate) fn detach(mut self) -> io::Result<BTreeMap<String, u64>> {
-        // SIGHUP makes it detach, print its summary and exit. SIGINT is blocked in every child of this program.
-        Command::new("kill").args(["-HUP", &self.0.id().to_string()]).status()?;
+        // SIGPIPE makes it detach, print its summary and exit, as SIGTERM and SIGHUP would: but those are blocked in every
+        // child of this program.
+        Command::new("kill").args(["-PIPE", &self.0.id().to_string()]).status()?;
+        let start = Instant::now();
+        while self.0.try_wait()?.is_none() {
+            if start.elapsed() > PATIENCE {
+                return Err(io::Error::other("strace does not end"));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // A summary of one process fits into the pipe.
         let mut text = String::new();
         if let Some(mut pipe) = self.0.stderr.take() {
             pipe.read_to_string(&mut text)?;
         }
-        self.0.wait()?;
         let mut calls = BTreeMap::new();
         for line in text.lines() {
             if let [number, name] = line.split_whitespace().collect::<Vec<_>>()[..]
