@@ -1,5 +1,5 @@
 """The demo's backend: who may have a stream, into which groups, and what is sent to them."""
-import collections, http.server, json, pathlib, re, socket, threading, time
+import collections, http.server, json, pathlib, re, socket, sys, threading, time
 from ssegateway import Gateway, GatewayError, accept
 
 gateway = Gateway()  # GATEWAY_URL
@@ -68,6 +68,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=False)
-    server.socket = socket.socket(fileno=0)  # `make demo` has opened it
-    threading.Thread(target=tick, daemon=True).start()
-    server.serve_forever()
+    server.socket = socket.socket(fileno=1)  # `make demo` has opened it, in place of the standard output
+    for work in (tick, server.serve_forever):
+        threading.Thread(target=work, daemon=True).start()
+    sys.stdin.read()  # until the demo has ended, however that came

@@ -81,14 +81,15 @@ fn has_python() -> bool {
     status.is_ok_and(|status| status.success())
 }
 
-/// Its standard input is the listening socket.
+/// Its standard output is the listening socket, and its standard input ends with this process, even by SIGKILL.
 fn start_python(pages: TcpListener, gateway_port: u16) -> io::Result<Python> {
     let child = Command::new("python3")
         .arg(format!("{ROOT}/examples/demo/backend.py"))
         .env("PYTHONPATH", format!("{ROOT}/python"))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("GATEWAY_URL", format!("http://127.0.0.1:{gateway_port}"))
-        .stdin(Stdio::from(OwnedFd::from(pages)))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::from(OwnedFd::from(pages)))
         // Ctrl-C is for the gateway, which still has callbacks to make.
         .process_group(0)
         .spawn()?;

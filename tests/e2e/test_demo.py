@@ -6,6 +6,7 @@ import re
 import signal
 
 import pytest
+from programs import listens, wait_until
 
 DEMO = pathlib.Path(os.environ["SSEGATEWAY"]).parent / "examples/demo"
 
@@ -147,3 +148,10 @@ def test_by_keyboard_and_by_its_accessibility_tree(page, browser):
 
 def test_control_c_ends_it(page, demo):
     assert demo.end(signal.SIGINT) == 0
+
+
+def test_its_backend_ends_with_it_even_by_sigkill(url, demo):
+    port = int(url.split(":")[2].strip("/"))
+    assert listens(port)
+    demo.process.kill()
+    wait_until(lambda: not listens(port), lambda: "the backend still listens")
