@@ -4,37 +4,75 @@
 use crate::config::Config;
 use crate::escape::Escaped;
 use socket2::{SockAddr, Socket, Type};
+use std::fmt::{self, Display, Formatter};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Timeout of all attempts together.
 const TIME_MAX: Duration = Duration::from_secs(3);
-/// More than a status line.
-const ANSWER_BYTES_MAX: usize = 256;
+/// More than the answer of a probe.
+const ANSWER_BYTES_MAX: usize = 1024;
+
+/// Where a gateway listens.
+#[derive(Debug)]
+pub enum Endpoint {
+    /// An address and a port.
+    Port(SocketAddr),
+    /// The path of a Unix socket.
+    Socket(PathBuf),
+}
+
+impl Display for Endpoint {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Port(address) => write!(f, "{address}"),
+            Self::Socket(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
 
 /// Queries `/readyz` or `/healthz`, on the internal port or socket if there is one, where a crowd on the public port cannot delay
 /// the answer. Errors: one line with the reason.
 pub fn run(config: &Config, ready: bool) -> Result<(), String> {
     let target = if ready { "/readyz" } else { "/healthz" };
+    let endpoint = match (config.internal_port, &config.internal_socket) {
+        (None, Some(path)) => Endpoint::Socket(path.clone()),
+        (None, None) | (Some(_), _) => Endpoint::Port(config.internal_endpoint().unwrap_or(config.public_endpoint())),
+    };
     let deadline = Instant::now() + TIME_MAX;
     let mut failure = String::new();
-    for (name, address) in addresses(config).map_err(|error| error.to_string())? {
-        match connect(&address, deadline).and_then(|socket| ask(socket, target, deadline)) {
-            Ok(line) if line.starts_with("HTTP/1.1 200 ") => return Ok(()),
-            Ok(line) => return Err(format!("{name}{target} answered \"{}\"", Escaped(&line))),
+    for (name, address) in addresses(&endpoint).map_err(|error| error.to_string())? {
+        match connect(&address, deadline).and_then(|socket| ask(socket, target, "\n", deadline)) {
+            Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => return Ok(()),
+            Ok(answer) => {
+                let line = answer.lines().next().unwrap_or_default().trim_end();
+                return Err(format!("{name}{target} answered \"{}\"", Escaped(line)));
+            }
             Err(error) => failure = format!("{name}{target}: {error}"),
         }
     }
     Err(failure)
 }
 
-/// The addresses at which a gateway can be reached from this machine, with their names.
-fn addresses(config: &Config) -> io::Result<Vec<(String, SockAddr)>> {
-    if let (None, Some(path)) = (config.internal_port, &config.internal_socket) {
-        return Ok(vec![(path.display().to_string(), SockAddr::unix(path)?)]);
-    }
-    let listener = config.internal_endpoint().unwrap_or(config.public_endpoint());
+/// Whether it is a gateway that listens there, by its readiness probe.
+pub fn is_gateway(endpoint: &Endpoint) -> bool {
+    let deadline = Instant::now() + TIME_MAX;
+    addresses(endpoint).unwrap_or_default().iter().any(|(_, address)| {
+        // A field of no other server's probe.
+        let field = "\"configured\":";
+        let answer = connect(address, deadline).and_then(|socket| ask(socket, "/readyz", field, deadline));
+        answer.is_ok_and(|answer| answer.starts_with("HTTP/1.1 ") && answer.contains(field))
+    })
+}
+
+/// The addresses at which it can be reached from this machine, with their names.
+fn addresses(endpoint: &Endpoint) -> io::Result<Vec<(String, SockAddr)>> {
+    let listener = match endpoint {
+        Endpoint::Port(listener) => listener,
+        Endpoint::Socket(path) => return Ok(vec![(path.display().to_string(), SockAddr::unix(path)?)]),
+    };
     let hosts: &[IpAddr] = if listener.ip().is_unspecified() {
         &[IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]
     } else {
@@ -55,13 +93,13 @@ fn connect(address: &SockAddr, deadline: Instant) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// The first line of the answer, or as much of it as arrived.
-fn ask(mut socket: Socket, target: &str, deadline: Instant) -> io::Result<String> {
+/// The answer up to `end`, or as much of it as arrived.
+fn ask(mut socket: Socket, target: &str, end: &str, deadline: Instant) -> io::Result<String> {
     socket.set_write_timeout(Some(left(deadline)?))?;
     write!(socket, "GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
     let mut buffer = [0; ANSWER_BYTES_MAX];
-    while answer.len() < ANSWER_BYTES_MAX && !answer.contains(&b'\n') {
+    while answer.len() < ANSWER_BYTES_MAX && !answer.windows(end.len()).any(|bytes| bytes == end.as_bytes()) {
         socket.set_read_timeout(Some(left(deadline)?))?;
         match socket.read(&mut buffer) {
             Ok(0) => break,
@@ -71,8 +109,7 @@ fn ask(mut socket: Socket, target: &str, deadline: Instant) -> io::Result<String
             Err(error) => return Err(error),
         }
     }
-    let line = answer.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    Ok(String::from_utf8_lossy(line).trim_end().to_owned())
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 #[cfg(test)]

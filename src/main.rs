@@ -69,8 +69,7 @@ fn check(config: &Config, limits: &Limits, remarks: impl Iterator<Item = String>
     if config.callback_url.is_none() {
         note(serve::CALLBACK_UNSET);
     }
-    // It may be another run of the gateway that listens there.
-    if let Err(line) = serve::open(config) {
+    if let Some(line) = serve::try_open(config) {
         note(&line);
     }
     let status = show(&cli::effective(config));
@@ -81,7 +80,7 @@ fn check(config: &Config, limits: &Limits, remarks: impl Iterator<Item = String>
 fn run(config: Config, limits: &Limits, warnings: &[String], remarks: &[String]) -> Result<ExitCode, String> {
     // Before any thread starts: threads inherit the blocked signals.
     let signals = sys::Signals::block().map_err(|error| format!("cannot block signals: {error}"))?;
-    let listeners = serve::open(&config)?;
+    let listeners = serve::open(&config).map_err(|unopened| unopened.line)?;
     logger::start(config.log_level, config.log_format).map_err(|error| format!("cannot start the log: {error}"))?;
     for line in warnings {
         log::error!("{line}");

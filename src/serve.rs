@@ -3,6 +3,7 @@
 use crate::clock::Millis;
 use crate::config::{CallbackUrl, Config};
 use crate::gateway::{Finished, Gateway};
+use crate::healthcheck::{self, Endpoint};
 use crate::limits::Limits;
 use crate::notify::{ServiceManager, ServiceState};
 use crate::reactor::mio::{Listeners, MioSystem};
@@ -31,8 +32,17 @@ fn backlog(memory_max: Option<u64>) -> i32 {
     backlog as i32
 }
 
-/// Opens the ports and the socket of the configuration. Errors: one line with the address and the reason.
-pub fn open(config: &Config) -> Result<Listeners, String> {
+/// A port or a socket that cannot be opened.
+#[derive(Debug)]
+pub struct Unopened {
+    /// With its address and the reason.
+    pub line: String,
+    /// Where another process listens.
+    pub taken: Option<Endpoint>,
+}
+
+/// Opens the ports and the socket of the configuration.
+pub fn open(config: &Config) -> Result<Listeners, Unopened> {
     let backlog = backlog(config.gateway.memory_bytes_max);
     let public = listen(config.public_endpoint(), backlog, "PORT")?;
     let internal = config.internal_endpoint().map(|socket| listen(socket, backlog, "INTERNAL_PORT")).transpose()?;
@@ -41,7 +51,7 @@ pub fn open(config: &Config) -> Result<Listeners, String> {
     Ok(Listeners { public, internal, internal_unix })
 }
 
-fn listen_unix(path: &Path, mode: u32, backlog: i32) -> Result<(SocketFile, UnixListener), String> {
+fn listen_unix(path: &Path, mode: u32, backlog: i32) -> Result<(SocketFile, UnixListener), Unopened> {
     sys::listen_unix(path, mode, backlog).map_err(|error| {
         let hint = match error.kind() {
             ErrorKind::AddrInUse => "; another process listens there: stop it, or set INTERNAL_SOCKET to another path",
@@ -52,12 +62,13 @@ fn listen_unix(path: &Path, mode: u32, backlog: i32) -> Result<(SocketFile, Unix
             ErrorKind::PermissionDenied => "; this user must be able to write to its directory",
             _ => "",
         };
-        format!("cannot listen on {}: {error}{hint}", path.display())
+        let taken = (error.kind() == ErrorKind::AddrInUse).then(|| Endpoint::Socket(path.to_owned()));
+        Unopened { line: format!("cannot listen on {}: {error}{hint}", path.display()), taken }
     })
 }
 
 /// `variable` sets the port.
-fn listen(address: SocketAddr, backlog: i32, variable: &str) -> Result<TcpListener, String> {
+fn listen(address: SocketAddr, backlog: i32, variable: &str) -> Result<TcpListener, Unopened> {
     let opened = match sys::listen(address, backlog) {
         Err(error) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && lacks_ipv6(&error) => {
             sys::listen(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()), backlog)
@@ -75,7 +86,20 @@ fn listen(address: SocketAddr, backlog: i32, variable: &str) -> Result<TcpListen
             ErrorKind::AddrNotAvailable => "; no interface of this machine has that address".to_owned(),
             _ => String::new(),
         };
-        format!("cannot listen on {address}: {error}{hint}")
+        let taken = (error.kind() == ErrorKind::AddrInUse).then_some(Endpoint::Port(address));
+        Unopened { line: format!("cannot listen on {address}: {error}{hint}"), taken }
+    })
+}
+
+/// For `check`: what is wrong with the ports and the socket, if anything is.
+pub fn try_open(config: &Config) -> Option<String> {
+    let unopened = open(config).err()?;
+    Some(match unopened.taken {
+        Some(endpoint) if healthcheck::is_gateway(&endpoint) => format!(
+            "a gateway is running at {endpoint}: that is fine if it is the one that this configuration is for, \
+             but a second one needs another port or socket"
+        ),
+        Some(_) | None => unopened.line,
     })
 }
 
@@ -219,7 +243,7 @@ mod tests {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = taken.local_addr().unwrap();
         let port = address.port().to_string();
-        let line = open(&config(&[("PORT", &port), ("LISTEN_ADDRESS", "127.0.0.1")])).unwrap_err();
+        let line = open(&config(&[("PORT", &port), ("LISTEN_ADDRESS", "127.0.0.1")])).unwrap_err().line;
         assert!(line.starts_with(&format!("cannot listen on {address}: Address already in use")), "{line}");
     }
 

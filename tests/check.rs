@@ -3,6 +3,8 @@
 mod common;
 
 use common::{Answer, Backend, Directory, Gateway, Output, Port, run};
+use std::io::Write;
+use std::net::TcpListener;
 
 /// The lines on stderr of a check that finds no bad value.
 #[track_caller]
@@ -36,13 +38,33 @@ fn names_that_were_meant_for_the_gateway_are_remarked_on() {
 
 #[test]
 fn a_taken_port_is_remarked_on() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("its address").port().to_string();
+    let other = std::thread::spawn(move || {
+        let (mut socket, _) = taken.accept().expect("a connection");
+        socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n{\"status\":\"ok\"}").expect("an answer");
+        let _ = std::io::copy(&mut socket, &mut std::io::sink());
+    });
+    let lines = remarks(&[("PORT", &port), ("LISTEN_ADDRESS", "127.0.0.1")]);
+    assert!(lines.len() == 1 && lines[0].contains("another process uses that port: stop it"), "{lines:?}");
+    other.join().expect("the other server");
+}
+
+#[test]
+fn the_gateway_that_is_running_is_recognised() {
     let directory = Directory::new();
     let socket = directory.path("s").display().to_string();
     let gateway = Gateway::builder().set("INTERNAL_SOCKET", &socket).start();
-    let lines = remarks(&[("PORT", &gateway.port.to_string())]);
-    assert!(lines.len() == 1 && lines[0].contains("Address already in use"), "{lines:?}");
-    let lines = remarks(&[("INTERNAL_SOCKET", &socket)]);
-    assert!(lines.len() == 1 && lines[0].contains("another process listens there"), "{lines:?}");
+    let port = gateway.port.to_string();
+    for (variables, place) in [
+        (&[("PORT", port.as_str())][..], format!("[::]:{port}")),
+        (&[("PORT", port.as_str()), ("LISTEN_ADDRESS", "127.0.0.1")], format!("127.0.0.1:{port}")),
+        (&[("INTERNAL_SOCKET", socket.as_str())], socket.clone()),
+    ] {
+        let lines = remarks(variables);
+        assert!(lines.len() == 1, "{lines:?}");
+        assert!(lines[0].starts_with(&format!("a gateway is running at {place}: that is fine if ")), "{lines:?}");
+    }
     assert_eq!(gateway.get("/healthz").status, 200);
 }
 
