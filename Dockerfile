@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 
 # The static binary of `make static`, on its own in an empty image. Builds for the architecture it is built on
-# (amd64, arm64): docker build -t ssegateway .
+# (amd64, arm64, arm/v7): docker build -t ssegateway . (`make image` cross-compiles outside, and uses only the last stage.)
 
 FROM docker.io/library/rust:1-slim-bookworm AS build
 WORKDIR /src

@@ -16,7 +16,7 @@ MUTATE = cargo mutants --config .ci/mutants.toml --output $(TARGET_DIR) $(or $(F
 SOCKETS = $(filter-out simulation core reactor rooms python_example tls,$(patsubst tests/%.rs,%,$(wildcard tests/*.rs)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-chat run test test-e2e test-python test-deploy faults soak siege lint doc static static-tls wheel npm check-targets sim planted mutants bench bench-parts bench-instructions bench-scale bench-syscalls bench-tokens fuzz
+.PHONY: help demo demo-chat run test test-e2e test-python test-deploy faults soak siege lint doc static static-tls image wheel npm check-targets sim planted mutants bench bench-parts bench-instructions bench-scale bench-syscalls bench-tokens fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ static: static-tls ## Static binaries: target/static/ssegateway, and ssegateway-
 
 static-tls:
 	$(STATIC) $(STATIC_DIR)/ssegateway
+
+image: static-tls ## The static binary in an image, by docker or podman, without a download; TARGET as for static, NAME=ssegateway
+	.ci/image $(STATIC_DIR)/ssegateway $(or $(NAME),ssegateway)
 
 wheel: static-tls ## target/wheel/*.whl for pip: the static binary, the Python client, and a pytest fixture; TARGET as for static
 	rm -f $(WHEEL_DIR)/*.whl

@@ -74,6 +74,18 @@ def complains(podman):
     passed("with a bad configuration it ends with status 2 and says why")
 
 
+def fits_its_binary(podman, work):
+    binary = bytearray(pathlib.Path(sys.argv[1], "ssegateway").read_bytes()[:4096])
+    for machine, architecture in ((62, "amd64"), (183, "arm64"), (40, "arm")):
+        binary[18:20] = machine.to_bytes(2, "little")  # in the header of ELF
+        pathlib.Path(work, "binary").write_bytes(binary)
+        command = [f"{ROOT}/.ci/image", f"{work}/binary", architecture]
+        subprocess.run(command, check=True, capture_output=True, env={**os.environ, "ENGINE": " ".join(podman.command)})
+        image = json.loads(podman.ok("inspect", architecture))[0]
+        assert (image["Architecture"], image["User"]) == (architecture, "65532:65532"), image
+    passed("of the architecture that the binary is for")
+
+
 isolate("--cgroup")
 subprocess.run(["umount", "--recursive", "/sys/fs/cgroup"], check=True)
 subprocess.run(["mount", "-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"], check=True)
@@ -84,6 +96,7 @@ try:
     build(podman, os.path.abspath(sys.argv[1]))
     for check in (serves, stops, complains):
         check(podman)
+    fits_its_binary(podman, work)
 finally:
     podman.run("rm", "--all", "--force")
     shutil.rmtree(work)
