@@ -128,7 +128,7 @@ bench-tokens: $(VENV)/installed ## CPU of workers per token of a language model,
 LOOPBACK = BENCH_SERVER=$(or $(SERVER),$(TARGET_DIR)/release/ssegateway) BENCH_RUNS=$(RUNS) BENCH_FULL=$(FULL) BENCH_ONLY=$(ONLY) \
 	cargo bench --quiet --profile proof --bench loopback
 
-bench: ## Costs of the release binary over loopback, in about a minute: RUNS=3 FULL=1 ONLY=sending SERVER=path
+bench: ## Costs of the release binary over loopback, in about two minutes: RUNS=3 FULL=1 ONLY=sending SERVER=path
 	$(if $(SERVER),,cargo build --release --bin ssegateway)
 	$(LOOPBACK)
 

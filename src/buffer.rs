@@ -55,6 +55,23 @@ impl Content {
     }
 }
 
+impl Content {
+    fn shared_len(&self) -> usize {
+        self.shared.as_ref().map_or(0, |shared| shared.bytes.len() - shared.start)
+    }
+
+    /// Removes up to `count` shared bytes; returns how many of them are left for the others.
+    #[cold]
+    fn consume_shared(&mut self, count: usize) -> usize {
+        let taken = count.min(self.shared_len());
+        match &mut self.shared {
+            Some(shared) if shared.start + taken < shared.bytes.len() => shared.start += taken,
+            Some(_) | None => self.shared = None,
+        }
+        count - taken
+    }
+}
+
 /// Spare buffers; the one returned last is used first, as its memory is warm.
 #[derive(Default)]
 pub struct Pool {
@@ -75,6 +92,7 @@ impl Pool {
         }
     }
 
+    /// Takes a buffer back that has no shared bytes.
     fn give(&mut self, mut content: Box<Content>) {
         let capacity = content.bytes.capacity();
         if capacity > 0 && capacity <= POOLED_BUFFER_BYTES_MAX && self.bytes + capacity <= POOL_BYTES_MAX {
@@ -84,7 +102,6 @@ impl Pool {
             content.was_refused = false;
             content.reads_until = Millis::ZERO;
             content.start = 0;
-            content.shared = None;
             self.bytes += capacity;
             self.spare.push(content);
         }
@@ -116,15 +133,12 @@ impl Buffer {
 
     /// Bytes not yet written.
     pub fn len(&self) -> usize {
-        self.0.as_ref().map_or(0, |content| {
-            let shared = content.shared.as_ref().map_or(0, |shared| shared.bytes.len() - shared.start);
-            shared + content.bytes.len() - content.start
-        })
+        self.0.as_ref().map_or(0, |content| content.bytes.len() - content.start + content.shared_len())
     }
 
     /// Whether everything is written.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.0.as_ref().is_none_or(|content| content.start == content.bytes.len() && content.shared.is_none())
     }
 
     /// Bytes that this buffer keeps allocated.
@@ -170,18 +184,17 @@ impl Buffer {
         debug_assert!(count <= self.len());
         let Some(content) = &mut self.0 else { return };
         let mut count = count;
-        if let Some(shared) = &mut content.shared {
-            let taken = count.min(shared.bytes.len() - shared.start);
-            shared.start += taken;
-            count -= taken;
-            if shared.start < shared.bytes.len() {
+        if content.shared.is_some() {
+            count = content.consume_shared(count);
+            if content.shared.is_some() {
                 return;
             }
-            content.shared = None;
         }
         content.start = (content.start + count).min(content.bytes.len());
         if content.start == content.bytes.len() {
-            self.clear(pool);
+            if let Some(content) = self.0.take() {
+                pool.give(content);
+            }
         } else if content.start >= COMPACT_BYTES_MIN && content.start * 2 >= content.bytes.len() {
             content.bytes.drain(..content.start);
             // Bytes lost in the middle of a large backlog, which a small test does not reach.
@@ -193,7 +206,8 @@ impl Buffer {
 
     /// Drops the content.
     pub fn clear(&mut self, pool: &mut Pool) {
-        if let Some(content) = self.0.take() {
+        if let Some(mut content) = self.0.take() {
+            content.shared = None;
             pool.give(content);
         }
     }

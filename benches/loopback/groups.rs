@@ -1,6 +1,7 @@
 //! The measurements of groups: sends to small and large ones, streams beside them, replay, members that do not read.
 
 use super::common::requests::{Payload, push_send_to};
+use super::common::text::count;
 use super::report::{Faults, Row, Unit, mebibytes, time};
 use super::rows::{AT_ONCE, Bench, HEARTBEAT_RARE, MANY_STREAMS, MOMENT, STREAMS, Stage, WARM_UP, WINDOW, micro, send};
 use super::senders::{GROUPS, Recipients, TOKENS};
@@ -111,7 +112,7 @@ fn large_group(bench: &mut Bench) -> io::Result<Vec<Row>> {
         stage.load.rest(MOMENT)?;
     }
     let (tally, _) = stage.load.take_tally();
-    let name = format!("CPU per delivery, one send to a group of {streams}");
+    let name = format!("CPU per delivery, one send to a group of {}", count(streams as u64));
     let each = micro(processor) / tally.received.max(1) as f64;
     let details = format!("last delivery after {}", time(last / FAN_OUTS as u32));
     let mut rows = vec![Row::new(&name, each, Unit::Micro).details(details).faults(Faults::of(tally))];
@@ -167,8 +168,10 @@ fn catching_up(bench: &mut Bench) -> io::Result<Vec<Row>> {
             let latency = &stage.load.clients.catch_up_latency;
             let [mean, longest] = [latency.mean(), latency.max()].map(time);
             let beyond = (processor[1] - processor[0]) / tally.received.max(1) as f64;
-            let name =
-                format!("CPU per replayed event, {clients} clients with {GROUPS_EACH} groups and {events} events each");
+            let name = format!(
+                "CPU per replayed event, {} clients with {GROUPS_EACH} groups and {events} events each",
+                count(clients as u64)
+            );
             let details = format!("connect to last event: mean {mean}, longest {longest}");
             rows.push(Row::new(&name, beyond, Unit::Micro).details(details).faults(Faults::of(tally)));
         }
@@ -192,7 +195,8 @@ fn stuck_members(bench: &mut Bench) -> io::Result<Row> {
     }
     let peak = stage.server.memory_peak()?.saturating_sub(before);
     let now = stage.server.memory()?.resident.saturating_sub(before);
-    let name = format!("memory that {streams} members take which do not read, 100 MB sent to their group");
+    let name =
+        format!("memory that {} members take which do not read, 100 MB sent to their group", count(streams as u64));
     Ok(Row::new(&name, peak as f64, Unit::Mebibytes).details(format!("{} at the end", mebibytes(now as f64))))
 }
 
