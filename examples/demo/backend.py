@@ -14,6 +14,8 @@ def callback(call):
     entry |= {"user": page["user"], "fact": f"reason {call.reason}" if call.reason else seen and f"has seen {seen}"}
     history.append(entry)
     send(group="everyone", name="callback", json={"open": len(streams), "entry": entry}, transient=True)
+    if call.action == "disconnect":
+        return {}
     welcome = json.dumps({"open": len(streams), "history": [*history]})
     groups = ["everyone", f"user:{page['user']}", f"page:{page['page']}"]
     return accept({"name": "welcome", "data": welcome, "retry": 1500}, groups=groups)

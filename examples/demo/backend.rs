@@ -116,6 +116,9 @@ impl Backend {
         };
         let data = json!({ "open": open, "entry": entry }).to_string();
         self.send(&json!({ "group": EVERYONE, "event": { "name": "callback", "data": data }, "transient": true }));
+        if action == "disconnect" {
+            return Response::json(200, &json!({}));
+        }
         let data = json!({ "open": open, "history": history }).to_string();
         let welcome = json!({ "name": "welcome", "data": data, "retry": RETRY_MS });
         let groups = [EVERYONE.to_owned(), format!("user:{user}"), format!("page:{page}")];
