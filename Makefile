@@ -47,6 +47,7 @@ $(DEPLOY_VENV)/done: tests/deploy/requirements.txt
 
 test-deploy: static $(DEPLOY_VENV)/done ## Tests of examples/deploy: unit, image, manifest, dashboard, alerts
 	docker-compose --file compose.yaml config --quiet
+	docker-compose --file examples/deploy/cluster/compose.yaml config --quiet
 	$(DEPLOY_VENV)/bin/python -B tests/deploy/kubernetes.py
 	$(DEPLOY_VENV)/bin/python -B tests/deploy/systemd.py $(TARGET_DIR)/static/ssegateway
 	$(DEPLOY_VENV)/bin/python -B tests/deploy/image.py $(TARGET_DIR)/static

@@ -9,6 +9,7 @@ const UNIT: &str = "examples/deploy/ssegateway.service";
 const KUBERNETES: &str = "examples/deploy/kubernetes.yaml";
 const PROMETHEUS: &str = "examples/deploy/prometheus.yml";
 const COMPOSE: &str = "compose.yaml";
+const CLUSTER: &str = "examples/deploy/cluster/compose.yaml";
 
 /// The default of `SHUTDOWN_TIMEOUT_SECONDS`.
 const DRAIN_SECONDS: u64 = 10;
@@ -46,7 +47,7 @@ fn the_documents_show_the_files_themselves() {
 
 #[test]
 fn every_variable_exists() {
-    for name in [UNIT, KUBERNETES, COMPOSE] {
+    for name in [UNIT, KUBERNETES, COMPOSE, CLUSTER] {
         let text = read(name);
         let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         let variables: Vec<&str> =
@@ -105,6 +106,9 @@ fn kill_timeouts_exceed_the_drain() {
     let unit = read(UNIT);
     assert!(number(&unit, "\nTimeoutStopSec=") > DRAIN_SECONDS && !unit.contains("Environment=SHUTDOWN"), "{unit}");
     assert!(number(&read(COMPOSE), "stop_grace_period: ") > DRAIN_SECONDS);
+    let cluster = read(CLUSTER);
+    let delay = number(&cluster, "SHUTDOWN_DELAY_SECONDS: ");
+    assert!(number(&cluster, "stop_grace_period: ") > DRAIN_SECONDS + delay);
     let pod = read(KUBERNETES);
     let end = number(&pod, "SHUTDOWN_DELAY_SECONDS, value") + number(&pod, "SHUTDOWN_TIMEOUT_SECONDS, value");
     // The application ends after it.
