@@ -83,7 +83,9 @@ impl Shared {
             Event::Disconnect => self.outbox.act(Action::Disconnect),
             Event::Epoch(epoch, head) => self.begin_epoch(now, connections, epoch, head),
             Event::Limits(limits) => self.hub.groups.set_limits(limits.age, limits.events),
-            Event::Gap(name) => {
+            Event::Gap(name, until) => {
+                // It concerns those as well who come back.
+                self.hub.groups.doubt(&name, until);
                 for slot in self.hub.groups.members_of(&name) {
                     let Some(connection) = connections.in_slot_mut(slot) else { continue };
                     let id = connection.id;

@@ -66,6 +66,11 @@ impl Ring {
         (self.dropped, self.doubt) = (dropped, doubt);
     }
 
+    /// Events up to here may be missing, too.
+    pub(crate) fn doubt(&mut self, until: Position) {
+        self.doubt = self.doubt.max(until);
+    }
+
     pub(crate) fn push(&mut self, now: Millis, entry: Entry) {
         debug_assert!(self.newest() < entry.position, "events out of order");
         if self.entries.len() == self.entries.capacity() {

@@ -181,6 +181,13 @@ impl Groups {
         self.make_room();
     }
 
+    /// Events of a group may have been missed, up to that position.
+    pub(crate) fn doubt(&mut self, name: &str, until: Position) {
+        if let Some(slot) = self.find(name) {
+            self.group_mut(slot).ring.doubt(until);
+        }
+    }
+
     /// Forgets what was known of a group.
     pub(crate) fn unload(&mut self, name: &str) {
         let hash = self.hash(name);

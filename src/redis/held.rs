@@ -133,7 +133,12 @@ pub(super) fn load(name: &str, is_ended: bool, entries: &[Entry<'_>], now_ms: u6
 impl Loaded {
     /// Whether something may be missing behind `position`.
     pub(super) fn has_gap_behind(&self, position: Position) -> bool {
-        self.dropped.max(self.doubt) > position
+        self.gap_until() > position
+    }
+
+    /// Up to here something may be missing.
+    pub(super) fn gap_until(&self) -> Position {
+        self.dropped.max(self.doubt)
     }
 
     /// Takes over what came of the group since it was read.

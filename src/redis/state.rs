@@ -33,8 +33,8 @@ pub(crate) enum Event {
     Epoch(Epoch, Position),
     /// These limits of history hold.
     Limits(Limits),
-    /// Events of a group that is followed may have been missed.
-    Gap(Box<str>),
+    /// Events of a group that is followed may have been missed, up to that position.
+    Gap(Box<str>, Position),
     /// A group is followed from now on.
     Loaded(Loaded),
     Published(Published),
@@ -103,7 +103,7 @@ pub(super) struct Sync {
     pub(super) newest: Position,
     pub(super) replays: Vec<Replay>,
     pub(super) loaded: Vec<Loaded>,
-    pub(super) gaps: Vec<Box<str>>,
+    pub(super) gaps: Vec<(Box<str>, Position)>,
     /// Of all events collected, those that nobody wants any more included.
     pub(super) bytes: usize,
 }
@@ -161,7 +161,7 @@ impl Sync {
     pub(super) fn forget(&mut self, name: &str) {
         self.forget_until(name, Position::MAX);
         self.loaded.retain(|loaded| *loaded.name != *name);
-        self.gaps.retain(|known| **known != *name);
+        self.gaps.retain(|(known, _)| **known != *name);
     }
 
     /// What came of a group up to `position` is known otherwise.

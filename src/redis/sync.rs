@@ -180,7 +180,7 @@ impl Link {
     fn take_missed(&mut self, name: &str, newest: Position, loaded: &Loaded, entries: &[Entry<'_>]) {
         let behind = self.sync.behind;
         if loaded.has_gap_behind(behind) {
-            self.sync.gaps.push(Box::from(name));
+            self.sync.gaps.push((Box::from(name), loaded.gap_until()));
         }
         if loaded.is_ended && !self.sync.is_log_whole() {
             let (names, frame) = (vec![Box::from(name)], Frame::from(b"".as_slice()));
@@ -203,7 +203,7 @@ impl Link {
         if sync.behind > 0 {
             self.counts.catch_ups += 1;
         }
-        self.events.extend(sync.gaps.into_iter().map(Event::Gap));
+        self.events.extend(sync.gaps.into_iter().map(|(name, until)| Event::Gap(name, until)));
         for published in in_order(sync.replays) {
             self.head = self.head.max(published.first);
             self.events.push_back(Event::Published(published));
