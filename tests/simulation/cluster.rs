@@ -23,7 +23,7 @@ use clients::Client;
 use fake::Server;
 use faults::Trouble;
 use nodes::{Connect, Node};
-use plan::Plan;
+use plan::{Fault, Plan};
 use sends::Sends;
 use ssegateway::clock::Millis;
 use ssegateway::gateway::ConnId;
@@ -126,7 +126,8 @@ impl World {
             13..=14 => self.answer_connect(),
             15 => self.change_room(),
             16..=17 => {
-                let time = self.random.pick(&[1, 1, 10, 60, 200, 1100]);
+                let is_long = self.plan.faults.contains(&Fault::Partition);
+                let time = self.random.pick(&[1, 1, 10, 60, 200, if is_long { 15_000 } else { 1100 }]);
                 self.pass(time);
             }
             18 => self.break_something(),

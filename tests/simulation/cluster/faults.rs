@@ -1,6 +1,5 @@
 //! What goes wrong.
 
-use super::plan::Fault;
 use super::truth::position_of;
 use super::*;
 
@@ -41,6 +40,10 @@ impl World {
         match fault {
             Fault::Cut => self.cut(at),
             Fault::HalfOpen => self.half_open(at),
+            Fault::Partition => {
+                self.cut(at);
+                self.nodes[at].away_until = now + self.random.pick(&[1000, 80_000]);
+            }
             Fault::Stall => self.trouble.stalled_until = now + self.random.pick(&[100, 900, 3000, 7000]),
             Fault::Restart => self.restart(),
             Fault::RestartEmpty => {
@@ -146,6 +149,7 @@ impl World {
         let Trouble { replica, restarts, .. } = std::mem::take(&mut self.trouble);
         self.trouble = Trouble { replica, restarts, ..Trouble::default() };
         self.server.output_bytes_max = usize::MAX;
+        self.nodes.iter_mut().for_each(|node| node.away_until = 0);
         self.set_clock();
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct Node {
     pub(super) wire: Option<u64>,
     /// When it could be told something for the last time.
     pub(super) listened_at: u64,
+    /// Until then it cannot connect.
+    pub(super) away_until: u64,
     /// It is about to stop.
     pub(super) drains: bool,
 }
@@ -58,7 +60,15 @@ impl World {
             Sender::new(id.expect("room"))
         });
         let senders = senders.collect();
-        Node { gateway, senders, ready: BTreeSet::new(), wire: None, listened_at: self.now, drains: false }
+        Node {
+            gateway,
+            senders,
+            ready: BTreeSet::new(),
+            wire: None,
+            listened_at: self.now,
+            away_until: 0,
+            drains: false,
+        }
     }
 
     /// What the event loop does in a turn; `members`: so many members of groups are written to.

@@ -10,6 +10,8 @@ pub(super) enum Fault {
     Cut,
     /// On one way of a connection nothing arrives any more, and nobody is told.
     HalfOpen,
+    /// A gateway cannot connect, for longer than what is kept lives.
+    Partition,
     /// Redis does not answer for a while.
     Stall,
     /// It is away for a while, and comes back with its data and another replication id.
@@ -34,9 +36,10 @@ pub(super) enum Fault {
     Drain,
 }
 
-const FAULTS: [Fault; 13] = [
+const FAULTS: [Fault; 14] = [
     Fault::Cut,
     Fault::HalfOpen,
+    Fault::Partition,
     Fault::Stall,
     Fault::Restart,
     Fault::RestartEmpty,
@@ -76,12 +79,12 @@ impl Plan {
             (_, 0) => FAULTS.into_iter().filter(|_| random.chance(350)).collect(),
             _ => vec![random.pick(&FAULTS)],
         };
-        let has_clock = faults.contains(&Fault::Clock);
+        let ages = faults.contains(&Fault::Clock) || faults.contains(&Fault::Partition);
         Self {
             gateways: random.within(1, 4) as usize,
             prompt: random.pick(&[1000, 1000, 500, 150]),
             history_events: random.pick(&[4, 100_000, 100_000]),
-            history_age: Duration::from_secs(if has_clock || random.chance(150) { random.within(2, 20) } else { 300 }),
+            history_age: Duration::from_secs(if ages || random.chance(150) { random.within(2, 20) } else { 300 }),
             log_entries: random.chance(200).then(|| random.within(3, 30) as usize),
             is_named: random.chance(300),
             has_redis: true,
@@ -113,7 +116,9 @@ impl Plan {
     /// Whether Redis knows which gateways there are, and they are there for more than moments.
     pub(super) fn keeps_registrations(&self) -> bool {
         let forgets = |fault: &Fault| match fault {
-            Fault::Eviction | Fault::Flush | Fault::Clock | Fault::Crash | Fault::OutputLimit => true,
+            Fault::Partition | Fault::Eviction | Fault::Flush | Fault::Clock | Fault::Crash | Fault::OutputLimit => {
+                true
+            }
             Fault::Cut
             | Fault::HalfOpen
             | Fault::Stall
@@ -129,9 +134,13 @@ impl Plan {
     /// Whether there may be a gap at all: less is kept than is sent, or for less long than it lasts, or data may be lost.
     pub(super) fn may_lose(&self) -> bool {
         let loses = |fault: &Fault| match fault {
-            Fault::Restart | Fault::RestartEmpty | Fault::Failover | Fault::Eviction | Fault::Flush | Fault::Clock => {
-                true
-            }
+            Fault::Partition
+            | Fault::Restart
+            | Fault::RestartEmpty
+            | Fault::Failover
+            | Fault::Eviction
+            | Fault::Flush
+            | Fault::Clock => true,
             Fault::Cut
             | Fault::HalfOpen
             | Fault::Stall

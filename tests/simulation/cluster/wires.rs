@@ -23,7 +23,7 @@ const WINDOW_BYTES: usize = 1000;
 impl World {
     pub(super) fn connect(&mut self, at: usize) {
         let now = self.time();
-        if self.now < self.trouble.away_until {
+        if self.now < self.trouble.away_until.max(self.nodes[at].away_until) {
             return self.nodes[at].gateway.upstream_failed(now, "connection refused");
         }
         let session = self.server.accept();
