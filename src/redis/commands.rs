@@ -7,6 +7,7 @@ use super::resp::{self, Value};
 use super::scripts::Script;
 use super::state::{Event, Expected, LOG_LENGTH, Link, Phase};
 use crate::clock::Millis;
+use crate::planted;
 use std::time::Duration;
 
 /// How long a request waits for a connection.
@@ -54,6 +55,11 @@ impl Link {
         self.held.set(name, Standing::Unread);
         if let Phase::Syncing | Phase::Live = self.phase {
             let channel = self.names.channel(name);
+            // What is sent between the two is lost: only a write that arrives in pieces shows it.
+            if planted::is("groups-are-read-before-they-are-subscribed-to") {
+                self.read(now, vec![Box::from(name)]);
+                return resp::write_command(&mut self.out, &[b"SUBSCRIBE", channel.as_bytes()]);
+            }
             resp::write_command(&mut self.out, &[b"SUBSCRIBE", channel.as_bytes()]);
             self.read(now, vec![Box::from(name)]);
         }
@@ -117,6 +123,10 @@ impl Link {
     /// How long lists and marks live.
     fn lifetimes(&self) -> (Duration, Duration) {
         let age = self.limits.age;
+        // Silent loss, once the clock of Redis goes wrong by more than the age.
+        if planted::is("lists-expire-without-a-margin") && !age.is_zero() {
+            return (age, age);
+        }
         if age.is_zero() { (age, END_AGE_WITHOUT_HISTORY) } else { (age + MARGIN, age + MARGIN) }
     }
 

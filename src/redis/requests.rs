@@ -4,6 +4,7 @@ use super::entries::Tag;
 use super::scripts::Script;
 use crate::clock::Millis;
 use crate::cursor::Position;
+use crate::planted;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -205,6 +206,8 @@ impl Requests {
                 continue;
             }
             match request.kind {
+                // Events twice, if only the answer was lost.
+                Kind::Send { .. } if planted::is("sends-in-doubt-are-sent-again") => request.state = State::Queued,
                 Kind::Send { is_probe: false } => request.state = State::Doubtful(until),
                 // These change nothing.
                 Kind::Send { is_probe: true } | Kind::Peek | Kind::Head => request.state = State::Queued,
