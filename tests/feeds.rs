@@ -126,6 +126,9 @@ fn what_the_head_decides_is_answered_at_once() {
         ("?end=true", "end needs a group"),
         ("?token=a&end=true", "end needs a group"),
         ("?group=a&end=yes", "end must be true or false"),
+        ("?group=a&end", "end must be true or false"),
+        ("?group", "group must be a name of 1 to 128 bytes"),
+        ("?token", "token must not be empty"),
     ] {
         let body = format!(r#"{{"error":"Invalid request: {error}"}}"#);
         assert_eq!(refused(query, lines), (400, body), "{query}");

@@ -341,8 +341,15 @@ fn groups_are_shown() {
     assert_eq!(shown("a"), format!(r#"{{"group":"a","streams":1,"cursor":"{id}","ended":false}}"#));
     gateway.send(r#"{"group":"a","event":{"data":"x"},"transient":true}"#);
     assert_eq!(shown("a"), format!(r#"{{"group":"a","streams":1,"cursor":"{id}","ended":false}}"#));
-    for target in ["/internal/groups", "/internal/groups?group=", "/internal/groups?group=%00", "/internal/groups?x=a"]
-    {
+    for target in [
+        "/internal/groups",
+        "/internal/groups?group",
+        "/internal/groups?group=",
+        "/internal/groups?group=%00",
+        "/internal/groups?x=a",
+        "/internal/connections?group",
+        "/internal/connections?group=",
+    ] {
         assert_refused(&gateway.get(target), 400, "Invalid request: group must be a name of 1 to 128 bytes");
     }
     let long = format!("/internal/connections?group={}", "x".repeat(129));

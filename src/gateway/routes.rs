@@ -219,18 +219,18 @@ fn read_feed_query(head: &Head<'_, '_>, format: Format) -> Result<FeedRequest, &
     let query = head.path_and_query().split_once('?').map_or("", |(_, query)| query);
     let mut request = FeedRequest { format, target: None, ends: false };
     for parameter in query.split('&') {
-        let target = match parameter.split_once('=') {
-            Some(("group", name)) => Target::Group(group_name(&percent_decoded(name))?.into_string().into()),
-            Some(("token", token)) => {
+        let target = match parameter.split_once('=').unwrap_or((parameter, "")) {
+            ("group", name) => Target::Group(group_name(&percent_decoded(name))?.into_string().into()),
+            ("token", token) => {
                 let token = String::from_utf8(percent_decoded(token)).ok().filter(|token| !token.is_empty());
                 Target::Token(token.ok_or("token must not be empty")?.into())
             }
-            Some(("end", "true" | "false")) => {
+            ("end", "true" | "false") => {
                 request.ends = parameter.ends_with("true");
                 continue;
             }
-            Some(("end", _)) => return Err("end must be true or false"),
-            Some(_) | None => continue,
+            ("end", _) => return Err("end must be true or false"),
+            _ => continue,
         };
         if request.target.replace(target).is_some() {
             return Err("token and group exclude each other, and come once");
@@ -286,18 +286,18 @@ fn page(head: &Head<'_, '_>) -> Result<Page, &'static str> {
     let query = head.path_and_query().split_once('?').map_or("", |(_, query)| query);
     let mut page = Page { after: None, limit: PAGE_LIMIT, group: None };
     for parameter in query.split('&') {
-        match parameter.split_once('=') {
-            Some(("after", value)) => {
+        match parameter.split_once('=').unwrap_or((parameter, "")) {
+            ("after", value) => {
                 let after = decimal(value.as_bytes()).and_then(|after| u32::try_from(after).ok());
                 page.after = Some(after.ok_or("after must be what next of the last page said")?);
             }
-            Some(("limit", value)) => {
+            ("limit", value) => {
                 let limit = decimal(value.as_bytes()).and_then(|limit| usize::try_from(limit).ok());
                 let limit = limit.filter(|limit| *limit > 0).ok_or("limit must be a positive integer")?;
                 page.limit = limit.min(PAGE_LIMIT_MAX);
             }
-            Some(("group", value)) => page.group = Some(group_name(&percent_decoded(value))?),
-            Some(_) | None => {}
+            ("group", value) => page.group = Some(group_name(&percent_decoded(value))?),
+            _ => {}
         }
     }
     Ok(page)
