@@ -78,6 +78,24 @@ fn an_end_closes_the_streams_that_were_there_for_the_group() {
     both.assert_ended();
 }
 
+/// However little may be kept: it would never end otherwise, as nobody ends a group twice.
+#[test]
+fn an_end_that_exceeds_the_limit_of_history_by_itself_closes_the_streams_of_the_group() {
+    let backend = by_path();
+    let gateway = Gateway::for_backend(&backend).set("HISTORY_BYTES", 1).start();
+    let mut stream = gateway.open("/a");
+    stream.frame();
+    let answer = gateway.send(r#"{"group":"a","event":{"data":"last"},"end":true}"#);
+    let answer: Value = serde_json::from_str(answer.text()).unwrap();
+    assert_eq!(stream.frame(), event(answer["id"].as_str().expect("an id"), "last"));
+    stream.assert_ended();
+    assert_json(&gateway.send(r#"{"group":"a"}"#), 410, r#"{"error":"Group has ended"}"#);
+    // Only the newest is kept beyond the limit.
+    assert_json(&gateway.send(r#"{"group":"b","end":true}"#), 200, r#"{"status":"ok","reached":false}"#);
+    assert_json(&gateway.send(r#"{"group":"b"}"#), 410, r#"{"error":"Group has ended"}"#);
+    assert_json(&gateway.send(r#"{"group":"a"}"#), 200, r#"{"status":"ok","reached":false}"#);
+}
+
 #[test]
 fn who_comes_after_the_end_gets_the_rest_or_nothing() {
     let setup = setup();

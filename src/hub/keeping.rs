@@ -98,10 +98,12 @@ impl Groups {
         }
     }
 
-    /// Drops the oldest events of all groups, and then the oldest marks, until the rest fits.
+    /// Drops the oldest events of all groups, and then the oldest marks, until the rest fits. The last mark stays in any
+    /// case: the members would not be told of an end that is forgotten at once.
     pub(super) fn make_room(&mut self) {
         while self.keeping.bytes > self.keeping.limits.bytes {
-            if !self.drop_oldest() {
+            let is_last = self.keeping.events == 0 && self.ended <= 1;
+            if is_last || !self.drop_oldest() {
                 return;
             }
         }
