@@ -134,6 +134,21 @@ fn a_rejections_body_of_no_type_is_passed_on_without_one() {
     assert_eq!((response.status, response.text(), response.header("content-type")), (403, "no", None));
 }
 
+/// Nobody asked for a coding, and without its name the body could not be read.
+#[test]
+fn a_rejections_body_in_a_content_coding_is_replaced() {
+    for (coding, passed) in [("gzip", false), ("br, gzip", false), ("Identity", true)] {
+        let headers = [("Content-Type", "text/plain"), ("Content-Encoding", coding)];
+        let backend = Backend::connecting(Answer::new(403, &headers, "coded"));
+        let response = Gateway::for_backend(&backend).set("REJECTION_BODY", "pass").start().get("/x");
+        if passed {
+            assert_eq!((response.status, response.text()), (403, "coded"), "{coding}");
+        } else {
+            assert_json(&response, 403, r#"{"error":"Backend returned 403"}"#);
+        }
+    }
+}
+
 #[test]
 fn a_rejections_body_that_is_not_whole_or_too_long_or_empty_is_replaced() {
     let longest = "x".repeat(64 * 1024);

@@ -13,7 +13,9 @@ use crate::callback::{Call, CallKind, Outcome, PassedHeader};
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use ureq::http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use ureq::http::header::{
+    ALLOW, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use ureq::http::{Response, Uri};
 use ureq::{Agent, Body, Error};
 
@@ -239,7 +241,9 @@ fn answered(response: Response<Body>, in_doubt: bool, pass_rejection: bool) -> (
         return (Outcome::Answered { status: status.as_u16(), passed: Vec::new(), body, in_doubt }, None);
     }
     let mut passed = passed_headers(response.headers());
-    if pass_rejection {
+    // Nobody asked for a content coding, and its name is not passed on.
+    let is_coded = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"identity");
+    if pass_rejection && !response.headers().get_all(CONTENT_ENCODING).iter().any(is_coded) {
         if let Some(value) = response.headers().get(CONTENT_TYPE) {
             passed.push((PassedHeader::ContentType, value.as_bytes().to_vec()));
         }
