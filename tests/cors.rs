@@ -168,6 +168,31 @@ fn the_error_of_a_body_that_is_cut_short_carries_it_as_well() {
 }
 
 #[test]
+fn the_error_of_a_request_that_does_not_come_to_its_end_carries_it_as_well() {
+    let gateway = Gateway::builder()
+        .set("CORS_ORIGINS", LISTED)
+        .set("REQUEST_TIMEOUT_SECONDS", 1)
+        .set("POST_STREAMS", "on")
+        .start();
+    let head = format!("GET /x HTTP/1.1\r\nHost: x\r\nOrigin: {LISTED}\r\n");
+    let body = format!("{}Content-Length: 10\r\n\r\n", head.replacen("GET", "POST", 1));
+    for (unfinished, has_origin) in [
+        (format!("{head}Cookie: a"), true),
+        (body, true),
+        (head.trim_end().to_owned(), false),
+        (head.replacen("/x", "/internal/send", 1), false),
+    ] {
+        let response = Client::open(gateway.port, &unfinished).response();
+        assert_error(&response, 408);
+        if has_origin {
+            assert_allowed(&response, LISTED);
+        } else {
+            assert_not_allowed(&response);
+        }
+    }
+}
+
+#[test]
 fn options_without_a_requested_method_is_not_a_preflight() {
     let gateway = Gateway::builder().set("CORS_ORIGINS", LISTED).start();
     let response = gateway.request(with_origin(&get("/x").replacen("GET", "OPTIONS", 1), LISTED));

@@ -16,6 +16,7 @@ use super::listing::Listing;
 use super::output::Outbox;
 use super::places::Places;
 use super::results::SendResult;
+use super::routes;
 use super::settings::Settings;
 use super::shutdown::Shutdown;
 use super::stats::Stats;
@@ -152,7 +153,10 @@ impl Shared {
     /// An answer to the current request after which the connection's input cannot be trusted.
     pub(super) fn refuse(&mut self, now: Millis, connection: &mut Connection, refusal: Refusal) {
         let cors = match &connection.state {
-            State::Reading(reading) => reading.body.as_ref().map(|body| body.purpose.cors().clone()),
+            State::Reading(reading) => match &reading.body {
+                Some(body) => Some(body.purpose.cors().clone()),
+                None => Some(routes::cors_of_unread(&reading.inbox, connection.listener, &self.settings)),
+            },
             State::Answering(_)
             | State::Feeding(_)
             | State::Connecting(_)
