@@ -3,6 +3,8 @@
 mod common;
 
 use common::{Answer, Backend, Client, Gateway, Port, eventually, get};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// The sum of the numbers after `key=` in the lines with this text.
@@ -64,6 +66,41 @@ fn timeouts_and_refusals_are_kinds_of_their_own() {
     assert_eq!(gateway.get("/x").status, 503);
     gateway.log_line(&[FAILED, "refused", "left_out=0"]);
     assert_eq!(lines(&gateway, FAILED), 2, "{}", gateway.log());
+}
+
+#[test]
+fn a_backend_that_fails_gets_a_line_a_second_as_well() {
+    const PAGES: usize = 200;
+    let is_failing = Arc::new(AtomicBool::new(false));
+    let failing = Arc::clone(&is_failing);
+    let backend =
+        Backend::new(move |_| if failing.load(Ordering::SeqCst) { Answer::status(500) } else { Answer::ok() });
+    let gateway = Gateway::start(&backend);
+    // One that has worked before gets no hint that it is set up wrongly.
+    let streams: Vec<_> = (0..50).map(|number| gateway.open_with(&backend, &format!("/{number}"))).collect();
+    is_failing.store(true, Ordering::SeqCst);
+    let start = Instant::now();
+    for _ in 0..PAGES {
+        assert_eq!(gateway.get("/x").status, 500);
+    }
+    gateway.log_line(&["WARN", FAILED, "status=500", "left_out=0"]);
+    let more = "further connect callbacks failed";
+    eventually("each failure is counted", || {
+        lines(&gateway, FAILED) + sum(&gateway, FAILED, "left_out") + sum(&gateway, more, "left_out") == PAGES
+    });
+    // Disconnects that fail are a kind of their own.
+    let (one, more_disconnects) = ("] disconnect callback failed", "further disconnect callbacks failed");
+    let count = streams.len();
+    drop(streams);
+    eventually("each disconnect is counted", || {
+        lines(&gateway, one) + sum(&gateway, one, "left_out") + sum(&gateway, more_disconnects, "left_out") == count
+    });
+    let most = start.elapsed().as_secs() as usize + 1;
+    assert!(lines(&gateway, FAILED) + lines(&gateway, more) <= most, "{}", gateway.log());
+    assert!(lines(&gateway, one) + lines(&gateway, more_disconnects) <= most, "{}", gateway.log());
+    is_failing.store(false, Ordering::SeqCst);
+    let _stream = gateway.open("/y");
+    gateway.log_line(&["INFO", "] connect callbacks have recovered", "failed=200"]);
 }
 
 #[test]

@@ -450,10 +450,7 @@ fn disconnect_answered(disconnect: &PendingDisconnect, outcome: &Outcome) {
                 warn!(token = token.to_string(); "disconnect answer ignored: it has an event or a close, but the stream has ended");
             }
         }
-        Outcome::Answered { status, passed: _, body: _, in_doubt: _ } => {
-            warn!(token = token.to_string(), status; "disconnect callback failed");
-        }
         // The worker that made the call has logged why.
-        Outcome::Unavailable { .. } | Outcome::Overdue | Outcome::TimedOut { .. } => {}
+        Outcome::Answered { .. } | Outcome::Unavailable { .. } | Outcome::Overdue | Outcome::TimedOut { .. } => {}
     }
 }

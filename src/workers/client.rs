@@ -136,7 +136,7 @@ impl Client {
         let failed_connection = Attempt::end();
         match result {
             Ok(response) => {
-                self.failures.answered(call.kind);
+                self.failures.answered(call, response.status().as_u16());
                 answered(response, written_before, self.pass_rejections && call.kind == CallKind::Connect)
             }
             Err(error) => {

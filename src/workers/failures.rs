@@ -44,11 +44,13 @@ struct Floods {
     name: &'static str,
     unavailable: Flood,
     timed_out: Flood,
+    /// Answers that tell of a failure of the backend.
+    refused: Flood,
 }
 
 impl Floods {
     fn new(name: &'static str) -> Mutex<Self> {
-        Mutex::new(Self { name, unavailable: Flood::default(), timed_out: Flood::default() })
+        Mutex::new(Self { name, unavailable: Flood::default(), timed_out: Flood::default(), refused: Flood::default() })
     }
 }
 
@@ -110,22 +112,39 @@ impl Failures {
         if timed_out { Outcome::TimedOut { written } } else { Outcome::Unavailable { written } }
     }
 
-    /// Records an answer to a call of this kind.
-    pub(super) fn answered(&self, kind: CallKind) {
-        let mut floods = self.floods(kind);
-        let Floods { name, unavailable, timed_out } = &mut *floods;
+    /// Records an answer to `call`, and logs it if it is none that was expected.
+    pub(super) fn answered(&self, call: &Call, status: u16) {
+        let is_failure = match call.kind {
+            // Attempts are seconds apart, and each is logged.
+            CallKind::Start => false,
+            // A backend may reject a client, but not fail.
+            CallKind::Connect => status >= 500,
+            CallKind::Disconnect { .. } => !(200..300).contains(&status),
+        };
+        let mut floods = self.floods(call.kind);
+        let Floods { name, unavailable, timed_out, refused } = &mut *floods;
+        let refusals = (!is_failure).then_some(&mut *refused);
         for Over { failures, millis } in
-            [unavailable, timed_out].into_iter().filter_map(|flood| flood.succeeded(self.now()))
+            [unavailable, timed_out].into_iter().chain(refusals).filter_map(|flood| flood.succeeded(self.now()))
         {
             log::info!(callback = self.callback, failed = failures, seconds = millis / 1000; "{name} callbacks have recovered");
+        }
+        if is_failure {
+            let (level, left_out) = match refused.failed(self.now()) {
+                Some(left_out) => (Level::Warn, left_out),
+                None => (Level::Debug, 0),
+            };
+            let (token, callback, hint) = (call.token.to_string(), &*self.callback, "see the log of the backend");
+            log::log!(level, token, callback, status, hint, left_out; "{name} callback failed");
         }
     }
 
     /// Logs failures that have waited too long for the next line. Call every second or two.
     pub(super) fn log_overdue(&self) {
         for floods in [&self.starts, &self.connects, &self.disconnects] {
-            let Floods { name, unavailable, timed_out } = &mut *lock(floods);
-            for left_out in [unavailable, timed_out].into_iter().filter_map(|flood| flood.overdue(self.now())) {
+            let Floods { name, unavailable, timed_out, refused } = &mut *lock(floods);
+            for left_out in [unavailable, timed_out, refused].into_iter().filter_map(|flood| flood.overdue(self.now()))
+            {
                 log::warn!(callback = self.callback, left_out; "further {name} callbacks failed");
             }
         }
