@@ -296,13 +296,31 @@ fn a_chunked_body_of_a_streams_get_has_the_same_limit() {
     let backend = Backend::accepting();
     let gateway = Gateway::for_backend(&backend).set("MAX_BODY_BYTES", 50_000).start();
     let head = get("/x").replacen("\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n", 1);
-    let mut stream = Stream::accept(Client::open(gateway.port, head));
+    let half = format!("61a8\r\n{}\r\n", "x".repeat(25_000));
+    for too_long in [format!("{half}{half}1\r\nx\r\n0\r\n\r\n"), "c351\r\n".to_owned()] {
+        let mut client = Client::open(gateway.port, format!("{head}{too_long}"));
+        assert_error(&client.response(), 413);
+        client.assert_closed();
+    }
+    let mut client = Client::open(gateway.port, format!("{head}zz\r\n"));
+    assert_error(&client.response(), 400);
+    assert_eq!(backend.history().len(), 0, "no callback was made");
+    // In pieces, and at the limit.
+    let mut client = Client::open(gateway.port, &head);
+    client.send(&half);
+    client.send(&half);
+    client.send("0\r\n\r\n");
+    let mut stream = Stream::accept(client);
     let token = backend.connect("/x").token().to_owned();
-    stream.client.send(format!("c000\r\n{}\r\n0\r\n\r\n", "x".repeat(0xc000)));
     assert_eq!(gateway.event(&token, "fine").status, 200);
     assert_eq!(stream.frame(), "data: fine\n\n");
-    // The gateway may close before all is written.
-    let _ = stream.client.try_send("x".repeat(20_000));
+    // It does not count as input behind the request.
+    let mut empty = Stream::accept(Client::open(gateway.port, format!("{}0\r\n\r\n", head.replacen("/x", "/y", 1))));
+    let token = backend.connect("/y").token().to_owned();
+    empty.client.send("x".repeat(8 * 1024));
+    assert_eq!(gateway.event(&token, "fine").status, 200);
+    assert_eq!(empty.frame(), "data: fine\n\n");
+    let _ = empty.client.try_send("x");
     assert_eq!(backend.disconnect(&token).detail(), Some("excess_input"));
 }
 

@@ -86,7 +86,8 @@ impl Reading {
 
     /// Bytes of that part.
     fn bytes(&self) -> usize {
-        self.inbox.len() + self.body.as_ref().map_or(0, |body| size_of::<Body>() + body.bytes.len())
+        self.inbox.len()
+            + self.body.as_ref().map_or(0, |body| size_of::<Body>() + body.bytes.len() + body.purpose.bytes())
     }
 }
 
@@ -97,6 +98,8 @@ pub(super) enum Purpose {
     Groups,
     /// A stream, by a POST.
     Stream(Box<StreamRequest>),
+    /// A stream, by a GET with a chunked body, which means nothing.
+    Get(Box<StreamRequest>),
     /// Read past the body, then answer.
     Answer(Reply),
 }
@@ -116,6 +119,7 @@ impl Purpose {
             Self::Send
             | Self::Groups
             | Self::Stream(_)
+            | Self::Get(_)
             | Self::Answer(
                 Reply::Healthz
                 | Reply::Readyz
@@ -130,10 +134,18 @@ impl Purpose {
         }
     }
 
+    /// What is kept of the head.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Stream(stream) | Self::Get(stream) => stream.request.json().len(),
+            Self::Send | Self::Groups | Self::Answer(_) => 0,
+        }
+    }
+
     /// The CORS fields of the answer.
     pub(super) fn cors(&self) -> &CorsHeaders {
         match self {
-            Self::Stream(stream) => &stream.mode.cors,
+            Self::Stream(stream) | Self::Get(stream) => &stream.mode.cors,
             Self::Answer(
                 Reply::Options(_, cors)
                 | Reply::Preflight(cors, _)
@@ -185,7 +197,7 @@ impl Body {
     pub(super) fn read(&mut self, input: &[u8], bytes_max: usize) -> Progress {
         let keep = match self.purpose {
             Purpose::Send | Purpose::Groups | Purpose::Stream(_) => true,
-            Purpose::Answer(_) => false,
+            Purpose::Get(_) | Purpose::Answer(_) => false,
         };
         let mut rest = input;
         loop {

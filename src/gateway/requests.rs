@@ -152,6 +152,11 @@ impl Shared {
                 self.refuse_cors(now, connection, Refusal::BodyTooLarge, &cors);
                 Some(head.bytes)
             }
+            Route::Stream(cors) if head.framing == Framing::Chunked => {
+                let mode = StreamMode { chunked: head.version == Version::Http11, cors };
+                let purpose = Purpose::Get(Box::new(self.read_get(&head, mode)));
+                self.start_body(now, connections, id, &head, purpose, &input[head.bytes..])
+            }
             Route::Stream(cors) => {
                 let mode = StreamMode { chunked: head.version == Version::Http11, cors };
                 self.connect(now, connection, &head, mode);
@@ -207,7 +212,7 @@ impl Shared {
                 self.finish_request(now, connections, id, purpose, &[], ResponseMode { keep_alive: false, ..mode });
                 return Some(head.bytes);
             }
-            Purpose::Send | Purpose::Groups | Purpose::Stream(_) | Purpose::Answer(_) => {}
+            Purpose::Send | Purpose::Groups | Purpose::Stream(_) | Purpose::Get(_) | Purpose::Answer(_) => {}
         }
         if head.expect == Expect::Continue {
             response::write_continue(self.outbox.bytes(now, &mut current(connections, id).out));
@@ -285,6 +290,7 @@ impl Shared {
                 mode.keep_alive
             }
             Purpose::Stream(stream) => return self.connect_posted(now, current(connections, id), *stream, body),
+            Purpose::Get(stream) => return self.connect_get(now, current(connections, id), *stream),
             // Reports can be a megabyte, so each is the last answer on its connection.
             Purpose::Answer(Reply::Metrics) => {
                 let mode = ResponseMode { keep_alive: false, ..mode };
@@ -460,7 +466,7 @@ impl Shared {
 fn body_bytes_max(purpose: &Purpose, settings: &Settings) -> usize {
     match purpose {
         Purpose::Stream(_) => settings.stream_body_bytes_max,
-        Purpose::Send | Purpose::Groups | Purpose::Answer(_) => settings.body_bytes_max,
+        Purpose::Send | Purpose::Groups | Purpose::Get(_) | Purpose::Answer(_) => settings.body_bytes_max,
     }
 }
 

@@ -43,11 +43,25 @@ impl Shared {
         }
         let stream = self.read_stream_request(head, mode, Request::encode);
         let declared = match head.framing {
-            Framing::Empty => 0,
-            Framing::Chunked => self.settings.body_bytes_max as u64,
             Framing::Length(length) => length,
+            // A chunked one has been waited for.
+            Framing::Empty | Framing::Chunked => 0,
         };
         self.ask_backend(now, connection, stream, None, declared);
+    }
+
+    /// A GET for a stream has come, but for its chunked body: only its end shows whether it is too long.
+    pub(super) fn read_get(&mut self, head: &Head<'_, '_>, mode: StreamMode) -> StreamRequest {
+        self.hints.cors(head, &mode.cors);
+        self.read_stream_request(head, mode, Request::encode)
+    }
+
+    /// A GET for a stream, and the end of its body: asks the backend.
+    pub(super) fn connect_get(&mut self, now: Millis, connection: &mut Connection, stream: StreamRequest) {
+        match self.connect_refusal(stream.request.json().len()) {
+            Some(failure) => self.refuse_connect(now, connection, &stream.mode, failure),
+            None => self.ask_backend(now, connection, stream, None, 0),
+        }
     }
 
     /// A POST for a stream has come, but for its body.
