@@ -237,6 +237,33 @@ fn out_of_memory_refuses_the_send_and_lets_the_rest_go_on() {
     sent(&gateway, "a", "y");
 }
 
+/// The milliseconds for which a gateway is still registered.
+fn registered_for(redis: &Redis) -> i64 {
+    let key = redis.command("EVAL \"return redis.call('keys', 'ssegateway:gw:*')[1]\" 0");
+    redis.command(&format!("PTTL {key}"))[1..].parse().expect("a time")
+}
+
+#[test]
+fn out_of_memory_for_long_breaks_no_connection() {
+    let (redis, backend) = (Redis::start(), by_path());
+    let gateway = linked(&backend, &redis);
+    let mut stream = gateway.open("/a");
+    bare_id(&stream.frame());
+    redis.command("CONFIG SET maxmemory 1");
+    eventually("time passes", || registered_for(&redis) < 14_000);
+    eventually("it is registered again", || registered_for(&redis) > 14_000);
+    assert!(is_linked(&gateway));
+    assert_refused(&gateway.send(&event_to("a", "x")), 503, "Redis is out of memory");
+    // A connection that begins now needs memory.
+    redis.command("CLIENT KILL TYPE pubsub");
+    gateway.log_line(&["no connection to Redis", "OOM ", "raise its maxmemory"]);
+    assert_refused(&gateway.send(&event_to("a", "x")), 503, "Redis is out of memory");
+    redis.command("CONFIG SET maxmemory 0");
+    eventually("Redis is back", || is_linked(&gateway));
+    let id = sent(&gateway, "a", "y");
+    assert_eq!(stream.event(), event(&id, "y"));
+}
+
 #[test]
 fn a_redis_that_may_evict_is_warned_of_and_evictions_begin_a_new_epoch() {
     let redis = Redis::with(&["--maxmemory-policy", "allkeys-random"]);

@@ -172,7 +172,9 @@ fn draw(random: &mut Random, shas: &[String]) -> Vec<String> {
         18 => {
             let source = random.pick(&["one", "one", "two"]);
             let (epoch, generation) = (random.below(1000).to_string(), random.pick(&["1", "1", "2"]));
-            let rest = [&*epoch, source, "0", "300000", "100", generation, "15000", "65536", "P:all"];
+            // The server of the last send, which was sent before or after anything else.
+            let (last, sent_at) = (random.pick(&["", "one", "two"]), random.pick(&["0", "99999999999999"]));
+            let rest = [&*epoch, source, "0", "300000", "100", generation, "15000", "65536", "P:all", last, sent_at];
             let mut command = words(&["EVALSHA", &shas[2], "4", "P:meta", "P:log", "P:gw:1", "P:trial"]);
             command.extend(words(&rest));
             command

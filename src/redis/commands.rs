@@ -223,7 +223,9 @@ impl Link {
                     Outcome::Probed(reached)
                 } else {
                     // Of its own messages it is not certain that they come before the answer.
-                    Outcome::Sent { position: position_of(id.bytes()?)?, reached }
+                    let position = position_of(id.bytes()?)?;
+                    self.newest_sent = self.newest_sent.max(position);
+                    Outcome::Sent { position, reached }
                 }
             }
             Kind::Tell { .. } => Outcome::Told(usize::try_from(value.integer()?).ok()?),

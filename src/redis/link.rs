@@ -6,6 +6,7 @@
 
 use super::entries::{self, Entry, flags, position_of};
 use super::held::{Frame, Published, Replay};
+use super::requests::Outcome;
 use super::resp::{self, Scanner, Value};
 use super::scripts::{OPEN, SCRIPTS, Script};
 use super::server::{self, Server};
@@ -57,7 +58,14 @@ impl Link {
                 self.write_request(now, serial);
             }
         } else {
-            let expired = self.requests.expire(now);
+            let mut expired = self.requests.expire(now);
+            if self.complaint.contains("OOM ") {
+                for (_, outcome) in &mut expired {
+                    if *outcome == Outcome::Unavailable {
+                        *outcome = Outcome::OutOfMemory;
+                    }
+                }
+            }
             self.finish(expired);
         }
     }

@@ -113,16 +113,23 @@ return found
 /// Begins a connection. Keys: meta, log, gateway, and one that only serves to try what the others need: a user that lacks a
 /// right is refused here, and not at the first send. Arguments: an epoch, in case that a new one begins; replication id,
 /// number of evictions; limits of history (milliseconds, events); generation of the connection, its lifetime; length of
-/// the log; channel of all.
+/// the log; channel of all; the replication id of the last server, and the time of the last
+/// send that it has accepted from this gateway.
 /// Answer: epoch, limits, newest position.
+///
+/// A send that another server has accepted after the epoch has begun here is lost: that one had been replaced already. So
+/// another epoch begins.
 pub(super) const OPEN: &str = r"
-local meta = redis.call('HMGET', KEYS[1], 'epoch', 'source', 'age', 'events')
+local meta = redis.call('HMGET', KEYS[1], 'epoch', 'source', 'age', 'events', 'since')
+local began = meta[1]
 redis.call('GET', KEYS[3])
 local source = ARGV[2] .. ' ' .. ARGV[3]
 if not meta[1] then
   redis.call('HSET', KEYS[1], 'age', ARGV[4], 'events', ARGV[5])
   meta = {ARGV[1], source, ARGV[4], ARGV[5]}
 elseif meta[2] ~= source then
+  meta[1] = ARGV[1]
+elseif ARGV[10] ~= ARGV[2] and meta[5] and tonumber(ARGV[11]) > tonumber(meta[5]) then
   meta[1] = ARGV[1]
 end
 redis.call('HSET', KEYS[1], 'epoch', meta[1], 'source', source)
@@ -140,16 +147,27 @@ redis.call('SET', KEYS[3], ARGV[6], 'PX', ARGV[7])
 local id = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[8], '*', 'h', '')
 redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
 redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)
+if began ~= meta[1] then redis.call('HSET', KEYS[1], 'since', string.match(id, '%d+')) end
 return {meta[1], meta[3], meta[4], id}
 ";
 
-/// Keeps a gateway registered. It writes, as a master that was replaced still answers a PING. Keys: meta, log, gateway.
-/// Arguments: generation, lifetime, length of the log. Answer: epoch, newest position.
+/// Keeps a gateway registered. It writes, as a master that was replaced still answers a PING; without memory it can only
+/// do so as long as it is registered. Keys: meta, log, gateway. Arguments: generation, lifetime, length of the log. Answer:
+/// epoch, newest position.
 pub(super) const BEAT: &str = r"
 local generation = redis.call('GET', KEYS[3])
 if generation and generation ~= ARGV[1] then return redis.error_reply('FENCED by a newer connection') end
-redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[2])
-local id = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', 'h', '')
+if generation then
+  redis.call('PEXPIRE', KEYS[3], ARGV[2])
+else
+  redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[2])
+end
+local id = redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', 'h', '')
+if type(id) == 'table' then
+  if not string.find(id.err, 'OOM ', 1, true) then return id end
+  local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+  id = newest and newest[1] or '0-0'
+end
 return {redis.call('HGET', KEYS[1], 'epoch') or '', id}
 ";
 

@@ -90,6 +90,10 @@ pub(crate) fn hint(why: &str, settings: &RedisSettings) -> String {
         format!("allow it: {}", acl(&settings.prefix))
     } else if why.contains("unknown command") && why.to_ascii_uppercase().contains("HELLO") || starts(&["NOPROTO"]) {
         "Redis 6 or later is needed".to_owned()
+    } else if why.contains("OOM ") {
+        "Redis is out of memory, and takes no new connections of gateways: raise its maxmemory".to_owned()
+    } else if starts(&["MISCONF"]) || why.contains("MISCONF ") {
+        "Redis cannot write to its disk, and takes no writes: its log says why".to_owned()
     } else if starts(&["READONLY"]) || why.contains("takes no writes") {
         "REDIS_URL must name the master".to_owned()
     } else if why.contains("not Redis") {

@@ -126,6 +126,9 @@ pub(crate) struct Link {
     pub(super) server: Server,
     pub(super) epoch: Option<Epoch>,
     pub(super) head: Position,
+    /// Of the sends of this gateway that the last server has accepted, and its replication id.
+    pub(super) newest_sent: Position,
+    pub(super) sent_to: String,
     pub(super) held: Held,
     pub(super) reads: u64,
     pub(super) sync: Sync,
@@ -192,6 +195,8 @@ impl Link {
             server: Server::default(),
             epoch: None,
             head: 0,
+            newest_sent: 0,
+            sent_to: String::new(),
             held: Held::default(),
             reads: 0,
             sync: Sync::default(),

@@ -1,6 +1,6 @@
 //! The beginning of a connection, and what was missed until then.
 
-use super::entries::{Entry, Tag, flags, id_of, position_of};
+use super::entries::{Entry, Tag, flags, id_of, ms_of, position_of};
 use super::held::{Frame, Loaded, Replay, Standing, in_order, load};
 use super::requests::own_sends;
 use super::resp::{self, Value};
@@ -39,6 +39,8 @@ impl Link {
             REGISTERED.as_millis().to_string(),
             LOG_LENGTH.to_string(),
             self.names.all(),
+            self.sent_to.clone(),
+            ms_of(self.newest_sent).to_string(),
         ];
         self.run(now, Expected::Open, Script::Open, &keys, &arguments);
     }
@@ -229,6 +231,10 @@ impl Link {
         self.has_been_live = true;
         info!(version = self.server.version(), followed = self.held.len(); "connected to Redis");
         self.beat_at = now.after(BEAT_INTERVAL);
+        let (replication, _) = self.server.source();
+        if self.sent_to != replication {
+            (self.sent_to, self.newest_sent) = (replication, 0);
+        }
         for serial in self.requests.queued() {
             self.write_request(now, serial);
         }

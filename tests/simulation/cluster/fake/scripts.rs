@@ -17,8 +17,8 @@ pub(super) enum Script {
 const SHAS: [(&str, Script); 4] = [
     ("314c238efc4640b0f6b3bae956f9ec737fd5fe1b", Script::Send),
     ("fe59fd45c372eed7f1497843ef800fafe0811dc3", Script::Read),
-    ("48ed632628458a34cc0da6b356cfba63a837f96f", Script::Open),
-    ("22860c9dcbd68002077aa04d8ed2ff7e4d720a9a", Script::Beat),
+    ("f956727462b8ec4c8be1410f002b8b771372de8d", Script::Open),
+    ("80de32e075182b1e02e5e5ccd8252b433b52c20d", Script::Beat),
 ];
 
 impl Script {
@@ -162,6 +162,9 @@ fn open(server: &mut Server, call: &Call<'_>) -> Result<Reply, String> {
     let source = format!("{} {}", call.text(2), call.text(3));
     let mut meta = |field: &str| server.data.hget(call.key(1), field);
     let (epoch, known, age, events) = (meta("epoch"), meta("source"), meta("age"), meta("events"));
+    let since = meta("since").map(|since| String::from_utf8_lossy(&since).parse::<u64>().expect("a time"));
+    let began = epoch.clone();
+    let is_lost = call.bytes(10) != call.bytes(2) && since.is_some_and(|since| call.number::<u64>(11) > since);
     server.deny_without_memory()?;
     let (epoch, age, events) = match epoch {
         None => {
@@ -171,7 +174,7 @@ fn open(server: &mut Server, call: &Call<'_>) -> Result<Reply, String> {
         }
         Some(epoch) => {
             let is_same = known.as_deref() == Some(source.as_bytes());
-            let epoch = if is_same { epoch } else { bytes(call.bytes(1)) };
+            let epoch = if is_same && !is_lost { epoch } else { bytes(call.bytes(1)) };
             (epoch, age.expect("an age"), events.expect("events"))
         }
     };
@@ -183,6 +186,9 @@ fn open(server: &mut Server, call: &Call<'_>) -> Result<Reply, String> {
     server.publish(&call.text(9), b"T");
     server.data.set(call.key(3), call.bytes(6), Some(call.number(7)));
     let id = server.data.xadd(call.key(2), None, vec![bytes("h"), bytes("")])?;
+    if began.as_deref() != Some(&*epoch) {
+        server.data.hset(call.key(1), "since", id.ms.to_string().as_bytes());
+    }
     server.notes.push(Note::Opened { epoch: String::from_utf8_lossy(&epoch).into_owned() });
     let answer = [epoch, age, events].map(Reply::text);
     Ok(Reply::Array(answer.into_iter().chain([Reply::text(id.to_string())]).collect()))
@@ -190,12 +196,20 @@ fn open(server: &mut Server, call: &Call<'_>) -> Result<Reply, String> {
 
 fn beat(server: &mut Server, call: &Call<'_>) -> Result<Reply, String> {
     let generation = server.data.get(call.key(3));
-    if generation.is_some_and(|generation| *generation != *call.bytes(1)) {
+    if generation.as_ref().is_some_and(|generation| **generation != *call.bytes(1)) {
         return Err("FENCED by a newer connection".to_owned());
     }
-    server.deny_without_memory()?;
-    server.data.set(call.key(3), call.bytes(1), Some(call.number(2)));
-    let id = server.data.xadd(call.key(2), None, vec![bytes("h"), bytes("")])?;
+    let memory = server.deny_without_memory();
+    if generation.is_some() {
+        server.data.pexpire(call.key(3), call.number(2));
+    } else {
+        memory.clone()?;
+        server.data.set(call.key(3), call.bytes(1), Some(call.number(2)));
+    }
+    let id = match memory {
+        Ok(()) => server.data.xadd(call.key(2), None, vec![bytes("h"), bytes("")])?,
+        Err(_) => server.data.newest(call.key(2)).map_or(Id::default(), |(id, _)| id),
+    };
     let epoch = server.data.hget(call.key(1), "epoch").unwrap_or_else(|| bytes(""));
     Ok(Reply::Array(vec![Reply::text(epoch), Reply::text(id.to_string())]))
 }
