@@ -43,7 +43,10 @@ class Program:
         self._output = tempfile.TemporaryFile()
         self._read = 0
         streams = {"stdin": stdin, "stdout": self._output, "stderr": subprocess.STDOUT}
-        self.process = subprocess.Popen(command, cwd=cwd, env={**os.environ, **env}, **streams)
+        # A shell's background job ignores SIGINT, and so would what it starts.
+        interruptible = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+        environment = {**os.environ, **env}
+        self.process = subprocess.Popen(command, cwd=cwd, env=environment, preexec_fn=interruptible, **streams)
 
     def output(self):
         return os.pread(self._output.fileno(), os.fstat(self._output.fileno()).st_size, 0).decode(errors="replace")
