@@ -53,9 +53,7 @@ impl Content {
             shared: None,
         })
     }
-}
 
-impl Content {
     fn shared_len(&self) -> usize {
         self.shared.as_ref().map_or(0, |shared| shared.bytes.len() - shared.start)
     }

@@ -166,6 +166,15 @@ pub(super) struct Offer {
     pub complete_to: Option<Position>,
 }
 
+impl Offer {
+    fn bytes<'a>(&self, live: &'a LiveFrame, collected: &'a Collected) -> &'a [u8] {
+        match self.live {
+            Some((_, framing)) => live.bytes(framing),
+            None => &collected.bytes,
+        }
+    }
+}
+
 /// The accepted part of an offer.
 pub(super) struct Taken {
     /// The position of the last event that was at least partly accepted.
@@ -250,16 +259,13 @@ impl Delivery {
 
     /// The bytes of an offer.
     pub(super) fn bytes(&self, offer: &Offer) -> &[u8] {
-        match offer.live {
-            Some((_, framing)) => self.live.bytes(framing),
-            None => &self.collected.bytes,
-        }
+        offer.bytes(&self.live, &self.collected)
     }
 
     /// The accepted part of an offer, given the first `count` bytes.
     pub(super) fn taken(&mut self, offer: &Offer, count: usize) -> Taken {
         let Self { live, collected, rests, .. } = self;
-        let bytes = offer.live.map_or(&collected.bytes[..], |(_, framing)| live.bytes(framing));
+        let bytes = offer.bytes(live, collected);
         let all = count >= bytes.len();
         let one = [(bytes.len(), offer.live.map_or(0, |(position, _)| position))];
         let ends = if offer.live.is_some() { &one[..] } else { &collected.ends[..] };

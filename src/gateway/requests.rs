@@ -290,7 +290,7 @@ impl Shared {
                 mode.keep_alive
             }
             Purpose::Stream(stream) => return self.connect_posted(now, current(connections, id), *stream, body),
-            Purpose::Get(stream) => return self.connect_get(now, current(connections, id), *stream),
+            Purpose::Get(stream) => return self.connect_read(now, current(connections, id), *stream, None),
             // Reports can be a megabyte, so each is the last answer on its connection.
             Purpose::Answer(Reply::Metrics) => {
                 let mode = ResponseMode { keep_alive: false, ..mode };

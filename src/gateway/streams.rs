@@ -56,14 +56,6 @@ impl Shared {
         self.read_stream_request(head, mode, Request::encode)
     }
 
-    /// A GET for a stream, and the end of its body: asks the backend.
-    pub(super) fn connect_get(&mut self, now: Millis, connection: &mut Connection, stream: StreamRequest) {
-        match self.connect_refusal(stream.request.json().len()) {
-            Some(failure) => self.refuse_connect(now, connection, &stream.mode, failure),
-            None => self.ask_backend(now, connection, stream, None, 0),
-        }
-    }
-
     /// A POST for a stream has come, but for its body.
     pub(super) fn read_posted(&mut self, head: &Head<'_, '_>, mode: StreamMode) -> StreamRequest {
         self.hints.cors(head, &mode.cors);
@@ -92,9 +84,21 @@ impl Shared {
         let Ok(body) = RequestBody::new(body) else {
             return self.refuse_cors(now, connection, Refusal::MediaType, &stream.mode.cors);
         };
-        match self.connect_refusal(stream.request.json().len() + body.bytes()) {
+        self.connect_read(now, connection, stream, Some(body));
+    }
+
+    /// A request for a stream, and the end of its body: asks the backend.
+    pub(super) fn connect_read(
+        &mut self,
+        now: Millis,
+        connection: &mut Connection,
+        stream: StreamRequest,
+        body: Option<RequestBody>,
+    ) {
+        let bytes = stream.request.json().len() + body.as_ref().map_or(0, RequestBody::bytes);
+        match self.connect_refusal(bytes) {
             Some(failure) => self.refuse_connect(now, connection, &stream.mode, failure),
-            None => self.ask_backend(now, connection, stream, Some(body), 0),
+            None => self.ask_backend(now, connection, stream, body, 0),
         }
     }
 
