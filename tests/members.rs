@@ -177,6 +177,16 @@ fn numbers(data: &[String]) -> Vec<usize> {
     data.iter().map(|data| data.split(' ').next().and_then(|n| n.parse().ok()).expect("a number")).collect()
 }
 
+/// A stream that is to get the events 0 to 2 of its group, and its token.
+fn in_replay() -> (World, ConnId, Uuid) {
+    let mut world = World::new(history());
+    for n in 0..3 {
+        world.send(&format!(r#"{{"group":"a","event":{{"data":"{n}"}}}}"#));
+    }
+    let (id, token) = world.open(r#"{"groups":["a"],"since":"start"}"#);
+    (world, id, token)
+}
+
 fn history() -> Settings {
     Settings { history_age: Duration::from_secs(300), ..Settings::default() }
 }
@@ -333,11 +343,7 @@ fn what_is_not_kept_is_queued_as_far_as_it_may_be() {
 
 #[test]
 fn a_drain_writes_what_was_sent_to_a_token_during_a_replay() {
-    let mut world = World::new(history());
-    for n in 0..3 {
-        world.send(&format!(r#"{{"group":"a","event":{{"data":"{n}"}}}}"#));
-    }
-    let (id, token) = world.open(r#"{"groups":["a"],"since":"start"}"#);
+    let (mut world, id, token) = in_replay();
     world.full.push(id);
     world.carry_out();
     assert_eq!(world.send(&format!(r#"{{"token":"{token}","event":{{"data":"7"}}}}"#)), "200");
@@ -355,11 +361,7 @@ fn a_drain_writes_what_was_sent_to_a_token_during_a_replay() {
 
 #[test]
 fn what_is_sent_to_a_token_during_a_replay_comes_behind_it() {
-    let mut world = World::new(history());
-    for n in 0..3 {
-        world.send(&format!(r#"{{"group":"a","event":{{"data":"{n}"}}}}"#));
-    }
-    let (id, token) = world.open(r#"{"groups":["a"],"since":"start"}"#);
+    let (mut world, id, token) = in_replay();
     assert_eq!(world.send(&format!(r#"{{"token":"{token}","event":{{"data":"3"}}}}"#)), "200");
     world.carry_out();
     assert_eq!(numbers(&world.data(id)), [0, 1, 2, 3]);
@@ -483,11 +485,7 @@ fn a_member_that_expires_gets_what_is_on_its_way_to_it_first() {
 
 #[test]
 fn what_is_sent_to_a_token_during_a_replay_comes_before_a_later_close() {
-    let mut world = World::new(history());
-    for n in 0..3 {
-        world.send(&format!(r#"{{"group":"a","event":{{"data":"{n}"}}}}"#));
-    }
-    let (id, token) = world.open(r#"{"groups":["a"],"since":"start"}"#);
+    let (mut world, id, token) = in_replay();
     world.full.push(id);
     world.carry_out();
     assert_eq!(world.send(&format!(r#"{{"token":"{token}","event":{{"data":"3"}}}}"#)), "200");

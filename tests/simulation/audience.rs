@@ -7,6 +7,7 @@
 
 mod judge;
 
+use super::frames::Frames;
 use crate::random::Random;
 use ssegateway::callback::{CallId, CallKind, Called, Detail, Outcome};
 use ssegateway::clock::Millis;
@@ -50,9 +51,8 @@ struct Client {
     /// What it has everything up to, or has been told of the gap.
     has: u64,
     cursor: Option<String>,
-    /// On this connection: bytes of a chunk, what is left of its size, a frame.
-    held: Vec<u8>,
-    frame: Vec<u8>,
+    /// On this connection.
+    frames: Frames,
     is_headed: bool,
     /// A gap must come first.
     owes_gap: bool,

@@ -5,6 +5,7 @@ mod backend;
 mod client;
 pub(crate) mod cluster;
 mod faults;
+mod frames;
 mod kernel;
 mod net;
 pub(crate) mod scarcity;

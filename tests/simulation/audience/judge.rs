@@ -5,10 +5,10 @@ use super::*;
 impl World {
     /// A client takes bytes in.
     pub(super) fn take(&mut self, n: usize, bytes: &[u8]) {
-        self.clients[n].held.extend_from_slice(bytes);
+        self.clients[n].frames.held.extend_from_slice(bytes);
         if !self.clients[n].is_headed {
             let is_narrow = self.settings.pending_bytes_max == PENDING && !self.clients[n].waiting.is_empty();
-            let held = &mut self.clients[n].held;
+            let held = &mut self.clients[n].frames.held;
             let Some(end) = held.windows(4).position(|window| window == b"\r\n\r\n") else { return };
             // Too much was sent before it was open.
             if held.starts_with(b"HTTP/1.1 503") && is_narrow {
@@ -18,12 +18,8 @@ impl World {
             held.drain(..end + 4);
             self.clients[n].is_headed = true;
         }
-        while let Some(chunk) = next_chunk(&mut self.clients[n].held) {
-            self.clients[n].frame.extend_from_slice(&chunk);
-            while let Some(end) = self.clients[n].frame.windows(2).position(|window| window == b"\n\n") {
-                let frame: Vec<u8> = self.clients[n].frame.drain(..end + 2).collect();
-                self.judge(n, &String::from_utf8(frame).expect("text"));
-            }
+        while let Some(frame) = self.clients[n].frames.next() {
+            self.judge(n, &frame);
         }
     }
 
@@ -102,18 +98,4 @@ impl World {
         }
         self.clients[n].has = self.clients[n].has.max(position);
     }
-}
-
-/// Takes a whole chunk from the front of `held`.
-fn next_chunk(held: &mut Vec<u8>) -> Option<Vec<u8>> {
-    let line = held.windows(2).position(|window| window == b"\r\n")?;
-    let digits = std::str::from_utf8(&held[..line]).expect("digits");
-    let size = usize::from_str_radix(digits, 16).expect("a chunk's size");
-    if held.len() < line + 2 + size + 2 {
-        return None;
-    }
-    assert_eq!(&held[line + 2 + size..line + 4 + size], b"\r\n", "a chunk's data ends in CRLF");
-    let chunk = held[line + 2..line + 2 + size].to_vec();
-    held.drain(..line + 4 + size);
-    Some(chunk)
 }

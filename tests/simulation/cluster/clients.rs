@@ -2,6 +2,7 @@
 
 use super::nodes::Connect;
 use super::*;
+use crate::simulation::frames::Frames;
 use ssegateway::callback::{Called, Outcome};
 use ssegateway::gateway::{Listener, Peer};
 use ssegateway::job::Completion;
@@ -24,9 +25,8 @@ pub(super) struct Client {
     pub(super) excuse: u64,
     /// Groups of which it has got an event since.
     pub(super) seen: BTreeSet<usize>,
-    /// On this connection: bytes of a chunk, a frame.
-    pub(super) held: Vec<u8>,
-    pub(super) frame: Vec<u8>,
+    /// On this connection.
+    pub(super) frames: Frames,
     pub(super) is_headed: bool,
     /// On this connection: the position of the last event, transient or not, and what came by its token.
     pub(super) last: u64,

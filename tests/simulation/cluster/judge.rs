@@ -6,9 +6,10 @@ use super::*;
 impl World {
     /// A client takes bytes in.
     pub(super) fn take(&mut self, n: usize, bytes: &[u8]) {
-        self.clients[n].held.extend_from_slice(bytes);
+        self.clients[n].frames.held.extend_from_slice(bytes);
         if !self.clients[n].is_headed {
-            let Client { held, token, node, is_headed, .. } = &mut self.clients[n];
+            let Client { frames, token, node, is_headed, .. } = &mut self.clients[n];
+            let held = &mut frames.held;
             let Some(end) = held.windows(4).position(|window| window == b"\r\n\r\n") else { return };
             if let Some(record) = &mut self.record {
                 record.frame(token.as_u128() as u64, &String::from_utf8_lossy(&held[..end]));
@@ -23,12 +24,8 @@ impl World {
             held.drain(..end + 4);
             *is_headed = true;
         }
-        while let Some(chunk) = next_chunk(&mut self.clients[n].held) {
-            self.clients[n].frame.extend_from_slice(&chunk);
-            while let Some(end) = self.clients[n].frame.windows(2).position(|window| window == b"\n\n") {
-                let frame: Vec<u8> = self.clients[n].frame.drain(..end + 2).collect();
-                self.judge(n, &String::from_utf8(frame).expect("text"));
-            }
+        while let Some(frame) = self.clients[n].frames.next() {
+            self.judge(n, &frame);
         }
     }
 
@@ -150,18 +147,4 @@ impl World {
         let client = &self.clients[n];
         self.sends.check_reached(client.token, &client.by_token);
     }
-}
-
-/// Takes a whole chunk from the front of `held`.
-fn next_chunk(held: &mut Vec<u8>) -> Option<Vec<u8>> {
-    let line = held.windows(2).position(|window| window == b"\r\n")?;
-    let digits = std::str::from_utf8(&held[..line]).expect("digits");
-    let size = usize::from_str_radix(digits, 16).expect("a chunk's size");
-    if held.len() < line + 2 + size + 2 {
-        return None;
-    }
-    assert_eq!(&held[line + 2 + size..line + 4 + size], b"\r\n", "a chunk's data ends in CRLF");
-    let chunk = held[line + 2..line + 2 + size].to_vec();
-    held.drain(..line + 4 + size);
-    Some(chunk)
 }
