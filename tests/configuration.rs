@@ -2,10 +2,13 @@
 
 mod common;
 
-use common::{Backend, Builder, Client, Directory, Gateway, Output, Port, assert_json, get, run, send_request};
+use common::{
+    Backend, Builder, Client, Directory, Gateway, Output, Port, assert_json, get, program, run, send_request,
+};
 use ssegateway::config::VARIABLES;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 /// The integer variables whose bad values end the process.
 const NUMBERS: [&str; 15] = [
@@ -157,6 +160,39 @@ fn a_secret_can_come_from_a_file() {
         let want = format!("\nINTERNAL_TOKEN=***\nINTERNAL_TOKEN_FILE={path}\n");
         assert!(shown.contains(&want) && !shown.contains("s3cret"), "{shown}");
     }
+}
+
+#[test]
+fn a_secret_can_come_from_a_pipe() {
+    // As of a shell's process substitution, with a writer that is slow and in no hurry to close it.
+    for path in ["/dev/fd/", "/proc/self/fd/"] {
+        let script = format!(
+            r#"exec 3< <(sleep 0.2; printf s3c; sleep 0.2; echo ret; sleep 0.2)
+            CALLBACK_TOKEN_FILE={path}3 "$0" check"#
+        );
+        let (code, shown) = bash(&script);
+        assert!(code == Some(0) && shown.contains("\nCALLBACK_TOKEN=***\n"), "{shown}");
+    }
+    let (code, shown) = bash(r#"echo s3cret | INTERNAL_TOKEN_FILE=/dev/stdin "$0" check"#);
+    assert!(code == Some(0) && shown.contains("\nINTERNAL_TOKEN=***\n"), "{shown}");
+    let (code, shown) = bash(r#"INTERNAL_TOKEN_FILE=<(true) "$0" check"#);
+    assert!(code == Some(2) && shown.contains("INTERNAL_TOKEN_FILE") && shown.contains("empty"), "{shown}");
+}
+
+/// Runs a script with the gateway as `$0`; its status, and what it has written to both outputs.
+fn bash(script: &str) -> (Option<i32>, String) {
+    let output = Command::new("bash").args(["-c", script]).arg(program()).output().expect("bash");
+    (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+#[test]
+fn a_pipe_that_nobody_writes_to_does_not_hold_up_the_start_for_ever() {
+    let (code, shown) = bash(
+        r#"pipe="$(mktemp -u)" && mkfifo "$pipe" && trap 'rm "$pipe"' EXIT
+        INTERNAL_TOKEN_FILE="$pipe" "$0""#,
+    );
+    let good = ["INTERNAL_TOKEN_FILE", "nobody has written", "10s"].iter().all(|word| shown.contains(word));
+    assert!(code == Some(2) && good && shown.lines().count() == 1, "{shown}");
 }
 
 #[test]

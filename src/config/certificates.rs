@@ -6,7 +6,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 /// Ten times a distribution's bundle.
-const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// All certificates (DER) in the file at `path`. Errors: a phrase with the reason, also for a single one that cannot be
 /// used.

@@ -3,21 +3,27 @@
 use crate::gateway::Cors;
 use crate::http::grammar::decimal;
 use crate::secret::Secret;
+use crate::sys;
 use log::LevelFilter;
 use socket2::SockAddr;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A year. More is a typing error, and sums of such times cannot overflow.
 const SECONDS_MAX: u64 = 31_536_000;
 /// More than any header may hold, so that reading a path like /dev/zero ends.
-const TOKEN_FILE_BYTES_MAX: u64 = 64 * 1024;
+const TOKEN_FILE_BYTES_MAX: usize = 64 * 1024;
+/// The time that a pipe in place of a file has to be written and closed: a program that decrypts a secret is slow, and one
+/// that never writes must not keep the gateway from starting without a word.
+const PIPE_TIME_MAX: Duration = Duration::from_secs(10);
 
 // Most variables are numbers. The functions that read and show them are not inlined, or each would have its own copy.
 
@@ -87,12 +93,37 @@ pub(super) fn token(text: &str) -> Result<Secret, &'static str> {
     }
 }
 
-/// The content of the file at `path`; `None`: it has `bytes_max` or more, as /dev/zero has. Errors: it cannot be read.
-pub(super) fn file(path: &str, bytes_max: u64) -> Result<Option<Vec<u8>>, String> {
+/// The content of the file at `path`, which may be a pipe, like that of a shell's `<(pass show token)`; `None`: it has
+/// `bytes_max` or more, as /dev/zero has. Errors: it cannot be read, or not to its end in time.
+pub(super) fn file(path: &str, bytes_max: usize) -> Result<Option<Vec<u8>>, String> {
+    let content = read_within(path, bytes_max, PIPE_TIME_MAX);
+    content.map_err(|error| format!("must name a readable file: {error}"))
+}
+
+fn read_within(path: &str, bytes_max: usize, time_max: Duration) -> io::Result<Option<Vec<u8>>> {
+    // Nonblocking: the opening of a named pipe would wait for somebody who writes, and a read for what is written.
+    let mut file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let deadline = Instant::now() + time_max;
     let mut content = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(bytes_max).read_to_end(&mut content));
-    let length = read.map_err(|error| format!("must name a readable file: {error}"))?;
-    Ok(Some(content).filter(|_| (length as u64) < bytes_max))
+    let mut chunk = [0; 4096];
+    loop {
+        // Before the first writer of a named pipe a read finds its end, which poll(2) does not.
+        while !sys::wait_readable(file.as_fd(), deadline.saturating_duration_since(Instant::now()))? {
+            if Instant::now() >= deadline {
+                let line = format!("nobody has written to it and closed it within {time_max:?}");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, line));
+            }
+        }
+        match file.read(&mut chunk) {
+            Ok(0) => return Ok(Some(content)),
+            Ok(count) => content.extend_from_slice(&chunk[..count]),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) => return Err(error),
+        }
+        if content.len() >= bytes_max {
+            return Ok(None);
+        }
+    }
 }
 
 /// The token in the file at `path`, without the line break at its end, if there is one.

@@ -20,7 +20,7 @@ pub use memory::{limit_heap, release_heap, release_stack};
 pub use signals::{Signals, delay_abort};
 pub use socket::{
     abort_on_close, is_quiet, listen, probe_silent_peer, send_now, set_stream_options, unacknowledged,
-    wait_any_writable, wait_writable,
+    wait_any_writable, wait_readable, wait_writable,
 };
 pub use unix::{SocketFile, listen_unix};
 

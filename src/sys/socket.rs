@@ -1,7 +1,7 @@
 //! Socket options and calls that std and mio lack.
 
 use super::errno::check;
-use libc::{MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, c_int};
+use libc::{MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, c_int, c_short};
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
 use std::mem::MaybeUninit;
@@ -86,7 +86,17 @@ pub fn wait_writable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Resul
 
 /// As [`wait_writable`], for one of several descriptors.
 pub fn wait_any_writable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result<bool> {
-    let entry = |fd: &BorrowedFd<'_>| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    wait(fds, libc::POLLOUT, timeout)
+}
+
+/// Waits until a read from a descriptor of any kind can go ahead, finds the end, or fails, or until `timeout` has passed.
+/// `false`: it would still block, or a signal arrived.
+pub fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
+    wait(&[fd], libc::POLLIN, Some(timeout))
+}
+
+fn wait(fds: &[BorrowedFd<'_>], events: c_short, timeout: Option<Duration>) -> io::Result<bool> {
+    let entry = |fd: &BorrowedFd<'_>| libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
     let mut entries: Vec<libc::pollfd> = fds.iter().map(entry).collect();
     // A process has fewer descriptors than fit this type.
     let count = entries.len() as libc::nfds_t;
@@ -203,6 +213,19 @@ mod tests {
         assert!(!is_writable(&writer));
         drop(reader);
         assert!(wait_writable(writer.as_fd(), None).unwrap());
+    }
+
+    #[test]
+    fn a_pipe_is_readable_with_bytes_and_at_its_end() {
+        let (mut reader, mut writer) = io::pipe().unwrap();
+        let is_readable = |reader: &io::PipeReader| wait_readable(reader.as_fd(), Duration::ZERO).unwrap();
+        assert!(!is_readable(&reader));
+        writer.write_all(b"x").unwrap();
+        assert!(is_readable(&reader));
+        reader.read_exact(&mut [0]).unwrap();
+        assert!(!is_readable(&reader));
+        drop(writer);
+        assert!(is_readable(&reader));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// The program under test: the variable SSEGATEWAY may name another than cargo's build, such as one for another machine.
-fn program() -> OsString {
+pub(crate) fn program() -> OsString {
     std::env::var_os("SSEGATEWAY").unwrap_or_else(|| env!("CARGO_BIN_EXE_ssegateway").into())
 }
 

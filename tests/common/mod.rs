@@ -27,7 +27,7 @@ pub(crate) use backend::{Answer, Backend, Call, Gate, Step};
 pub(crate) use cage::{Cage, Peak};
 pub(crate) use client::{Client, get, post, send_request};
 pub(crate) use directory::Directory;
-pub(crate) use gateway::{Builder, Gateway, Output, run};
+pub(crate) use gateway::{Builder, Gateway, Output, program, run};
 pub(crate) use ledger::{Ledger, Sums, Verdict};
 pub(crate) use port::Port;
 pub(crate) use random::Random;
