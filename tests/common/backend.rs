@@ -3,7 +3,7 @@
 use super::{PATIENCE, Port, sys};
 use serde_json::Value;
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -174,6 +174,7 @@ struct Shared {
 /// A running backend; it stops when dropped.
 pub(crate) struct Backend {
     shared: Arc<Shared>,
+    address: Ipv4Addr,
     pub port: Port,
     threads: Threads,
     acceptors: Mutex<Vec<JoinHandle<()>>>,
@@ -223,13 +224,28 @@ impl Backend {
         Self::start(port, Threads::PerConnection, true, handler)
     }
 
+    /// On the same port of another address of this machine, for a backend that moves; its calls are not recorded.
+    pub(crate) fn elsewhere(port: &Port, handler: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Self {
+        Self::start_at(Ipv4Addr::new(127, 0, 0, 2), port.clone(), Threads::PerConnection, false, handler)
+    }
+
     fn start(
         port: Port,
         threads: Threads,
         records: bool,
         handler: impl Fn(&Call) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", port.number)).expect("a port for the backend");
+        Self::start_at(Ipv4Addr::LOCALHOST, port, threads, records, handler)
+    }
+
+    fn start_at(
+        address: Ipv4Addr,
+        port: Port,
+        threads: Threads,
+        records: bool,
+        handler: impl Fn(&Call) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind((address, port.number)).expect("a port for the backend");
         sys::listen_for_many(&listener);
         let shared = Arc::new(Shared {
             calls: Mutex::default(),
@@ -249,12 +265,12 @@ impl Backend {
             std::thread::spawn(move || served.accept(&listener, threads))
         });
         let acceptors = Mutex::new(acceptors.collect());
-        Self { shared, port, threads, acceptors }
+        Self { shared, address, port, threads, acceptors }
     }
 
     /// The callback URL.
     pub(crate) fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/callback", self.port)
+        format!("http://{}:{}/callback", self.address, self.port)
     }
 
     /// Waits for a matching call and takes it; a call is taken once.
@@ -313,7 +329,7 @@ impl Backend {
         let acceptors = std::mem::take(&mut *self.acceptors.lock().unwrap());
         for acceptor in acceptors {
             // Wake one of them, so that it sees the flag and drops its listener.
-            let _ = TcpStream::connect(("127.0.0.1", self.port.number));
+            let _ = TcpStream::connect((self.address, self.port.number));
             // A worker may be in the middle of a call; do not wait for it.
             if let Threads::PerConnection = self.threads {
                 let _ = acceptor.join();

@@ -19,6 +19,7 @@ mod few_workers;
 mod healthy;
 mod last_answers;
 mod log_pipe;
+mod moved_backend;
 mod mutations;
 mod readers;
 mod shutdown;
