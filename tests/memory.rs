@@ -163,7 +163,7 @@ fn clients_that_have_stopped_reading_do_not_keep_out_new_ones() {
     // Most of what they use is in the kernel.
     world.gateway.is_short_of_memory(world.now());
     world.open_stream(0).expect_err("they may still be reading");
-    world.now += 1_000;
+    world.now += 100;
     // As before each accept.
     world.gateway.is_short_of_memory(world.now());
     let (reader, token) = world.open_stream(0).expect("a stream");

@@ -18,6 +18,9 @@ const READS_FOR: Duration = Duration::from_secs(1);
 /// How many times the usual limit a client that reads may have unsent: a healthy client needs a second or two for a
 /// burst with the initial state of a page.
 const READER_FACTOR: usize = 4;
+/// After so long without accepting bytes a client counts as one that has stopped reading, where memory is short: the round
+/// trip of a distant one. A browser that is cut comes back, and one that is refused in its favour never does.
+const STALLS_AFTER: Duration = Duration::from_millis(100);
 
 /// The output of one connection.
 pub(super) struct Output {
@@ -75,7 +78,7 @@ impl Output {
 
     /// Whether its client has read nothing for so long that it counts as one that does not.
     pub(super) fn is_stalled(&self, now: Millis) -> bool {
-        now >= self.progress_at.after(READS_FOR)
+        now >= self.progress_at.after(STALLS_AFTER)
     }
 
     /// The sending side was shut down: the wait for the peer restarts.

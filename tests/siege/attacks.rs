@@ -75,7 +75,7 @@ pub(crate) fn all(seconds: u64) -> Vec<Attack> {
             ..Attack::new(
                 "readers",
                 "readers that read nothing of a flood",
-                vec![Plan { deaf: true, ..Plan::gets(Conduct::Hold, 100, "idle") }],
+                vec![Plan { deaf: true, ..Plan::gets(Conduct::Hold, 1_000, "idle") }],
             )
         },
         Attack::new("slow-heads", "heads of a byte a second", vec![Plan::new(Conduct::Drip, 5_000, slow_head)]),

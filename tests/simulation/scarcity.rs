@@ -18,7 +18,7 @@ const HONEST: usize = 4;
 /// Nobody needs more than that to be cut.
 const MUCH: usize = 64 * 1024;
 /// Who has read nothing for so long has stopped reading.
-const STALL: u64 = 1000;
+const STALL: u64 = 100;
 /// Unfinished requests are looked for again after so long.
 const LOOK: u64 = 100;
 /// Streams cut at once.
