@@ -5,6 +5,7 @@ from urllib.parse import urlencode
 
 import pytest
 from programs import wait_until
+from ssegateway import decline
 
 # A page returns before a restart can be over.
 pytestmark = pytest.mark.parametrize(
@@ -60,6 +61,23 @@ def test_a_page_with_ssegateway_js_comes_back(ssegateway, site, open_page, brows
     wait_for(site, "gap")
     after = ssegateway.send(group="news", data="after").id
     wait_for(site, "message", "after", after)
+
+
+@pytest.mark.parametrize("browser", BROWSERS)
+def test_a_page_with_ssegateway_js_stays_away_after_a_204_but_not_after_an_error(ssegateway, site, open_page, browser):
+    ssegateway.answer = 403
+    open_page(browser, reopen="")
+    wait_for(site, "error", 0, 403)
+    site.reports.clear()
+    ssegateway.stop()
+    wait_for(site, "error", 0)
+    ssegateway.answer = {"groups": ["news"]}
+    ssegateway.start()
+    wait_for(site, "open")
+    ssegateway.answer = decline()
+    ssegateway.stop()
+    ssegateway.start()
+    wait_for(site, "error", 2, 204)
 
 
 def test_a_page_in_firefox_without_it_gives_up(ssegateway, site, open_page):
