@@ -58,13 +58,18 @@ def start_nginx(start, port, gateway, directory, installed):
     start("nginx", "-c", f"{room}/nginx.conf")
 
 
+def start_php_alone(start, port, gateway, directory, installed):
+    environment = {"GATEWAY_URL": gateway.url, "EVENTS_URL": f"{gateway.url}/events/room"}
+    start("php", "-S", f"127.0.0.1:{port}", "index.php", cwd=EXAMPLES / "php", env=environment)
+
+
 def start_go(start, port, gateway, directory, installed):
     command = ["go", "build", "-o", f"{directory}/room", EXAMPLES / "go/main.go"]
     subprocess.run(command, check=True, env={**os.environ, "GOCACHE": f"{installed}/go"})  # half a minute the first time
     start(f"{directory}/room", env={"LISTEN": f"127.0.0.1:{port}", "GATEWAY_URL": gateway.url})
 
 
-@pytest.fixture(params=[start_node, start_nginx, start_go], ids=["express", "php", "go"])
+@pytest.fixture(params=[start_node, start_nginx, start_php_alone, start_go], ids=["express", "php", "php -S", "go"])
 def room(request, start, ssegateway, port, directory, installed):
     request.param(start, port, ssegateway, directory, installed)
     wait_until(lambda: listens(port), lambda: "the application does not listen")
@@ -72,9 +77,18 @@ def room(request, start, ssegateway, port, directory, installed):
     ssegateway.stop()  # first, since it notifies the application of the streams that end
 
 
-def say(port, user, text):
+def sign_in(port, user):
+    """The cookies of a browser that has opened the page; the room in Go has none, and takes anybody's word."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
-    headers = {"Content-Type": "application/x-www-form-urlencoded", "Cookie": f"theme=dark; user={user}"}
+    connection.request("GET", f"/?user={user}")
+    cookie = connection.getresponse().headers["Set-Cookie"] or f"user={user}"
+    connection.close()
+    return "theme=dark; " + cookie.partition(";")[0]
+
+
+def say(port, cookies, text):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "Cookie": cookies}
     connection.request("POST", "/messages", f"text={text}", headers)
     assert connection.getresponse().status in (200, 204)
     connection.close()
@@ -82,18 +96,19 @@ def say(port, user, text):
 
 def test_who_may_come_in_messages_to_all_and_who_has_left(ssegateway, room, port):
     assert ssegateway.open("/events/room").status == 401
+    cookies = {user: sign_in(port, user) for user in ("ann", "bob")}
     streams = {}
-    for user in ("ann", "bob"):
-        streams[user] = ssegateway.open("/events/room", {"Cookie": f"theme=dark; user={user}"})
+    for user in cookies:
+        streams[user] = ssegateway.open("/events/room", {"Cookie": cookies[user]})
         assert streams[user].event().data == f"Welcome, {user}"
-    say(port, "bob", "Hello")
+    say(port, cookies["bob"], "Hello")
     for stream in streams.values():
         assert stream.event().data == "bob: Hello"
     streams["bob"].close()
     assert streams["ann"].event().data == "bob has left"
 
 
-@pytest.mark.parametrize("room", [start_node, start_nginx], ids=["express", "php"], indirect=True)
+@pytest.mark.parametrize("room", [start_node, start_nginx, start_php_alone], ids=["express", "php", "php -S"], indirect=True)
 def test_two_pages_talk(room, open_page):
     pages = [open_page(f"{room}/?user=ann"), open_page(f"{room}/?user=ann")]
     for page in pages:
