@@ -9,7 +9,7 @@ import threading
 
 import worker
 from flask import Flask, render_template, request
-from ssegateway import Gateway, Gone, accept
+from ssegateway import Gateway, Gone, Unavailable, accept
 
 app, gateway = Flask(__name__), Gateway()
 EVENTS = os.environ.get("EVENTS_URL", "http://127.0.0.1:3000/runs")  # behind a proxy: /events/runs
@@ -28,8 +28,8 @@ def callback():
 @app.post("/questions")
 def ask():
     run, question = secrets.token_urlsafe(16), request.form["question"]
-    worker.query("INSERT INTO runs (name, question) VALUES (?, ?)", run, question)
     gateway.send(group=f"run:{run}", data="", name="queued")  # from now on there is something to attach to
+    worker.query("INSERT INTO runs (name, question) VALUES (?, ?)", run, question)
     start(run, question)
     return {"run": run}
 
@@ -41,6 +41,12 @@ def stop(run):
     except Gone:
         pass  # it was just over
     return {}
+
+
+@app.errorhandler(Unavailable)
+def unavailable(error):
+    app.logger.warning(error)
+    return {"error": "The gateway is unavailable. Please try again in a minute."}, 503
 
 
 @app.get("/")

@@ -149,6 +149,19 @@ def test_a_restart_of_the_gateway_loses_nothing(ask, ssegateway):
 
 
 @pytest.mark.parametrize("chat", ["thread"], indirect=True)
+def test_the_page_says_that_the_gateway_is_down(chat, open_page, origin, ssegateway, installed):
+    ssegateway.stop()
+    page = open_page(origin)
+    page.run("document.querySelector('input').value = 'Why?'; document.getElementById('send').click()")
+    page.wait_until("document.getElementById('problem').textContent.startsWith('The gateway is unavailable.')")
+    page.screenshot(installed / "chat-unavailable.png")
+    ssegateway.start()
+    page.run("document.getElementById('send').click()")  # the question is still there
+    is_done(page)
+    assert page.run("return document.querySelectorAll('section').length") == 1
+    assert page.run("return document.getElementById('problem').textContent") == ""
+
+
 def test_the_page_is_told_if_the_model_fails(ask, model):
     page = ask()
     model.end(signal.SIGKILL)
