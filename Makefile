@@ -24,9 +24,16 @@ help: ## Show this list
 demo: ## Gateway, backend and a web page; prints one URL, Ctrl-C stops it
 	cargo run --release --example demo
 
-demo-chat: $(VENV)/installed ## A chat with a language model that is none: resume, tabs, stop, a killed worker
+# Only what the demo needs, in the versions of the tests.
+CHAT_VENV = $(TARGET_DIR)/chat-venv
+$(CHAT_VENV)/installed: tests/integrations/requirements.txt
+	python3 -m venv --clear $(CHAT_VENV)
+	$(CHAT_VENV)/bin/pip install --quiet --disable-pip-version-check --constraint $< flask gunicorn openai
+	touch $@
+
+demo-chat: $(CHAT_VENV)/installed ## A chat with a simulated language model: resume, tabs, stop, a killed worker
 	cargo build --release --bin ssegateway
-	SSEGATEWAY=$(abspath $(TARGET_DIR))/release/ssegateway $(VENV)/bin/python examples/chat/demo.py
+	SSEGATEWAY=$(abspath $(TARGET_DIR))/release/ssegateway $(CHAT_VENV)/bin/python examples/chat/demo.py
 
 run: ## The gateway alone, configured by the environment: make run CALLBACK_URL=http://...
 	cargo run --release --bin ssegateway
