@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import sysconfig
 import tempfile
 import threading
@@ -89,6 +90,9 @@ class LiveGateway:
         self._port = socket.socket()
         self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._port.bind(("127.0.0.1", 0))
+        port = self._port.getsockname()[1]
+        if sys.platform != "linux":  # where that option does not go so far
+            self._port.close()
         self._backend = _backend(self)
         self._log = tempfile.TemporaryFile()
         self.callbacks: list[Callback] = []
@@ -96,7 +100,7 @@ class LiveGateway:
         self._streams: list[Stream] = []
         self.environment = {
             "LISTEN_ADDRESS": "127.0.0.1",
-            "PORT": str(self._port.getsockname()[1]),
+            "PORT": str(port),
             "CALLBACK_URL": f"http://127.0.0.1:{self._backend.server_port}/callback",
             "LOG_LEVEL": "debug",
             **environment,
