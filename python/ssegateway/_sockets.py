@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import struct
+import weakref
 from contextlib import suppress
 from time import monotonic
 
@@ -134,11 +135,19 @@ class Connection:
         self.sock.close()
 
 
+def _close(connections: list[Connection]) -> None:
+    with suppress(IndexError):  # none is left
+        while True:
+            connections.pop().close()
+
+
 class Pool:
     """The idle connections, as many as there have been concurrent calls."""
 
     def __init__(self, address: Address, timeout: float) -> None:
         self.idle: list[Connection] = []
+        # An application has no reason to call close() at its end, and would get a ResourceWarning.
+        weakref.finalize(self, _close, self.idle)
         self._address = address
         self._timeout = timeout
         self._pid = os.getpid()  # after a fork the child must not share them
@@ -166,12 +175,12 @@ class Pool:
             return answer
 
     def close(self) -> None:
-        while connection := self._take():
-            connection.close()
+        _close(self.idle)
 
     def _take(self) -> Connection | None:
         if self._pid != os.getpid():
-            self.idle, self._pid = [], os.getpid()
+            _close(self.idle)  # this process's ends of them alone
+            self._pid = os.getpid()
         while True:
             try:
                 connection = self.idle.pop()

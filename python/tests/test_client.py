@@ -4,6 +4,8 @@ import json
 import os
 import select
 import socket
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -166,6 +168,12 @@ def test_a_child_process_gets_connections_of_its_own(ssegateway: LiveGateway, co
     assert client.send(token, "parent")
     assert [event.data for _ in range(3) if (event := stream.event())] == ["first", "child", "parent"]
     assert client._pool.idle == [parents]
+
+
+def test_a_process_may_end_without_close(ssegateway: LiveGateway) -> None:
+    script = "import sys\nfrom ssegateway import Gateway\nclient = Gateway(sys.argv[1])\nclient.send(group='news', data='x')"
+    command = [sys.executable, "-W", "error", "-c", script, ssegateway.url]
+    assert subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_SECONDS).stderr == ""
 
 
 def test_a_callback_is_read(ssegateway: LiveGateway) -> None:
