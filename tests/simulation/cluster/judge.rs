@@ -143,6 +143,7 @@ impl World {
         }
         assert!(self.clients[n].is_headed, "client {n}: no head");
         let epoch = self.clients[n].epoch.clone().unwrap_or_else(|| panic!("client {n}: no position"));
+        assert!(self.truth.is_newest(&epoch, self.lineage), "client {n}: left in the epoch {epoch}");
         self.check_nothing_missing(n, &epoch, u64::MAX, "the end");
         let client = &self.clients[n];
         self.sends.check_reached(client.token, &client.by_token);

@@ -27,8 +27,9 @@ pub(super) struct Truth {
     pub(super) count: u64,
     /// The events that are, or were, in a server with these data, by position.
     lineages: Vec<BTreeMap<u64, u64>>,
-    /// Which data each epoch is about.
-    epochs: BTreeMap<String, BTreeSet<usize>>,
+    /// Which data each epoch is about, and how many events had been carried out when another epoch took its place there.
+    /// Later ones are not promised in it, wherever their positions are: whoever is in it is told of a gap.
+    epochs: BTreeMap<String, BTreeMap<usize, u64>>,
     /// Events that were dropped too early.
     pub(super) lost: BTreeSet<u64>,
 }
@@ -54,7 +55,11 @@ impl Truth {
             Note::Opened { epoch } => {
                 // In base 36, as cursors have it.
                 let epoch = in_base_36(epoch.parse().expect("a number"));
-                self.epochs.entry(epoch).or_default().insert(lineage);
+                for (other, lineages) in &mut self.epochs {
+                    let until = lineages.get_mut(&lineage).filter(|until| *other != epoch && **until == u64::MAX);
+                    until.into_iter().for_each(|until| *until = self.count);
+                }
+                self.epochs.entry(epoch).or_default().insert(lineage, u64::MAX);
             }
             Note::Sent { names, frames, is_transient } => {
                 for (id, frame) in frames {
@@ -74,14 +79,22 @@ impl Truth {
     pub(super) fn between(&self, epoch: &str, from: u64, to: u64) -> impl Iterator<Item = (u64, &Executed)> {
         let lineages = self.epochs.get(epoch).into_iter().flatten();
         let range = from..=to.max(from);
-        let events = lineages.flat_map(move |lineage| self.lineages[*lineage].range(range.clone()));
-        events.filter(move |(position, _)| **position <= to).map(|(_, event)| (*event, &self.events[event]))
+        let events = lineages.flat_map(move |(lineage, until)| {
+            let events = self.lineages[*lineage].range(range.clone()).filter(move |(position, _)| **position <= to);
+            events.map(|(_, event)| (*event, &self.events[event])).filter(|(_, executed)| executed.number <= *until)
+        });
+        events
+    }
+
+    /// Whether it is the newest epoch of these data.
+    pub(super) fn is_newest(&self, epoch: &str, lineage: usize) -> bool {
+        self.epochs.get(epoch).is_some_and(|lineages| lineages.get(&lineage) == Some(&u64::MAX))
     }
 
     /// Whether it is the event at that position.
     pub(super) fn is_at(&self, epoch: &str, position: u64, event: u64) -> bool {
         let lineages = self.epochs.get(epoch).into_iter().flatten();
-        lineages.into_iter().any(|lineage| self.lineages[*lineage].get(&position) == Some(&event))
+        lineages.into_iter().any(|(lineage, _)| self.lineages[*lineage].get(&position) == Some(&event))
     }
 }
 
