@@ -204,7 +204,7 @@ impl Link {
         self.submit(now, Kind::Head, None, command)
     }
 
-    /// The answer to a request; `None`: it makes no sense.
+    /// The answer to a request; `None`: it makes no sense, and the request is doubtful, like all that was written.
     pub(super) fn answered(&mut self, now: Millis, serial: Serial, value: &Value<'_>) -> Option<()> {
         if value.integer() == Some(0)
             && let Some(gateway) = self.requests.rest(now, serial)
@@ -213,8 +213,7 @@ impl Link {
             self.command(now, Expected::Registered(serial), &[b"EXISTS", key.as_bytes()]);
             return Some(());
         }
-        let request = self.requests.take(serial)?;
-        let outcome = match request.kind {
+        let outcome = match self.requests.kind(serial)? {
             Kind::Send { .. } if value.integer() == Some(0) => Outcome::Ended,
             Kind::Send { is_probe } => {
                 let [id, gateways] = value.elements()? else { return None };
@@ -244,6 +243,7 @@ impl Link {
                 Outcome::Head(newest)
             }
         };
+        self.requests.take(serial);
         self.events.push_back(Event::Done(serial, outcome));
         Some(())
     }

@@ -150,6 +150,10 @@ impl Requests {
         self.requests.iter().filter(|(_, request)| request.state == State::Queued).map(|(serial, _)| *serial).collect()
     }
 
+    pub(super) fn kind(&self, serial: Serial) -> Option<Kind> {
+        Some(self.requests.get(&serial)?.kind)
+    }
+
     /// Takes a request that has its result.
     pub(super) fn take(&mut self, serial: Serial) -> Option<Request> {
         let request = self.requests.remove(&serial)?;
