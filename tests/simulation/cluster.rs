@@ -85,7 +85,7 @@ impl World {
             random: Random::new(seed),
             now: 0,
             server,
-            lineage: truth.fork(None, 0),
+            lineage: truth.begin(),
             trouble: Trouble::default(),
             wires: BTreeMap::new(),
             last_wire: 0,

@@ -1,6 +1,5 @@
 //! What goes wrong.
 
-use super::truth::position_of;
 use super::*;
 
 /// What is wrong with Redis at the moment, and until when.
@@ -14,8 +13,8 @@ pub(super) struct Trouble {
     pub(super) clock_until: u64,
     /// By so much its clock is wrong, in milliseconds.
     pub(super) clock_offset: i64,
-    /// What a replica has.
-    replica: Option<fake::Data>,
+    /// What a replica has, whose data these are, and how many events had been carried out.
+    replica: Option<(fake::Data, usize, u64)>,
     restarts: u64,
 }
 
@@ -49,7 +48,7 @@ impl World {
             Fault::RestartEmpty => {
                 self.restart();
                 self.server.data.clear();
-                self.lineage = self.truth.fork(None, 0);
+                self.lineage = self.truth.begin();
             }
             Fault::Failover => self.fail_over(),
             Fault::Eviction => self.evict(),
@@ -90,13 +89,12 @@ impl World {
 
     /// A replica is brought up to date, or takes over.
     fn fail_over(&mut self) {
-        let Some(mut data) = self.trouble.replica.take().filter(|_| self.random.chance(300)) else {
-            self.trouble.replica = Some(self.server.data.clone());
+        let Some((data, lineage, count)) = self.trouble.replica.take().filter(|_| self.random.chance(300)) else {
+            self.trouble.replica = Some((self.server.data.clone(), self.lineage, self.truth.count));
             return;
         };
         self.restart();
-        let newest = data.newest("ssegateway:log").map_or(0, |(id, _)| position_of(id));
-        self.lineage = self.truth.fork(Some(self.lineage), newest);
+        self.lineage = self.truth.fork(lineage, count);
         self.server.data = data;
     }
 

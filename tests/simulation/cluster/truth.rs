@@ -35,11 +35,18 @@ pub(super) struct Truth {
 }
 
 impl Truth {
-    /// The number of further data: those of another one, up to a position.
-    pub(super) fn fork(&mut self, of: Option<usize>, until: u64) -> usize {
-        let events =
-            of.map_or(BTreeMap::new(), |of| self.lineages[of].range(..=until).map(|(p, e)| (*p, *e)).collect());
-        self.lineages.push(events);
+    /// The number of further data, without events.
+    pub(super) fn begin(&mut self) -> usize {
+        self.lineages.push(BTreeMap::new());
+        self.lineages.len() - 1
+    }
+
+    /// The number of further data: a copy of others, made when so many events had been carried out. Positions do not tell
+    /// which those were: they may have gone back.
+    pub(super) fn fork(&mut self, of: usize, count: u64) -> usize {
+        let copied = self.lineages[of].iter().filter(|(_, event)| self.events[event].number <= count);
+        let copied = copied.map(|(position, event)| (*position, *event)).collect();
+        self.lineages.push(copied);
         self.lineages.len() - 1
     }
 
