@@ -3,7 +3,8 @@
 mod common;
 
 use common::{
-    Answer, Backend, Builder, Client, Gateway, OK, Port, Redis, Response, Stream, assert_json, eventually, get, run,
+    Answer, Backend, Builder, Client, Gateway, OK, Port, Redis, Relay, Response, Stream, assert_json, eventually, get,
+    run,
 };
 use serde_json::{Value, json};
 
@@ -201,6 +202,31 @@ fn a_stalled_redis_is_left_after_its_time_and_the_send_is_found_out_about() {
     if let Some(frame) = frame_or_refusal {
         assert_eq!(stream.event(), frame);
     }
+    assert_eq!(stream.event(), event(&id, "twice"));
+}
+
+#[test]
+fn an_answer_that_makes_no_sense_leaves_no_send_without_its_own() {
+    let (redis, backend) = (Redis::start(), by_path());
+    let relay = Relay::new(redis.port());
+    let url = format!("redis://127.0.0.1:{}", relay.port);
+    let gateway = start(&backend, &redis, |gateway| gateway.set("REDIS_URL", &url));
+    eventually("a link", || is_linked(&gateway));
+    let mut stream = gateway.open("/a");
+    bare_id(&stream.frame());
+    redis.pause();
+    let mut client = gateway.client();
+    client.send(common::send_request(&event_to("a", "once")));
+    let waiting = "\nssegateway_redis_requests_waiting 1\n";
+    eventually("a request without an answer", || gateway.get("/internal/metrics").text().contains(waiting));
+    relay.interject(b"+OK\r\n");
+    gateway.log_line(&["no connection to Redis", "an answer that makes no sense"]);
+    redis.resume();
+    let answer = client.response();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let answer: Value = serde_json::from_str(answer.text()).unwrap();
+    assert_eq!(stream.event(), event(answer["id"].as_str().expect("an id"), "once"));
+    let id = sent(&gateway, "a", "twice");
     assert_eq!(stream.event(), event(&id, "twice"));
 }
 

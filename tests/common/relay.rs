@@ -1,5 +1,6 @@
 //! A relay of TCP connections, whose target may change, as a load balancer or an address that moves.
 
+use std::io::Write;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
@@ -46,6 +47,14 @@ impl Relay {
     pub(crate) fn cut(&self) {
         for socket in self.connections.lock().unwrap().drain(..).flatten() {
             let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Writes something to all clients, as if their servers had.
+    pub(crate) fn interject(&self, bytes: &[u8]) {
+        for [client, _] in self.connections.lock().unwrap().iter() {
+            let mut client = client;
+            client.write_all(bytes).expect("a connection");
         }
     }
 }
