@@ -86,11 +86,10 @@ impl Truth {
     pub(super) fn between(&self, epoch: &str, from: u64, to: u64) -> impl Iterator<Item = (u64, &Executed)> {
         let lineages = self.epochs.get(epoch).into_iter().flatten();
         let range = from..=to.max(from);
-        let events = lineages.flat_map(move |(lineage, until)| {
+        lineages.flat_map(move |(lineage, until)| {
             let events = self.lineages[*lineage].range(range.clone()).filter(move |(position, _)| **position <= to);
             events.map(|(_, event)| (*event, &self.events[event])).filter(|(_, executed)| executed.number <= *until)
-        });
-        events
+        })
     }
 
     /// Whether it is the newest epoch of these data.
