@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod allocator;
+pub(crate) mod redis;
 pub(crate) mod requests;
 pub(crate) mod streams;
 pub(crate) mod sys;

@@ -1,15 +1,17 @@
 //! The protocol alone with open streams, on a kernel that accepts every write in full.
 
+use super::redis::{Answers, Redis};
 use super::requests;
 use ssegateway::callback::{Called, Outcome};
 use ssegateway::clock::Millis;
-use ssegateway::gateway::{Action, ConnId, Gateway, Listener, Peer, Settings};
+use ssegateway::gateway::{Action, ConnId, Gateway, Listener, Peer, RedisSettings, Settings};
 use ssegateway::job::{Completion, Job};
 use uuid::Uuid;
 
 pub(crate) struct Streams {
     gateway: Gateway,
     backend: ConnId,
+    redis: Redis,
     now: Millis,
 }
 
@@ -29,16 +31,32 @@ impl Streams {
 
     /// The same, with the backend's answer to the connect of each.
     pub(crate) fn open_with(count: usize, answer: impl Fn(usize) -> String) -> Self {
+        Self::open_at(Settings::default(), count, answer)
+    }
+
+    /// The same over Redis.
+    pub(crate) fn open_over_redis(count: usize, answer: impl Fn(usize) -> String) -> Self {
+        let settings = Settings { redis: Some(RedisSettings::default()), ..Settings::default() };
+        Self::open_at(settings, count, answer)
+    }
+
+    fn open_at(settings: Settings, count: usize, answer: impl Fn(usize) -> String) -> Self {
         let now = Millis::from_millis(1000);
-        let settings = Settings { streams_max: count + 1, ..Settings::default() };
+        let (settings, mut redis) = (Settings { streams_max: count + 1, ..settings }, Redis::new());
         let mut gateway = Gateway::new(settings, now, 1);
+        gateway.expire(now);
+        make_calls(&mut gateway, now, "");
         for n in 0..count {
             open(&mut gateway, now, token(n as u128), &answer(n));
+            while let Some(answers) = take_commands(&mut gateway, now, &mut redis) {
+                gateway.upstream_received(now, answers.bytes());
+            }
+            write_all(&mut gateway, now);
         }
         assert_eq!(gateway.stream_count(), count);
         let backend =
             gateway.accept(now, Listener::Public, Peer::Remote, token(count as u128)).expect("it takes connections");
-        Self { gateway, backend, now }
+        Self { gateway, backend, redis, now }
     }
 
     /// Delivers the backend's bytes in one read. Returns the number of bytes written, answers included.
@@ -60,6 +78,30 @@ impl Streams {
     /// The same with sends to groups, and what their members get.
     pub(crate) fn publish(&mut self, batch: &[u8]) -> usize {
         self.publish_to_sockets_of(usize::MAX, batch)
+    }
+
+    /// The same over Redis, which answers in one read. `answers` are those to this batch, if it was sent before.
+    pub(crate) fn publish_over_redis(&mut self, batch: &[u8], answers: &mut Option<Answers>) -> usize {
+        self.gateway.receive(self.now, self.backend, batch);
+        match answers {
+            Some(answers) => {
+                let count = self.gateway.upstream_unsent(self.now).len();
+                self.gateway.upstream_wrote(count);
+                self.gateway.upstream_received(self.now, self.redis.repeat(answers));
+            }
+            None => {
+                *answers = take_commands(&mut self.gateway, self.now, &mut self.redis);
+                let first = answers.as_ref().expect("it sends something");
+                self.gateway.upstream_received(self.now, first.bytes());
+            }
+        }
+        let mut written = write_all(&mut self.gateway, self.now);
+        while let Some(id) = self.gateway.next_member(self.now) {
+            let count = self.gateway.unsent(id).len();
+            self.gateway.wrote(self.now, id, count);
+            written += count;
+        }
+        written
     }
 
     /// The same to members whose sockets are full after so many bytes of each write.
@@ -116,13 +158,13 @@ fn open(gateway: &mut Gateway, now: Millis, token: Uuid, answer: &str) -> (ConnI
 fn make_calls(gateway: &mut Gateway, now: Millis, answer: &str) {
     while let Some(action) = gateway.next_action() {
         match action {
+            Action::Connect(_) => gateway.upstream_connected(now),
             Action::Start(Job::Call(call)) => {
                 let body = Some(answer.as_bytes().to_vec());
                 let outcome = Outcome::Answered { status: 200, passed: Vec::new(), body, in_doubt: false };
                 gateway.complete(now, Completion::Called(Called { id: call.id, outcome }));
             }
             Action::Start(Job::Resolve(..))
-            | Action::Connect(_)
             | Action::Disconnect
             | Action::Report(_)
             | Action::List
@@ -134,6 +176,14 @@ fn make_calls(gateway: &mut Gateway, now: Millis, answer: &str) {
             | Action::StopAccepting => {}
         }
     }
+}
+
+/// Writes the commands to Redis; `None`: there are none.
+fn take_commands(gateway: &mut Gateway, now: Millis, redis: &mut Redis) -> Option<Answers> {
+    let commands = gateway.upstream_unsent(now);
+    let (count, answers) = (commands.len(), redis.answer(commands));
+    gateway.upstream_wrote(count);
+    (count > 0).then_some(answers)
 }
 
 fn write_all(gateway: &mut Gateway, now: Millis) -> usize {

@@ -36,7 +36,7 @@ const fn case(name: &'static str, pieces: usize, prepare: fn() -> Box<dyn FnMut(
 }
 
 /// Sorted by name, as divan prints them.
-pub(crate) static CASES: [Case; 24] = [
+pub(crate) static CASES: [Case; 25] = [
     case("feed, 1 event of an event stream", 1, || feed_through(Feed::Events, 1)),
     case("feed, 1 line", 1, || feed_through(Feed::Lines, 1)),
     case("feed, 16 lines in one read", 16, || feed_through(Feed::Lines, 16)),
@@ -49,6 +49,7 @@ pub(crate) static CASES: [Case; 24] = [
     case("gateway, 1,000 heartbeats", STREAMS, beat),
     case("gateway, 16 sends in one read", 16, || send_through(Payload::Plain, 16)),
     case("gateway, 16 sends to groups of one in one read", 16, || send_to_groups(16)),
+    case("gateway, 16 sends to groups of one over Redis", 16, || send_over_redis(16)),
     case("gateway, 32 sends in one read", 32, || send_through(Payload::Plain, 32)),
     case("gateway, a client connects and leaves", 1, connect),
     case("gateway, a client returns to 5 groups and 20 events, per event", 20, resume),
@@ -155,10 +156,10 @@ fn one_group(n: usize) -> String {
     format!(r#"{{"groups":["user:{n}"]}}"#)
 }
 
-fn send_to_groups(depth: usize) -> Box<dyn FnMut()> {
+/// Batches of sends to groups of one.
+fn sends_to_groups(depth: usize) -> Vec<Vec<u8>> {
     let data = Payload::Plain.escaped();
-    let mut streams = Streams::open_with(STREAMS, one_group);
-    let batches: Vec<Vec<u8>> = (0..97)
+    (0..97)
         .map(|batch| {
             let mut requests = Vec::new();
             for n in 0..depth {
@@ -167,7 +168,24 @@ fn send_to_groups(depth: usize) -> Box<dyn FnMut()> {
             }
             requests
         })
-        .collect();
+        .collect()
+}
+
+fn send_over_redis(depth: usize) -> Box<dyn FnMut()> {
+    let mut streams = Streams::open_over_redis(STREAMS, one_group);
+    let mut batches: Vec<_> = sends_to_groups(depth).into_iter().map(|batch| (batch, None)).collect();
+    let mut next = 0;
+    Box::new(move || {
+        let (batch, answers) = &mut batches[next];
+        assert!(streams.publish_over_redis(black_box(batch), answers) > depth * 100);
+        next = (next + 1) % batches.len();
+    })
+}
+
+fn send_to_groups(depth: usize) -> Box<dyn FnMut()> {
+    let data = Payload::Plain.escaped();
+    let mut streams = Streams::open_with(STREAMS, one_group);
+    let batches = sends_to_groups(depth);
     let mut next = 0;
     Box::new(move || {
         assert!(streams.publish(black_box(&batches[next])) > depth * data.len());
