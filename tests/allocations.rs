@@ -62,6 +62,21 @@ fn an_event_with_escapes_in_its_data_allocates_nothing() {
 }
 
 #[test]
+fn a_send_over_redis_allocates_its_event_its_request_and_its_answer() {
+    const DEPTH: usize = 16;
+    let mut streams = Streams::open_over_redis(STREAMS, |n| format!(r#"{{"groups":["user:{n}"]}}"#));
+    let mut batch = Vec::new();
+    for n in 0..DEPTH {
+        push_send_to(&mut batch, "group", &format!("user:{n}"), &[b'x'; 100]);
+    }
+    let mut answers = None;
+    let count = allocations(|| streams.publish_over_redis(&batch, &mut answers));
+    // Tables of requests grow and shrink meanwhile, and so does what is kept.
+    let each = count as f64 / (DEPTH * TURNS) as f64;
+    assert!(each < 4.0, "{each} allocations for each of them");
+}
+
+#[test]
 fn a_heartbeat_allocates_nothing() {
     let mut streams = Streams::open(STREAMS);
     assert_eq!(allocations(|| streams.pass(15_000 + TICK_MS)), 0);

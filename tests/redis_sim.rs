@@ -202,9 +202,8 @@ fn draw_send(random: &mut Random, sha: &str) -> Vec<String> {
     let mut command = vec!["EVALSHA".to_owned(), sha.to_owned(), (2 + 2 * names.len()).to_string()];
     command.extend(["P:log", "P:gw:1"].map(str::to_owned));
     command.extend(names.iter().flat_map(|name| [format!("P:h:{name}"), format!("P:e:{name}")]));
-    let kept = random.pick(&["100000", "100000", "0"]);
-    command.extend(["1.7.0", &flags.to_string(), kept, "100000", "3", "65536", "P:c:", "P:all"].map(str::to_owned));
-    command.push(names.join("\n"));
+    let (kept, most) = (random.pick(&["100000", "100000", "0"]), random.pick(&["4", "9"]));
+    command.extend(["1.7.0", &flags.to_string(), kept, most, "P"].map(str::to_owned));
     command.extend(names.iter().map(|name| (*name).to_owned()));
     command.extend((0..events).map(|n| format!("data: {n} {}\n\n", random.below(100))));
     command.push(random.pick(&["1", "1", "1", "2"]).to_owned());

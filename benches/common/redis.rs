@@ -58,7 +58,12 @@ impl Redis {
                     "read" => {
                         let groups = keys.len() / 2;
                         let id = id(self.number);
-                        write!(out, "*{}\r\n+{id}\r\n:1790000000000\r\n{}", 2 + 2 * groups, ":0\r\n*0\r\n".repeat(groups))
+                        write!(
+                            out,
+                            "*{}\r\n+{id}\r\n:1790000000000\r\n{}",
+                            2 + 2 * groups,
+                            ":0\r\n*0\r\n".repeat(groups)
+                        )
                     }
                     "open" => write!(out, "*4\r\n+1\r\n+{}\r\n+{}\r\n+{}\r\n", values[3], values[4], id(self.number)),
                     script => panic!("{script} is run"),
@@ -72,14 +77,14 @@ impl Redis {
     fn send(&mut self, arguments: &[&str], answers: &mut Answers) {
         self.number += 1;
         let id = id(self.number);
-        let [.., channels, _, _, name, frame, _generation] = arguments else { panic!("{arguments:?} are sent") };
-        let (channel, event) = (format!("{channels}{name}"), format!("{id} {} {frame}", arguments[1]));
+        let [_, flags, .., prefix, name, frame, _] = arguments else { panic!("{arguments:?} are sent") };
+        let (channel, event) = (format!("{prefix}:c:{name}"), format!("{id} {flags} {frame}"));
         let out = &mut answers.bytes;
         let _ = write!(out, ">3\r\n$7\r\nmessage\r\n${}\r\n{channel}\r\n${}\r\n", channel.len(), event.len());
         answers.numbers.push(out.len() + id.len() - 6);
-        let _ = write!(out, "{event}\r\n*2\r\n${}\r\n", id.len());
+        let _ = write!(out, "{event}\r\n${}\r\n", id.len() + 2);
         answers.numbers.push(out.len() + id.len() - 6);
-        let _ = write!(out, "{id}\r\n:1\r\n");
+        let _ = write!(out, "{id} 1\r\n");
     }
 
     /// Takes the same sends once more.

@@ -74,17 +74,22 @@ impl Shared {
         command: &SendCommand<'_>,
         is_patient: bool,
     ) -> SendResult {
-        let frames: Vec<Frame> = command.events.as_slice().iter().map(|event| self.encode(event)).collect();
-        let mut distinct: Vec<&str> = Vec::with_capacity(names.len());
-        for name in names {
-            if !distinct.contains(&&**name) {
-                distinct.push(name);
+        let (events, mut distinct) = (command.events.as_slice(), Vec::new());
+        let names: &[&str] = match names {
+            [name] => &[name],
+            _ => {
+                for name in names {
+                    if !distinct.contains(&&**name) {
+                        distinct.push(&**name);
+                    }
+                }
+                &distinct
             }
-        }
-        let has_id = self.hub.groups.has_history() && !command.transient && !frames.is_empty();
+        };
+        let has_id = self.hub.groups.has_history() && !command.transient && !events.is_empty();
         let send = Send {
-            names: &distinct,
-            frames: &frames,
+            names,
+            events,
             is_transient: command.transient,
             closes: command.close,
             ends: command.end,
@@ -98,7 +103,6 @@ impl Shared {
 
     /// Something that was sent to groups has come back from Redis.
     pub(super) fn take_published(&mut self, now: Millis, published: &redis::Published) {
-        let names: Vec<&str> = published.names.iter().map(|name| &**name).collect();
         let publication = Publication {
             first: published.first,
             frames: &published.frames,
@@ -106,7 +110,7 @@ impl Shared {
             closes: published.closes,
             ends: published.ends,
         };
-        self.hub.groups.publish(now, &names, &publication);
+        self.hub.groups.publish(now, published.names(), &publication);
     }
 
     fn encode(&mut self, event: &Event<'_>) -> Frame {
@@ -118,7 +122,7 @@ impl Shared {
 
     /// A send to groups has its position.
     fn published(&mut self, now: Millis, names: &[&str], publication: &Publication<'_>) -> SendResult {
-        let reached = self.hub.groups.publish(now, names, publication);
+        let reached = self.hub.groups.publish(now, names.iter().copied(), publication);
         if publication.ends {
             names.iter().for_each(|name| self.tell_watchers(|| Watched::Group(Box::from(*name))));
         }

@@ -96,7 +96,12 @@ impl Shared {
                 }
             }
             Event::Loaded(loaded) => self.take_loaded(now, connections, loaded),
-            Event::Published(published) => self.take_published(now, &published),
+            Event::Published(published) => {
+                self.take_published(now, &published);
+                if let Some(link) = &mut self.engine.link {
+                    link.reuse(published);
+                }
+            }
             Event::Done(serial, outcome) => self.take_outcome(now, connections, serial, outcome),
             Event::Message(message) => self.take_message(now, connections, &message),
             Event::Head(head) => self.hub.groups.advance(head),

@@ -30,6 +30,7 @@ pub(super) struct Passing {
 
 /// A walk over the members of a group, which brings each up to date. From the last to the first: whoever leaves
 /// meanwhile is replaced by one that has been visited, or by one that will be.
+#[derive(Default)]
 pub(super) struct Walk {
     /// Nobody has been told yet of what is behind this, and not everybody of what is at it.
     pub(super) pending_from: Position,
@@ -104,6 +105,9 @@ pub(crate) struct Groups {
     pub(super) ended: usize,
     /// Keyed, so that an attacker cannot choose colliding names.
     hash_key: u64,
+    /// Memory for the next walks: nearly every event has one.
+    #[allow(clippy::vec_box, reason = "the boxes are what a group holds")]
+    pub(super) spare_walks: Vec<Box<Walk>>,
     /// Scratch memory of a merge.
     pub(super) sources: Vec<Source>,
 }
@@ -159,6 +163,7 @@ impl Groups {
             vacated: Vec::new(),
             ended: 0,
             hash_key: random,
+            spare_walks: Vec::new(),
             sources: Vec::new(),
         }
     }
@@ -383,6 +388,7 @@ impl Groups {
         self.keeping.aging.shrink_to_fit();
         self.keeping.oldest.shrink_to_fit();
         self.walks.shrink_to_fit();
+        self.spare_walks = Vec::new();
         self.sources = Vec::new();
     }
 }
@@ -397,6 +403,15 @@ fn hash_of(key: u64, name: &str) -> u64 {
 /// The hash of the name of the group in a slot.
 fn hash_in(table: &Table<Group>, key: u64, slot: u32) -> u64 {
     hash_of(key, table.in_slot(slot).map_or("", |group| &group.name))
+}
+
+impl Walk {
+    /// Its memory, for another one.
+    pub(super) fn emptied(mut self: Box<Self>) -> Box<Self> {
+        self.closes = Vec::new();
+        self.passing = VecDeque::new();
+        self
+    }
 }
 
 impl Group {

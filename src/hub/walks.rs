@@ -4,16 +4,18 @@
 //! with the events of all its groups; one whose socket is full is left behind, and reads kept events once there is
 //! space. Delivery goes by position, so no event is delivered twice or out of order.
 
-use super::groups::{Frame, Groups, Source, Walk};
+use super::groups::{Frame, Groups, Source};
 use super::history::Entry;
 use super::memberships::{Joined, Membership};
 use crate::clock::Millis;
 use crate::cursor::Position;
 use crate::planted;
-use std::collections::VecDeque;
 
 /// Members of a group visited before the next group's turn.
 const TURN_MEMBERS: usize = 64;
+
+/// Walks at the same time whose memory stays allocated: those of the events of one read.
+const SPARE_WALKS_MAX: usize = 256;
 
 /// Something sent to groups.
 pub(crate) struct Publication<'a> {
@@ -66,7 +68,12 @@ pub(crate) enum Due {
 impl Groups {
     /// Puts something into the groups in which it is to be found, and on its way to their members. Returns whether there
     /// are any.
-    pub(crate) fn publish(&mut self, now: Millis, names: &[&str], publication: &Publication<'_>) -> bool {
+    pub(crate) fn publish<'n>(
+        &mut self,
+        now: Millis,
+        names: impl Iterator<Item = &'n str>,
+        publication: &Publication<'_>,
+    ) -> bool {
         let Publication { first, frames, is_transient, closes, ends } = *publication;
         self.head = first + publication.positions() - 1;
         let is_kept = self.has_history() && !is_transient;
@@ -116,13 +123,9 @@ impl Groups {
             }
             None => {
                 self.walks.push_back(slot);
-                group.walk.insert(Box::new(Walk {
-                    pending_from: first,
-                    covers: head,
-                    left,
-                    closes: Vec::new(),
-                    passing: VecDeque::new(),
-                }))
+                let mut walk = self.spare_walks.pop().unwrap_or_default();
+                (walk.pending_from, walk.covers, walk.left) = (first, head, left);
+                group.walk.insert(walk)
             }
         };
         if closes {
@@ -227,7 +230,9 @@ impl Groups {
             self.turn += usize::from(at <= turn);
         } else {
             self.closing -= walk.closes.len();
-            group.walk = None;
+            if let Some(walk) = group.walk.take().filter(|_| self.spare_walks.len() < SPARE_WALKS_MAX) {
+                self.spare_walks.push(walk.emptied());
+            }
             self.release(slot);
         }
         // The next group has moved up to this place.

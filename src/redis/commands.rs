@@ -1,13 +1,14 @@
 //! What the gateway asks of Redis.
 
-use super::entries::{Tag, flags, position_of};
-use super::held::{Frame, Standing};
+use super::entries::{flags, position_of};
+use super::held::Standing;
 use super::requests::{Kind, Outcome, Serial};
-use super::resp::{self, Value};
+use super::resp::{self, Command, Decimal, Value};
 use super::scripts::Script;
-use super::state::{Event, Expected, LOG_LENGTH, Link, Phase};
+use super::state::{Event, Expected, Link, Phase};
 use crate::clock::Millis;
 use crate::planted;
+use crate::sse;
 use std::time::Duration;
 
 /// How long a request waits for a connection.
@@ -18,32 +19,15 @@ const HELD_PATIENTLY: Duration = Duration::from_secs(60);
 const TOLD_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// Lists and marks live longer in Redis by so much, so that a step of its clock makes nothing look complete.
 const MARGIN: Duration = Duration::from_secs(60);
-/// How long the end of a group is remembered without history.
-const END_AGE_WITHOUT_HISTORY: Duration = Duration::from_secs(60);
-
 /// A send to groups. Without events and commands it only asks whom it would reach.
 pub(crate) struct Send<'a> {
     pub(crate) names: &'a [&'a str],
-    pub(crate) frames: &'a [Frame],
+    pub(crate) events: &'a [sse::Event<'a>],
     pub(crate) is_transient: bool,
     pub(crate) closes: bool,
     pub(crate) ends: bool,
     /// It waits for a connection for a minute.
     pub(crate) is_patient: bool,
-}
-
-/// Commands under construction: arguments, and their number.
-#[derive(Default)]
-struct Command {
-    bytes: Vec<u8>,
-    arguments: usize,
-}
-
-impl Command {
-    fn push(&mut self, argument: impl AsRef<[u8]>) {
-        resp::write_argument(&mut self.bytes, argument.as_ref());
-        self.arguments += 1;
-    }
 }
 
 impl Link {
@@ -94,7 +78,9 @@ impl Link {
         command: Command,
     ) -> Serial {
         let is_full = self.requests.is_full();
-        let serial = self.requests.add(until, kind, script, command.arguments, command.bytes);
+        let serial = self.requests.add(until, kind, script, command.arguments, Box::from(&*command.bytes));
+        self.command = command;
+        self.command.clear();
         if is_full {
             self.requests.take(serial);
             self.events.push_back(Event::Done(serial, Outcome::Unavailable));
@@ -115,53 +101,49 @@ impl Link {
         }
         self.out.extend_from_slice(&request.arguments_bytes);
         if is_send {
-            resp::write_argument(&mut self.out, self.generation.to_string().as_bytes());
+            resp::write_argument(&mut self.out, Decimal::of(self.generation).as_bytes());
         }
         self.expected.push_back((now, Expected::Request(serial)));
     }
 
     /// How long lists and marks live.
-    fn lifetimes(&self) -> (Duration, Duration) {
+    fn lifetime(&self) -> Duration {
         let age = self.limits.age;
         // Silent loss, once the clock of Redis goes wrong by more than the age.
-        if planted::is("lists-expire-without-a-margin") && !age.is_zero() {
-            return (age, age);
-        }
-        if age.is_zero() { (age, END_AGE_WITHOUT_HISTORY) } else { (age + MARGIN, age + MARGIN) }
+        if age.is_zero() || planted::is("lists-expire-without-a-margin") { age } else { age + MARGIN }
     }
 
     /// Sends something to groups.
     pub(crate) fn send(&mut self, now: Millis, send: &Send<'_>) -> Serial {
-        let is_probe = send.frames.is_empty() && !send.closes && !send.ends;
+        let is_probe = send.events.is_empty() && !send.closes && !send.ends;
         let bits = [
             (send.is_transient, flags::TRANSIENT),
             (send.closes, flags::CLOSE),
             (send.ends, flags::END),
-            (send.frames.is_empty(), flags::BARE),
+            (send.events.is_empty(), flags::BARE),
             (is_probe, flags::PROBE),
         ];
-        let flags = bits.into_iter().filter_map(|(is_set, flag)| is_set.then_some(flag)).sum();
-        let tag = Tag { gateway: self.gateway, serial: self.requests.next_serial(), flags };
-        let (kept, ended) = self.lifetimes();
-        let mut command = Command::default();
-        command.push((2 + 2 * send.names.len()).to_string());
+        let flags: u32 = bits.into_iter().filter_map(|(is_set, flag)| is_set.then_some(flag)).sum();
+        let mut command = std::mem::take(&mut self.command);
+        command.push_number(2 + 2 * send.names.len() as u64);
         command.push(self.names.log());
-        command.push(self.names.gateway(self.gateway));
+        command.push(&self.own_key);
         for name in send.names {
-            command.push(self.names.history(name));
-            command.push(self.names.end(name));
+            command.push_name(self.names.history(name));
+            command.push_name(self.names.end(name));
         }
-        command.push(tag.write());
-        command.push(flags.to_string());
-        command.push(kept.as_millis().to_string());
-        command.push(ended.as_millis().to_string());
-        command.push(self.limits.events.max(1).to_string());
-        command.push(LOG_LENGTH.to_string());
-        command.push(self.names.channel(""));
-        command.push(self.names.all());
-        command.push(send.names.join("\n"));
+        let (serial, flags) = (Decimal::of(self.requests.next_serial()), Decimal::of(u64::from(flags)));
+        command.join([&self.tag, serial.as_bytes(), b".", flags.as_bytes()]);
+        command.push(flags.as_bytes());
+        command.push_number(self.lifetime().as_millis() as u64);
+        command.push_number(self.limits.events.max(1) as u64 + 1);
+        command.push(self.names.prefix());
         send.names.iter().for_each(|name| command.push(name));
-        send.frames.iter().for_each(|frame| command.push(frame));
+        for event in send.events {
+            self.frame.clear();
+            event.write(&mut self.frame);
+            command.push(&self.frame);
+        }
         let held = if send.is_patient { HELD_PATIENTLY } else { HELD };
         self.submit_until(now, now.after(held), Kind::Send { is_probe }, Some(Script::Send), command)
     }
@@ -179,7 +161,7 @@ impl Link {
     }
 
     fn publish(&mut self, now: Millis, gateway: Option<u32>, channel: &str, message: &[u8]) -> Serial {
-        let mut command = Command::default();
+        let mut command = std::mem::take(&mut self.command);
         command.push("PUBLISH");
         command.push(channel);
         command.push(message);
@@ -188,19 +170,19 @@ impl Link {
 
     /// Asks how a group stands.
     pub(crate) fn peek(&mut self, now: Millis, name: &str) -> Serial {
-        let mut command = Command::default();
+        let mut command = std::mem::take(&mut self.command);
         command.push("3");
         command.push(self.names.log());
-        command.push(self.names.history(name));
-        command.push(self.names.end(name));
+        command.push_name(self.names.history(name));
+        command.push_name(self.names.end(name));
         command.push("-1");
         self.submit(now, Kind::Peek, Some(Script::Read), command)
     }
 
     /// Asks for the newest position.
     pub(crate) fn newest(&mut self, now: Millis) -> Serial {
-        let mut command = Command::default();
-        ["XREVRANGE", &self.names.log(), "+", "-", "COUNT", "1"].into_iter().for_each(|part| command.push(part));
+        let mut command = std::mem::take(&mut self.command);
+        ["XREVRANGE", self.names.log(), "+", "-", "COUNT", "1"].into_iter().for_each(|part| command.push(part));
         self.submit(now, Kind::Head, None, command)
     }
 
@@ -216,13 +198,14 @@ impl Link {
         let outcome = match self.requests.kind(serial)? {
             Kind::Send { .. } if value.integer() == Some(0) => Outcome::Ended,
             Kind::Send { is_probe } => {
-                let [id, gateways] = value.elements()? else { return None };
-                let reached = gateways.integer()? > 0;
+                let answer = value.bytes()?;
+                let (id, gateways) = answer.split_at(memchr::memchr(b' ', answer)?);
+                let reached = gateways != b" 0";
                 if is_probe {
                     Outcome::Probed(reached)
                 } else {
                     // Of its own messages it is not certain that they come before the answer.
-                    let position = position_of(id.bytes()?)?;
+                    let position = position_of(id)?;
                     self.newest_sent = self.newest_sent.max(position);
                     Outcome::Sent { position, reached }
                 }

@@ -1,5 +1,6 @@
 //! Positions as ids of the log, and what is sent to groups as it is kept and published.
 
+use super::resp::number;
 use crate::cursor::Position;
 
 /// Of an id's two numbers the second has so many bits in a position; the scripts begin a new millisecond before it has
@@ -10,8 +11,8 @@ const FIRST_MS: u64 = 1_600_000_000_000;
 
 /// The position with the id `MILLISECONDS-NUMBER`; 0 for `0-0`.
 pub(super) fn position_of(id: &[u8]) -> Option<Position> {
-    let (ms, sequence) = std::str::from_utf8(id).ok()?.split_once('-')?;
-    let (ms, sequence): (u64, u64) = (ms.parse().ok()?, sequence.parse().ok()?);
+    let dash = memchr::memchr(b'-', id)?;
+    let (ms, sequence) = (number(&id[..dash])?, number(&id[dash + 1..])?);
     if (ms, sequence) == (0, 0) {
         return Some(0);
     }
@@ -62,7 +63,7 @@ impl<'a> Entry<'a> {
     pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let mut parts = bytes.splitn(3, |byte| *byte == b' ');
         let position = position_of(parts.next()?)?;
-        let flags = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
+        let flags = u32::try_from(number(parts.next()?)?).ok()?;
         Some(Self { position, flags, frame: parts.next()? })
     }
 }
@@ -83,9 +84,9 @@ pub(super) struct Tag {
 }
 
 impl Tag {
-    pub(super) fn write(self) -> String {
-        let Self { gateway, serial, flags } = self;
-        format!("{gateway:x}.{serial}.{flags}")
+    /// What those of a gateway begin with.
+    pub(super) fn start(gateway: u32) -> String {
+        format!("{gateway:x}.")
     }
 
     pub(super) fn parse(text: &str) -> Option<Self> {
@@ -119,7 +120,7 @@ mod tests {
         assert_eq!(Entry::parse(b"1790000000000-5 16 ").unwrap().frame, b"");
         assert_eq!(Entry::parse(b"1790000000000-5 16"), None);
         assert_eq!(parse_for_many(b"Ga\nb\n\n1790000000000-5 0 x").unwrap().0, "a\nb");
-        let tag = Tag { gateway: 0xab, serial: 7, flags: 3 };
-        assert_eq!(Tag::parse(&tag.write()), Some(tag));
+        let tag = Tag::parse(&(Tag::start(0xab) + "7.3"));
+        assert_eq!(tag, Some(Tag { gateway: 0xab, serial: 7, flags: 3 }));
     }
 }

@@ -24,16 +24,30 @@ pub(crate) struct Loaded {
 }
 
 /// Something sent to groups.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Published {
-    /// Those of its groups that are followed here.
-    pub(crate) names: Vec<Box<str>>,
+    /// Those of its groups that are followed here, joined by line breaks.
+    pub(super) names: String,
     /// The position of the first event; the others follow.
     pub(crate) first: Position,
     pub(crate) frames: Vec<Frame>,
     pub(crate) is_transient: bool,
     pub(crate) closes: bool,
     pub(crate) ends: bool,
+}
+
+impl Published {
+    pub(super) fn add_name(&mut self, name: &str) {
+        if !self.names.is_empty() {
+            self.names.push('\n');
+        }
+        self.names.push_str(name);
+    }
+
+    /// Those of its groups that are followed here.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.split('\n')
+    }
 }
 
 /// How well a group is known.
@@ -195,7 +209,7 @@ impl Replay {
     fn publish(self) -> Published {
         let Self { position, names, flags, frame } = self;
         Published {
-            names,
+            names: names.join("\n"),
             first: position,
             frames: if flags & flags::BARE == 0 { vec![frame] } else { Vec::new() },
             is_transient: flags & flags::TRANSIENT != 0,
@@ -253,6 +267,6 @@ mod tests {
         ]);
         assert_eq!(published.len(), 2);
         assert!(published[0].frames.is_empty() && published[0].ends);
-        assert_eq!((published[1].frames.len(), published[1].names.len(), published[1].closes), (1, 2, true));
+        assert_eq!((published[1].frames.len(), &*published[1].names, published[1].closes), (1, "a\nb", true));
     }
 }

@@ -8,11 +8,9 @@ use super::entries::{self, Entry, flags, position_of};
 use super::held::{Frame, Published, Replay};
 use super::requests::Outcome;
 use super::resp::{self, Scanner, Value};
-use super::scripts::{OPEN, SCRIPTS, Script};
+use super::scripts::{LOG_LENGTH, OPEN, SCRIPTS, Script};
 use super::server::{self, Server};
-use super::state::{
-    BACKOFF_MAX, BACKOFF_MIN, BEAT_INTERVAL, Event, Expected, LOG_LENGTH, Link, Phase, REGISTERED, Sync,
-};
+use super::state::{BACKOFF_MAX, BACKOFF_MIN, BEAT_INTERVAL, Event, Expected, Link, Phase, REGISTERED, Sync};
 use super::sync::parse_epoch;
 use crate::clock::Millis;
 use crate::planted;
@@ -131,7 +129,7 @@ impl Link {
         if planted::is("link-only-pings") {
             return self.command(now, Expected::Done, &[b"PING"]);
         }
-        let keys = [self.names.meta(), self.names.log(), self.names.gateway(self.gateway)];
+        let keys = [self.names.meta(), self.names.log().to_owned(), self.own_key.clone()];
         let lifetime = REGISTERED.as_millis().to_string();
         let arguments = [self.generation.to_string(), lifetime, LOG_LENGTH.to_string()];
         self.run(now, Expected::Beat, Script::Beat, &keys, &arguments);
@@ -149,15 +147,24 @@ impl Link {
         inbox.extend_from_slice(bytes);
         let mut at = 0;
         loop {
+            if let Some((channel, text, length)) = resp::message(&inbox[at..]) {
+                self.scanner = Scanner::default();
+                at += length;
+                match self.take_message(channel, text) {
+                    Ok(()) => continue,
+                    Err(why) => return self.broken(now, &why),
+                }
+            }
             let read = match self.scanner.scan(&inbox[at..]) {
                 Ok(None) => break,
                 Ok(Some(length)) => resp::parse(&inbox[at..at + length]).map(|value| (length, value)),
                 Err(malformed) => Err(malformed),
             };
             let handled = match read {
-                Ok((length, Value::Push(message))) => {
+                // It confirms a subscription.
+                Ok((length, Value::Push(_))) => {
                     at += length;
-                    self.take_message(&message)
+                    Ok(())
                 }
                 Ok((length, value)) => {
                     at += length;
@@ -217,18 +224,13 @@ impl Link {
     }
 
     /// Errors: why the connection is of no use.
-    fn take_message(&mut self, message: &[Value<'_>]) -> Result<(), String> {
-        // Others confirm subscriptions.
-        let [kind, channel, payload] = message else { return Ok(()) };
-        let (Some(b"message"), Some(channel), Some(payload)) = (kind.bytes(), channel.text(), payload.bytes()) else {
-            return Ok(());
-        };
+    fn take_message(&mut self, channel: &[u8], payload: &[u8]) -> Result<(), String> {
         let (names, entry) = if let Some(group) = self.names.group_of(channel) {
-            (vec![Box::from(group)], Entry::parse(payload))
+            (group, Entry::parse(payload))
         } else if let Some((names, entry)) = entries::parse_for_many(payload) {
-            (names.split('\n').map(Box::from).collect(), Some(entry))
+            (names, Some(entry))
         } else {
-            (Vec::new(), None)
+            ("", None)
         };
         match entry {
             // The log has begun anew, and the clock of Redis has gone back.
@@ -241,38 +243,38 @@ impl Link {
         Ok(())
     }
 
-    fn take_entry(&mut self, entry: &Entry<'_>, mut names: Vec<Box<str>>) {
+    /// `names`: of its groups, joined by line breaks.
+    fn take_entry(&mut self, entry: &Entry<'_>, names: &str) {
         let Entry { position, flags, frame } = *entry;
         if self.phase != Phase::Live {
             // They came behind the read that would have had them.
             if planted::is("messages-are-not-held-while-catching-up") {
                 return;
             }
-            names.retain(|name| self.held.get(name).is_some());
+            let names = names.split('\n').filter(|name| self.held.get(name).is_some()).map(Box::from).collect();
             self.sync.add(Replay { position, names, flags, frame: Frame::from(frame) });
             return;
         }
-        // The answer to a read that is under way has it.
-        names.retain(|name| self.held.is_ready(name));
-        let (first, mut frames) = self.partial.take().unwrap_or((position, Vec::new()));
+        let mut published = self.partial.take().unwrap_or_else(|| {
+            let spare = self.spare.pop().unwrap_or_default();
+            Published { first: position, ..spare }
+        });
         if flags & flags::BARE == 0 {
-            frames.push(Frame::from(frame));
+            published.frames.push(Frame::from(frame));
         }
         if flags & flags::MORE != 0 {
-            self.partial = Some((first, frames));
+            self.partial = Some(published);
             return;
         }
-        if names.is_empty() {
+        // The answer to a read that is under way has it.
+        names.split('\n').filter(|name| self.held.is_ready(name)).for_each(|name| published.add_name(name));
+        if published.names.is_empty() {
             return;
         }
         self.head = self.head.max(position);
-        self.events.push_back(Event::Published(Published {
-            names,
-            first,
-            frames,
-            is_transient: flags & flags::TRANSIENT != 0,
-            closes: flags & flags::CLOSE != 0,
-            ends: flags & flags::END != 0,
-        }));
+        published.is_transient = flags & flags::TRANSIENT != 0;
+        published.closes = flags & flags::CLOSE != 0;
+        published.ends = flags & flags::END != 0;
+        self.events.push_back(Event::Published(published));
     }
 }

@@ -78,7 +78,7 @@ pub(super) struct Request {
     pub(super) script: Option<Script>,
     /// How many arguments there are, and the arguments themselves; the connection adds what depends on it.
     pub(super) arguments: usize,
-    pub(super) arguments_bytes: Vec<u8>,
+    pub(super) arguments_bytes: Box<[u8]>,
     /// How long it waits for a connection.
     until: Millis,
     /// How long it is sent again.
@@ -128,7 +128,7 @@ impl Requests {
         kind: Kind,
         script: Option<Script>,
         arguments: usize,
-        arguments_bytes: Vec<u8>,
+        arguments_bytes: Box<[u8]>,
     ) -> Serial {
         self.last += 1;
         self.bytes += arguments_bytes.len();

@@ -5,6 +5,9 @@ const FRAME_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// The deepest reply in use has four levels; each costs a stack frame.
 const DEPTH_MAX: usize = 16;
 
+/// Room for a command that stays allocated.
+const COMMAND_BYTES: usize = 16 * 1024;
+
 /// Appends a command.
 pub(super) fn write_command(out: &mut Vec<u8>, arguments: &[&[u8]]) {
     write_count(out, b'*', arguments.len());
@@ -20,25 +23,94 @@ pub(super) fn write_head(out: &mut Vec<u8>, arguments: usize) {
 
 /// Appends an argument.
 pub(super) fn write_argument(out: &mut Vec<u8>, argument: &[u8]) {
-    write_count(out, b'$', argument.len());
-    out.extend_from_slice(argument);
+    write_joined(out, [argument]);
+}
+
+/// Appends an argument that has these parts.
+pub(super) fn write_joined<const PARTS: usize>(out: &mut Vec<u8>, parts: [&[u8]; PARTS]) {
+    write_count(out, b'$', parts.iter().map(|part| part.len()).sum());
+    parts.iter().for_each(|part| out.extend_from_slice(part));
     out.extend_from_slice(b"\r\n");
 }
 
-fn write_count(out: &mut Vec<u8>, kind: u8, mut count: usize) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (count % 10) as u8;
-        count /= 10;
-        if count == 0 {
-            break;
-        }
+fn write_count(out: &mut Vec<u8>, kind: u8, count: usize) {
+    // Nearly all arguments are short.
+    if count < 100 {
+        let (tens, ones) = (b'0' + (count / 10) as u8, b'0' + (count % 10) as u8);
+        return match tens {
+            b'0' => out.extend_from_slice(&[kind, ones, b'\r', b'\n']),
+            _ => out.extend_from_slice(&[kind, tens, ones, b'\r', b'\n']),
+        };
     }
     out.push(kind);
-    out.extend_from_slice(&digits[at..]);
+    out.extend_from_slice(Decimal::of(count as u64).as_bytes());
     out.extend_from_slice(b"\r\n");
+}
+
+/// The digits of a number, on the stack: a command has several.
+pub(super) struct Decimal {
+    digits: [u8; 20],
+    start: usize,
+}
+
+impl Decimal {
+    pub(super) fn of(mut number: u64) -> Self {
+        let mut decimal = Self { digits: [0; 20], start: 20 };
+        loop {
+            decimal.start -= 1;
+            decimal.digits[decimal.start] = b'0' + (number % 10) as u8;
+            number /= 10;
+            if number == 0 {
+                return decimal;
+            }
+        }
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.digits[self.start..]
+    }
+}
+
+/// The number with these digits.
+pub(super) fn number(digits: &[u8]) -> Option<u64> {
+    let add = |number: u64, digit: &u8| match digit {
+        b'0'..=b'9' => number.checked_mul(10)?.checked_add(u64::from(digit - b'0')),
+        _ => None,
+    };
+    if digits.is_empty() { None } else { digits.iter().try_fold(0, add) }
+}
+
+/// A command under construction: its arguments, and their number. The memory is that of the last one.
+#[derive(Default)]
+pub(super) struct Command {
+    pub(super) bytes: Vec<u8>,
+    pub(super) arguments: usize,
+}
+
+impl Command {
+    pub(super) fn push(&mut self, argument: impl AsRef<[u8]>) {
+        self.join([argument.as_ref()]);
+    }
+
+    pub(super) fn push_name(&mut self, parts: [&str; 3]) {
+        self.join(parts.map(str::as_bytes));
+    }
+
+    pub(super) fn push_number(&mut self, number: u64) {
+        self.join([Decimal::of(number).as_bytes()]);
+    }
+
+    pub(super) fn join<const PARTS: usize>(&mut self, parts: [&[u8]; PARTS]) {
+        write_joined(&mut self.bytes, parts);
+        self.arguments += 1;
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        // A large one was an exception.
+        self.bytes.shrink_to(COMMAND_BYTES);
+        self.arguments = 0;
+    }
 }
 
 /// A reply, or a part of one.
@@ -172,7 +244,30 @@ fn count(text: &[u8]) -> Result<Option<usize>, Malformed> {
 }
 
 fn integer(text: &[u8]) -> Result<i64, Malformed> {
-    std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).ok_or(Malformed)
+    let value = match text {
+        [b'-', digits @ ..] => number(digits).and_then(|number| 0_i64.checked_sub_unsigned(number)),
+        [b'+', digits @ ..] | digits => number(digits).and_then(|number| i64::try_from(number).ok()),
+    };
+    value.ok_or(Malformed)
+}
+
+/// A message of a channel at the beginning of `input`, if there is a whole one: its channel, its text, and its length.
+/// They are most of what Redis sends, and are read without a list of their parts.
+pub(super) fn message(input: &[u8]) -> Option<(&[u8], &[u8], usize)> {
+    const HEAD: &[u8] = b">3\r\n$7\r\nmessage\r\n";
+    input.strip_prefix(HEAD)?;
+    let (channel, at) = blob(input, HEAD.len())?;
+    let (text, end) = blob(input, at)?;
+    Some((channel, text, end))
+}
+
+/// The blob at that place, if it is there, and where it ends.
+fn blob(input: &[u8], at: usize) -> Option<(&[u8], usize)> {
+    let line = line(input, at).ok()??;
+    let start = at + line.len() + 2;
+    let end = start.checked_add(usize::try_from(number(line.strip_prefix(b"$")?)?).ok()?)?;
+    let bytes = input.get(start..end)?;
+    (input.get(end..end + 2)? == b"\r\n").then_some((bytes, end + 2))
 }
 
 /// Reads a reply of the length that [`Scanner::scan`] has found.
@@ -280,6 +375,25 @@ mod tests {
         }
         assert_eq!(scanner.scan(text), Ok(Some(length)));
         assert_eq!(scanner.scan(&text[length..]), Ok(Some("+next\r\n".len())));
+    }
+
+    #[test]
+    fn messages_are_read_without_a_list_of_their_parts() {
+        let text = b">3\r\n$7\r\nmessage\r\n$3\r\nc\r\n\r\n$4\r\n1\r\n2\r\n+next\r\n";
+        let length = text.len() - "+next\r\n".len();
+        for end in 0..length {
+            assert_eq!(message(&text[..end]), None, "{end}");
+        }
+        assert_eq!(message(text), Some((b"c\r\n".as_slice(), b"1\r\n2".as_slice(), length)));
+        for other in [
+            ">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n",
+            ">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nxyz",
+            ">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n:1\r\n",
+            ">3\r\n$7\r\nmessage\r\n$-1\r\n$1\r\nx\r\n",
+            ">3\r\n$7\r\nmessage\r\n$18446744073709551615\r\n$1\r\nx\r\n",
+        ] {
+            assert_eq!(message(other.as_bytes()), None, "{other:?}");
+        }
     }
 
     #[test]

@@ -12,16 +12,21 @@
 //! | `P:all` | channel: what is sent to several groups |
 //! | `P:to:GATEWAY` | channel: requests and answers of other gateways |
 
+/// Entries of the log: several seconds of a busy cluster, some 10 MB.
+pub(super) const LOG_LENGTH: usize = 65_536;
+
 /// Sends to groups: all or nothing, in one order.
 ///
-/// Keys: log, gateway, and of each group its list and its mark. Arguments: tag, flags, lifetimes of list (0: nothing is
-/// kept) and mark in milliseconds, most events, length of the log, prefix of groups' channels, channel of all, names
-/// joined; the names; the frames; the connection's generation.
+/// Keys: log, gateway, and of each group its list and its mark. Arguments: tag, flags, lifetime of lists and marks in
+/// milliseconds (0: nothing is kept, and marks live for a minute), most events in a list, prefix; the names; the frames; the
+/// connection's generation.
+/// Answer: the id of the last event, and how many gateways have got it; 0: all groups have ended.
 ///
 /// The generation keeps a send out that was left in an old connection: the gateway has asked already whether it was
-/// applied. The usual send, of one event to one group, goes ahead without tables for several.
+/// applied. The usual send, of one event to one group, goes ahead without tables for several. A list may be longer by an
+/// eighth before it is trimmed: not each send to a full one needs that.
 pub(super) const SEND: &str = r"
-local call, groups, last = redis.call, (#KEYS - 2) / 2, #ARGV
+local call, groups, last, prefix = redis.call, (#KEYS - 2) / 2, #ARGV, ARGV[5]
 local marks
 if groups == 1 then
   marks = call('MGET', KEYS[2], KEYS[4])
@@ -32,69 +37,69 @@ else
 end
 if marks[1] ~= ARGV[last] then return redis.error_reply('FENCED the gateway is not registered') end
 local id
-if last == 12 and groups == 1 and (ARGV[2] == '0' or ARGV[2] == '1') then
+if last == 8 and groups == 1 and (ARGV[2] == '0' or ARGV[2] == '1') then
   if marks[2] then return 0 end
-  id = call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[6], '*', 's', ARGV[1], 'g', ARGV[9])
+  id = call('XADD', KEYS[1], 'MAXLEN', '~', '65536', '*', 's', ARGV[1], 'g', ARGV[6])
   if #id < 20 then
-    local entry = id .. ' ' .. ARGV[2] .. ' ' .. ARGV[11]
+    local entry = id .. ' ' .. ARGV[2] .. ' ' .. ARGV[7]
     if ARGV[2] == '0' and ARGV[3] ~= '0' then
-      local most = ARGV[5] + 1
-      if call('RPUSH', KEYS[3], entry) > most then call('LTRIM', KEYS[3], -most, -1) end
+      if call('RPUSH', KEYS[3], entry) > ARGV[4] * 1.125 then call('LTRIM', KEYS[3], -ARGV[4], -1) end
       call('PEXPIRE', KEYS[3], ARGV[3])
     end
-    return {id, call('PUBLISH', ARGV[7] .. ARGV[10], entry)}
+    return id .. ' ' .. call('PUBLISH', prefix .. ':c:' .. ARGV[6], entry)
   end
 end
 local names, lists, ends = {}, {}, {}
 for i = 1, groups do
   if not marks[i + 1] then
-    names[#names + 1], lists[#lists + 1], ends[#ends + 1] = ARGV[9 + i], KEYS[1 + 2 * i], KEYS[2 + 2 * i]
+    names[#names + 1], lists[#lists + 1], ends[#ends + 1] = ARGV[5 + i], KEYS[1 + 2 * i], KEYS[2 + 2 * i]
   end
 end
 if #names == 0 then return 0 end
-local flags, count = tonumber(ARGV[2]), last - 10 - groups
+local flags, count = tonumber(ARGV[2]), last - 6 - groups
 local function subscribers()
   local channels, sum = {}, 0
-  for i, name in ipairs(names) do channels[i] = ARGV[7] .. name end
+  for i, name in ipairs(names) do channels[i] = prefix .. ':c:' .. name end
   local counts = call('PUBSUB', 'NUMSUB', unpack(channels))
   for i = 2, #counts, 2 do sum = sum + counts[i] end
   return sum
 end
-if flags >= 32 then return {'', subscribers()} end
-id = id or call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[6], '*', 's', ARGV[1], 'g', ARGV[9])
+if flags >= 32 then return ' ' .. subscribers() end
+local all = table.concat(ARGV, '\n', 6, 5 + groups)
+id = id or call('XADD', KEYS[1], 'MAXLEN', '~', '65536', '*', 's', ARGV[1], 'g', all)
 local ids = {id}
 if count > 1 or #id > 19 then
   local dash = string.find(id, '-', 1, true)
   local ms, seq = string.sub(id, 1, dash), tonumber(string.sub(id, dash + 1))
   if seq + count > 200000 then ms, seq = string.format('%.0f-', tonumber(string.sub(ms, 1, -2)) + 1), 0 end
   for i = 1, math.max(count, 1) do ids[i] = ms .. string.format('%.0f', seq + i - 1) end
-  if ids[#ids] ~= id then call('XADD', KEYS[1], ids[#ids], 's', ARGV[1], 'g', ARGV[9]) end
+  if ids[#ids] ~= id then call('XADD', KEYS[1], ids[#ids], 's', ARGV[1], 'g', all) end
 end
 local entries = {}
 for i = 1, #ids do
   local flag = i < #ids and flags % 2 + 8 or flags
-  entries[i] = ids[i] .. ' ' .. flag .. ' ' .. (count > 0 and ARGV[9 + groups + i] or '')
+  entries[i] = ids[i] .. ' ' .. flag .. ' ' .. (count > 0 and ARGV[5 + groups + i] or '')
 end
 if count > 0 and flags % 2 == 0 and ARGV[3] ~= '0' then
-  local most = tonumber(ARGV[5]) + 1
   for _, list in ipairs(lists) do
-    if call('RPUSH', list, unpack(entries)) > most then call('LTRIM', list, -most, -1) end
+    if call('RPUSH', list, unpack(entries)) > ARGV[4] * 1.125 then call('LTRIM', list, -ARGV[4], -1) end
     call('PEXPIRE', list, ARGV[3])
   end
 end
 if flags % 8 >= 4 then
-  for _, mark in ipairs(ends) do call('SET', mark, '1', 'PX', ARGV[4]) end
-  for _, name in ipairs(names) do call('PUBLISH', ARGV[8], 'E' .. name) end
+  local lifetime = ARGV[3] ~= '0' and ARGV[3] or '60000'
+  for _, mark in ipairs(ends) do call('SET', mark, '1', 'PX', lifetime) end
+  for _, name in ipairs(names) do call('PUBLISH', prefix .. ':all', 'E' .. name) end
 end
 local reached = 0
 if #names == 1 then
-  for _, entry in ipairs(entries) do reached = call('PUBLISH', ARGV[7] .. names[1], entry) end
+  for _, entry in ipairs(entries) do reached = call('PUBLISH', prefix .. ':c:' .. names[1], entry) end
 else
   reached = subscribers()
   local head = 'G' .. table.concat(names, '\n') .. '\n\n'
-  for _, entry in ipairs(entries) do call('PUBLISH', ARGV[8], head .. entry) end
+  for _, entry in ipairs(entries) do call('PUBLISH', prefix .. ':all', head .. entry) end
 end
-return {ids[#ids], reached}
+return ids[#ids] .. ' ' .. reached
 ";
 
 /// What is kept of groups. Keys: log, and of each group its list and its mark. Argument: where in the lists to begin.
@@ -187,38 +192,45 @@ pub(super) enum Script {
 #[derive(Clone, Debug)]
 pub(super) struct Names {
     prefix: String,
+    log: String,
 }
 
 impl Names {
     pub(super) fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned() }
+        Self { prefix: prefix.to_owned(), log: format!("{prefix}:log") }
+    }
+
+    /// What all names begin with.
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     pub(super) fn meta(&self) -> String {
         format!("{}:meta", self.prefix)
     }
 
-    pub(super) fn log(&self) -> String {
-        format!("{}:log", self.prefix)
+    pub(super) fn log(&self) -> &str {
+        &self.log
     }
 
     pub(super) fn trial(&self) -> String {
         format!("{}:trial", self.prefix)
     }
 
-    pub(super) fn history(&self, group: &str) -> String {
-        format!("{}:h:{group}", self.prefix)
+    /// The parts of the name of a group's list.
+    pub(super) fn history<'a>(&'a self, group: &'a str) -> [&'a str; 3] {
+        [&self.prefix, ":h:", group]
     }
 
-    pub(super) fn end(&self, group: &str) -> String {
-        format!("{}:e:{group}", self.prefix)
+    /// The parts of the name of the mark of a group's end.
+    pub(super) fn end<'a>(&'a self, group: &'a str) -> [&'a str; 3] {
+        [&self.prefix, ":e:", group]
     }
 
     pub(super) fn gateway(&self, gateway: u32) -> String {
         format!("{}:gw:{gateway:08x}", self.prefix)
     }
 
-    /// The channel of a group; of the empty name: the prefix of all of these.
     pub(super) fn channel(&self, group: &str) -> String {
         format!("{}:c:{group}", self.prefix)
     }
@@ -232,7 +244,17 @@ impl Names {
     }
 
     /// The group of a channel.
-    pub(super) fn group_of<'a>(&self, channel: &'a str) -> Option<&'a str> {
-        channel.strip_prefix(&*self.prefix)?.strip_prefix(":c:")
+    pub(super) fn group_of<'a>(&self, channel: &'a [u8]) -> Option<&'a str> {
+        std::str::from_utf8(channel.strip_prefix(self.prefix.as_bytes())?.strip_prefix(b":c:")?).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sends_trim_the_log_to_its_length() {
+        assert_eq!(SEND.matches(&format!("'MAXLEN', '~', '{LOG_LENGTH}'")).count(), SEND.matches("MAXLEN").count());
     }
 }

@@ -1,8 +1,9 @@
 //! The connection to Redis, without the socket: its state, and what is written.
 
-use super::held::{Frame, Held, Loaded, Published, Replay, Standing};
+use super::entries::Tag;
+use super::held::{Held, Loaded, Published, Replay, Standing};
 use super::requests::{Outcome, Requests, Serial};
-use super::resp::{self, Scanner};
+use super::resp::{self, Command, Scanner};
 use super::scripts::{Names, Script};
 use super::server::Server;
 use super::settings::{Limits, RedisSettings};
@@ -16,8 +17,8 @@ use uuid::Uuid;
 pub(super) const BEAT_INTERVAL: Duration = Duration::from_secs(5);
 /// How long it stays registered.
 pub(super) const REGISTERED: Duration = Duration::from_secs(15);
-/// Entries of the log: several seconds of a busy cluster, some 10 MB.
-pub(super) const LOG_LENGTH: usize = 65_536;
+/// Events of which one read brings that many: their memory stays allocated.
+const SPARE_MAX: usize = 256;
 pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// Sends wait for a second, so a server that is back is found within half of it.
 pub(super) const BACKOFF_MAX: Duration = Duration::from_millis(500);
@@ -114,6 +115,10 @@ pub(crate) struct Link {
     pub(super) limits: Limits,
     pub(super) names: Names,
     pub(super) gateway: u32,
+    /// The key under which it is registered.
+    pub(super) own_key: String,
+    /// What the tags of its sends begin with.
+    pub(super) tag: Vec<u8>,
     /// Of the connection.
     pub(super) generation: u64,
     pub(super) random: u64,
@@ -132,9 +137,14 @@ pub(crate) struct Link {
     pub(super) held: Held,
     pub(super) reads: u64,
     pub(super) sync: Sync,
-    /// The events of a send that has more, and the position of the first one.
-    pub(super) partial: Option<(Position, Vec<Frame>)>,
+    /// A send of which more events are to come.
+    pub(super) partial: Option<Published>,
     pub(super) requests: Requests,
+    /// Memory for the next request, and for one of its events.
+    pub(super) command: Command,
+    pub(super) frame: Vec<u8>,
+    /// Memory for what comes next.
+    pub(super) spare: Vec<Published>,
     pub(super) beat_at: Millis,
     pub(super) live_since: Millis,
     /// Why the last connection failed, as it was logged.
@@ -179,11 +189,14 @@ impl Link {
     /// `memory_bytes_max`: of all that peers may use together, if that is limited. `random`: unknown to others, and the
     /// gateway's id in 32 of its bits.
     pub(crate) fn new(settings: RedisSettings, limits: Limits, memory_bytes_max: Option<u64>, random: u64) -> Self {
+        let (names, gateway) = (Names::new(&settings.prefix), (random >> 32) as u32);
         Self {
-            names: Names::new(&settings.prefix),
+            own_key: names.gateway(gateway),
+            tag: Tag::start(gateway).into_bytes(),
+            names,
             settings,
             limits,
-            gateway: (random >> 32) as u32,
+            gateway,
             generation: 0,
             random: random | 1,
             phase: Phase::Waiting { until: Millis::ZERO },
@@ -202,6 +215,9 @@ impl Link {
             sync: Sync::default(),
             partial: None,
             requests: Requests::new(memory_bytes_max),
+            command: Command::default(),
+            frame: Vec::new(),
+            spare: Vec::new(),
             beat_at: Millis::NEVER,
             live_since: Millis::ZERO,
             complaint: String::new(),
@@ -269,6 +285,15 @@ impl Link {
         self.events.pop_front()
     }
 
+    /// An event was taken in: its memory is for the next one.
+    pub(crate) fn reuse(&mut self, mut published: Published) {
+        if self.spare.len() < SPARE_MAX && published.frames.len() == 1 {
+            published.names.clear();
+            published.frames.clear();
+            self.spare.push(published);
+        }
+    }
+
     /// The bytes to write next.
     pub(crate) fn unsent(&self) -> &[u8] {
         &self.out
@@ -330,12 +355,12 @@ impl Link {
     pub(super) fn read(&mut self, now: Millis, names: Vec<Box<str>>) {
         self.reads += 1;
         let number = self.reads;
-        let mut keys = vec![self.names.log()];
+        let mut keys = vec![self.names.log().to_owned()];
         if self.phase == Phase::Syncing {
             self.sync.reads_left += 1;
         }
         for name in &names {
-            keys.extend([self.names.history(name), self.names.end(name)]);
+            keys.extend([self.names.history(name).concat(), self.names.end(name).concat()]);
             let was_stale = self.held.get(name) == Some(Standing::Stale);
             self.held.set(name, Standing::Reading { number, was_stale });
         }

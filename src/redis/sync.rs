@@ -4,9 +4,9 @@ use super::entries::{Entry, Tag, flags, id_of, ms_of, position_of};
 use super::held::{Frame, Loaded, Replay, Standing, in_order, load};
 use super::requests::own_sends;
 use super::resp::{self, Value};
-use super::scripts::Script;
+use super::scripts::{LOG_LENGTH, Script};
 use super::settings::Limits;
-use super::state::{BACKOFF_MIN, BEAT_INTERVAL, Event, Expected, LOG_LENGTH, Link, Phase, REGISTERED, Sync};
+use super::state::{BACKOFF_MIN, BEAT_INTERVAL, Event, Expected, Link, Phase, REGISTERED, Sync};
 use crate::clock::Millis;
 use crate::cursor::{Epoch, Position};
 use crate::planted;
@@ -23,7 +23,7 @@ impl Link {
     pub(super) fn open(&mut self, now: Millis) {
         self.server.warn_of_policy();
         self.generation += 1;
-        let keys = [self.names.meta(), self.names.log(), self.names.gateway(self.gateway), self.names.trial()];
+        let keys = [self.names.meta(), self.names.log().to_owned(), self.own_key.clone(), self.names.trial()];
         let (mut replication, evictions) = self.server.source();
         // A master that lacks the last sends is taken for the one before it.
         if planted::is("epoch-outlives-the-replication") {
@@ -91,7 +91,7 @@ impl Link {
         }
         // The entry of that position itself shows that none behind it was trimmed. Of a send that was in flight, this
         // gateway may have got its own message.
-        let (log, from) = (self.names.log(), id_of(was_at));
+        let (log, from) = (self.names.log().to_owned(), id_of(was_at));
         self.command(now, Expected::Log, &[b"XRANGE", log.as_bytes(), from.as_bytes(), b"+"]);
         Some(())
     }

@@ -15,7 +15,7 @@ pub(super) enum Script {
 }
 
 const SHAS: [(&str, Script); 4] = [
-    ("314c238efc4640b0f6b3bae956f9ec737fd5fe1b", Script::Send),
+    ("da1f417422f6fdfdb98d93c93129b2e242847325", Script::Send),
     ("fe59fd45c372eed7f1497843ef800fafe0811dc3", Script::Read),
     ("f956727462b8ec4c8be1410f002b8b771372de8d", Script::Open),
     ("80de32e075182b1e02e5e5ccd8252b433b52c20d", Script::Beat),
@@ -81,16 +81,17 @@ fn send(server: &mut Server, call: &Call<'_>) -> Result<Reply, String> {
     if alive.is_empty() {
         return Ok(Reply::Integer(0));
     }
-    let (flags, count) = (call.number::<u32>(2), last - 10 - groups);
-    let names: Vec<String> = alive.iter().map(|n| call.text(9 + n)).collect();
-    let prefix = call.text(7);
-    let channels: Vec<String> = names.iter().map(|name| format!("{prefix}{name}")).collect();
+    let (flags, count) = (call.number::<u32>(2), last - 6 - groups);
+    let names: Vec<String> = alive.iter().map(|n| call.text(5 + n)).collect();
+    let prefix = call.text(5);
+    let channels: Vec<String> = names.iter().map(|name| format!("{prefix}:c:{name}")).collect();
     if flags >= PROBE {
-        let sum = channels.iter().map(|channel| server.subscribers(channel)).sum();
-        return Ok(Reply::Array(vec![Reply::text(""), Reply::count(sum)]));
+        let sum: usize = channels.iter().map(|channel| server.subscribers(channel)).sum();
+        return Ok(Reply::text(format!(" {sum}")));
     }
     server.deny_without_memory()?;
-    let fields = || vec![bytes("s"), bytes(call.bytes(1)), bytes("g"), bytes(call.bytes(9))];
+    let asked: Vec<String> = (1..=groups).map(|n| call.text(5 + n)).collect();
+    let fields = || vec![bytes("s"), bytes(call.bytes(1)), bytes("g"), bytes(asked.join("\n"))];
     let id = server.data.xadd(call.key(1), None, fields())?;
     let mut first = id;
     if id.sequence + count as u64 > 200_000 && (count > 1 || id.to_string().len() > 19) {
@@ -104,27 +105,27 @@ fn send(server: &mut Server, call: &Call<'_>) -> Result<Reply, String> {
     let entry = |n: usize, id: &Id| {
         let flag = if n + 1 < ids.len() { flags % 2 + MORE } else { flags };
         let mut entry = format!("{id} {flag} ").into_bytes();
-        entry.extend(if count > 0 { call.bytes(10 + groups + n) } else { b"" });
+        entry.extend(if count > 0 { call.bytes(6 + groups + n) } else { b"" });
         entry
     };
     let entries: Vec<Vec<u8>> = ids.iter().enumerate().map(|(n, id)| entry(n, id)).collect();
-    let frames = (0..count).map(|n| (ids[n], call.bytes(10 + groups + n).to_vec())).collect();
+    let frames = (0..count).map(|n| (ids[n], call.bytes(6 + groups + n).to_vec())).collect();
     server.notes.push(Note::Sent { names: names.clone(), frames, is_transient: flags & TRANSIENT != 0 });
-    let (kept_ms, ended_ms) = (call.number::<i64>(3), call.number(4));
+    let kept_ms = call.number::<i64>(3);
     if count > 0 && flags & TRANSIENT == 0 && kept_ms != 0 {
-        let most = call.number::<i64>(5) + 1;
+        let most = call.number::<i64>(4);
         for n in &alive {
             let list = call.key(1 + 2 * n);
-            if server.data.rpush(list, entries.iter().map(bytes)) as i64 > most {
+            if server.data.rpush(list, entries.iter().map(bytes)) as i64 * 8 > most * 9 {
                 server.data.ltrim(list, -most, -1);
             }
             server.data.pexpire(list, kept_ms);
         }
     }
-    let all = call.text(8);
+    let all = format!("{prefix}:all");
     if flags & END != 0 {
         for n in &alive {
-            server.data.set(call.key(2 + 2 * n), b"1", Some(ended_ms));
+            server.data.set(call.key(2 + 2 * n), b"1", Some(if kept_ms == 0 { 60_000 } else { kept_ms as u64 }));
         }
         for name in &names {
             server.publish(&all, format!("E{name}").as_bytes());
@@ -143,7 +144,7 @@ fn send(server: &mut Server, call: &Call<'_>) -> Result<Reply, String> {
             server.publish(&all, &message);
         }
     }
-    Ok(Reply::Array(vec![Reply::text(newest.to_string()), Reply::count(reached)]))
+    Ok(Reply::text(format!("{newest} {reached}")))
 }
 
 fn read(server: &mut Server, call: &Call<'_>) -> Reply {
