@@ -70,11 +70,8 @@ def _tls() -> SSLContext:
 
 def is_ended(sock: socket.socket | TransportSocket) -> bool:
     """Whether the peer has closed this idle connection."""
-    if IS_LINUX:  # cheaper than poll(), and does not release the GIL
-        try:
-            return sock.getsockopt(IPPROTO_TCP, TCP_INFO, 1)[0] != TCP_ESTABLISHED
-        except OSError:
-            pass  # a Unix socket
+    if IS_LINUX and sock.proto == IPPROTO_TCP:  # cheaper than poll(), and does not release the GIL
+        return sock.getsockopt(IPPROTO_TCP, TCP_INFO, 1)[0] != TCP_ESTABLISHED
     if hasattr(select, "poll"):  # works for any number of descriptors
         poll = select.poll()
         poll.register(sock.fileno(), select.POLLIN)
