@@ -134,7 +134,14 @@ def serve_chunks() -> None:
         threading.Thread(target=answer, args=[listener.accept()[0]], daemon=True).start()
 
 
-SYNC = {"pacing and json.dumps alone": nothing, "Gateway.send": send, "Gateway.stream.send": stream, "Gateway.pipe": pipe}
+SYNC = {
+    "pacing and json.dumps alone": nothing,
+    "Gateway.send": send,
+    "Gateway.send, Unix socket": send,
+    "Gateway.stream.send": stream,
+    "Gateway.stream.send, Unix socket": stream,
+    "Gateway.pipe": pipe,
+}
 ASYNC = ["AsyncGateway.send", "AsyncGateway.stream.send"]
 ROWS = [*SYNC, *ASYNC, *(f"{row}, {MANY} conversations" for row in ASYNC)]
 
@@ -179,7 +186,7 @@ def run_row(row: str, gateway: LiveGateway, environment: dict[str, str]) -> tupl
         gateway.answer = accept(groups=[f"run:{number}"])
         streams.append(gateway.open("/", timeout=30))
     counts = read_all([iter(stream.event, None) for stream in streams])
-    command = [sys.executable, __file__, row, gateway.url]
+    command = [sys.executable, __file__, row, gateway.client.url]
     worker = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     for number in range(conversations):
         gateway.send(group=f"run:{number}", data="", close=True)
@@ -304,15 +311,19 @@ def main(directory: Path) -> None:
     # The best of several runs: whatever else runs on the machine only adds to a row.
     best: dict[str, float] = {}
     reached: dict[str, float] = {}
-    with closing(LiveGateway({"LOG_LEVEL": "warn"})) as gateway:
+    with (
+        closing(LiveGateway({"LOG_LEVEL": "warn"})) as gateway,
+        closing(LiveGateway({"LOG_LEVEL": "warn", "INTERNAL_SOCKET": f"{directory}/gateway.sock"})) as on_unix,
+    ):
         for _ in range(RUNS):
             for row in ROWS:
-                before = cpu_of(gateway.process.pid)
-                spent, rate = run_row(row, gateway, environment)
+                used = on_unix if "Unix" in row else gateway
+                before = cpu_of(used.process.pid)
+                spent, rate = run_row(row, used, environment)
                 note(best, row, spent)
                 reached[row] = max(rate, reached.get(row, 0))
                 tokens = conversations_of(row) * TOKENS
-                note(best, f"{row}: the gateway", (cpu_of(gateway.process.pid) - before) / tokens)
+                note(best, f"{row}: the gateway", (cpu_of(used.process.pid) - before) / tokens)
             for name, baseline in BASELINES.items():
                 note(best, name, run_baseline(*baseline, directory))
         for row, spent in best.items():
