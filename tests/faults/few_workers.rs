@@ -14,7 +14,7 @@ fn answer(pause: Duration) -> Answer {
 }
 
 /// That many clients at once; returns how many get a stream, and when the last one is answered.
-fn storm(gateway: &Gateway, count: usize) -> (usize, Duration, Vec<TcpStream>) {
+pub(crate) fn storm(gateway: &Gateway, count: usize) -> (usize, Duration, Vec<TcpStream>) {
     let start = Instant::now();
     let mut clients: Vec<TcpStream> = (0..count)
         .map(|n| {
@@ -73,17 +73,4 @@ fn workers_that_change_their_speed() {
         let pauses = [200, 100, 200, 400];
         Duration::from_millis(pauses[start.elapsed().as_secs() as usize / 2 % pauses.len()])
     });
-}
-
-/// The first answers show that all calls can be made at once.
-#[test]
-fn a_backend_with_unlimited_capacity() {
-    const CLIENTS: usize = 5000;
-    sys::raise_descriptor_limit();
-    let backend = Backend::forgetful(|_| Answer::ok().delayed(Duration::from_millis(20)));
-    let gateway = Gateway::for_backend(&backend).set("LOG_LEVEL", "warn").start();
-    let (streams, took, clients) = storm(&gateway, CLIENTS);
-    report(&format!("20 ms, all at once: {streams} streams of {CLIENTS} in {took:.2?}"));
-    assert_eq!(streams, CLIENTS);
-    drop(clients);
 }

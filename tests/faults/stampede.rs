@@ -1,6 +1,7 @@
 //! A stampede: all clients connect at once, and leave again.
 
 use crate::common::{Answer, Backend, Client, Gateway, Ledger, Verdict, eventually, get, process, sys};
+use crate::few_workers::storm;
 use crate::healthy::Healthy;
 use crate::report;
 use std::time::Duration;
@@ -56,4 +57,17 @@ fn two_thousand_connects_that_are_reset_leave_nothing_behind() {
 fn answered(ledger: &Ledger) -> usize {
     let sums = ledger.sums();
     sums.accepted + sums.rejected
+}
+
+/// The first answers show that all calls can be made at once.
+#[test]
+fn five_thousand_connects_are_asked_about_at_once() {
+    const CLIENTS: usize = 5000;
+    sys::raise_descriptor_limit();
+    let backend = Backend::forgetful(|_| Answer::ok().delayed(Duration::from_millis(20)));
+    let gateway = Gateway::for_backend(&backend).set("LOG_LEVEL", "warn").start();
+    let (streams, took, clients) = storm(&gateway, CLIENTS);
+    report(&format!("20 ms, all at once: {streams} streams of {CLIENTS} in {took:.2?}"));
+    assert_eq!(streams, CLIENTS);
+    drop(clients);
 }
