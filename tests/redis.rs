@@ -1,5 +1,7 @@
 //! Several gateways over Redis (docs/protocol.md, section 16): sending, resuming and looking at any of them.
 
+#![cfg(feature = "redis")]
+
 mod common;
 
 use common::{

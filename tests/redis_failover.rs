@@ -1,6 +1,8 @@
 //! A replica that takes the place of its master (docs/protocol.md, section 16), over real servers: in sync, behind it, and
 //! with a master that goes on meanwhile.
 
+#![cfg(feature = "redis")]
+
 mod common;
 
 use common::{Answer, Backend, Client, Gateway, Port, Redis, Relay, Stream, assert_json, eventually};

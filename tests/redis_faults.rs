@@ -1,5 +1,7 @@
 //! Redis that goes away, comes back, or does less than it should (docs/protocol.md, section 16).
 
+#![cfg(feature = "redis")]
+
 mod common;
 
 use common::{

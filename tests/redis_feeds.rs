@@ -1,6 +1,8 @@
 //! Streaming sends with several gateways (docs/protocol.md, sections 14 and 16): the lines' results come over Redis, and a
 //! sender is told when its group ends anywhere.
 
+#![cfg(feature = "redis")]
+
 mod common;
 
 use common::{Answer, Backend, Client, Gateway, OK, Redis, Response, Stream, assert_json, eventually, send_request};

@@ -1,6 +1,8 @@
 //! Clients that move from gateway to gateway while connections to Redis are cut: each event once and in order, and no gap
 //! (docs/protocol.md, section 16).
 
+#![cfg(feature = "redis")]
+
 mod common;
 
 use common::{Answer, Backend, Client, Gateway, PATIENCE, Random, Redis, Stream, eventually};

@@ -1,6 +1,8 @@
 //! The Redis of the simulation (`tests/simulation/cluster/fake`) gives the replies and messages of a real one: random
 //! commands of those in use, the gateways' scripts among them, on two connections.
 
+#![cfg(feature = "redis")]
+
 mod common;
 #[path = "simulation/cluster/fake/mod.rs"]
 #[allow(dead_code)]

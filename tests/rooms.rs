@@ -57,7 +57,7 @@ const FILES: [(&str, &[&str]); 14] = [
         "redis",
         &[
             "settings", "resp", "scripts", "entries", "held", "requests", "server", "state", "commands", "sync",
-            "link", "mod",
+            "link", "absent", "mod",
         ],
     ),
     ("engine", &["memory", "mod"]),

@@ -109,11 +109,13 @@ fn every_seed_tells_senders_what_has_happened() {
     simulate(simulation::senders::run);
 }
 
+#[cfg(feature = "redis")]
 #[test]
 fn every_seed_loses_nothing_between_gateways() {
     simulate(simulation::cluster::run);
 }
 
+#[cfg(feature = "redis")]
 #[test]
 fn a_gateway_with_redis_is_one_without_to_clients_and_senders() {
     simulate(simulation::cluster::alone::compare);

@@ -89,8 +89,8 @@ impl Shared {
         let random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ seed >> 29;
         let budget = Budget::new(settings.memory_bytes_max);
         let limits = Limits { age: settings.history_age, events: settings.history_events };
-        let link =
-            settings.redis.clone().map(|redis| Box::new(Link::new(redis, limits, settings.memory_bytes_max, random)));
+        let link = settings.redis.clone();
+        let link = link.and_then(|redis| Link::new(redis, limits, settings.memory_bytes_max, random)).map(Box::new);
         let mut shared = Self {
             hub: Hub::new(Calls::new(&settings.calls()), Groups::new(history, random.rotate_left(32))),
             engine: Engine::new(random, link),

@@ -187,10 +187,15 @@ impl Sync {
 
 impl Link {
     /// `memory_bytes_max`: of all that peers may use together, if that is limited. `random`: unknown to others, and the
-    /// gateway's id in 32 of its bits.
-    pub(crate) fn new(settings: RedisSettings, limits: Limits, memory_bytes_max: Option<u64>, random: u64) -> Self {
+    /// gateway's id in 32 of its bits. `None`: a build without Redis.
+    pub(crate) fn new(
+        settings: RedisSettings,
+        limits: Limits,
+        memory_bytes_max: Option<u64>,
+        random: u64,
+    ) -> Option<Self> {
         let (names, gateway) = (Names::new(&settings.prefix), (random >> 32) as u32);
-        Self {
+        Some(Self {
             own_key: names.gateway(gateway),
             tag: Tag::start(gateway).into_bytes(),
             names,
@@ -224,7 +229,7 @@ impl Link {
             has_been_live: false,
             events: VecDeque::new(),
             counts: LinkCounts::default(),
-        }
+        })
     }
 
     pub(crate) fn settings(&self) -> &RedisSettings {

@@ -55,7 +55,9 @@ fn steps(
     let session = session.transpose().map_err(|error| Failed("TLS", error.to_string()))?;
     let is_trusted = session.is_none();
     let random = sys::random_bytes().map_err(|error| Failed("answer", error.to_string()))?;
-    let link = Link::new(settings.clone(), limits, None, u64::from_le_bytes(random));
+    let Some(link) = Link::new(settings.clone(), limits, None, u64::from_le_bytes(random)) else {
+        return Err(Failed("answer", "this build has no support for Redis".to_owned()));
+    };
     let mut probe = Probe { socket, session, is_trusted, link, start: Instant::now() };
     probe.link.expire(probe.now());
     probe.link.connected(probe.now());

@@ -3,6 +3,7 @@
 pub(crate) mod audience;
 mod backend;
 mod client;
+#[cfg(feature = "redis")]
 pub(crate) mod cluster;
 mod faults;
 mod frames;
