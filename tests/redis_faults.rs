@@ -402,8 +402,8 @@ fn a_check_tries_redis_step_by_step() {
     let few = format!("redis://few:pw@127.0.0.1:{}", redis.port());
     let wrong = format!("redis://few:no@127.0.0.1:{}", redis.port());
     for (url, step, fix) in [
-        ("redis://no-such-name.invalid", "Redis name: failed: ", ""),
-        (&*format!("redis://127.0.0.1:{closed}"), "Redis connection: failed: ", ""),
+        ("redis://no-such-name.invalid", "Redis name: failed: ", "check the host name"),
+        (&*format!("redis://127.0.0.1:{closed}"), "Redis connection: failed: ", "is Redis running"),
         (&few, "Redis answer: failed: ", "+xadd"),
         (&wrong, "Redis answer: failed: WRONGPASS", "check the user and the password"),
         (&backend.url().replace("http:", "redis:").replace("/callback", ""), "Redis answer: failed: ", "Redis"),

@@ -109,8 +109,14 @@ pub(crate) fn hint(why: &str, settings: &RedisSettings) -> String {
         "if that port of Redis does not speak TLS, REDIS_URL begins with redis://".to_owned()
     } else if why.contains("part of a cluster") {
         "use a single Redis, or a master with replicas".to_owned()
+    } else if why.contains("onnection refused") {
+        "is Redis running at the host and port of REDIS_URL?".to_owned()
+    } else if why.contains("lookup") || why.contains("no address") {
+        "check the host name in REDIS_URL".to_owned()
+    } else if starts(&["no answer"]) || why.contains("timed out") {
+        "Redis or the network to it is stuck: look at its machine".to_owned()
     } else {
-        "trying again".to_owned()
+        "the log of Redis may say why".to_owned()
     }
 }
 
@@ -156,7 +162,7 @@ mod tests {
     fn errors_say_what_to_do() {
         let settings = RedisSettings { is_tls: true, ..RedisSettings::default() };
         assert!(hint("no answer in time", &settings).contains("redis://"));
-        assert_eq!(hint("no answer in time", &RedisSettings::default()), "trying again");
+        assert!(hint("no answer in time", &RedisSettings::default()).contains("stuck"));
         assert!(hint("WRONGPASS invalid username-password pair", &settings).contains("password"));
         assert!(hint("NOPERM this user has no permissions to run the 'xadd' command", &settings).contains("+xadd"));
         assert!(hint("ERR unknown command `HELLO`", &settings).contains("Redis 6"));
