@@ -33,7 +33,9 @@ impl Lines {
         self.forget_spent();
         let end = memchr(b'\n', input);
         let (piece, behind) = input.split_at(end.unwrap_or(input.len()));
-        if self.partial.len() + piece.len() > self.bytes_max {
+        // The carriage return of a line break is none of the line's bytes.
+        let has_return = piece.last().or(self.partial.last()) == Some(&b'\r');
+        if self.partial.len() + piece.len() - usize::from(has_return) > self.bytes_max {
             return Err(TooLong);
         }
         *input = behind.get(1..).unwrap_or_default();
@@ -165,6 +167,17 @@ mod tests {
         assert_eq!(Lines::new(3).next_line(&mut &b"abcd"[..]), Err(TooLong));
         assert_eq!(lines.next_line(&mut &b"ab"[..]), Ok(None));
         assert_eq!(lines.next_line(&mut &b"cd\n"[..]), Err(TooLong));
+    }
+
+    #[test]
+    fn the_limit_of_a_line_leaves_out_its_break() {
+        let mut lines = Lines::new(3);
+        assert_eq!(lines.next_line(&mut &b"abc\r\n"[..]), Ok(Some(&b"abc\r"[..])));
+        assert_eq!(lines.next_line(&mut &b"abc\r"[..]), Ok(None));
+        assert_eq!(lines.next_line(&mut &b"\n"[..]), Ok(Some(&b"abc\r"[..])));
+        assert_eq!(lines.next_line(&mut &b"abc\r"[..]), Ok(None));
+        assert_eq!(lines.next_line(&mut &b"d\n"[..]), Err(TooLong));
+        assert_eq!(Lines::new(3).next_line(&mut &b"abcd\r\n"[..]), Err(TooLong));
     }
 
     fn parse(line: &str, default: Option<&Target<'static>>) -> Result<String, SendError> {

@@ -95,14 +95,15 @@ impl Account {
     pub fn read_lines(&mut self, body: &[u8], is_complete: bool) -> Option<()> {
         let mut lines: Vec<&[u8]> = body.split(|byte| *byte == b'\n').collect();
         let last = lines.pop().unwrap_or_default();
+        let length = |line: &[u8]| line.strip_suffix(b"\r").unwrap_or(line).len();
         for line in lines {
-            if line.len() > self.bytes_max {
+            if length(line) > self.bytes_max {
                 self.is_too_long = true;
                 return Some(());
             }
             self.read_line(line)?;
         }
-        self.is_too_long = last.len() > self.bytes_max;
+        self.is_too_long = length(last) > self.bytes_max;
         if is_complete && !self.is_too_long && !last.is_empty() {
             self.read_line(last)?;
         }
