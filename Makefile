@@ -16,7 +16,7 @@ MUTATE = cargo mutants --config .ci/mutants.toml --output $(TARGET_DIR) $(or $(F
 SOCKETS = $(filter-out simulation core reactor rooms python_example tls,$(patsubst tests/%.rs,%,$(wildcard tests/*.rs)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-chat run test test-e2e test-python test-deploy faults soak siege lint doc static static-tls image wheel npm check-targets sim planted mutants bench bench-parts bench-instructions bench-scale bench-syscalls bench-tokens fuzz
+.PHONY: help demo demo-chat run test installed test-e2e test-python test-deploy faults soak siege lint doc static static-tls image wheel npm check-targets sim planted mutants bench bench-parts bench-instructions bench-scale bench-syscalls bench-tokens fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ $(DEPLOY_VENV)/done: tests/deploy/requirements.txt
 	python3 -m venv $(DEPLOY_VENV)
 	$(DEPLOY_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement tests/deploy/requirements.txt
 	touch $@
+
+installed: $(VENV)/installed $(DEPLOY_VENV)/done ## What the tests in Python and those of real clients need, without running them
+	tests/e2e/install $(TARGET_DIR)
 
 test-deploy: static $(DEPLOY_VENV)/done ## Tests of examples/deploy: unit, image, manifest, dashboard, alerts
 	docker-compose --file compose.yaml config --quiet
