@@ -14,8 +14,8 @@ pub(super) const BACKLOG_ACCEPTS: usize = 4096;
 /// Connections with fresh output written to per turn, twice: those left over from the last turn, and those of this
 /// turn. Some milliseconds; the rest stays queued, so that a large fan-out does not stall the loop.
 pub(super) const TURN_FLUSHES: usize = 512;
-/// Members of groups written to per turn: a quarter of a millisecond, in which nobody else is served.
-pub(super) const TURN_MEMBERS_MIN: usize = 32;
+/// Members of groups written to per turn: a fifth of a millisecond, in which nobody else is served.
+pub(super) const TURN_MEMBERS_MIN: usize = 24;
 /// The same with as many groups, whose events would else fall behind the sends.
 pub(super) const TURN_MEMBERS_MAX: usize = 64;
 /// Callback outcomes processed per turn.

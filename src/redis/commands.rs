@@ -19,6 +19,7 @@ const HELD_PATIENTLY: Duration = Duration::from_secs(60);
 const TOLD_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// Lists and marks live longer in Redis by so much, so that a step of its clock makes nothing look complete.
 const MARGIN: Duration = Duration::from_secs(60);
+
 /// A send to groups. Without events and commands it only asks whom it would reach.
 pub(crate) struct Send<'a> {
     pub(crate) names: &'a [&'a str],
