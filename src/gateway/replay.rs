@@ -151,7 +151,8 @@ impl Shared {
         self.set_lagging(connection, entry.is_due);
     }
 
-    /// The start of a resumable stream after its head: the first block has the stream's position.
+    /// The start of a resumable stream after its head: the first block has the stream's position. Before a gap there is
+    /// none: a client that leaves there returns with the cursor that it had, and gets the gap.
     pub(super) fn write_resumable_start(
         &mut self,
         now: Millis,
@@ -160,7 +161,7 @@ impl Shared {
         entry: Entry,
     ) {
         let id = self.id_line(entry.from);
-        let mut first = Some(&id);
+        let mut first = (!entry.has_gap).then_some(&id);
         if let Some(delay) = self.settings.reconnect_delay_ms {
             let retry = self.jitter.spread(delay);
             let out = self.outbox.frames(now, &mut connection.out);
@@ -174,7 +175,6 @@ impl Shared {
             self.write_block(now, connection, &frame, first.take());
         }
         if entry.has_gap {
-            first = None;
             self.write_block(now, connection, GAP, Some(&id));
         }
         let held = without_ids(&connecting.held);

@@ -89,7 +89,8 @@ impl Oracle {
             grant.groups.iter().map(|group| (*group, from.max(groups[*group].dropped))).collect();
         let mut member = Member::new(!is_due, has_history.then_some(from));
         member.groups = begins.iter().map(|(group, from)| (*group, (*from, true))).collect();
-        let mut first = has_history.then_some(from);
+        // Whoever leaves before the gap returns with the cursor that it had.
+        let mut first = (has_history && !has_gap).then_some(from);
         if let Some(delay) = self.settings.reconnect_delay_ms {
             member.push(Piece::Retry { delay, id: first.take() }, true);
         }
@@ -98,7 +99,6 @@ impl Oracle {
             member.push(Piece::Block { frame: strip(event), id: first.take(), is_held: false }, true);
         }
         if has_gap {
-            first = None;
             member.push(Piece::Block { frame: GAP.into(), id: Some(from), is_held: false }, true);
         }
         let held = &stream.held;
