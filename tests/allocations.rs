@@ -62,6 +62,7 @@ fn an_event_with_escapes_in_its_data_allocates_nothing() {
 }
 
 #[test]
+#[cfg(feature = "redis")]
 fn a_send_over_redis_allocates_its_event_its_request_and_its_answer() {
     const DEPTH: usize = 16;
     let mut streams = Streams::open_over_redis(STREAMS, |n| format!(r#"{{"groups":["user:{n}"]}}"#));

@@ -132,13 +132,22 @@ impl Visitor {
 
 #[test]
 fn clients_that_hop_while_connections_to_redis_are_cut_miss_nothing() {
+    hop(16 << 20);
+}
+
+#[test]
+fn clients_that_hop_between_gateways_that_hold_little_miss_nothing() {
+    hop(3_000);
+}
+
+fn hop(history_bytes: usize) {
     let redis = Redis::start();
     let backend = Backend::new(|call| {
         let groups: Vec<&str> = call.url()[1..].split(',').collect();
         Answer::json(&json!({ "groups": groups }).to_string())
     });
-    let start = || Gateway::for_backend(&backend).set("REDIS_URL", redis.url()).set("LOG_LEVEL", "warn").start();
-    let gateways = [start(), start(), start()];
+    let builder = || Gateway::for_backend(&backend).set("REDIS_URL", redis.url()).set("LOG_LEVEL", "warn");
+    let gateways = [(); 3].map(|()| builder().set("HISTORY_BYTES", history_bytes).start());
     for gateway in &gateways {
         eventually("a connection to Redis", || gateway.get("/readyz").text().contains(r#""redis":true"#));
     }

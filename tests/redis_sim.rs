@@ -18,7 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const SEEDS: u64 = 10;
 const COMMANDS: usize = 150;
 
-/// The scripts as the gateways load them: send, read, open, beat.
+/// The scripts as the gateways load them: send, read, page, open, beat.
 fn scripts() -> Vec<&'static str> {
     let source = include_str!("../src/redis/scripts.rs");
     let starts = source.split("&str = r\"").skip(1);
@@ -113,13 +113,20 @@ impl Both {
         [frames(&real, ids_of_real), frames(&fake, ids_of_fake)]
     }
 
+    /// A command with the ids of one of the two in place of their numbers.
+    fn with_ids(&self, side: usize, command: &[String]) -> Vec<String> {
+        let id = |argument: &String| self.ids[side].get(argument.strip_prefix('#')?.parse::<usize>().ok()?).cloned();
+        command.iter().map(|argument| id(argument).unwrap_or_else(|| argument.clone())).collect()
+    }
+
     /// Runs a command on both, and compares all that comes of it.
     fn run(&mut self, at: usize, command: &[impl ToString]) -> Vec<String> {
         let command: Vec<String> = command.iter().map(ToString::to_string).collect();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time");
         self.fake.data.now_ms = self.fake.data.now_ms.max(now.as_millis() as u64);
-        self.real[at].write_all(&encode(&command)).expect("a command");
-        self.fake.receive(self.sessions[at], &encode(&command));
+        let [real, fake] = [0, 1].map(|side| encode(&self.with_ids(side, &command)));
+        self.real[at].write_all(&real).expect("a command");
+        self.fake.receive(self.sessions[at], &fake);
         let [replies, fake] = self.come(at);
         assert_eq!(replies, fake, "of {command:?}");
         // The other one may have got messages.
@@ -142,13 +149,13 @@ fn frames(mut bytes: &[u8], ids: &mut Vec<String>) -> Vec<String> {
 }
 
 /// A random command.
-fn draw(random: &mut Random, shas: &[String]) -> Vec<String> {
+fn draw(random: &mut Random, shas: &[String], ids: usize) -> Vec<String> {
     let group = random.pick(&["a", "b", "c d"]);
     let value = random.pick(&["", "x", "two words", "1", "-7"]);
     let (from, to) = (random.within(0, 6) as i64 - 3, random.within(0, 8) as i64 - 4);
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<String>>();
     let (list, end, channel) = (format!("P:h:{group}"), format!("P:e:{group}"), format!("P:c:{group}"));
-    match random.below(24) {
+    match random.below(26) {
         0 => words(&["SUBSCRIBE", &channel, "P:all"]),
         1 => words(&["UNSUBSCRIBE", &channel]),
         2 => words(&["PUBLISH", random.pick(&[&*channel, "P:all"]), value]),
@@ -177,12 +184,25 @@ fn draw(random: &mut Random, shas: &[String]) -> Vec<String> {
             // The server of the last send, which was sent before or after anything else.
             let (last, sent_at) = (random.pick(&["", "one", "two"]), random.pick(&["0", "99999999999999"]));
             let rest = [&*epoch, source, "0", "300000", "100", generation, "15000", "65536", "P:all", last, sent_at];
-            let mut command = words(&["EVALSHA", &shas[2], "4", "P:meta", "P:log", "P:gw:1", "P:trial"]);
+            let mut command = words(&["EVALSHA", &shas[3], "4", "P:meta", "P:log", "P:gw:1", "P:trial"]);
             command.extend(words(&rest));
             command
         }
         19 => {
-            words(&["EVALSHA", &shas[3], "3", "P:meta", "P:log", "P:gw:1", random.pick(&["1", "2"]), "15000", "65536"])
+            words(&["EVALSHA", &shas[4], "3", "P:meta", "P:log", "P:gw:1", random.pick(&["1", "2"]), "15000", "65536"])
+        }
+        20..=21 => {
+            let mut command = words(&["EVALSHA", &shas[2], "3", "P:log", &list, "P:h:b"]);
+            let (most, room) = (random.pick(&["2", "3", "8"]), random.pick(&["1", "40", "70", "1000"]));
+            // An id behind which there is everything, something, or nothing.
+            let behind = [(); 2].map(|()| match random.below(3) {
+                0 => "0-0".to_owned(),
+                // That of both that was seen as this one.
+                1 if ids > 0 => format!("#{}", random.index(ids)),
+                _ => "9999999999999-0".to_owned(),
+            });
+            command.extend(words(&[most, room, &behind[0], &behind[1]]));
+            command
         }
         _ => draw_send(random, &shas[0]),
     }
@@ -222,9 +242,9 @@ fn the_simulated_redis_answers_as_a_real_one_does() {
         let sha = |script: &&str, both: &mut Both| both.run(0, &["SCRIPT", "LOAD", script])[0].clone();
         let shas: Vec<String> =
             scripts().iter().map(|script| sha(script, &mut both).trim_matches('"').to_owned()).collect();
-        assert_eq!(shas.len(), 4);
+        assert_eq!(shas.len(), 5);
         for _ in 0..COMMANDS {
-            let command = draw(&mut random, &shas);
+            let command = draw(&mut random, &shas, both.ids[0].len());
             both.run(random.index(2), &command);
             if random.chance(30) {
                 // What has expired is gone.

@@ -56,8 +56,8 @@ const FILES: [(&str, &[&str]); 14] = [
     (
         "redis",
         &[
-            "settings", "resp", "scripts", "entries", "held", "requests", "server", "state", "commands", "sync",
-            "link", "absent", "mod",
+            "settings", "resp", "scripts", "entries", "page", "held", "requests", "server", "state", "commands",
+            "sync", "link", "absent", "mod",
         ],
     ),
     ("engine", &["memory", "mod"]),
@@ -76,6 +76,7 @@ const FILES: [(&str, &[&str]); 14] = [
             "reached",
             "connection",
             "following",
+            "pages",
             "sweep",
             "shutdown",
             "jitter",
@@ -91,6 +92,7 @@ const FILES: [(&str, &[&str]); 14] = [
             "frames",
             "shared",
             "ending",
+            "paging",
             "members",
             "replay",
             "entering",

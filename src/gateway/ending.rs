@@ -64,6 +64,7 @@ impl Shared {
                     self.hub.groups.leave_all(&mut streaming.joined);
                     if streaming.reached.is_lagging() {
                         self.delivery.lagging.remove(&connection.id.slot());
+                        self.pages.forget(connection.id);
                     }
                     if streaming.reached.has_tail() {
                         self.delivery.tails.remove(&connection.id.slot());

@@ -5,6 +5,7 @@ use super::asking::{Line, Look, Message, Owed, Question};
 use super::connection::{Connecting, Connection, Resume, State};
 use super::following::{Purpose, Wait};
 use super::frames::without_ids;
+use super::pages::Arrived;
 use super::reached::Reached;
 use super::replay::Entry;
 use super::results::Asked;
@@ -12,8 +13,10 @@ use super::shared::Shared;
 use crate::callback::{self, Reason};
 use crate::clock::Millis;
 use crate::cursor::Position;
-use crate::hub::{ConnId, EndReason, Joined, parse_token};
+use crate::hub::{ConnId, EndReason, Joined, Owing, parse_token};
+use crate::redis::Page;
 use crate::sse::{self, Event};
+use crate::table::Table;
 use std::time::Duration;
 
 /// Gaps that concern many streams at once are spread over this time, as every page then fetches its state anew.
@@ -128,6 +131,7 @@ impl Shared {
             | Owed::Target(..)
             | Owed::Told(_)
             | Owed::Cursor(_)
+            | Owed::Page(..)
             | Owed::Standing(_)
             | Owed::Followers(_) => {}
         }
@@ -193,6 +197,12 @@ impl Shared {
     /// Something that is due to a stream in groups may be missing: it leaves them, and enters them again with a gap.
     /// `is_anew`: positions begin anew.
     pub(super) fn suspend(&mut self, now: Millis, connection: &mut Connection, is_anew: bool) {
+        let spread = self.jitter.within(GAPS_SPREAD_OVER);
+        self.suspend_until(now, connection, is_anew, now.after(spread));
+    }
+
+    /// The same; it enters them again at that time.
+    fn suspend_until(&mut self, now: Millis, connection: &mut Connection, is_anew: bool, gap_at: Millis) {
         self.catch_up(now, connection);
         let State::Streaming(streaming) = &mut connection.state else { return };
         let (joined, reached) = (streaming.joined, streaming.reached);
@@ -208,9 +218,77 @@ impl Shared {
         }
         let has_gap = reached.is_resumable();
         self.mark_entering(connection);
-        let not_before = if has_gap { now.after(self.jitter.within(GAPS_SPREAD_OVER)) } else { now };
+        let not_before = if has_gap { gap_at } else { now };
         let resume = if is_anew || !has_gap { Resume::Live(NOW) } else { Resume::Cursor(Some(cursor)) };
         let purpose = Purpose::Enter { not_before, resume: Some(resume), has_gap };
         self.following.add(connection.id, Wait { names, purpose });
+    }
+
+    /// Asks for the pages that streams wait for.
+    pub(super) fn ask_for_pages(&mut self, now: Millis, connections: &Table<Connection>) {
+        let Some(link) = self.engine.link.as_mut().filter(|link| link.is_live()) else { return };
+        while let Some(id) = self.pages.next_to_ask() {
+            let Some(State::Streaming(streaming)) = connections.get(id).map(|connection| &connection.state) else {
+                self.pages.forget(id);
+                continue;
+            };
+            let owing = self.hub.groups.owing(streaming.joined, streaming.reached.position());
+            let groups: Vec<(Box<str>, Position)> = owing.map(|owing| (Box::from(owing.name), owing.behind)).collect();
+            let serial = link.page(now, &groups);
+            self.stats.remote.pages += 1;
+            self.asking.owed.insert(serial, Owed::Page(id, groups));
+        }
+    }
+
+    /// The page of a stream has come. It must be seamless: Redis drops events, too.
+    pub(super) fn take_page(
+        &mut self,
+        now: Millis,
+        connection: &mut Connection,
+        asked: Vec<(Box<str>, Position)>,
+        page: Page,
+    ) {
+        let (id, State::Streaming(streaming)) = (connection.id, &connection.state) else { return };
+        let (joined, position) = (streaming.joined, streaming.reached.position());
+        if !streaming.reached.is_lagging() {
+            return;
+        }
+        let owing = || self.hub.groups.owing(joined, position);
+        let is_same = |(owing, (name, behind)): (Owing<'_>, &(Box<str>, Position))| {
+            *owing.name == **name && owing.behind >= *behind
+        };
+        if owing().count() != asked.len() || !owing().zip(&asked).all(is_same) {
+            // It is in other groups by now, and asks again.
+            return self.outbox.queue(id, &mut connection.out);
+        }
+        let arrived = Arrived { names: asked.into_iter().map(|(name, _)| name).collect(), page };
+        let behind: Vec<Position> = owing().map(|owing| owing.behind).collect();
+        // Without that, Redis has lost its data, and an epoch is about to begin.
+        let has_more = arrived.due(&behind, Position::MAX).next().is_some();
+        let mut lost = Vec::new();
+        for (group, owing) in owing().enumerate() {
+            let has =
+                |position| arrived.page.events.iter().any(|event| event.group == group && event.position == position);
+            let dropped = arrived.page.dropped.get(group).copied().unwrap_or(0);
+            if dropped > owing.behind && owing.dropped > owing.behind {
+                lost.push((Box::<str>::from(owing.name), dropped));
+            } else if owing.known > owing.behind
+                && (!has_more || (owing.known <= arrived.page.covers && !has(owing.known)))
+            {
+                lost.push((Box::from(owing.name), owing.known));
+            }
+        }
+        if lost.is_empty() {
+            // What is unsent goes first, and another page is asked for then.
+            if connection.out.is_empty() {
+                self.pages.put(id, arrived);
+            }
+            connection.out.touch(now);
+            return self.outbox.queue(id, &mut connection.out);
+        }
+        for (name, until) in lost {
+            self.hub.groups.lose(&name, until);
+        }
+        self.suspend_until(now, connection, false, now);
     }
 }

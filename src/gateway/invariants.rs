@@ -47,6 +47,8 @@ impl Gateway {
         assert_eq!(watching, hub.watches.len(), "something is watched for nobody");
         let delivery = &self.shared.delivery;
         assert_eq!((lagging, tails), (delivery.lagging.len(), delivery.tails.len()), "streams that lag are miscounted");
+        let lags = |id| self.connections.get(id).is_some_and(|connection| connection.is_lagging());
+        assert!(self.shared.pages.streams().all(lags), "a page for a stream that needs none");
         hub.calls.assert_invariants();
         hub.groups.assert_invariants();
     }

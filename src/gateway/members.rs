@@ -173,10 +173,10 @@ impl Shared {
         let lagging = &mut self.delivery.lagging;
         let slot = connection.id.slot();
         if is_lagging {
-            lagging.insert(slot)
-        } else {
-            lagging.remove(&slot)
-        };
+            lagging.insert(slot);
+        } else if lagging.remove(&slot) {
+            self.pages.forget(connection.id);
+        }
     }
 
     /// How many streams lag, and how far. Walks them.
@@ -317,10 +317,16 @@ impl Shared {
             return true;
         }
         let until = self.end_of_pull(connection, reached);
-        if !reached.is_lagging() || self.is_behind_history(joined, (reached.position(), until)) {
+        if !reached.is_lagging() {
             return false;
         }
-        self.collect(connection, until, Due::Kept)
+        let position = reached.position();
+        if !self.is_behind_history(joined, (position, until)) {
+            self.pages.discard(connection.id);
+            return self.collect(connection, until, Due::Kept);
+        }
+        let framing = Self::framing(connection, reached);
+        self.is_recallable(joined, position) && self.offer_page(connection.id, (joined, position), until, framing)
     }
 
     /// Whether something was dropped of what a stream is owed.
@@ -357,6 +363,10 @@ impl Shared {
         let Some(offer) = self.delivery.offer.take() else { return };
         let Some((_, reached)) = Self::membership(connection) else { return };
         let taken = self.delivery.taken(&offer, count);
+        if !taken.all {
+            // It would be kept for as long as the socket is full.
+            self.pages.discard(connection.id);
+        }
         let mut position = taken.position.unwrap_or(offer.floor);
         // A position that moves before the kernel has the event: refused bytes are lost.
         if planted::is("position-moves-before-the-write") {
@@ -405,9 +415,19 @@ impl Shared {
             return;
         }
         let until = self.end_of_pull(connection, reached);
-        if self.is_behind_history(joined, (reached.position(), until)) {
-            self.cut_stream(now, connection, EndReason::error(Detail::SlowConsumer));
-        } else if !self.hub.groups.owes_kept(joined, (reached.position(), until)) {
+        let position = reached.position();
+        let is_over = if self.is_behind_history(joined, (position, until)) {
+            if !self.is_recallable(joined, position) {
+                return self.cut_stream(now, connection, EndReason::error(Detail::SlowConsumer));
+            }
+            let is_over = self.is_page_over(connection.id, (joined, position), until);
+            // The socket is full, and would keep it.
+            self.pages.discard(connection.id);
+            is_over
+        } else {
+            !self.hub.groups.owes_kept(joined, (position, until))
+        };
+        if is_over {
             self.catch_up_with(now, connection, until);
             // There may be more behind what was held back, and no edge tells of it.
             if connection.is_lagging() && !planted::is("end-of-a-replay-is-taken-for-the-last-news") {

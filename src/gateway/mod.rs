@@ -24,6 +24,7 @@
 //! | `ending` | the end of a stream, and its disconnect |
 //! | `relief` | what is given up when memory is short |
 //! | `following`, `asking` | what waits until Redis has said what it keeps; questions over Redis, and who has asked |
+//! | `pages`, `paging` | what Redis has and this gateway has dropped, for streams that are owed it |
 //! | `members` | bringing streams up to date with their groups |
 //! | `publishing`, `replay` | sends to groups, joining and leaving; where a stream in groups begins |
 //! | `entering` | following groups that Redis keeps; streams that enter them late, or anew |
@@ -58,6 +59,8 @@ mod lingering;
 mod listing;
 mod members;
 mod output;
+mod pages;
+mod paging;
 mod places;
 mod publishing;
 mod reached;

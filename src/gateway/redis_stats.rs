@@ -12,6 +12,8 @@ pub(super) struct RemoteCounts {
     pub unanswered: u64,
     /// Streams that were told of a gap while they were open.
     pub gaps: u64,
+    /// Pages of kept events that were asked for.
+    pub pages: u64,
 }
 
 /// The state of the connection.
@@ -50,6 +52,11 @@ impl RedisFigures {
             ("ssegateway_redis_catch_ups_total", "Of these, those in which what was missed could be read.", catch_ups),
             ("ssegateway_redis_epochs_total", "New epochs, in which every stream gets a gap.", epochs),
             ("ssegateway_redis_gaps_total", "Streams that were told of a gap while they were open.", remote.gaps),
+            (
+                "ssegateway_redis_pages_total",
+                "Reads of up to 64 KiB of kept events that this gateway had dropped for HISTORY_BYTES.",
+                remote.pages,
+            ),
         ] {
             text.counter(name, help, count);
         }

@@ -28,6 +28,7 @@ impl Shared {
             + self.budget.bytes()
             + self.hub.calls.request_bytes() as u64
             + self.hub.groups.kept_bytes() as u64
+            + self.pages.bytes() as u64
             + self.outbox.unsent_bytes()
             + (self.outbox.blocked() + self.cut.len() as u64) * BLOCKED_BYTES
     }

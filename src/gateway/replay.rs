@@ -11,7 +11,7 @@ use crate::callback::{self, Detail};
 use crate::clock::Millis;
 use crate::cursor::{Cursor, Position};
 use crate::http::request::Head;
-use crate::hub::{Completeness, EndReason};
+use crate::hub::{Completeness, EndReason, Standing};
 use crate::planted;
 use crate::sse::{self, Event};
 
@@ -126,7 +126,9 @@ impl Shared {
                 }
             },
         };
-        let is_due = standings().flatten().any(|standing| standing.newest_kept > Some(from));
+        // What was dropped here and is not missing, Redis has.
+        let is_due_to = |standing: Standing| standing.newest_kept > Some(from) || (!has_gap && standing.newest > from);
+        let is_due = standings().flatten().any(is_due_to);
         if is_over && !is_due && !has_gap {
             return Err(Detail::GroupEnded);
         }
@@ -145,7 +147,9 @@ impl Shared {
         let slot = connection.id.slot();
         let State::Streaming(streaming) = &mut connection.state else { return };
         for (name, is_granted) in names {
-            self.hub.groups.join(slot, &mut streaming.joined, name, entry.from, is_granted);
+            // Whoever is told of a gap goes on with what is here.
+            let from = if entry.has_gap { self.hub.groups.kept_from(name, entry.from) } else { entry.from };
+            self.hub.groups.join(slot, &mut streaming.joined, name, from, is_granted);
         }
         streaming.reached = Reached::new(entry.from, entry.is_resumable);
         self.set_lagging(connection, entry.is_due);

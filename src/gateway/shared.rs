@@ -14,6 +14,7 @@ use super::jitter::Jitter;
 use super::lingering::Lingering;
 use super::listing::Listing;
 use super::output::Outbox;
+use super::pages::Pages;
 use super::places::Places;
 use super::results::SendResult;
 use super::routes;
@@ -26,7 +27,7 @@ use crate::http::response::{CorsHeaders, Date};
 use crate::hub::{Calls, ConnId, Groups, HistoryLimits, Hub, Watched, parse_token};
 use crate::job::Job;
 use crate::planted;
-use crate::redis::{Limits, Link};
+use crate::redis::{Limits, Link, span_of};
 use crate::send;
 use crate::table::Table;
 use std::collections::VecDeque;
@@ -68,6 +69,7 @@ pub(super) struct Shared {
     pub jitter: Jitter,
     /// What waits until groups are known.
     pub following: Following,
+    pub pages: Pages,
     /// What waits for answers over Redis.
     pub asking: Asking,
     /// Unfinished pages of the list of streams.
@@ -95,6 +97,7 @@ impl Shared {
             hub: Hub::new(Calls::new(&settings.calls()), Groups::new(history, random.rotate_left(32))),
             engine: Engine::new(random, link),
             following: Following::default(),
+            pages: Pages::default(),
             asking: Asking::default(),
             delivery: Delivery::default(),
             frame_scratch: Vec::new(),
@@ -115,6 +118,9 @@ impl Shared {
             scratch: String::new(),
             send_scratch: send::Scratch::default(),
         };
+        if shared.engine.link.is_some() {
+            shared.hub.groups.expire_elsewhere_behind(span_of(shared.settings.history_age));
+        }
         shared.set_date(Date::new(0));
         shared
     }

@@ -14,7 +14,7 @@ use crate::clock::Millis;
 use crate::cursor::{Epoch, Position};
 use crate::hub::{ConnId, Entry, Kept, Watched};
 use crate::job::Job;
-use crate::redis::{Event, Loaded, Outcome, Serial};
+use crate::redis::{Event, Loaded, Outcome, Serial, span_of};
 use crate::table::Table;
 use core::net::{IpAddr, SocketAddr};
 
@@ -72,6 +72,7 @@ impl Shared {
     pub(super) fn finish_commands(&mut self, now: Millis, connections: &mut Table<Connection>) {
         if self.engine.link.is_some() {
             self.unfollow_unused();
+            self.ask_for_pages(now, connections);
             self.asking.head = None;
             self.with_link(now, connections, |_| {});
         }
@@ -82,7 +83,10 @@ impl Shared {
             Event::Connect => self.connect_upstream(),
             Event::Disconnect => self.outbox.act(Action::Disconnect),
             Event::Epoch(epoch, head) => self.begin_epoch(now, connections, epoch, head),
-            Event::Limits(limits) => self.hub.groups.set_limits(limits.age, limits.events),
+            Event::Limits(limits) => {
+                self.hub.groups.set_limits(limits.age, limits.events);
+                self.hub.groups.expire_elsewhere_behind(span_of(limits.age));
+            }
             Event::Gap(name, until) => {
                 // It concerns those as well who come back.
                 self.hub.groups.doubt(&name, until);
@@ -243,6 +247,17 @@ impl Shared {
                     }
                 }
             }
+            Owed::Page(id, asked) => {
+                if !self.pages.take_asked(id) {
+                    return;
+                }
+                let Some(connection) = connections.get_mut(id) else { return };
+                match outcome {
+                    Outcome::Page(page) => self.take_page(now, connection, asked, page),
+                    _ => self.pages.want(id),
+                }
+                self.settle(now, connections, id);
+            }
             Owed::Cursor(ticket) => {
                 // An older one is safe.
                 let head = if let Outcome::Head(head) = outcome { head } else { self.hub.groups.head() };
@@ -297,7 +312,9 @@ impl Shared {
             }
             Outcome::OutOfMemory => return SendResult::OutOfMemory,
             Outcome::Unavailable => return SendResult::Unavailable,
-            Outcome::Lost | Outcome::Told(_) | Outcome::Peeked(..) | Outcome::Head(_) => return SendResult::Lost,
+            Outcome::Lost | Outcome::Told(_) | Outcome::Peeked(..) | Outcome::Head(_) | Outcome::Page(_) => {
+                return SendResult::Lost;
+            }
         };
         *(if reached { &mut counts.reached } else { &mut counts.unreached }) += 1;
         SendResult::Published(Published { id, reached })

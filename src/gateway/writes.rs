@@ -78,6 +78,7 @@ impl Gateway {
     pub fn refused(&mut self, now: Millis, id: ConnId) {
         if let Some(connection) = self.connections.get_mut(id) {
             self.shared.outbox.refused(now, &mut connection.out);
+            self.shared.pages.discard(id);
         }
         self.wrote(now, id, 0);
         // One event to many clients can use all memory within a turn.

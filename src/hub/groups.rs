@@ -62,6 +62,8 @@ pub(super) struct Group {
 /// All kept events, and the order in which they are dropped.
 pub(super) struct Keeping {
     pub(super) limits: HistoryLimits,
+    /// What was kept elsewhere of a group has expired, if the next event is so far behind it.
+    pub(super) expires_behind: Position,
     pub(super) bytes: usize,
     pub(super) events: u64,
     pub(super) dropped_for_space: u64,
@@ -124,6 +126,18 @@ pub(crate) struct GroupCounts {
     pub(crate) dropped_for_age: u64,
 }
 
+/// What a stream is owed of one of its groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owing<'a> {
+    pub(crate) name: &'a str,
+    /// What comes behind this.
+    pub(crate) behind: Position,
+    /// The newest position that was dropped here.
+    pub(crate) dropped: Position,
+    /// An event that it is owed, and behind which all are known; 0: there is none.
+    pub(crate) known: Position,
+}
+
 /// The state of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Standing {
@@ -146,6 +160,7 @@ impl Groups {
             memberships: Memberships::default(),
             keeping: Keeping {
                 limits,
+                expires_behind: Position::MAX,
                 bytes: 0,
                 events: 0,
                 dropped_for_space: 0,
@@ -286,8 +301,8 @@ impl Groups {
             return;
         }
         let Group { members, ring, .. } = self.table.in_slot_mut(group).expect("just found");
-        // What was dropped before is not missing on this stream: its client has been told of the gap.
-        let from = from.max(ring.dropped());
+        // What is gone is not missing on this stream: its client has been told of the gap.
+        let from = from.max(ring.gone());
         self.memberships.join(joined, members, Join { from, group, stream, is_granted });
     }
 
@@ -376,6 +391,28 @@ impl Groups {
         self.memberships
             .of(joined)
             .any(|membership| self.group(membership.group).ring.dropped() > position.max(membership.from))
+    }
+
+    /// The same of one that cannot be had from elsewhere either.
+    pub(crate) fn is_gone(&self, joined: Joined, position: Position) -> bool {
+        self.memberships
+            .of(joined)
+            .any(|membership| self.group(membership.group).ring.gone() > position.max(membership.from))
+    }
+
+    /// What a stream that has got to `position` is owed of each of its groups.
+    pub(crate) fn owing(&self, joined: Joined, position: Position) -> impl Iterator<Item = Owing<'_>> {
+        self.memberships.of(joined).map(move |membership| {
+            let group = self.group(membership.group);
+            let (behind, dropped) = (position.max(membership.from), group.ring.dropped());
+            let first = group.ring.get(group.ring.first_after(behind)).map_or(0, |entry| entry.position);
+            Owing { name: &group.name, behind, dropped, known: if dropped > behind { dropped } else { first } }
+        })
+    }
+
+    /// The position behind which something of a group is kept, or `from` if that is later.
+    pub(crate) fn kept_from(&self, name: &str, from: Position) -> Position {
+        self.find(name).map_or(from, |slot| from.max(self.group(slot).ring.dropped()))
     }
 
     /// Frees unused memory.

@@ -44,6 +44,8 @@ pub(crate) struct Ring {
     entries: VecDeque<Entry>,
     /// The newest position that was ever dropped; 0: none.
     dropped: Position,
+    /// The same of those that cannot be had from elsewhere either.
+    gone: Position,
     /// Events up to here may have been dropped before the group was known, and forgotten.
     doubt: Position,
     /// When its last event was kept, or the group ended.
@@ -55,7 +57,7 @@ impl Ring {
     /// The ring of a group that was known before, or may have been.
     pub(crate) fn remembering(known: Known) -> Self {
         match known {
-            Known::Dropped(dropped) => Self { dropped, ..Self::default() },
+            Known::Dropped(dropped) => Self { dropped, gone: dropped, ..Self::default() },
             Known::Perhaps(doubt) => Self { doubt, ..Self::default() },
         }
     }
@@ -63,7 +65,12 @@ impl Ring {
     /// What is known of the events before those that are pushed next; there are none yet.
     pub(crate) fn restore(&mut self, dropped: Position, doubt: Position) {
         debug_assert!(self.entries.is_empty());
-        (self.dropped, self.doubt) = (dropped, doubt);
+        (self.dropped, self.gone, self.doubt) = (dropped, dropped, doubt);
+    }
+
+    /// Of the events that were dropped here, those up to that position cannot be had from elsewhere.
+    pub(crate) fn lose(&mut self, until: Position) {
+        self.gone = self.gone.max(until.min(self.dropped));
     }
 
     /// Events up to here may be missing, too.
@@ -81,10 +88,13 @@ impl Ring {
         self.touched_at = now;
     }
 
-    /// Drops the oldest event.
-    pub(crate) fn pop(&mut self) -> Option<Entry> {
+    /// Drops the oldest event. `is_elsewhere`: it can still be had.
+    pub(crate) fn pop(&mut self, is_elsewhere: bool) -> Option<Entry> {
         let entry = self.entries.pop_front()?;
         self.dropped = entry.position;
+        if !is_elsewhere {
+            self.gone = entry.position;
+        }
         if self.entries.len() < self.entries.capacity() / 4 {
             self.entries.shrink_to(self.entries.len() * 2);
         }
@@ -153,12 +163,17 @@ impl Ring {
         self.dropped
     }
 
+    /// The newest position that was dropped and cannot be had from elsewhere.
+    pub(crate) fn gone(&self) -> Position {
+        self.gone
+    }
+
     /// What a client that has everything up to `position` can know of the rest.
     pub(crate) fn completeness(&self, position: Position) -> Completeness {
         // What is kept proves nothing of what is not: only a client that was away for long shows it.
         if self.newest_kept().is_some() && planted::is("completeness-is-judged-by-the-newest-event") {
             Completeness::Complete
-        } else if self.dropped > position {
+        } else if self.gone > position {
             Completeness::Dropped
         } else if self.doubt > position {
             Completeness::Forgotten
@@ -277,13 +292,29 @@ mod tests {
     fn what_was_dropped_is_missing_for_those_before_it_only() {
         let mut ring = ring(&[3, 5, 9]);
         assert_eq!(ring.completeness(0), Completeness::Complete);
-        ring.pop();
-        ring.pop();
+        ring.pop(false);
+        ring.pop(false);
         assert_eq!((ring.oldest(), ring.dropped()), (Some(9), 5));
         assert_eq!(ring.completeness(4), Completeness::Dropped);
         assert_eq!(ring.completeness(5), Completeness::Complete);
-        ring.pop();
+        ring.pop(false);
         assert_eq!((ring.newest(), ring.newest_kept(), ring.is_used()), (9, None, false));
+    }
+
+    #[test]
+    fn what_was_dropped_and_is_elsewhere_is_not_missing_until_it_is_gone_there() {
+        let mut ring = ring(&[3, 5, 9]);
+        ring.pop(true);
+        ring.pop(true);
+        assert_eq!((ring.dropped(), ring.completeness(0)), (5, Completeness::Complete));
+        ring.lose(3);
+        assert_eq!(
+            (ring.gone(), ring.completeness(2), ring.completeness(3)),
+            (3, Completeness::Dropped, Completeness::Complete)
+        );
+        // What is kept here is not gone.
+        ring.lose(9);
+        assert_eq!(ring.completeness(5), Completeness::Complete);
     }
 
     #[test]
@@ -292,7 +323,7 @@ mod tests {
         assert_eq!(forgotten.known(7), Known::Perhaps(0));
         assert_eq!(forgotten.known(7).completeness(0), Completeness::Complete);
         let mut gone = ring(&[3]);
-        gone.pop();
+        gone.pop(false);
         forgotten.remember(7, &gone);
         assert_eq!(forgotten.known(7).completeness(2), Completeness::Dropped);
         assert_eq!(forgotten.known(7).completeness(3), Completeness::Complete);
@@ -307,7 +338,7 @@ mod tests {
         let count = FORGOTTEN_MAX as u64 + 1;
         for n in 1..=count {
             let mut gone = ring(&[n]);
-            gone.pop();
+            gone.pop(false);
             forgotten.remember(n, &gone);
         }
         assert!(forgotten.dropped.len() <= FORGOTTEN_MAX / 2 + 1);

@@ -36,7 +36,7 @@ impl Groups {
     /// Keeps an event of a group.
     pub(super) fn keep(&mut self, now: Millis, slot: u32, entry: Entry) {
         if self.group(slot).ring.len() >= self.keeping.limits.events.max(1) {
-            self.drop_oldest_of(slot);
+            self.drop_oldest_of(slot, false);
             self.keeping.dropped_for_space += 1;
         }
         self.start_aging(now, slot);
@@ -45,6 +45,9 @@ impl Groups {
         keeping.bytes += entry.bytes();
         keeping.events += 1;
         let group = self.table.in_slot_mut(slot).expect("a group is there while it is used");
+        if group.is_followed && entry.position.saturating_sub(group.ring.newest()) > keeping.expires_behind {
+            group.ring.lose(Position::MAX);
+        }
         if let Some(key) = key.filter(|_| !std::mem::replace(&mut group.is_heaped, true)) {
             keeping.oldest.push(Reverse((entry.position, key)));
         }
@@ -76,10 +79,12 @@ impl Groups {
         }
     }
 
-    /// Drops the oldest event of a group. One in flight to the members stays until it has reached them.
-    fn drop_oldest_of(&mut self, slot: u32) {
+    /// Drops the oldest event of a group. One in flight to the members stays until it has reached them. `is_for_space`: of
+    /// all groups together, which says nothing of what is kept elsewhere.
+    fn drop_oldest_of(&mut self, slot: u32, is_for_space: bool) {
         let group = self.table.in_slot_mut(slot).expect("a group is there while it is used");
-        let Some(entry) = group.ring.pop() else { return };
+        let is_elsewhere = is_for_space && group.is_followed;
+        let Some(entry) = group.ring.pop(is_elsewhere) else { return };
         self.keeping.bytes -= entry.bytes();
         self.keeping.events -= 1;
         let is_pending = group.walk.as_ref().is_some_and(|walk| walk.pending_from <= entry.position);
@@ -109,6 +114,11 @@ impl Groups {
         }
     }
 
+    /// What is kept elsewhere of a group expires once no event has come for that long, as positions have it.
+    pub(crate) fn expire_elsewhere_behind(&mut self, span: Position) {
+        self.keeping.expires_behind = span;
+    }
+
     /// Other limits hold from now on, of what is kept from now on.
     pub(crate) fn set_limits(&mut self, age: Duration, events: usize) {
         self.keeping.limits = HistoryLimits { age, events, ..self.keeping.limits };
@@ -136,7 +146,7 @@ impl Groups {
         let Some(group) = self.table.get_mut(key) else { return true };
         // It may have lost its oldest event since, or all of them.
         if group.ring.oldest() == Some(position) {
-            self.drop_oldest_of(slot);
+            self.drop_oldest_of(slot, true);
             self.keeping.dropped_for_space += 1;
             self.heap_again(key);
             self.release(slot);
@@ -190,6 +200,13 @@ impl Groups {
         }
     }
 
+    /// What was dropped of a group up to that position cannot be had from elsewhere.
+    pub(crate) fn lose(&mut self, name: &str, until: Position) {
+        if let Some(slot) = self.find(name) {
+            self.group_mut(slot).ring.lose(until);
+        }
+    }
+
     /// Forgets what was known of a group.
     pub(crate) fn unload(&mut self, name: &str) {
         let hash = self.hash(name);
@@ -218,7 +235,7 @@ impl Groups {
     /// Drops all kept events of a group.
     fn forget_all(&mut self, slot: u32) {
         while self.group(slot).ring.len() > 0 {
-            self.drop_oldest_of(slot);
+            self.drop_oldest_of(slot, false);
         }
         let group = self.group_mut(slot);
         if group.ring.is_ended() {

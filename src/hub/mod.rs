@@ -18,7 +18,7 @@ mod walks;
 mod watches;
 
 pub(crate) use calls::{CallSettings, Calls, Ended, LaneCounts};
-pub(crate) use groups::{Frame, GROUPS_MAX, GroupCounts, Groups};
+pub(crate) use groups::{Frame, GROUPS_MAX, GroupCounts, Groups, Owing, Standing};
 pub(crate) use history::{Completeness, Entry, HistoryLimits};
 pub(crate) use keeping::Kept;
 pub(crate) use memberships::Joined;

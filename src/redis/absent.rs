@@ -7,6 +7,7 @@ use super::requests::Serial;
 use super::settings::{Limits, RedisSettings};
 use super::state::{Event, LinkCounts};
 use crate::clock::Millis;
+use crate::cursor::Position;
 use uuid::Uuid;
 
 pub(crate) enum Link {}
@@ -53,6 +54,7 @@ impl Link {
         fn tell(&mut, Millis, u32, &[u8]) -> Serial;
         fn tell_followers(&mut, Millis, &str, &[u8]) -> Serial;
         fn peek(&mut, Millis, &str) -> Serial;
+        fn page(&mut, Millis, &[(Box<str>, Position)]) -> Serial;
         fn newest(&mut, Millis) -> Serial;
     }
 }

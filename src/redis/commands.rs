@@ -1,12 +1,14 @@
 //! What the gateway asks of Redis.
 
-use super::entries::{flags, position_of};
+use super::entries::{flags, id_of, position_of};
 use super::held::Standing;
+use super::page::{PAGE_BYTES, Page};
 use super::requests::{Kind, Outcome, Serial};
 use super::resp::{self, Command, Decimal, Value};
 use super::scripts::Script;
 use super::state::{Event, Expected, Link, Phase};
 use crate::clock::Millis;
+use crate::cursor::Position;
 use crate::planted;
 use crate::sse;
 use std::time::Duration;
@@ -180,6 +182,18 @@ impl Link {
         self.submit(now, Kind::Peek, Some(Script::Read), command)
     }
 
+    /// Asks for what is kept of groups, each behind a position of its own: as much of it as makes a page.
+    pub(crate) fn page(&mut self, now: Millis, groups: &[(Box<str>, Position)]) -> Serial {
+        let mut command = std::mem::take(&mut self.command);
+        command.push_number(1 + groups.len() as u64);
+        command.push(self.names.log());
+        groups.iter().for_each(|(name, _)| command.push_name(self.names.history(name)));
+        command.push_number(self.limits.events.max(1) as u64);
+        command.push_number((PAGE_BYTES / groups.len().max(1)) as u64);
+        groups.iter().for_each(|(_, behind)| command.push(id_of(*behind)));
+        self.submit(now, Kind::Page, Some(Script::Page), command)
+    }
+
     /// Asks for the newest position.
     pub(crate) fn newest(&mut self, now: Millis) -> Serial {
         let mut command = std::mem::take(&mut self.command);
@@ -220,6 +234,7 @@ impl Link {
                 };
                 Outcome::Peeked(newest, is_ended.integer()? == 1)
             }
+            Kind::Page => Outcome::Page(Page::parse(value)?),
             Kind::Head => {
                 let newest = value.elements()?.first();
                 let newest = newest.map_or(Some(0), |entry| position_of(entry.elements()?.first()?.bytes()?))?;

@@ -2,6 +2,7 @@
 
 use super::resp::number;
 use crate::cursor::Position;
+use std::time::Duration;
 
 /// Of an id's two numbers the second has so many bits in a position; the scripts begin a new millisecond before it has
 /// more.
@@ -36,6 +37,11 @@ pub(crate) fn ms_of(position: Position) -> u64 {
 /// The first position at that time or later.
 pub(super) fn position_at(ms: u64) -> Position {
     ms.saturating_sub(FIRST_MS) << SEQUENCE_BITS
+}
+
+/// How far two positions are apart that were given out that long after each other.
+pub(crate) fn span_of(time: Duration) -> Position {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).saturating_mul(1 << SEQUENCE_BITS)
 }
 
 /// What goes with an event, as the sum of these.

@@ -10,6 +10,7 @@ mod commands;
 mod entries;
 mod held;
 mod link;
+mod page;
 mod requests;
 mod resp;
 mod scripts;
@@ -21,8 +22,9 @@ mod sync;
 #[cfg(not(feature = "redis"))]
 pub(crate) use absent::Link;
 pub(crate) use commands::Send;
-pub(crate) use entries::ms_of;
+pub(crate) use entries::{ms_of, span_of};
 pub(crate) use held::{Loaded, Published};
+pub(crate) use page::Page;
 pub(crate) use requests::{Outcome, Serial};
 pub use resp::{Malformed, Scanner, Value, parse};
 pub(crate) use server::hint;

@@ -1,6 +1,7 @@
 //! Requests to Redis for which somebody waits, from their submission to their result, across broken connections.
 
 use super::entries::Tag;
+use super::page::Page;
 use super::scripts::Script;
 use crate::clock::Millis;
 use crate::cursor::Position;
@@ -40,6 +41,8 @@ pub(crate) enum Outcome {
     Peeked(Option<Position>, bool),
     /// The newest position.
     Head(Position),
+    /// What is kept of some groups.
+    Page(Page),
     /// There is no connection; the request was certainly not carried out.
     Unavailable,
     /// The connection broke, and it is not known whether the request was carried out.
@@ -60,6 +63,7 @@ pub(super) enum Kind {
     },
     Peek,
     Head,
+    Page,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,7 +218,7 @@ impl Requests {
                 Kind::Send { .. } if planted::is("sends-in-doubt-are-sent-again") => request.state = State::Queued,
                 Kind::Send { is_probe: false } => request.state = State::Doubtful(until),
                 // These change nothing.
-                Kind::Send { is_probe: true } | Kind::Peek | Kind::Head => request.state = State::Queued,
+                Kind::Send { is_probe: true } | Kind::Peek | Kind::Head | Kind::Page => request.state = State::Queued,
                 Kind::Tell { .. } => results.push((*serial, Outcome::Lost)),
             }
         }

@@ -115,6 +115,53 @@ end
 return found
 ";
 
+/// A page of what is kept of groups. Keys: log, and of each group its list. Arguments: most events of a group, bytes of each
+/// group's part; of each group the id behind which its events are wanted. Answer: the newest position; and of each group the
+/// oldest id if those before it may have been dropped (0-0: none was), whether its part is not all, and the events, one at
+/// least if there is any.
+pub(super) const PAGE: &str = r"
+local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+local found, room = {newest and newest[1] or '0-0'}, tonumber(ARGV[2])
+local function numbers(text)
+  local ms, seq = string.match(text, '^(%d+)-(%d+)')
+  return tonumber(ms), tonumber(seq)
+end
+for i = 2, #KEYS do
+  local list, ms, seq = KEYS[i], numbers(ARGV[i + 1])
+  local function at(index) return redis.call('LRANGE', list, index, index)[1] end
+  local function is_wanted(index)
+    local entry = at(index)
+    if not entry then return true end
+    local entry_ms, entry_seq = numbers(entry)
+    return entry_ms > ms or (entry_ms == ms and entry_seq > seq)
+  end
+  local low, high = 0, 1
+  while not is_wanted(high) do low, high = high + 1, high * 2 end
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if is_wanted(middle) then high = middle else low = middle + 1 end
+  end
+  local entries, bytes, is_cut = {}, 0, 0
+  repeat
+    local some = redis.call('LRANGE', list, low, low + 15)
+    for _, entry in ipairs(some) do
+      bytes = bytes + #entry
+      if bytes > room and #entries > 0 then
+        is_cut = 1
+        break
+      end
+      entries[#entries + 1] = entry
+    end
+    low = low + 16
+  until is_cut == 1 or #some < 16
+  local dropped = at(ARGV[1]) and at(0)
+  found[#found + 1] = dropped and string.match(dropped, '^[^ ]+') or '0-0'
+  found[#found + 1] = is_cut
+  found[#found + 1] = entries
+end
+return found
+";
+
 /// Begins a connection. Keys: meta, log, gateway, and one that only serves to try what the others need: a user that lacks a
 /// right is refused here, and not at the first send. Arguments: an epoch, in case that a new one begins; replication id,
 /// number of evictions; limits of history (milliseconds, events); generation of the connection, its lifetime; length of
@@ -177,13 +224,14 @@ return {redis.call('HGET', KEYS[1], 'epoch') or '', id}
 ";
 
 /// All scripts, in the order of [`Script`].
-pub(super) const SCRIPTS: [&str; 4] = [SEND, READ, OPEN, BEAT];
+pub(super) const SCRIPTS: [&str; 5] = [SEND, READ, PAGE, OPEN, BEAT];
 
 /// The index of a script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Script {
     Send,
     Read,
+    Page,
     Open,
     Beat,
 }

@@ -46,6 +46,7 @@ impl World {
         let settings = Settings {
             history_age: self.plan.history_age,
             history_events: self.plan.history_events,
+            history_bytes: self.plan.history_bytes,
             client_timeout: long,
             keepalive_timeout: long,
             request_timeout: long,

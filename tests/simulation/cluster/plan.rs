@@ -61,6 +61,8 @@ pub(super) struct Plan {
     pub(super) faults: Vec<Fault>,
     pub(super) history_events: usize,
     pub(super) history_age: Duration,
+    /// What a gateway holds of it: Redis has the rest.
+    pub(super) history_bytes: usize,
     /// Entries of the log of sends, as if there were those of others.
     pub(super) log_entries: Option<usize>,
     /// The name of Redis must be looked up.
@@ -85,6 +87,7 @@ impl Plan {
             prompt: random.pick(&[1000, 1000, 500, 150]),
             history_events: random.pick(&[4, 100_000, 100_000]),
             history_age: Duration::from_secs(if ages || random.chance(150) { random.within(2, 20) } else { 300 }),
+            history_bytes: random.pick(&[16 << 20, 16 << 20, 1500, 400]),
             log_entries: random.chance(200).then(|| random.within(3, 30) as usize),
             is_named: random.chance(300),
             has_redis: true,
@@ -101,6 +104,7 @@ impl Plan {
             faults: Vec::new(),
             history_events: 100_000,
             history_age: Duration::from_secs(300),
+            history_bytes: 16 << 20,
             log_entries: None,
             is_named: false,
             has_redis,

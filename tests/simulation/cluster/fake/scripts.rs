@@ -10,13 +10,15 @@ use std::rc::Rc;
 pub(super) enum Script {
     Send,
     Read,
+    Page,
     Open,
     Beat,
 }
 
-const SHAS: [(&str, Script); 4] = [
+const SHAS: [(&str, Script); 5] = [
     ("da1f417422f6fdfdb98d93c93129b2e242847325", Script::Send),
     ("fe59fd45c372eed7f1497843ef800fafe0811dc3", Script::Read),
+    ("8dc9d73f3587de9fc3d83a53d204e6fedd4c9905", Script::Page),
     ("f956727462b8ec4c8be1410f002b8b771372de8d", Script::Open),
     ("80de32e075182b1e02e5e5ccd8252b433b52c20d", Script::Beat),
 ];
@@ -32,6 +34,7 @@ impl Script {
         match self {
             Self::Send => send(server, call),
             Self::Read => Ok(read(server, call)),
+            Self::Page => Ok(page(server, call)),
             Self::Open => open(server, call),
             Self::Beat => beat(server, call),
         }
@@ -156,6 +159,38 @@ fn read(server: &mut Server, call: &Call<'_>) -> Reply {
         found.push(Reply::Array(list.iter().map(Reply::text).collect()));
     }
     Reply::Array(found)
+}
+
+fn page(server: &mut Server, call: &Call<'_>) -> Reply {
+    let newest = server.data.newest(call.key(1)).map_or(Id::default(), |(id, _)| id);
+    let (most, room) = (call.number::<usize>(1), call.number::<usize>(2));
+    let mut found = vec![Reply::text(newest.to_string())];
+    for at in 2..=call.keys.len() {
+        let behind = numbers(call.bytes(at + 1));
+        let list = server.data.lrange(call.key(at), 0, -1);
+        let first = list.iter().position(|entry| numbers(entry) > behind).unwrap_or(list.len());
+        let (mut entries, mut bytes, mut is_cut) = (Vec::new(), 0, 0);
+        for entry in &list[first..] {
+            bytes += entry.len();
+            if bytes > room && !entries.is_empty() {
+                is_cut = 1;
+                break;
+            }
+            entries.push(Reply::text(entry));
+        }
+        let id_of = |entry: &[u8]| entry.split(|byte| *byte == b' ').next().expect("an id").to_vec();
+        let dropped = if list.len() > most { id_of(&list[0]) } else { b"0-0".to_vec() };
+        found.extend([Reply::text(dropped), Reply::Integer(is_cut), Reply::Array(entries)]);
+    }
+    Reply::Array(found)
+}
+
+/// The numbers of the id that a text begins with.
+fn numbers(text: &[u8]) -> (u64, u64) {
+    let text = String::from_utf8_lossy(text);
+    let id = text.split(' ').next().expect("an id");
+    let (ms, sequence) = id.split_once('-').expect("an id");
+    (ms.parse().expect("a number"), sequence.parse().expect("a number"))
 }
 
 /// Without what only tries rights.
