@@ -41,9 +41,10 @@ run: ## The gateway alone, configured by the environment: make run CALLBACK_URL=
 test: ## All Rust tests; the last line says whether all passed, and how many
 	@.ci/count
 
+# Two files at a time, as they wait for browsers and proxies most of their time.
 test-e2e: ## Real clients, proxies and PHP: Chromium, curl, npm, PyPI, nginx, HAProxy, Caddy; ONLY=cors selects tests
 	cargo build --profile proof --bin ssegateway --example demo
-	tests/e2e/run $(TARGET_DIR) $(if $(ONLY),-k $(ONLY))
+	tests/e2e/run $(TARGET_DIR) $(if $(ONLY),-k $(ONLY),-n 2 --dist loadfile)
 
 # The deployment tests need root, for namespaces, and systemd, podman, crun, docker-compose, prometheus and python3.
 DEPLOY_VENV = $(TARGET_DIR)/deploy-venv
