@@ -80,6 +80,7 @@ impl World {
     fn new(seed: u64, plan: Plan) -> Self {
         let mut server = Server::new("one".to_owned());
         server.data.stream_entries_max = plan.log_entries;
+        server.data.page_bytes_max = plan.page_bytes;
         let mut truth = Truth::default();
         let mut world = Self {
             random: Random::new(seed),

@@ -63,6 +63,8 @@ pub(super) struct Plan {
     pub(super) history_age: Duration,
     /// What a gateway holds of it: Redis has the rest.
     pub(super) history_bytes: usize,
+    /// The longest part of a page, as if events were large.
+    pub(super) page_bytes: Option<usize>,
     /// Entries of the log of sends, as if there were those of others.
     pub(super) log_entries: Option<usize>,
     /// The name of Redis must be looked up.
@@ -88,6 +90,7 @@ impl Plan {
             history_events: random.pick(&[4, 100_000, 100_000]),
             history_age: Duration::from_secs(if ages || random.chance(150) { random.within(2, 20) } else { 300 }),
             history_bytes: random.pick(&[16 << 20, 16 << 20, 1500, 400]),
+            page_bytes: random.chance(700).then(|| random.within(1, 500) as usize),
             log_entries: random.chance(200).then(|| random.within(3, 30) as usize),
             is_named: random.chance(300),
             has_redis: true,
@@ -105,6 +108,7 @@ impl Plan {
             history_events: 100_000,
             history_age: Duration::from_secs(300),
             history_bytes: 16 << 20,
+            page_bytes: None,
             log_entries: None,
             is_named: false,
             has_redis,

@@ -57,6 +57,8 @@ pub(crate) struct Data {
     pub(crate) now_ms: u64,
     /// Most entries of a stream, as if others had written, too.
     pub(crate) stream_entries_max: Option<usize>,
+    /// The longest part of a page, as if events were larger.
+    pub(crate) page_bytes_max: Option<usize>,
 }
 
 impl Data {

@@ -164,6 +164,7 @@ fn read(server: &mut Server, call: &Call<'_>) -> Reply {
 fn page(server: &mut Server, call: &Call<'_>) -> Reply {
     let newest = server.data.newest(call.key(1)).map_or(Id::default(), |(id, _)| id);
     let (most, room) = (call.number::<usize>(1), call.number::<usize>(2));
+    let room = room.min(server.data.page_bytes_max.unwrap_or(usize::MAX));
     let mut found = vec![Reply::text(newest.to_string())];
     for at in 2..=call.keys.len() {
         let behind = numbers(call.bytes(at + 1));
