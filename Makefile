@@ -119,7 +119,8 @@ test-python: $(VENV)/installed ## Tests of the Python client, its fixture, and t
 	cargo build
 	$(VENV)/bin/mypy --strict --cache-dir=$(TARGET_DIR)/mypy python examples/test_example.py tests/integrations
 	SSEGATEWAY=$(abspath $(TARGET_DIR))/debug/ssegateway PYTHONPATH=$(CURDIR)/python PYTHONDONTWRITEBYTECODE=1 \
-		$(VENV)/bin/pytest -q -W error -p no:cacheprovider -p ssegateway.pytest_plugin python tests/integrations examples
+		$(VENV)/bin/pytest -q -W error -p no:cacheprovider -p ssegateway.pytest_plugin -n 2 --dist loadfile \
+		python tests/integrations examples
 
 sim: ## The simulation: SEEDS=1000 for many runs, SEED=42 to replay one
 	$(if $(SEEDS),SIM_SEEDS=$(SEEDS)) $(if $(SEED),SIM_SEED=$(SEED)) cargo test --profile proof --test simulation -- --nocapture
