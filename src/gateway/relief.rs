@@ -22,13 +22,12 @@ impl Shared {
     /// All bytes that peers make the gateway and the kernel hold now, as far as they are known.
     pub(super) fn memory(&self) -> u64 {
         let connections: usize = self.places.iter().map(Places::taken).sum();
-        let redis = self.engine.link.as_ref().map_or(0, |link| link.bytes());
+        let redis = self.engine.link.as_ref().map_or(0, |link| link.bytes() + self.pages.bytes());
         redis as u64
             + connections as u64 * CONNECTION_BYTES
             + self.budget.bytes()
             + self.hub.calls.request_bytes() as u64
             + self.hub.groups.kept_bytes() as u64
-            + self.pages.bytes() as u64
             + self.outbox.unsent_bytes()
             + (self.outbox.blocked() + self.cut.len() as u64) * BLOCKED_BYTES
     }
