@@ -418,7 +418,9 @@ impl Oracle {
         let flooded = it.is_flooded();
         let cut = it.stream.as_ref().is_some_and(|stream| stream.was_cut());
         assert!(!it.owes() || it.failed || stalled || flooded || cut, "closed with output unsent");
-        let reset = it.shut_at.is_none() && it.stream.as_ref().is_some_and(Stream::ends_visibly_cut);
+        // One that had ended before, unseen, is reset like all whose last bytes are not read.
+        let cut_first = |stream: &Stream| stream.ends_visibly_cut() && stream.or_else.is_none();
+        let reset = it.shut_at.is_none() && it.stream.as_ref().is_some_and(cut_first);
         assert!(!reset || it.ended || it.failed, "a cut stream loses unread bytes");
         if it.ended || it.failed || stalled || lingers_until.is_some_and(|until| now >= until) {
             return;
