@@ -279,6 +279,11 @@ impl Delivery {
         Taken { position: last.map(|(_, position)| *position), rest, events, all, is_room_left }
     }
 
+    /// Positions begin anew: one that was another event's is this one's now.
+    pub(super) fn begin_epoch(&mut self) {
+        self.live = LiveFrame::default();
+    }
+
     /// Frees unused memory.
     pub(super) fn shrink(&mut self) {
         self.live = LiveFrame::default();

@@ -138,6 +138,7 @@ impl Shared {
             }
         }
         self.engine.set_epoch(epoch);
+        self.delivery.begin_epoch();
         self.hub.groups.restart(head);
     }
 
