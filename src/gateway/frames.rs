@@ -94,7 +94,8 @@ pub(super) fn first_frame_end(frames: &[u8]) -> usize {
 /// The event in flight, in each framing used by a member.
 #[derive(Default)]
 pub(super) struct LiveFrame {
-    position: Position,
+    /// In another epoch its position may be that of another event.
+    cursor: Option<Cursor>,
     encodings: [Vec<u8>; 4],
 }
 
@@ -104,13 +105,13 @@ impl LiveFrame {
     }
 
     /// Whether that event is available in that framing.
-    pub(super) fn has(&self, position: Position, framing: Framing) -> bool {
-        self.position == position && !self.encodings[Self::index(framing)].is_empty()
+    pub(super) fn has(&self, cursor: Cursor, framing: Framing) -> bool {
+        self.cursor == Some(cursor) && !self.encodings[Self::index(framing)].is_empty()
     }
 
-    pub(super) fn encode(&mut self, position: Position, frame: &[u8], id: Option<&IdLine>, framing: Framing) {
-        if self.position != position {
-            self.position = position;
+    pub(super) fn encode(&mut self, cursor: Cursor, frame: &[u8], id: Option<&IdLine>, framing: Framing) {
+        if self.cursor != Some(cursor) {
+            self.cursor = Some(cursor);
             self.encodings.iter_mut().for_each(Vec::clear);
         }
         write_framed(&mut self.encodings[Self::index(framing)], frame, id, framing);
@@ -277,11 +278,6 @@ impl Delivery {
         let events = whole as u64 + u64::from(part.is_some());
         let is_room_left = all || count >= WRITE_BYTES_MAX;
         Taken { position: last.map(|(_, position)| *position), rest, events, all, is_room_left }
-    }
-
-    /// Positions begin anew: one that was another event's is this one's now.
-    pub(super) fn begin_epoch(&mut self) {
-        self.live = LiveFrame::default();
     }
 
     /// Frees unused memory.

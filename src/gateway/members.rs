@@ -10,7 +10,7 @@ use super::reached::Reached;
 use super::shared::Shared;
 use crate::callback::{Detail, Reason};
 use crate::clock::Millis;
-use crate::cursor::Position;
+use crate::cursor::{Cursor, Position};
 use crate::hub::{Due, EndReason, Joined, Keeps, Visit};
 use crate::planted;
 use crate::table::Table;
@@ -219,15 +219,17 @@ impl Shared {
         let (floor, head) = (self.position_of(reached), self.hub.groups.head());
         let id = connection.id;
         if let Some(position) = sole {
-            if !self.delivery.live.has(position, framing) {
-                let id = self.id_line(position);
+            let cursor = self.engine.cursor(position);
+            if !self.delivery.live.has(cursor, framing) {
+                let id = IdLine::new(cursor);
                 let live = &mut self.delivery.live;
                 self.hub.groups.take_due(joined, (floor, head), Due::Live, |position, frame, keeps| {
-                    live.encode(position, frame, Some(&id).filter(|_| keeps == Keeps::Replayable), framing);
+                    let id = Some(&id).filter(|_| keeps == Keeps::Replayable);
+                    live.encode(Cursor { position, ..cursor }, frame, id, framing);
                     true
                 });
             }
-            if !self.delivery.live.has(position, framing) {
+            if !self.delivery.live.has(cursor, framing) {
                 return false;
             }
             let offer = Offer { id, live: Some((position, framing)), floor, complete_to: Some(head) };

@@ -138,7 +138,6 @@ impl Shared {
             }
         }
         self.engine.set_epoch(epoch);
-        self.delivery.begin_epoch();
         self.hub.groups.restart(head);
     }
 
