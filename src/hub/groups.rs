@@ -388,16 +388,17 @@ impl Groups {
 
     /// Whether an event due to a stream at `position` was dropped.
     pub(crate) fn is_lost(&self, joined: Joined, position: Position) -> bool {
-        self.memberships
-            .of(joined)
-            .any(|membership| self.group(membership.group).ring.dropped() > position.max(membership.from))
+        self.is_due_before(joined, position, Ring::dropped)
     }
 
     /// The same of one that cannot be had from elsewhere either.
     pub(crate) fn is_gone(&self, joined: Joined, position: Position) -> bool {
-        self.memberships
-            .of(joined)
-            .any(|membership| self.group(membership.group).ring.gone() > position.max(membership.from))
+        self.is_due_before(joined, position, Ring::gone)
+    }
+
+    fn is_due_before(&self, joined: Joined, position: Position, end: impl Fn(&Ring) -> Position) -> bool {
+        let mut memberships = self.memberships.of(joined);
+        memberships.any(|membership| end(&self.group(membership.group).ring) > position.max(membership.from))
     }
 
     /// What a stream that has got to `position` is owed of each of its groups.
