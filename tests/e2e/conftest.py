@@ -39,6 +39,8 @@ def browser(tmp_path_factory):
 @pytest.fixture
 def open_page(browser):
     """Opens a tab with the given page; it is closed when the test ends, and its log shown if the test failed."""
+    # Cookies are not bound to a port (RFC 6265, section 8.5): those of an earlier test's application would come along.
+    browser.execute_cdp_cmd("Network.clearBrowserCookies", {})
     pages = []
 
     def open_page(url):

@@ -43,8 +43,7 @@ def sign_in(app, browser, open_page):
         page.wait_until("document.getElementById('messages')")
         return page
 
-    yield sign_in
-    browser.delete_all_cookies()
+    return sign_in
 
 
 def fill(page, **fields):
