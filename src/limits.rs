@@ -92,6 +92,11 @@ impl Limits {
         others - others.div_ceil(4)
     }
 
+    /// All that this process may have open at once.
+    pub fn descriptors(&self) -> usize {
+        FIXED_RESERVE + self.threads_max + self.late_max + self.connections_max
+    }
+
     /// Whether an explicit `MAX_STREAMS` was honoured in full.
     pub fn fits(&self, streams_wanted: Option<usize>) -> bool {
         streams_wanted.is_none_or(|wanted| wanted <= self.streams_max)

@@ -13,6 +13,7 @@ use crate::workers::{self, Lookups, Sessions, Wake, WorkerSettings, Workers};
 use log::{info, warn};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
@@ -148,9 +149,13 @@ fn log_start(config: &Config, limits: &Limits, listeners: &Listeners) {
     }
 }
 
+/// The table of descriptors has 8 bytes of the kernel's memory for each: 512 KiB.
+const DESCRIPTORS_RESERVED_MAX: usize = 65_536;
+
 /// Serves until a signal ends it. Errors: one line.
 pub fn run(mut config: Config, limits: &Limits, listeners: Listeners, signals: Signals) -> Result<Finished, String> {
     log_start(&config, limits, &listeners);
+    sys::reserve_descriptors(listeners.public.as_fd(), limits.descriptors().min(DESCRIPTORS_RESERVED_MAX));
     let has_internal = config.gateway.internal_listener;
     let mut system = MioSystem::new(listeners, signals, config.gateway.client_timeout)
         .map_err(|error| format!("cannot start the event loop: {error}"))?;

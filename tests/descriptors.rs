@@ -33,6 +33,14 @@ fn a_limit_below_the_lowest_is_refused_in_one_line() {
     }
 }
 
+/// Each time it grew, every stream waited.
+#[test]
+fn the_kernel_has_room_for_all_descriptors_from_the_start() {
+    let backend = Backend::accepting();
+    let gateway = Gateway::for_backend(&backend).ulimit("-n 1024").start();
+    assert_eq!(gateway.descriptor_room(), 1024);
+}
+
 /// Opens streams until there are too many.
 fn fill(gateway: &Gateway) -> Vec<Stream> {
     let mut streams = Vec::new();

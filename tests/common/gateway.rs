@@ -298,6 +298,11 @@ impl Gateway {
     pub(crate) fn descriptors(&self) -> usize {
         process::descriptors(self.child.id())
     }
+
+    /// Descriptors that fit the kernel's table for the process, which only grows.
+    pub(crate) fn descriptor_room(&self) -> usize {
+        process::descriptor_room(self.child.id())
+    }
 }
 
 impl Drop for Gateway {

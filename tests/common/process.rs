@@ -21,6 +21,11 @@ pub(crate) fn peak_rss_kib(pid: u32) -> usize {
     status(pid, "VmHWM")
 }
 
+/// Descriptors that fit the kernel's table for the process.
+pub(crate) fn descriptor_room(pid: u32) -> usize {
+    status(pid, "FDSize")
+}
+
 /// Address space in KiB.
 pub(crate) fn virtual_kib(pid: u32) -> usize {
     status(pid, "VmSize")
