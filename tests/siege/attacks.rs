@@ -29,8 +29,8 @@ pub(crate) struct Attack {
 impl Attack {
     fn new(name: &'static str, title: &'static str, plans: Vec<Plan>) -> Self {
         let (connect_max, pace) = (Duration::from_secs(5), Duration::from_millis(200));
-        // What kubelet waits.
-        let probe_max = Duration::from_secs(1);
+        // A SYN that finds the listen queue full is sent again after a second (RFC 6298, section 2.1).
+        let probe_max = Duration::from_millis(1500);
         Self { name, title, plans, few: None, flood: false, probe_max, connect_max, pace, settings: &[] }
     }
 }
