@@ -9,7 +9,7 @@ from contextlib import suppress
 
 OK = b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"status":"ok"}'
 LAST = OK.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
-PATIENCE_SECONDS = 20
+PATIENCE_SECONDS = 60
 
 
 class Peer:

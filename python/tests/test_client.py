@@ -15,7 +15,7 @@ from ssegateway import Callback, Gateway, GatewayError
 from ssegateway.aio import AsyncGateway
 from ssegateway.pytest_plugin import LiveGateway, Stream
 
-PATIENCE_SECONDS = 20
+PATIENCE_SECONDS = 60
 
 
 def open_stream(gateway: LiveGateway, path: str = "/") -> tuple[Stream, str]:

@@ -11,7 +11,7 @@ from clients import Connect, both
 from ssegateway import Callback, Event, Gateway, GatewayError, Gone, Group, Sent, Unavailable, accept, decline
 from ssegateway.pytest_plugin import LiveGateway, Stream
 
-PATIENCE_SECONDS = 20
+PATIENCE_SECONDS = 60
 
 
 def groups_of_the_query(call: Callback) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ssegateway import Gateway, Gone, Unavailable
 from ssegateway.aio import AsyncGateway
 from ssegateway.pytest_plugin import LiveGateway
 
-PATIENCE_SECONDS = 20
+PATIENCE_SECONDS = 60
 
 ON_GEVENT = """
 from gevent import monkey

@@ -13,7 +13,7 @@ import httpx
 import openai
 import requests
 
-PATIENCE_SECONDS = 20
+PATIENCE_SECONDS = 60
 
 
 def chunk(text: str) -> bytes:

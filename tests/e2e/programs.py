@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 
-PATIENCE = 15  # seconds to wait for a condition that normally takes a fraction of one
+PATIENCE = 60  # seconds to wait for a condition that normally takes a fraction of one
 
 
 def wait_until(condition, explain):

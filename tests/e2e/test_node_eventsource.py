@@ -62,4 +62,4 @@ def test_blocks_of_an_id_alone_do_not_count(ssegateway, connect):
     time.sleep(1.5)  # a heartbeat has brought it
     ssegateway.send(ssegateway.callbacks[0].token, close=True)
     assert next_seen() == ["error", "CONNECTING"]
-    ssegateway.wait_for(lambda call: call.headers.get("last-event-id") == first, 15)
+    ssegateway.wait_for(lambda call: call.headers.get("last-event-id") == first, 60)

@@ -25,7 +25,7 @@ class Worker:
 
     def __init__(self, proxy, query):
         context = ssl.create_default_context(cafile=proxy.certificate)
-        plain = socket.create_connection(("127.0.0.1", proxy.port), timeout=15)
+        plain = socket.create_connection(("127.0.0.1", proxy.port), timeout=60)
         self.socket = context.wrap_socket(plain, server_hostname="localhost")
         self.socket.sendall(
             f"POST /internal/send?{query} HTTP/1.1\r\nHost: localhost\r\n"

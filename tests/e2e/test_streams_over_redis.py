@@ -24,7 +24,7 @@ def gateways(start, tmp_path):
 def test_a_drain_is_not_noticed(gateways):
     first, second = gateways
     second.answer = accept(groups=["run"], since="start")
-    page = second.open("/", timeout=20)
+    page = second.open("/", timeout=60)
     with contextlib.closing(Relay(int(first.environment["PORT"]))) as balancer:
         client = Gateway(balancer.url)
         drain = threading.Thread(target=first.stop)

@@ -37,7 +37,7 @@ CREATE_USERS = f"""
 from django.contrib.auth.models import User
 for name in {USERS}: User.objects.create_user(name, password="{PASSWORD}")
 """
-PATIENCE_SECONDS = 20
+PATIENCE_SECONDS = 60
 TOKENS = {"CALLBACK_TOKEN": "from-the-gateway", "INTERNAL_TOKEN": "from-the-application"}
 # Django compares this cookie with this header; otherwise only its form matters.
 CSRF_TOKEN = "csrf" * 8
