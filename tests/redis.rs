@@ -5,8 +5,8 @@
 mod common;
 
 use common::{
-    Answer, BUFFERED, Backend, Builder, Client, Gate, Gateway, OK, Redis, Response, Stream, assert_json, eventually,
-    get, post, send_request,
+    Answer, BUFFERED, Backend, Builder, Call, Client, Gate, Gateway, OK, Redis, Response, Stream, assert_json,
+    eventually, get, post, send_request,
 };
 use serde_json::{Value, json};
 
@@ -199,6 +199,55 @@ fn the_end_of_a_group_holds_everywhere() {
     stream.assert_ended();
     assert_eq!(cluster.request_with_id(1, "/a", &id).response().status, 204);
     assert_eq!(cluster.gateways[1].get("/nothing?attach=1").status, 204);
+}
+
+#[test]
+fn a_stream_attaches_to_what_is_at_any_gateway() {
+    let cluster = Cluster::of(2);
+    assert_nothing_to_attach(&cluster, 1, "a");
+    let mut member = cluster.open(0, "/a");
+    bare_id(&member.frame());
+    // Nothing is kept of the group.
+    cluster.gateways[1].send(r#"{"group":"a","event":{"data":"1"},"transient":true}"#);
+    assert_eq!(member.event(), "data: 1\n\n");
+    let mut attached = cluster.open(1, "/b,a?attach=1");
+    bare_id(&attached.frame());
+    // It keeps the group alive.
+    drop(member);
+    eventually("one is gone", || streams(&cluster, "a") == 1);
+    let mut last = cluster.open(0, "/a?attach=1");
+    bare_id(&last.frame());
+    let id = cluster.send(1, "b", "2");
+    assert_eq!(attached.event(), event(&id, "2"));
+    drop((attached, last));
+    // Those that have left are not there any more.
+    eventually("all are gone", || streams(&cluster, "a") == 0);
+    (0..2).for_each(|at| assert_nothing_to_attach(&cluster, at, "a"));
+    // What was kept while nobody was there is there.
+    let mut late = cluster.open(0, "/b?attach=1");
+    bare_id(&late.frame());
+}
+
+#[test]
+fn a_stream_attaches_to_what_only_redis_still_has() {
+    let cluster = Cluster::with(2, Redis::start(), |gateway| gateway.set("HISTORY_BYTES", 400));
+    let id = cluster.send(0, "a", &"x".repeat(1000));
+    let mut stream = cluster.open(1, "/a?attach=1&since=start");
+    assert_eq!(stream.event(), event(&id, &"x".repeat(1000)));
+}
+
+/// The streams in a group at all gateways.
+fn streams(cluster: &Cluster, group: &str) -> u64 {
+    let look = cluster.gateways[0].get(&format!("/internal/groups?group={group}"));
+    answer(&look)["streams"].as_u64().expect("a number")
+}
+
+#[track_caller]
+fn assert_nothing_to_attach(cluster: &Cluster, at: usize, group: &str) {
+    let target = format!("/{group}?attach=1");
+    assert_eq!(cluster.gateways[at].get(&target).status, 204);
+    let is_it = |call: &Call| call.url() == target && call.detail() == Some("nothing_to_attach");
+    assert_eq!(cluster.backend.take("a disconnect", is_it).reason(), "server_closed");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::io::Write;
 const FIRST_NUMBER: u32 = 100_000;
 
 /// The scripts in the order in which they are loaded.
-const SCRIPTS: [&str; 5] = ["send", "read", "page", "open", "beat"];
+const SCRIPTS: [&str; 6] = ["send", "read", "page", "open", "beat", "alive"];
 
 /// The answers to commands, for one connection.
 pub(crate) struct Redis {

@@ -36,6 +36,8 @@ pub(super) enum Owed {
     /// The head at the time of these clients' requests.
     Resumes(Vec<ConnId>),
     Cursor(Ticket),
+    /// Whether there is something that a stream can attach to.
+    Attach(ConnId),
     /// A page for a stream, with what it is owed of each of its groups.
     Page(ConnId, Vec<(Box<str>, Position)>),
     /// How a group stands, and who was asked for its members.

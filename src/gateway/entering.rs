@@ -105,6 +105,36 @@ impl Shared {
         self.asking.owed.insert(serial, Owed::Standing(number));
     }
 
+    /// A stream is to attach to one of these groups. Whether it has to wait until Redis has said if there is anything in
+    /// them. It must not follow them before: whoever does counts as a member.
+    pub(super) fn asks_what_is_alive<S: AsRef<str>>(&mut self, now: Millis, stream: ConnId, names: &[S]) -> bool {
+        self.unfollow_unused();
+        let groups = &self.hub.groups;
+        let is_alive = |name: &str| groups.standing(name).is_some_and(|standing| standing.is_alive);
+        let mut names = names.iter().map(AsRef::as_ref).peekable();
+        if names.peek().is_none() || names.clone().any(|name| is_alive(name) || self.following.is_wanted(name)) {
+            return false;
+        }
+        let Some(link) = self.engine.link.as_mut().filter(|link| link.is_live()) else { return false };
+        let serial = link.alive(now, &names.collect::<Vec<_>>());
+        self.asking.owed.insert(serial, Owed::Attach(stream));
+        true
+    }
+
+    /// Ends following groups that nobody here is in, or waits for.
+    pub(super) fn unfollow_unused(&mut self) {
+        let Some(link) = &mut self.engine.link else { return };
+        loop {
+            let vacated = self.hub.groups.next_vacated();
+            let Some(name) = vacated.or_else(|| self.following.next_released()) else { return };
+            let members = self.hub.groups.standing(&name).map_or(0, |standing| standing.members);
+            if members == 0 && !self.following.is_wanted(&name) {
+                link.unfollow(&name);
+                self.hub.groups.unload(&name);
+            }
+        }
+    }
+
     /// Follows groups. Whether all of them are known, as they always are without Redis.
     pub(super) fn follow_all<S: AsRef<str>>(&mut self, now: Millis, names: &[S]) -> bool {
         let Some(link) = &mut self.engine.link else { return true };
@@ -131,6 +161,7 @@ impl Shared {
             | Owed::Target(..)
             | Owed::Told(_)
             | Owed::Cursor(_)
+            | Owed::Attach(_)
             | Owed::Page(..)
             | Owed::Standing(_)
             | Owed::Followers(_) => {}

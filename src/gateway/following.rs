@@ -9,6 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// What happens once all groups are known.
 pub(super) enum Purpose {
+    /// A stream opens, whose backend has accepted it, if there is something that it can attach to: Redis is asked. At that
+    /// time in any case.
+    Attach(Millis),
     /// A stream opens, whose backend has accepted it; at that time in any case.
     Open(Millis),
     /// An open stream enters its groups, not before that time. `resume`: what its client has already; `None`: nothing.
@@ -27,7 +30,10 @@ impl Wait {
     /// When it is due, whatever is known.
     fn at(&self) -> Millis {
         match self.purpose {
-            Purpose::Open(at) | Purpose::Enter { not_before: at, .. } | Purpose::Change { until: at, .. } => at,
+            Purpose::Attach(at)
+            | Purpose::Open(at)
+            | Purpose::Enter { not_before: at, .. }
+            | Purpose::Change { until: at, .. } => at,
         }
     }
 }
@@ -78,6 +84,12 @@ impl Following {
             }
         }
         Some(wait)
+    }
+
+    /// The wait of a stream for something to attach to.
+    pub(super) fn attaching(&self, stream: ConnId) -> Option<WaitId> {
+        let mut waits = self.waits.range((stream, 0)..=(stream, u64::MAX));
+        waits.find(|(_, wait)| matches!(wait.purpose, Purpose::Attach(_))).map(|(id, _)| *id)
     }
 
     /// The wait of a stream that is to enter its groups.

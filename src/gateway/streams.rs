@@ -288,15 +288,26 @@ impl Shared {
         let token = connection.token;
         let mut lossy = String::new();
         let answer = callback::read_answer(accepted.body.as_deref().unwrap_or_default(), &mut lossy);
-        let is_known = answer.no_content || self.follow_all(now, &answer.groups);
-        if !is_known && opening == Opening::First && self.is_linked() {
-            let names = granted(&answer.groups);
+        let is_decided = answer.no_content || opening == Opening::InVain;
+        let attaches = answer.attach && opening == Opening::First && !is_decided;
+        let is_asked = attaches && self.asks_what_is_alive(now, connection.id, &answer.groups);
+        let is_known = is_decided || (!is_asked && self.follow_all(now, &answer.groups));
+        let waits_until = match opening {
+            Opening::First => Some(now.after(OPENS_WITHIN)),
+            Opening::Attached(until) => Some(until),
+            Opening::InVain | Opening::Last => None,
+        };
+        if let Some(until) = waits_until.filter(|_| !is_known && self.is_linked()) {
+            let (names, purpose) = match is_asked {
+                true => (Vec::new(), Purpose::Attach(until)),
+                false => (granted(&answer.groups), Purpose::Open(until)),
+            };
             drop(answer);
             connecting.answer_by = Millis::NEVER;
             connecting.accepted = Some(accepted);
             connection.state = State::Connecting(connecting);
             self.deadlines.schedule(now, connection, &self.settings);
-            self.following.add(connection.id, Wait { names, purpose: Purpose::Open(now.after(OPENS_WITHIN)) });
+            self.following.add(connection.id, Wait { names, purpose });
             return;
         }
         let Accepted { request, ref body } = accepted;
@@ -314,7 +325,13 @@ impl Shared {
         }
         let resume = Self::resume_of(&answer, connecting.resume);
         let names = if is_known { &answer.groups[..] } else { &[] };
-        let entry = match self.find_entry(names, answer.attach && is_known, resume) {
+        // Redis knows of groups that nobody here is in.
+        let attach = answer.attach && (self.engine.link.is_none() || answer.groups.is_empty());
+        let found = match opening {
+            Opening::InVain => Err(Detail::NothingToAttach),
+            Opening::First | Opening::Attached(_) | Opening::Last => self.find_entry(names, attach, resume),
+        };
+        let entry = match found {
             Ok(entry) => entry,
             Err(detail) => {
                 self.answer_no_content(now, connection, &connecting.mode, &answer.headers);
@@ -435,6 +452,10 @@ impl Shared {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Opening {
     First,
+    /// Until then; there is something that it can attach to.
+    Attached(Millis),
+    /// There is nothing that it could attach to.
+    InVain,
     /// It has waited already.
     Last,
 }

@@ -155,6 +155,7 @@ impl Shared {
         let is_time = match wait.purpose {
             Purpose::Enter { not_before, .. } => not_before <= now,
             Purpose::Open(_) | Purpose::Change { .. } => true,
+            Purpose::Attach(_) => false,
         };
         if is_time && wait.names.iter().all(|(name, _)| self.is_known(name)) {
             self.proceed(now, connections, id);
@@ -172,13 +173,7 @@ impl Shared {
         }
         let (Some(wait), Some(connection)) = (self.following.take(id), connections.get_mut(stream)) else { return };
         match wait.purpose {
-            Purpose::Open(_) => {
-                if let State::Connecting(connecting) = &mut connection.state
-                    && let Some(accepted) = connecting.accepted.take()
-                {
-                    self.open(now, connection, accepted, Opening::Last);
-                }
-            }
+            Purpose::Attach(_) | Purpose::Open(_) => self.open_accepted(now, connection, Opening::Last),
             Purpose::Enter { .. } => self.enter_late(now, connection, &wait),
             Purpose::Change { asker, leave, .. } => {
                 let join: Vec<Box<str>> = wait.names.into_iter().map(|(name, _)| name).collect();
@@ -192,6 +187,25 @@ impl Shared {
             }
         }
         self.settle(now, connections, stream);
+    }
+
+    /// Redis has said whether there is something that a stream can attach to, or cannot be asked.
+    fn attach(&mut self, now: Millis, connections: &mut Table<Connection>, stream: ConnId, outcome: &Outcome) {
+        let wait = self.following.attaching(stream).and_then(|id| self.following.take(id));
+        let (Some(wait), Some(connection)) = (wait, connections.get_mut(stream)) else { return };
+        let Purpose::Attach(until) = wait.purpose else { return };
+        let is_in_vain = *outcome == Outcome::Alive(false);
+        let opening = if is_in_vain { Opening::InVain } else { Opening::Attached(until) };
+        self.open_accepted(now, connection, opening);
+        self.settle(now, connections, stream);
+    }
+
+    fn open_accepted(&mut self, now: Millis, connection: &mut Connection, opening: Opening) {
+        if let State::Connecting(connecting) = &mut connection.state
+            && let Some(accepted) = connecting.accepted.take()
+        {
+            self.open(now, connection, accepted, opening);
+        }
     }
 
     fn answer_change(
@@ -247,6 +261,7 @@ impl Shared {
                     }
                 }
             }
+            Owed::Attach(stream) => self.attach(now, connections, stream, &outcome),
             Owed::Page(id, asked) => {
                 if !self.pages.take_asked(id) {
                     return;
@@ -312,9 +327,12 @@ impl Shared {
             }
             Outcome::OutOfMemory => return SendResult::OutOfMemory,
             Outcome::Unavailable => return SendResult::Unavailable,
-            Outcome::Lost | Outcome::Told(_) | Outcome::Peeked(..) | Outcome::Head(_) | Outcome::Page(_) => {
-                return SendResult::Lost;
-            }
+            Outcome::Lost
+            | Outcome::Told(_)
+            | Outcome::Peeked(..)
+            | Outcome::Head(_)
+            | Outcome::Page(_)
+            | Outcome::Alive(_) => return SendResult::Lost,
         };
         *(if reached { &mut counts.reached } else { &mut counts.unreached }) += 1;
         SendResult::Published(Published { id, reached })
@@ -430,20 +448,6 @@ impl Shared {
             },
             // Some only try whether a gateway may send any.
             None => {}
-        }
-    }
-
-    /// Ends following groups that nobody here is in, or waits for.
-    fn unfollow_unused(&mut self) {
-        let Some(link) = &mut self.engine.link else { return };
-        loop {
-            let vacated = self.hub.groups.next_vacated();
-            let Some(name) = vacated.or_else(|| self.following.next_released()) else { return };
-            let members = self.hub.groups.standing(&name).map_or(0, |standing| standing.members);
-            if members == 0 && !self.following.is_wanted(&name) {
-                link.unfollow(&name);
-                self.hub.groups.unload(&name);
-            }
         }
     }
 }

@@ -55,6 +55,7 @@ impl Link {
         fn tell_followers(&mut, Millis, &str, &[u8]) -> Serial;
         fn peek(&mut, Millis, &str) -> Serial;
         fn page(&mut, Millis, &[(Box<str>, Position)]) -> Serial;
+        fn alive(&mut, Millis, &[&str]) -> Serial;
         fn newest(&mut, Millis) -> Serial;
     }
 }

@@ -194,6 +194,18 @@ impl Link {
         self.submit(now, Kind::Page, Some(Script::Page), command)
     }
 
+    /// Asks whether anything is kept of groups, or any gateway follows them; there is one at least.
+    pub(crate) fn alive(&mut self, now: Millis, names: &[&str]) -> Serial {
+        let mut command = std::mem::take(&mut self.command);
+        command.push_number(2 * names.len() as u64);
+        for name in names {
+            command.push_name(self.names.history(name));
+            command.push_name(self.names.end(name));
+        }
+        names.iter().for_each(|name| command.push(self.names.channel(name)));
+        self.submit(now, Kind::Alive, Some(Script::Alive), command)
+    }
+
     /// Asks for the newest position.
     pub(crate) fn newest(&mut self, now: Millis) -> Serial {
         let mut command = std::mem::take(&mut self.command);
@@ -235,6 +247,7 @@ impl Link {
                 Outcome::Peeked(newest, is_ended.integer()? == 1)
             }
             Kind::Page => Outcome::Page(Page::parse(value)?),
+            Kind::Alive => Outcome::Alive(value.integer()? == 1),
             Kind::Head => {
                 let newest = value.elements()?.first();
                 let newest = newest.map_or(Some(0), |entry| position_of(entry.elements()?.first()?.bytes()?))?;

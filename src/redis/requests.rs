@@ -43,6 +43,8 @@ pub(crate) enum Outcome {
     Head(Position),
     /// What is kept of some groups.
     Page(Page),
+    /// Whether anything is kept of some groups, or any gateway follows them.
+    Alive(bool),
     /// There is no connection; the request was certainly not carried out.
     Unavailable,
     /// The connection broke, and it is not known whether the request was carried out.
@@ -64,6 +66,7 @@ pub(super) enum Kind {
     Peek,
     Head,
     Page,
+    Alive,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,7 +221,9 @@ impl Requests {
                 Kind::Send { .. } if planted::is("sends-in-doubt-are-sent-again") => request.state = State::Queued,
                 Kind::Send { is_probe: false } => request.state = State::Doubtful(until),
                 // These change nothing.
-                Kind::Send { is_probe: true } | Kind::Peek | Kind::Head | Kind::Page => request.state = State::Queued,
+                Kind::Send { is_probe: true } | Kind::Peek | Kind::Head | Kind::Page | Kind::Alive => {
+                    request.state = State::Queued;
+                }
                 Kind::Tell { .. } => results.push((*serial, Outcome::Lost)),
             }
         }

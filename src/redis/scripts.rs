@@ -223,8 +223,19 @@ end
 return {redis.call('HGET', KEYS[1], 'epoch') or '', id}
 ";
 
+/// Whether anything is kept of groups, or a gateway follows one of them. Keys: of each group its list and its mark.
+/// Arguments: their channels. Answer: 1 if so, else 0.
+pub(super) const ALIVE: &str = r"
+if redis.call('EXISTS', unpack(KEYS)) > 0 then return 1 end
+local counts = redis.call('PUBSUB', 'NUMSUB', unpack(ARGV))
+for i = 2, #counts, 2 do
+  if counts[i] > 0 then return 1 end
+end
+return 0
+";
+
 /// All scripts, in the order of [`Script`].
-pub(super) const SCRIPTS: [&str; 5] = [SEND, READ, PAGE, OPEN, BEAT];
+pub(super) const SCRIPTS: [&str; 6] = [SEND, READ, PAGE, OPEN, BEAT, ALIVE];
 
 /// The index of a script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,6 +245,7 @@ pub(super) enum Script {
     Page,
     Open,
     Beat,
+    Alive,
 }
 
 /// Names of keys and channels.

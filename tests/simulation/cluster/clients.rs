@@ -28,6 +28,8 @@ pub(super) struct Client {
     /// On this connection.
     pub(super) frames: Frames,
     pub(super) is_headed: bool,
+    /// On this connection: the answer to its connect said `attach`, and whether there was something, if that is known.
+    pub(super) attaches: Option<Option<bool>>,
     /// On this connection: the position of the last event, transient or not, and what came by its token.
     pub(super) last: u64,
     pub(super) by_token: BTreeSet<u64>,
@@ -119,11 +121,33 @@ impl World {
         if client.token.as_u128() as u64 == token && client.connection.is_some() {
             client.granted = groups;
         }
-        let body = Some(format!(r#"{{"groups":[{}]}}"#, names.join(",")).into_bytes());
+        let attach = self.random.chance(150);
+        if attach {
+            self.expect_to_attach(n, token);
+        }
+        let body = Some(format!(r#"{{"groups":[{}],"attach":{attach}}}"#, names.join(",")).into_bytes());
         let outcome = Outcome::Answered { status: 200, passed: Vec::new(), body, in_doubt: false };
         let now = self.time();
         self.nodes[node].gateway.complete(now, Completion::Called(Called { id: call, outcome }));
         self.carry_out(node);
+    }
+
+    /// The answer to its connect lets a client attach, if there is something that it can attach to.
+    fn expect_to_attach(&mut self, n: usize, token: u64) {
+        let granted = self.clients[n].granted.clone();
+        let is_kept = granted.iter().any(|group| self.server.data.exists(&format!("ssegateway:h:g{group}")));
+        let is_other = |(other, client): &(usize, &Client)| {
+            *other != n && client.connection.is_some() && !client.granted.is_disjoint(&granted)
+        };
+        let others: Vec<&Client> = self.clients.iter().enumerate().filter(is_other).map(|(_, client)| client).collect();
+        // One that has not got its head may still be asking, and one that was too slow has been cut.
+        let is_in = !others.is_empty();
+        let is_certain = is_kept || !is_in || (others.iter().any(|other| other.is_headed) && !self.plan.may_lose());
+        let is_known = is_certain && self.plan.is_orderly() && self.record.is_none();
+        let client = &mut self.clients[n];
+        if client.token.as_u128() as u64 == token && client.connection.is_some() {
+            client.attaches = Some(is_known.then_some(is_in || is_kept));
+        }
     }
 
     /// A client reads on, or stops reading.

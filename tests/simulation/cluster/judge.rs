@@ -8,7 +8,7 @@ impl World {
     pub(super) fn take(&mut self, n: usize, bytes: &[u8]) {
         self.clients[n].frames.held.extend_from_slice(bytes);
         if !self.clients[n].is_headed {
-            let Client { frames, token, node, is_headed, .. } = &mut self.clients[n];
+            let Client { frames, token, node, is_headed, attaches, .. } = &mut self.clients[n];
             let held = &mut frames.held;
             let Some(end) = held.windows(4).position(|window| window == b"\r\n\r\n") else { return };
             if let Some(record) = &mut self.record {
@@ -17,6 +17,11 @@ impl World {
                     return;
                 }
             }
+            if held.starts_with(b"HTTP/1.1 204") {
+                assert!(matches!(attaches, Some(None | Some(false))), "client {n}: there was something to attach to");
+                return self.clients[n].granted.clear();
+            }
+            assert_ne!(*attaches, Some(Some(false)), "client {n}: there was nothing to attach to");
             if self.nodes[*node].drains && held.starts_with(b"HTTP/1.1 503") {
                 return;
             }

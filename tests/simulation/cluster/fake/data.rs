@@ -106,7 +106,7 @@ impl Data {
         self.keys.insert(key.to_owned(), Key { value: Value::Text(Rc::from(text)), expires_at });
     }
 
-    pub(super) fn exists(&mut self, key: &str) -> bool {
+    pub(crate) fn exists(&mut self, key: &str) -> bool {
         self.find(key).is_some()
     }
 

@@ -13,14 +13,16 @@ pub(super) enum Script {
     Page,
     Open,
     Beat,
+    Alive,
 }
 
-const SHAS: [(&str, Script); 5] = [
+const SHAS: [(&str, Script); 6] = [
     ("da1f417422f6fdfdb98d93c93129b2e242847325", Script::Send),
     ("fe59fd45c372eed7f1497843ef800fafe0811dc3", Script::Read),
     ("8dc9d73f3587de9fc3d83a53d204e6fedd4c9905", Script::Page),
     ("f956727462b8ec4c8be1410f002b8b771372de8d", Script::Open),
     ("80de32e075182b1e02e5e5ccd8252b433b52c20d", Script::Beat),
+    ("137305059ec4928d2b2370edf43c8265fec4d515", Script::Alive),
 ];
 
 impl Script {
@@ -37,6 +39,7 @@ impl Script {
             Self::Page => Ok(page(server, call)),
             Self::Open => open(server, call),
             Self::Beat => beat(server, call),
+            Self::Alive => Ok(alive(server, call)),
         }
     }
 }
@@ -249,4 +252,10 @@ fn beat(server: &mut Server, call: &Call<'_>) -> Result<Reply, String> {
     };
     let epoch = server.data.hget(call.key(1), "epoch").unwrap_or_else(|| bytes(""));
     Ok(Reply::Array(vec![Reply::text(epoch), Reply::text(id.to_string())]))
+}
+
+fn alive(server: &mut Server, call: &Call<'_>) -> Reply {
+    let is_kept = call.keys.iter().any(|key| server.data.exists(key));
+    let is_followed = || (1..=call.arguments.len()).any(|n| server.subscribers(&call.text(n)) > 0);
+    Reply::count(usize::from(is_kept || is_followed()))
 }
