@@ -7,6 +7,8 @@ pub(super) struct Frames {
     pub(super) held: Vec<u8>,
     /// An incomplete frame.
     text: Vec<u8>,
+    /// The last chunk has come: the body is complete.
+    pub(super) is_complete: bool,
 }
 
 impl Frames {
@@ -34,6 +36,7 @@ impl Frames {
         assert_eq!(&held[line + 2 + size..line + 4 + size], b"\r\n", "a chunk's data ends in CRLF");
         let chunk = held[line + 2..line + 2 + size].to_vec();
         held.drain(..line + 4 + size);
+        self.is_complete |= size == 0;
         Some(chunk)
     }
 }

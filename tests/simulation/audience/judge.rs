@@ -10,8 +10,8 @@ impl World {
             let is_narrow = self.settings.pending_bytes_max == PENDING && !self.clients[n].waiting.is_empty();
             let held = &mut self.clients[n].frames.held;
             let Some(end) = held.windows(4).position(|window| window == b"\r\n\r\n") else { return };
-            // Too much was sent before it was open.
-            if held.starts_with(b"HTTP/1.1 503") && is_narrow {
+            // Too much was sent before it was open, or it was not open yet.
+            if held.starts_with(b"HTTP/1.1 503") && (is_narrow || self.is_drained) {
                 return;
             }
             assert!(held.starts_with(b"HTTP/1.1 200"), "{}", held.escape_ascii());
@@ -97,5 +97,11 @@ impl World {
             }
         }
         self.clients[n].has = self.clients[n].has.max(position);
+    }
+
+    /// All that was sent to its token, and was not refused, has come.
+    pub(super) fn check_token_sends(&self, n: usize) {
+        let waiting = &self.clients[n].waiting;
+        assert!(waiting.is_empty(), "client {n}: sends to its token are missing: {waiting:?}");
     }
 }
