@@ -167,7 +167,7 @@ impl World {
     fn pump(&mut self) {
         loop {
             (0..self.nodes.len()).for_each(|at| self.turn(at, u64::MAX));
-            let mut has_moved = false;
+            let mut has_moved = self.mix_commands();
             for id in self.wires.keys().copied().collect::<Vec<_>>() {
                 has_moved |= self.move_up(id, usize::MAX);
                 has_moved |= self.move_down(id, usize::MAX);

@@ -101,6 +101,26 @@ impl World {
         !bytes.is_empty()
     }
 
+    /// What several gateways have written arrives at Redis in turns: between two commands of one it carries out some of
+    /// another. Whether there was anything.
+    pub(super) fn mix_commands(&mut self) -> bool {
+        let mut has_moved = false;
+        while self.plan.prompt < 1000 {
+            let is_full = |(id, wire): (&u64, &Wire)| (!wire.up.is_empty() && !wire.loses_up).then_some(*id);
+            let full: Vec<u64> = self.wires.iter().filter_map(is_full).collect();
+            // The rest of one alone meets nobody.
+            if full.len() < 2 || self.now < self.trouble.stalled_until {
+                break;
+            }
+            let id = self.random.pick(&full);
+            let wire = self.wires.get_mut(&id).expect("one of them");
+            let command = self.server.until_command(wire.session, wire.up.make_contiguous());
+            let count = self.random.pick(&[command, command, command / 2 + 1, usize::MAX]);
+            has_moved |= self.move_up(id, count);
+        }
+        has_moved
+    }
+
     /// Bytes arrive at the gateway. Whether there were any.
     pub(super) fn move_down(&mut self, id: u64, count: usize) -> bool {
         let now = self.time();

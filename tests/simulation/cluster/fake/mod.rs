@@ -88,6 +88,14 @@ impl Server {
         }
     }
 
+    /// How many of these bytes complete the next command of a connection; all, if they do not.
+    pub(crate) fn until_command(&self, id: u64, bytes: &[u8]) -> usize {
+        let Some(session) = self.sessions.get(&id) else { return bytes.len() };
+        let mut input = [&*session.input, bytes].concat();
+        let before = input.len();
+        take_command(&mut input).map_or(bytes.len(), |_| before - input.len() - session.input.len())
+    }
+
     /// Takes so much of what was written to a connection; `None`: it is closed.
     pub(crate) fn take_output(&mut self, id: u64, count: usize) -> Option<Vec<u8>> {
         let session = self.sessions.get_mut(&id)?;
