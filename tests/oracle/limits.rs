@@ -15,7 +15,7 @@ const LINGER_DRAINING: u64 = 1_000;
 /// How long a client counts as reading after it has accepted bytes.
 pub(crate) const READS_FOR: u64 = 1000;
 /// How many times the usual limit a client that reads may have unsent.
-pub(super) const READER_FACTOR: usize = 4;
+pub(crate) const READER_FACTOR: usize = 4;
 /// Waking this much later than planned counts as a jump of the clock.
 pub(crate) const JUMP_MIN: u64 = 250;
 /// The longest time that deadlines are held after a jump of the clock.

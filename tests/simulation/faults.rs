@@ -173,7 +173,7 @@ pub(super) fn draw_settings(random: &mut Random) -> Settings {
         streams_max: random.pick(&[1, 3, 8, 1_000]),
         head_bytes_max: random.pick(&[256, 1_500, 16 * 1024]),
         body_bytes_max: random.pick(&[1_000, 4_000, 1024 * 1024]),
-        pending_bytes_max: random.pick(&[0, 1, 200, 2_000, 20_000, 1024 * 1024]),
+        pending_bytes_max: random.pick(&[0, 1, 60, 200, 2_000, 20_000, 1024 * 1024]),
         request_timeout: millis(random, 300, 5_000),
         keepalive_timeout: millis(random, 300, 8_000),
         client_timeout: millis(random, 300, 5_000),

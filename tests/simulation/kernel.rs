@@ -257,6 +257,16 @@ impl Kernel {
         Ok(count)
     }
 
+    /// How many bytes to the client fit.
+    pub(super) fn room(&self, socket: usize) -> usize {
+        self.sockets[socket].output_max - self.sockets[socket].output
+    }
+
+    /// The send buffer becomes smaller, as the kernel's does with memory and path: no more than `room` bytes fit.
+    pub(super) fn shrink(&mut self, socket: usize, room: usize) {
+        self.sockets[socket].output_max = self.sockets[socket].output + room;
+    }
+
     /// The gateway writes `count` bytes; returns how many were taken.
     pub(super) fn write(&mut self, socket: usize, count: usize) -> Result<usize, ErrorKind> {
         let it = &mut self.sockets[socket];

@@ -4,6 +4,7 @@ use super::faults::Fault;
 use super::kernel::{Edges, index};
 use super::world::{Knock, World};
 use crate::oracle::callbacks::token_of;
+use crate::oracle::limits::READER_FACTOR;
 use crate::oracle::unix_seconds;
 use ssegateway::callback::CallKind;
 use ssegateway::gateway::{CloseMode, ConnId, Listener, Peer, ProcessFigures};
@@ -25,6 +26,9 @@ const ACCEPT_PAUSE: u64 = 100;
 /// How long accepting pauses while no connection can be evicted.
 const CROWDED_PAUSE: u64 = 1;
 
+/// The smallest room that a send buffer is left with.
+const SEND_BUFFER_MIN: usize = 20;
+
 /// A socket as the loop holds it: the number of its client.
 pub(super) struct Handle(usize);
 
@@ -35,6 +39,18 @@ fn interrupted() -> io::Error {
 impl World {
     fn strikes(&mut self, fault: Fault) -> bool {
         self.faults.strikes(fault, &mut self.random)
+    }
+
+    /// The kernel takes so much of an offer that exactly as many bytes are left as may be unsent, and no more until its
+    /// client reads. `false`: it cannot.
+    fn fill_to_the_limit(&mut self, n: usize, offered: usize) -> bool {
+        let limit = self.settings.pending_bytes_max * self.random.pick(&[1, READER_FACTOR]);
+        let taken = offered.saturating_sub(limit);
+        let can = limit > 0 && (SEND_BUFFER_MIN..=self.kernel.room(n)).contains(&taken);
+        if can {
+            self.kernel.shrink(n, taken);
+        }
+        can
     }
 
     /// The loop is about to sleep for `timeout`: all pending work must be sure to wake it.
@@ -295,7 +311,7 @@ impl System for World {
             Ok(0)
         } else {
             let mut count = bytes.len();
-            if self.strikes(Fault::ShortWrite) {
+            if self.strikes(Fault::ShortWrite) && !self.fill_to_the_limit(n, count) {
                 count = self.random.within(1, bytes.len() as u64) as usize;
                 whole = count == bytes.len();
             }
