@@ -121,6 +121,42 @@ fn lines_for_a_stream_of_another_gateway_are_answered_by_it() {
 }
 
 #[test]
+fn a_line_for_another_target_that_is_gone_is_only_an_error() {
+    let setup = setup();
+    assert_eq!(setup.gateways[1].send(r#"{"group":"over","end":true}"#).status, 200);
+    let mut stream = setup.open("/a");
+    let mut feed = setup.feed("?group=a&end=true");
+    line(&mut feed, r#"{"group":"over","event":{"data":"1"}}"#);
+    // Like those of a gateway that is gone, its token is not found at once.
+    line(&mut feed, r#"{"token":"00000001-0000-4000-8000-000000000000","event":{"data":"2"}}"#);
+    line(&mut feed, "no JSON");
+    line(&mut feed, r#"{"event":{"data":"4"}}"#);
+    assert_eq!(stream.event(), "data: 4\n\n");
+    let errors = [(1, 410, "Group has ended"), (2, 404, "Token not found"), (3, 400, "Invalid JSON")];
+    let errors = errors.map(|(line, status, error)| json!({"line": line, "status": status, "error": error}));
+    let answer: serde_json::Value = serde_json::from_str(finish(&mut feed).text()).expect("JSON");
+    assert_eq!(answer, json!({"status": "ok", "accepted": 1, "errors": errors}));
+    stream.assert_ended();
+}
+
+#[test]
+fn errors_are_told_in_the_order_of_their_lines() {
+    let setup = setup();
+    assert_eq!(setup.gateways[1].send(r#"{"group":"over","end":true}"#).status, 200);
+    let mut stream = setup.open("/a");
+    let mut feed = setup.feed("");
+    let bad = "no JSON\n".repeat(150);
+    let over = r#"{"group":"over","event":{"data":"x"}}"#;
+    line(&mut feed, &format!("{over}\n{bad}{over}\n{}", r#"{"group":"a","event":{"data":"y"}}"#));
+    // By then all lines have their results.
+    assert_eq!(stream.event(), "data: y\n\n");
+    let answer: serde_json::Value = serde_json::from_str(finish(&mut feed).text()).expect("JSON");
+    let lines: Vec<u64> =
+        answer["errors"].as_array().expect("errors").iter().flat_map(|error| error["line"].as_u64()).collect();
+    assert_eq!(lines, (1..=100).collect::<Vec<u64>>());
+}
+
+#[test]
 fn lines_whose_results_have_yet_to_come_are_not_piled_up() {
     const CHUNKS: usize = 400;
     let setup = setup();

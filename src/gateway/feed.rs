@@ -4,7 +4,7 @@
 use super::answers::{Refusal, ResponseMode};
 use super::results::{LineError, SendResult};
 use crate::http::body::Remaining;
-use crate::hub::Watched;
+use crate::hub::{Watched, parse_token};
 use crate::send::{Lines, Target};
 use crate::sse::{Event, Reader, TooLong};
 use std::borrow::Cow;
@@ -88,6 +88,7 @@ pub(super) struct Feed {
     pub rest: Option<Vec<u8>>,
     /// Why the rest of its body is not read, to be answered once no results are pending.
     pub refused: Option<Refusal>,
+    /// By line.
     pub errors: Vec<LineError>,
 }
 
@@ -182,8 +183,11 @@ impl Feed {
             | SendResult::Lost
             | SendResult::OutOfMemory
             | SendResult::NoAnswer => {
-                if self.errors.len() < ERRORS_MAX {
-                    self.errors.push(LineError { line, result });
+                // Some results come at once, and others over Redis.
+                let at = self.errors.partition_point(|error| error.line < line);
+                if at < ERRORS_MAX {
+                    self.errors.truncate(ERRORS_MAX - 1);
+                    self.errors.insert(at, LineError { line, result });
                 }
             }
         }
@@ -209,5 +213,14 @@ impl FeedInput {
             Self::Lines(lines) => lines.last_line().map(Item::Line),
             Self::Events(_) => None,
         }
+    }
+}
+
+/// Whether a send to that target is for what is watched.
+pub(super) fn is_for(target: &Target<'_>, watched: Option<&Watched>) -> bool {
+    match (target, watched) {
+        (Target::Token(token), Some(Watched::Token(watched))) => parse_token(token) == Some(*watched),
+        (Target::Group(name), Some(Watched::Group(watched))) => **name == **watched,
+        (Target::Token(_) | Target::Group(_) | Target::Groups(_), _) => false,
     }
 }

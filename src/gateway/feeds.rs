@@ -4,7 +4,7 @@ use super::actions::Action;
 use super::answers::{Answer, Refusal, ResponseMode};
 use super::asking::Line;
 use super::connection::{Closing, Connection, Reading, State, current};
-use super::feed::{Feed, FeedEnd, FeedRequest, Item};
+use super::feed::{Feed, FeedEnd, FeedRequest, Item, is_for};
 use super::results::{Asked, SendResult};
 use super::shared::Shared;
 use crate::clock::Millis;
@@ -24,7 +24,9 @@ enum Applied {
     Nothing,
     Sent {
         result: SendResult,
-        /// It ends the feed's own target.
+        /// It is for the feed's own target.
+        is_own: bool,
+        /// It ends that.
         ends_target: bool,
         /// What its owner is told, if the stream is another gateway's.
         body: Option<Vec<u8>>,
@@ -231,7 +233,7 @@ impl Shared {
         }
         let result = self.execute(now, connections, line, command);
         let body = matches!(result, SendResult::Asked(Asked::Gateway(_))).then(|| command.to_json());
-        Applied::Sent { result, ends_target: own.is_some(), body }
+        Applied::Sent { result, is_own: is_for(&command.target, watched), ends_target: own.is_some(), body }
     }
 
     /// Whether a command with `close` or `end` ends what is watched.
@@ -262,18 +264,18 @@ impl Shared {
     /// Records what a line has done. Errors: the feed ends with it.
     fn record(&mut self, now: Millis, id: ConnId, feed: &mut Feed, applied: Applied) -> Result<(), FeedEnd> {
         feed.lines += 1;
-        let (result, ends_target, body) = match applied {
+        let (result, is_own, ends_target, body) = match applied {
             Applied::Nothing => return Ok(()),
             Applied::Will(will) if feed.owes_end => {
                 feed.set_will(will);
                 return Ok(());
             }
             // The feed has ended its group itself.
-            Applied::Will(_) => (SendResult::Ended, false, None),
-            Applied::Sent { result, ends_target, body } => (result, ends_target, body),
+            Applied::Will(_) => (SendResult::Ended, false, false, None),
+            Applied::Sent { result, is_own, ends_target, body } => (result, is_own, ends_target, body),
         };
         if let SendResult::Asked(asked) = result {
-            let line = Line { number: feed.lines, is_own: !ends_target && feed.watched.is_some(), is_end: false };
+            let line = Line { number: feed.lines, is_own: is_own && !ends_target, is_end: false };
             if ends_target {
                 feed.watched = None;
                 feed.owes_end = false;
@@ -371,7 +373,6 @@ impl Shared {
             return Vec::new();
         }
         let rest = feed.rest.take().unwrap_or_default();
-        feed.errors.sort_by_key(|error| error.line);
         feed.mode = self.mode_before(feed.mode, &rest);
         self.end_feed(now, connection, feed, FeedEnd::Complete);
         rest
@@ -479,7 +480,7 @@ impl Shared {
 }
 
 fn refused(error: send::SendError) -> Applied {
-    Applied::Sent { result: SendResult::Invalid(error), ends_target: false, body: None }
+    Applied::Sent { result: SendResult::Invalid(error), is_own: false, ends_target: false, body: None }
 }
 
 /// Takes the feed out of a connection; `None`: it is none.
