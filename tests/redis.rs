@@ -328,6 +328,42 @@ fn the_cursor_is_that_of_all_gateways() {
 }
 
 #[test]
+fn clusters_in_two_databases_of_one_redis_know_nothing_of_each_other() {
+    let (redis, backend) = (Redis::start(), by_path());
+    let start = |database| Gateway::for_backend(&backend).set("REDIS_URL", redis.url() + database).start();
+    let gateways = ["/0", "/1", "/2"].map(start);
+    for gateway in &gateways {
+        eventually("a connection to Redis", || gateway.get("/readyz").text().contains(r#""redis":true"#));
+    }
+    let mut streams = Vec::new();
+    for gateway in &gateways {
+        let mut stream = gateway.open("/a,b");
+        bare_id(&stream.frame());
+        streams.push(stream);
+    }
+    let empty = answer(&gateways[0].send(r#"{"group":"c","event":{"data":"x"}}"#));
+    let _other = gateways[1].open("/c");
+    eventually("a member", || gateways[1].get("/internal/groups?group=c").text().contains(r#""streams":1"#));
+    let still_empty = answer(&gateways[0].send(r#"{"group":"c","event":{"data":"x"}}"#));
+    assert_eq!((&empty["reached"], &still_empty["reached"]), (&json!(false), &json!(false)));
+    for target in [json!({"group": "a"}), json!({"groups": ["a", "b"]}), json!({"group": "b"})] {
+        for (n, gateway) in gateways.iter().enumerate() {
+            let mut send = target.clone();
+            send["event"] = json!({ "data": n.to_string() });
+            answer(&gateway.send(&send.to_string()));
+        }
+        for (n, stream) in streams.iter_mut().enumerate() {
+            let event = stream.event();
+            assert!(event.ends_with(&format!("data: {n}\n\n")), "{event}");
+        }
+    }
+    let ended = gateways[0].send(r#"{"group":"a","end":true}"#);
+    assert_eq!(answer(&ended)["reached"], json!(true));
+    answer(&gateways[1].send(r#"{"group":"a","event":{"data":"goes on"}}"#));
+    assert!(streams[1].event().ends_with("data: goes on\n\n"));
+}
+
+#[test]
 fn tokens_name_their_gateway_and_are_still_of_version_four() {
     let cluster = Cluster::of(2);
     let tokens: Vec<String> =

@@ -140,7 +140,7 @@ impl Link {
         command.push(flags.as_bytes());
         command.push_number(self.lifetime().as_millis() as u64);
         command.push_number(self.limits.events.max(1) as u64 + 1);
-        command.push(self.names.prefix());
+        command.push(self.names.channels());
         send.names.iter().for_each(|name| command.push(name));
         for event in send.events {
             self.frame.clear();

@@ -8,9 +8,12 @@
 //! | `P:e:GROUP` | string: the group has ended |
 //! | `P:trial` | list: nothing |
 //! | `P:gw:GATEWAY` | string: the generation of a gateway's connection; expires |
-//! | `P:c:GROUP` | channel: what is sent to a group |
-//! | `P:all` | channel: what is sent to several groups |
-//! | `P:to:GATEWAY` | channel: requests and answers of other gateways |
+//! | `C:c:GROUP` | channel: what is sent to a group |
+//! | `C:all` | channel: what is sent to several groups |
+//! | `C:to:GATEWAY` | channel: requests and answers of other gateways |
+//!
+//! P is `REDIS_PREFIX`. A database has its own keys, but all databases of a server have the same channels: C is P for
+//! database 0, and `P:@N` for database N. No prefix has an `@` in it.
 
 /// Entries of the log: several seconds of a busy cluster, some 10 MB.
 pub(super) const LOG_LENGTH: usize = 65_536;
@@ -18,8 +21,8 @@ pub(super) const LOG_LENGTH: usize = 65_536;
 /// Sends to groups: all or nothing, in one order.
 ///
 /// Keys: log, gateway, and of each group its list and its mark. Arguments: tag, flags, lifetime of lists and marks in
-/// milliseconds (0: nothing is kept, and marks live for a minute), most events in a list, prefix; the names; the frames; the
-/// connection's generation.
+/// milliseconds (0: nothing is kept, and marks live for a minute), most events in a list, prefix of channels; the names; the
+/// frames; the connection's generation.
 /// Answer: the id of the last event, and how many gateways have got it; 0: all groups have ended.
 ///
 /// The generation keeps a send out that was left in an old connection: the gateway has asked already whether it was
@@ -252,17 +255,19 @@ pub(super) enum Script {
 #[derive(Clone, Debug)]
 pub(super) struct Names {
     prefix: String,
+    channels: String,
     log: String,
 }
 
 impl Names {
-    pub(super) fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned(), log: format!("{prefix}:log") }
+    pub(super) fn new(prefix: &str, database: u32) -> Self {
+        let channels = if database == 0 { prefix.to_owned() } else { format!("{prefix}:@{database}") };
+        Self { prefix: prefix.to_owned(), channels, log: format!("{prefix}:log") }
     }
 
-    /// What all names begin with.
-    pub(super) fn prefix(&self) -> &str {
-        &self.prefix
+    /// What all channels begin with.
+    pub(super) fn channels(&self) -> &str {
+        &self.channels
     }
 
     pub(super) fn meta(&self) -> String {
@@ -292,20 +297,20 @@ impl Names {
     }
 
     pub(super) fn channel(&self, group: &str) -> String {
-        format!("{}:c:{group}", self.prefix)
+        format!("{}:c:{group}", self.channels)
     }
 
     pub(super) fn all(&self) -> String {
-        format!("{}:all", self.prefix)
+        format!("{}:all", self.channels)
     }
 
     pub(super) fn inbox(&self, gateway: u32) -> String {
-        format!("{}:to:{gateway:08x}", self.prefix)
+        format!("{}:to:{gateway:08x}", self.channels)
     }
 
     /// The group of a channel.
     pub(super) fn group_of<'a>(&self, channel: &'a [u8]) -> Option<&'a str> {
-        std::str::from_utf8(channel.strip_prefix(self.prefix.as_bytes())?.strip_prefix(b":c:")?).ok()
+        std::str::from_utf8(channel.strip_prefix(self.channels.as_bytes())?.strip_prefix(b":c:")?).ok()
     }
 }
 

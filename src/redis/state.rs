@@ -194,7 +194,7 @@ impl Link {
         memory_bytes_max: Option<u64>,
         random: u64,
     ) -> Option<Self> {
-        let (names, gateway) = (Names::new(&settings.prefix), (random >> 32) as u32);
+        let (names, gateway) = (Names::new(&settings.prefix, settings.database), (random >> 32) as u32);
         Some(Self {
             own_key: names.gateway(gateway),
             tag: Tag::start(gateway).into_bytes(),
