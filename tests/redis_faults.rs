@@ -331,6 +331,25 @@ fn a_wrong_password_is_named_and_the_right_one_is_not_shown() {
 }
 
 #[test]
+fn a_user_without_a_password_is_logged_in() {
+    let (redis, backend) = (Redis::start(), by_path());
+    redis.command("ACL SETUSER anyone on nopass ~* &* +@all");
+    redis.command("ACL SETUSER default off");
+    for login in ["anyone", "anyone:"] {
+        let url = format!("redis://{login}@127.0.0.1:{}", redis.port());
+        let gateway = Gateway::for_backend(&backend).set("REDIS_URL", url).start();
+        eventually("a connection to Redis", || is_linked(&gateway));
+    }
+}
+
+#[test]
+fn a_database_that_redis_does_not_have_is_named() {
+    let (redis, backend) = (Redis::with(&["--databases", "2"]), by_path());
+    let gateway = Gateway::for_backend(&backend).set("REDIS_URL", redis.url() + "/2").start();
+    gateway.log_line(&["no connection to Redis", "DB index is out of range", "the number of a database"]);
+}
+
+#[test]
 fn the_access_list_of_the_documentation_is_enough_and_nothing_in_it_is_too_much() {
     let page = std::fs::read_to_string("docs/scaling.md").expect("the page");
     let rule = page.lines().find(|line| line.starts_with("ACL SETUSER ssegateway ")).expect("an access list");

@@ -10,6 +10,7 @@ use super::requests::Outcome;
 use super::resp::{self, Scanner, Value};
 use super::scripts::{LOG_LENGTH, OPEN, SCRIPTS, Script};
 use super::server::{self, Server};
+use super::settings::RedisSettings;
 use super::state::{BACKOFF_MAX, BACKOFF_MIN, BEAT_INTERVAL, Event, Expected, Link, Phase, REGISTERED, Sync};
 use super::sync::parse_epoch;
 use crate::clock::Millis;
@@ -73,15 +74,17 @@ impl Link {
         let Phase::Connecting { .. } = self.phase else { return };
         self.phase = Phase::Greeting;
         self.server = Server::default();
-        let user = self.settings.user.clone().unwrap_or_else(|| "default".to_owned());
         let name = format!("ssegateway-{:08x}", self.gateway);
-        match self.settings.password.as_ref().map(|password| password.expose().to_owned()) {
-            Some(password) => {
-                let login: [&[u8]; 7] =
-                    [b"HELLO", b"3", b"AUTH", user.as_bytes(), password.as_bytes(), b"SETNAME", name.as_bytes()];
-                self.command(now, Expected::Hello, &login);
-            }
-            None => self.command(now, Expected::Hello, &[b"HELLO", b"3", b"SETNAME", name.as_bytes()]),
+        let RedisSettings { user, password, .. } = &self.settings;
+        if user.is_none() && password.is_none() {
+            self.command(now, Expected::Hello, &[b"HELLO", b"3", b"SETNAME", name.as_bytes()]);
+        } else {
+            let user = user.clone().unwrap_or_else(|| "default".to_owned());
+            // That of a user with `nopass` may be any.
+            let password = password.as_ref().map(|password| password.expose().to_owned()).unwrap_or_default();
+            let login: [&[u8]; 7] =
+                [b"HELLO", b"3", b"AUTH", user.as_bytes(), password.as_bytes(), b"SETNAME", name.as_bytes()];
+            self.command(now, Expected::Hello, &login);
         }
         if self.settings.database != 0 {
             let database = self.settings.database.to_string();

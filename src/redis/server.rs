@@ -90,6 +90,8 @@ pub(crate) fn hint(why: &str, settings: &RedisSettings) -> String {
         format!("allow it: {}", acl(&settings.prefix))
     } else if why.contains("unknown command") && why.to_ascii_uppercase().contains("HELLO") || starts(&["NOPROTO"]) {
         "Redis 6 or later is needed".to_owned()
+    } else if why.contains("DB index") {
+        "REDIS_URL must end with the number of a database that Redis has, which are 0 to 15 by default".to_owned()
     } else if why.contains("OOM ") {
         "Redis is out of memory, and takes no new connections of gateways: raise its maxmemory".to_owned()
     } else if starts(&["MISCONF"]) || why.contains("MISCONF ") {
