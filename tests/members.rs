@@ -88,6 +88,21 @@ impl World {
         }
     }
 
+    /// The kernel accepts so many bytes for a connection, or all that there are, and then no more.
+    fn accept(&mut self, id: ConnId, count: usize) {
+        let mut left = count;
+        loop {
+            let bytes = self.gateway.unsent(id);
+            let taken = bytes.len().min(left);
+            if taken == 0 {
+                return self.gateway.refused(self.now, id);
+            }
+            self.received.entry(id).or_default().extend_from_slice(&bytes[..taken]);
+            self.gateway.wrote(self.now, id, taken);
+            left -= taken;
+        }
+    }
+
     /// Brings all members up to date, and writes what there is.
     fn carry_out(&mut self) {
         while let Some(id) = self.gateway.next_member(self.now) {
@@ -286,10 +301,42 @@ fn the_deadline_of_a_stream_that_is_cut_during_its_replay_is_known() {
     let (id, token) = world.open(r#"{"groups":["a"],"since":"start"}"#);
     world.full.push(id);
     world.carry_out();
+    world.pass(Duration::from_secs(1));
     let send = format!(r#"{{"token":"{token}","event":{{"data":"{}"}}}}"#, "x".repeat(2_000));
     assert_eq!([world.send(&send), world.send(&send)], ["200", "500"]);
     world.carry_out();
     assert_eq!(world.disconnect(), Some((Reason::Error, Some(Detail::SlowConsumer))));
+}
+
+/// By its reading of the replay.
+#[test]
+fn a_client_that_reads_its_replay_may_have_four_times_as_much_held_back() {
+    const STEP: Duration = Duration::from_millis(500);
+    // Whether it reads, how much is sent to its token, and whether that is too much.
+    for (reads, kilobytes, is_cut) in [(false, 10, false), (false, 12, true), (true, 38, false), (true, 42, true)] {
+        let mut world = World::new(Settings { pending_bytes_max: 10_000, ..history() });
+        world.send(&format!(r#"{{"group":"a","events":[{}]}}"#, events(100, 1_000)));
+        let (id, token) = world.open(r#"{"groups":["a"],"since":"start"}"#);
+        world.full.push(id);
+        world.carry_out();
+        world.accept(id, 1_000);
+        world.pass(2 * STEP);
+        let send = |n| format!(r#"{{"token":"{token}","event":{{"data":"{n} {}"}}}}"#, "x".repeat(990));
+        let mut answers = Vec::new();
+        for n in 100..100 + kilobytes {
+            if reads {
+                world.accept(id, 300);
+            }
+            answers.push(world.send(&send(n)));
+            world.pass(STEP);
+        }
+        let what = format!("reads: {reads}, {kilobytes} kB: {answers:?}");
+        assert_eq!(answers.iter().any(|answer| answer != "200"), is_cut, "{what}");
+        if !is_cut {
+            world.drain(id);
+            assert_eq!(numbers(&world.data(id)), Vec::from_iter(0..100 + kilobytes), "{what}");
+        }
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ const EVENTS: usize = 200;
 struct Setup {
     gateways: Vec<Gateway>,
     _backend: Backend,
-    _redis: Redis,
+    redis: Redis,
 }
 
 impl Setup {
@@ -35,7 +35,7 @@ impl Setup {
         for gateway in &gateways {
             eventually("a connection to Redis", || gateway.get("/readyz").text().contains(r#""redis":true"#));
         }
-        Self { gateways, _backend: backend, _redis: redis }
+        Self { gateways, _backend: backend, redis }
     }
 
     /// Sends an event of so many bytes to groups at the first gateway; its frame.
@@ -129,4 +129,22 @@ fn a_member_that_has_got_less_far_than_is_held_reads_on_from_redis() {
     frames.iter().for_each(|frame| assert_eq!(slow.event(), *frame));
     let live = setup.send(&["a"], EVENTS, 10);
     assert_eq!(slow.event(), live);
+}
+
+/// It reads, and Redis does not answer for longer than a client may take.
+#[test]
+fn a_member_that_waits_for_redis_is_not_taken_for_a_slow_one() {
+    let times = [("CLIENT_TIMEOUT_SECONDS", 2), ("REDIS_TIMEOUT_SECONDS", 3)];
+    let setup = Setup::with(|gateway| times.iter().fold(gateway, |gateway, (name, time)| gateway.set(name, time)));
+    let mut slow = setup.gateways[1].open("/a");
+    slow.client.take_little();
+    slow.frame();
+    let mut frames: VecDeque<String> = (0..EVENTS).map(|n| setup.send(&["a"], n, 20_000)).collect();
+    frames.drain(..3).for_each(|frame| assert_eq!(slow.event(), frame));
+    setup.redis.pause();
+    let reader = std::thread::spawn(move || frames.iter().for_each(|frame| assert_eq!(slow.event(), *frame)));
+    let has_redis = || setup.gateways[1].get("/readyz").text().contains(r#""redis":true"#);
+    eventually("the connection to Redis counts as dead", || !has_redis());
+    setup.redis.resume();
+    reader.join().expect("the stream goes on");
 }

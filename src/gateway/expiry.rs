@@ -19,7 +19,10 @@ impl Shared {
     /// The connection's deadline has passed.
     pub(super) fn time_out(&mut self, now: Millis, connection: &mut Connection) {
         let is_stalled = deadlines::is_stalled(now, connection, &self.settings);
+        let waits = self.waits_for_page(connection);
         match &mut connection.state {
+            // Redis is slow, or away, and not its client.
+            State::Streaming(_) if is_stalled && waits => connection.out.touch(now),
             State::Connecting(_) | State::Streaming(_) if is_stalled => {
                 self.cut_stream(now, connection, EndReason::error(Detail::ClientTimeout));
             }

@@ -65,10 +65,14 @@ impl Output {
 
     /// Whether too much is unsent: more than `bytes_max`, or several times that for a client that reads.
     pub(super) fn is_overdue(&self, now: Millis, bytes_max: usize) -> bool {
-        let refused = self.refused();
         let reads = |content: &Content| now < content.reads_until;
-        refused > bytes_max
-            && (refused > bytes_max.saturating_mul(READER_FACTOR) || !self.buffer.present().is_some_and(reads))
+        exceeds(self.refused(), bytes_max, || self.buffer.present().is_some_and(reads))
+    }
+
+    /// The same for a stream in its replay, behind which `held` bytes are held back; `waits`: it waits for what is not its
+    /// client's to read yet. What its client accepts of the replay shows that it reads.
+    pub(super) fn is_overdue_behind(&self, now: Millis, held: usize, waits: bool, bytes_max: usize) -> bool {
+        exceeds(held + self.refused(), bytes_max, || waits || now < self.progress_at.after(READS_FOR))
     }
 
     /// When output last made progress or began to queue; before that, when the connection was accepted.
@@ -138,6 +142,11 @@ impl Output {
         self.listed = self.counted > 0;
         self.counted
     }
+}
+
+/// Whether so many bytes are more than `bytes_max`, or than several times that for a client that reads.
+fn exceeds(bytes: usize, bytes_max: usize, reads: impl FnOnce() -> bool) -> bool {
+    bytes > bytes_max && (bytes > bytes_max.saturating_mul(READER_FACTOR) || !reads())
 }
 
 /// Output state shared by all connections, and the actions for the owner of the sockets.

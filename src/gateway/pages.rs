@@ -33,6 +33,11 @@ impl Pages {
         }
     }
 
+    /// Whether the page of a stream has not come.
+    pub(super) fn awaits(&self, stream: ConnId) -> bool {
+        self.waiting.contains(&stream) || self.asked.contains(&stream)
+    }
+
     /// Takes the next stream whose page is to be asked for.
     pub(super) fn next_to_ask(&mut self) -> Option<ConnId> {
         while self.asked.len() + self.arrived.len() < PAGES_MAX {

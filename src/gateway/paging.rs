@@ -1,6 +1,7 @@
 //! Members that have got less far than this gateway remembers: Redis has what it has dropped for `HISTORY_BYTES`, and gives
 //! it to them page by page.
 
+use super::connection::Connection;
 use super::frames::{Framing, Offer};
 use super::shared::Shared;
 use crate::cursor::Position;
@@ -10,6 +11,11 @@ impl Shared {
     /// Whether what was dropped here of what a stream is owed behind `position` may still be had from Redis.
     pub(super) fn is_recallable(&self, joined: Joined, position: Position) -> bool {
         self.engine.link.is_some() && !self.hub.groups.is_gone(joined, position)
+    }
+
+    /// Whether a stream has nothing that its client could read, as its page has not come.
+    pub(super) fn waits_for_page(&self, connection: &Connection) -> bool {
+        connection.out.is_empty() && self.pages.awaits(connection.id)
     }
 
     /// Behind which positions a stream is owed what its page has of its groups; `None`: it is in others by now, or there is

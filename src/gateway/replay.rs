@@ -183,7 +183,7 @@ impl Shared {
         }
         let held = without_ids(&connecting.held);
         if entry.is_due {
-            self.hold_back(connection, held, connecting.held_events);
+            self.hold_back(now, connection, held, connecting.held_events);
             self.count_unsent(connection);
         } else if held.is_empty() {
             if let Some(id) = first {
@@ -215,7 +215,7 @@ impl Shared {
             out.push(b'\n');
         }
         if entry.is_due {
-            self.hold_back(connection, Vec::new(), 0);
+            self.hold_back(now, connection, Vec::new(), 0);
         }
         self.outbox.queue(connection.id, &mut connection.out);
         if entry.is_over {
@@ -224,7 +224,11 @@ impl Shared {
     }
 
     /// What is sent to the token of a stream comes behind the events that are replayed to it now.
-    fn hold_back(&mut self, connection: &mut Connection, held: Vec<u8>, held_events: u64) {
+    fn hold_back(&mut self, now: Millis, connection: &mut Connection, held: Vec<u8>, held_events: u64) {
+        // Its client could not read anything of it before.
+        if connection.out.is_empty() {
+            connection.out.touch(now);
+        }
         if let State::Streaming(streaming) = &mut connection.state {
             streaming.reached.set_tail(true);
             let tail = Tail { until: self.hub.groups.head(), held, held_events, end: None };
@@ -280,10 +284,11 @@ impl Shared {
             }
         };
         let count = events.len() as u64;
+        let (pending_max, waits) = (self.settings.pending_bytes_max, self.waits_for_page(connection));
         let has_tail = reached.has_tail() && !planted::is("token-sends-overtake-a-replay");
         match self.delivery.tails.get_mut(&connection.id.slot()).filter(|_| has_tail) {
             Some(Tail { end: Some(_), .. }) => return SendResult::NotFound,
-            Some(tail) if tail.held.len() > self.settings.pending_bytes_max && count > 0 => {
+            Some(tail) if count > 0 && connection.out.is_overdue_behind(now, tail.held.len(), waits, pending_max) => {
                 self.cut_stream(now, connection, EndReason::error(Detail::SlowConsumer));
                 return SendResult::Failed;
             }
