@@ -192,6 +192,22 @@ fn a_client_that_reads_every_second_may_have_four_times_as_much_pending() {
     assert!(!takes(&mut gateway, at(1_000), stream, 40));
 }
 
+/// The loop writes no more than 64 KiB at a time, and reads other sends in between.
+#[test]
+fn a_client_that_has_been_refused_nothing_is_not_slow() {
+    let now = Millis::ZERO;
+    let mut gateway = Gateway::new(Settings { pending_bytes_max: 10_000, ..Settings::default() }, now, 0);
+    let token = Uuid::from_u128(7);
+    let id = open_stream(&mut gateway, token);
+    for sent in 1..=3 {
+        assert_eq!(send(&mut gateway, now, token, 15_000), "200", "send {sent}");
+        while gateway.next_dirty().is_some() {}
+        gateway.wrote(now, id, 1_000);
+    }
+    // Four times as much is the limit for everybody.
+    assert_eq!(send(&mut gateway, now, token, 1), "500");
+}
+
 /// A sample of the metrics, by its name and labels.
 fn sample(gateway: &mut Gateway, now: Millis, name: &str) -> String {
     let id = request(gateway, now, Uuid::nil(), b"GET /internal/metrics HTTP/1.1\r\nHost: h\r\n\r\n");

@@ -264,7 +264,7 @@ impl Oracle {
         }
         let Some(stream) = &mut it.stream else { return };
         let pending_max = self.settings.pending_bytes_max;
-        let backlog_max = pending_max * if self.now < it.reads_until { READER_FACTOR } else { 1 };
+        let backlog_max = pending_max * if self.now < it.reads_until || !it.was_refused { READER_FACTOR } else { 1 };
         send.answer = Some(match stream.phase {
             Phase::Over => NOT_FOUND,
             Phase::Connecting if stream.held_close => NOT_FOUND,
