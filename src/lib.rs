@@ -51,6 +51,7 @@
 //! | what Redis does, its keys and channels | `redis/scripts.rs` |
 //! | what several gateways say to each other | `gateway/asking.rs` (the messages), `gateway/upstream.rs` (what follows) |
 //! | streams that wait for Redis, gaps on open streams | `gateway/following.rs`, `gateway/entering.rs` |
+//! | what Redis says of many streams at once, in slices | `gateway/epochs.rs` |
 //! | connecting to Redis, catching up | `redis/link.rs`, `redis/sync.rs`; a build without Redis: `redis/absent.rs` |
 //! | what is known of one connection: listener, peer, state | `gateway/connection.rs` |
 //! | what the loop reports to the core: accepted, received, written | `gateway/mod.rs` |

@@ -14,7 +14,7 @@ use crate::callback::{self, Reason};
 use crate::clock::Millis;
 use crate::cursor::Position;
 use crate::hub::{ConnId, EndReason, Joined, Owing, parse_token};
-use crate::redis::Page;
+use crate::redis::{Link, Page};
 use crate::sse::{self, Event};
 use crate::table::Table;
 use std::time::Duration;
@@ -109,8 +109,10 @@ impl Shared {
     /// them. It must not follow them before: whoever does counts as a member.
     pub(super) fn asks_what_is_alive<S: AsRef<str>>(&mut self, now: Millis, stream: ConnId, names: &[S]) -> bool {
         self.unfollow_unused();
-        let groups = &self.hub.groups;
-        let is_alive = |name: &str| groups.standing(name).is_some_and(|standing| standing.is_alive);
+        let is_alive = |name: &str| {
+            let standing = self.hub.groups.standing(name);
+            standing.is_some_and(|standing| standing.members > 0 || (standing.is_alive && self.is_known(name)))
+        };
         let mut names = names.iter().map(AsRef::as_ref).peekable();
         if names.peek().is_none() || names.clone().any(|name| is_alive(name) || self.following.is_wanted(name)) {
             return false;
@@ -121,8 +123,17 @@ impl Shared {
         true
     }
 
+    /// Whether something has come over Redis that was not acted upon.
+    pub(super) fn is_upstream_behind(&self) -> bool {
+        !self.backlog.is_empty() || self.engine.link.as_ref().is_some_and(|link| link.has_events())
+    }
+
     /// Ends following groups that nobody here is in, or waits for.
     pub(super) fn unfollow_unused(&mut self) {
+        // What is still to come of a group would else be taken for that of the next time when it is followed.
+        if self.is_upstream_behind() {
+            return;
+        }
         let Some(link) = &mut self.engine.link else { return };
         loop {
             let vacated = self.hub.groups.next_vacated();
@@ -142,9 +153,12 @@ impl Shared {
         names.iter().all(|name| self.is_known(name.as_ref()))
     }
 
-    /// Whether all of a group is known here. The connection may be ahead: its events are taken one by one.
+    /// Whether all of a group is known here. The connection may be ahead: its events are taken one by one, and an epoch
+    /// begins in slices.
     pub(super) fn is_known(&self, name: &str) -> bool {
-        self.engine.link.as_ref().is_some_and(|link| link.is_ready(name)) && self.hub.groups.is_followed(name)
+        let epoch = self.backlog.new_epoch.is_none().then_some(self.engine.epoch());
+        let is_ready = |link: &Link| epoch.is_some() && link.epoch() == epoch && link.is_ready(name);
+        self.engine.link.as_ref().is_some_and(|link| is_ready(link)) && self.hub.groups.is_followed(name)
     }
 
     /// The client's GET was read: it is to get what is sent from now on, by the order of Redis.

@@ -158,6 +158,11 @@ impl Following {
         })
     }
 
+    /// Nobody is in a group any more for which nothing waits.
+    pub(super) fn release(&mut self, name: Box<str>) {
+        self.released.push(name);
+    }
+
     /// A group for which nothing waits any more.
     pub(super) fn next_released(&mut self) -> Option<Box<str>> {
         self.released.pop()

@@ -28,6 +28,7 @@
 //! | `members` | bringing streams up to date with their groups |
 //! | `publishing`, `replay` | sends to groups, joining and leaving; where a stream in groups begins |
 //! | `entering` | following groups that Redis keeps; streams that enter them late, or anew |
+//! | `backlog`, `epochs` | what concerns many streams at once, in slices |
 //! | `rejections`, `streams` | what a client gets in place of a stream; asking the backend, opening |
 //! | `sends` | sends to streams |
 //! | `feed`, `feeds` | one feed, and its account of lines; reading feeds, applying their lines, ending them |
@@ -40,12 +41,14 @@ mod actions;
 mod answering;
 mod answers;
 mod asking;
+mod backlog;
 mod budget;
 mod connection;
 mod deadlines;
 mod draining;
 mod ending;
 mod entering;
+mod epochs;
 mod expiry;
 mod feed;
 mod feeds;
@@ -322,7 +325,7 @@ impl Gateway {
     pub fn next_deadline(&self) -> Option<Millis> {
         let listing = (!self.shared.listings.is_empty()).then_some(Millis::ZERO);
         let shared = &self.shared;
-        let visits = self.has_visits().then_some(Millis::ZERO);
+        let visits = (self.has_visits() || self.is_upstream_behind()).then_some(Millis::ZERO);
         let groups = shared.hub.groups.next_expiry();
         let deadlines =
             [listing, shared.shutdown.next_deadline(), shared.hub.calls.next_deadline(), shared.deadlines.next_due()];

@@ -4,6 +4,7 @@ use super::actions::{Action, CloseMode, Ticket};
 use super::answering::Answering;
 use super::answers::{Answer, Refusal, ResponseMode};
 use super::asking::Asking;
+use super::backlog::Backlog;
 use super::budget::Budget;
 use super::connection::{Closing, Connection, State};
 use super::deadlines::{self, Deadlines};
@@ -69,6 +70,8 @@ pub(super) struct Shared {
     pub jitter: Jitter,
     /// What waits until groups are known.
     pub following: Following,
+    /// What has come over Redis, and was not acted upon.
+    pub backlog: Backlog,
     pub pages: Pages,
     /// What waits for answers over Redis.
     pub asking: Asking,
@@ -97,6 +100,7 @@ impl Shared {
             hub: Hub::new(Calls::new(&settings.calls()), Groups::new(history, random.rotate_left(32))),
             engine: Engine::new(random, link),
             following: Following::default(),
+            backlog: Backlog::default(),
             pages: Pages::default(),
             asking: Asking::default(),
             delivery: Delivery::default(),

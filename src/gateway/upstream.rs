@@ -11,12 +11,30 @@ use super::results::{MembershipResult, Published, SendResult};
 use super::shared::Shared;
 use super::streams::Opening;
 use crate::clock::Millis;
-use crate::cursor::{Epoch, Position};
 use crate::hub::{ConnId, Entry, Kept, Watched};
 use crate::job::Job;
 use crate::redis::{Event, Loaded, Outcome, Serial, span_of};
 use crate::table::Table;
 use core::net::{IpAddr, SocketAddr};
+
+/// What it takes to look at a wait that may be over.
+const EFFORT_OF_WAIT: usize = 4;
+
+/// What it takes to take in an event.
+fn effort_of(event: &Event) -> usize {
+    match event {
+        Event::Published(published) => published.frames.len().max(1),
+        Event::Loaded(loaded) => 4 + loaded.entries.len(),
+        Event::Done(..) | Event::Message(_) => 4,
+        Event::Connect
+        | Event::Disconnect
+        | Event::Epoch(..)
+        | Event::Limits(_)
+        | Event::Gap(..)
+        | Event::Head(_)
+        | Event::Live => 1,
+    }
+}
 
 impl Shared {
     /// Does something with the connection to Redis, and what follows.
@@ -28,8 +46,36 @@ impl Shared {
     ) {
         let Some(link) = &mut self.engine.link else { return };
         act(link);
-        while let Some(event) = self.engine.link.as_mut().and_then(|link| link.next_event()) {
+        self.take_events(now, connections);
+    }
+
+    /// Takes what has come, as far as a turn allows.
+    fn take_events(&mut self, now: Millis, connections: &mut Table<Connection>) {
+        while let Some(event) = self.engine.link.as_mut().and_then(|link| link.next_socket_event()) {
             self.take_event(now, connections, event);
+        }
+        while !self.backlog.is_spent() {
+            if let Some(new_epoch) = self.backlog.new_epoch.take() {
+                self.advance_epoch(now, connections, new_epoch);
+            } else if let Some(gap) = self.backlog.gap.take() {
+                self.advance_gap(now, connections, gap);
+            } else if let Some(wait) = self.backlog.waits.pop_front() {
+                self.backlog.spend(EFFORT_OF_WAIT);
+                self.proceed_if_known(now, connections, wait);
+            } else if let Some(event) = self.engine.link.as_mut().and_then(|link| link.next_event()) {
+                self.backlog.spend(effort_of(&event));
+                self.take_event(now, connections, event);
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// A turn begins, in which so much may be done of what has come; a unit is about a microsecond.
+    pub(super) fn continue_upstream(&mut self, now: Millis, connections: &mut Table<Connection>, effort: usize) {
+        self.backlog.allow(effort);
+        if self.is_upstream_behind() {
+            self.take_events(now, connections);
         }
     }
 
@@ -71,6 +117,7 @@ impl Shared {
     /// A turn is over: its commands are about to be written.
     pub(super) fn finish_commands(&mut self, now: Millis, connections: &mut Table<Connection>) {
         if self.engine.link.is_some() {
+            self.take_events(now, connections);
             self.unfollow_unused();
             self.ask_for_pages(now, connections);
             self.asking.head = None;
@@ -82,7 +129,7 @@ impl Shared {
         match event {
             Event::Connect => self.connect_upstream(),
             Event::Disconnect => self.outbox.act(Action::Disconnect),
-            Event::Epoch(epoch, head) => self.begin_epoch(now, connections, epoch, head),
+            Event::Epoch(epoch, head) => self.begin_epoch(epoch, head),
             Event::Limits(limits) => {
                 self.hub.groups.set_limits(limits.age, limits.events);
                 self.hub.groups.expire_elsewhere_behind(span_of(limits.age));
@@ -90,16 +137,9 @@ impl Shared {
             Event::Gap(name, until) => {
                 // It concerns those as well who come back.
                 self.hub.groups.doubt(&name, until);
-                for slot in self.hub.groups.members_of(&name) {
-                    let Some(connection) = connections.in_slot_mut(slot) else { continue };
-                    let id = connection.id;
-                    if connection.is_resumable() {
-                        self.suspend(now, connection, false);
-                        self.settle(now, connections, id);
-                    }
-                }
+                self.backlog.gap = Some((name, usize::MAX));
             }
-            Event::Loaded(loaded) => self.take_loaded(now, connections, loaded),
+            Event::Loaded(loaded) => self.take_loaded(now, loaded),
             Event::Published(published) => {
                 self.take_published(now, &published);
                 if let Some(link) = &mut self.engine.link {
@@ -109,11 +149,7 @@ impl Shared {
             Event::Done(serial, outcome) => self.take_outcome(now, connections, serial, outcome),
             Event::Message(message) => self.take_message(now, connections, &message),
             Event::Head(head) => self.hub.groups.advance(head),
-            Event::Live => {
-                for wait in self.following.all() {
-                    self.proceed_if_known(now, connections, wait);
-                }
-            }
+            Event::Live => self.backlog.waits.extend(self.following.all()),
         }
     }
 
@@ -127,27 +163,11 @@ impl Shared {
         self.outbox.act(action);
     }
 
-    /// What was kept may be gone: all streams in groups leave them, and enter them again.
-    fn begin_epoch(&mut self, now: Millis, connections: &mut Table<Connection>, epoch: Epoch, head: Position) {
-        let members: Vec<ConnId> =
-            connections.iter().filter(|(_, connection)| connection.is_member()).map(|(id, _)| id).collect();
-        for id in members {
-            if let Some(connection) = connections.get_mut(id) {
-                self.suspend(now, connection, true);
-                self.settle(now, connections, id);
-            }
-        }
-        self.engine.set_epoch(epoch);
-        self.hub.groups.restart(head);
-    }
-
-    fn take_loaded(&mut self, now: Millis, connections: &mut Table<Connection>, loaded: Loaded) {
+    fn take_loaded(&mut self, now: Millis, loaded: Loaded) {
         let Loaded { name, entries, dropped, doubt, is_ended } = loaded;
         let entries = entries.into_iter().map(|(position, frame)| Entry { position, frame }).collect();
         self.hub.groups.load(now, Kept { name: &name, entries, dropped, doubt, is_ended });
-        for wait in self.following.waiting_for(&name) {
-            self.proceed_if_known(now, connections, wait);
-        }
+        self.backlog.waits.extend(self.following.waiting_for(&name));
     }
 
     fn proceed_if_known(&mut self, now: Millis, connections: &mut Table<Connection>, id: WaitId) {

@@ -4,6 +4,17 @@ use super::Gateway;
 use crate::clock::Millis;
 
 impl Gateway {
+    /// A turn begins, in which so much may be done of what has come over Redis; a unit is about a microsecond. The rest
+    /// follows in later turns. Without this call there is no limit.
+    pub fn continue_upstream(&mut self, now: Millis, effort: usize) {
+        self.shared.continue_upstream(now, &mut self.connections, effort);
+    }
+
+    /// Whether something of that is left for the next turn.
+    pub fn is_upstream_behind(&self) -> bool {
+        self.shared.is_upstream_behind()
+    }
+
     /// Redis is connected to, or will be as soon as the socket has room for output.
     pub fn upstream_connected(&mut self, now: Millis) {
         self.shared.with_link(now, &mut self.connections, |link| link.connected(now));

@@ -214,10 +214,12 @@ impl Groups {
         None
     }
 
-    /// The connections' slots of the members of a group.
-    pub(crate) fn members_of(&self, name: &str) -> Vec<u32> {
-        let members = self.find(name).map_or(&[][..], |slot| &self.group(slot).members);
-        members.iter().map(|index| self.memberships.get(*index).stream()).collect()
+    /// The connection's slot of the last of the first `count` members of a group, and how many that are.
+    pub(crate) fn last_member(&self, name: &str, count: usize) -> Option<(u32, usize)> {
+        let members = &self.group(self.find(name)?).members;
+        let count = count.min(members.len());
+        let last = members.get(count.checked_sub(1)?)?;
+        Some((self.memberships.get(*last).stream(), count))
     }
 
     /// The names of a stream's groups in the order in which it joined them, each with whether the answer to its connect

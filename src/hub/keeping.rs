@@ -7,6 +7,7 @@ use crate::cursor::Position;
 use crate::planted;
 use crate::table::Key;
 use std::cmp::Reverse;
+use std::ops::Range;
 use std::time::Duration;
 
 /// How long the end of a group is remembered without history.
@@ -217,17 +218,35 @@ impl Groups {
         self.keeping.forgotten.take(hash);
     }
 
-    /// Positions begin anew at `head`, and nothing is known of any group. There are no members.
-    pub(crate) fn restart(&mut self, head: Position) {
-        let slots: Vec<u32> = self.table.iter().map(|(key, _)| key.slot()).collect();
-        for slot in slots {
-            let group = self.group_mut(slot);
-            group.is_followed = false;
-            group.walk = None;
-            self.forget_all(slot);
-        }
-        self.walks.clear();
+    /// Nothing is on its way any more: there are no members.
+    pub(crate) fn stop_walks(&mut self) {
+        debug_assert_eq!(self.memberships.len(), 0);
         self.closing = 0;
+        for slot in std::mem::take(&mut self.walks) {
+            self.group_mut(slot).walk = None;
+            self.release(slot);
+        }
+    }
+
+    /// How many slots there are for groups.
+    pub(crate) fn slots(&self) -> usize {
+        self.table.slots()
+    }
+
+    /// Forgets what was known of the groups in these slots. Returns how many events that were.
+    pub(crate) fn forget_slots(&mut self, slots: Range<usize>) -> usize {
+        let mut events = 0;
+        for slot in slots {
+            let Some(group) = self.table.in_slot_mut(slot as u32) else { continue };
+            group.is_followed = false;
+            events += group.ring.len();
+            self.forget_all(slot as u32);
+        }
+        events
+    }
+
+    /// Positions begin anew at `head`; nothing is known of any group.
+    pub(crate) fn restart(&mut self, head: Position) {
         self.keeping.forgotten = Forgotten::default();
         self.head = head;
     }

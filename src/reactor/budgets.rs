@@ -18,6 +18,9 @@ pub(super) const TURN_FLUSHES: usize = 512;
 pub(super) const TURN_MEMBERS_MIN: usize = 24;
 /// The same with as many groups, whose events would else fall behind the sends.
 pub(super) const TURN_MEMBERS_MAX: usize = 64;
+/// What is done per turn of what has come over Redis, in units of about a microsecond: what 64 KiB of usual events are, as a
+/// turn reads no more, and some milliseconds where many streams are concerned.
+pub(super) const TURN_UPSTREAM: usize = 1024;
 /// Callback outcomes processed per turn.
 pub(super) const TURN_COMPLETIONS: usize = 256;
 /// Batches of timers fired per turn, so that a million heartbeats do not stall the loop.

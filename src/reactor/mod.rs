@@ -160,6 +160,7 @@ impl<N: System> Reactor<N> {
             || self.flushes_left == 0
             || self.gateway.has_visits()
             || self.upstream.is_behind()
+            || self.gateway.is_upstream_behind()
     }
 
     fn expire(&mut self) {

@@ -1,6 +1,7 @@
 //! The connection to Redis, the only one that the process itself opens. It has no slot among the clients' connections:
 //! no limit, deadline or drain of theirs is meant for it.
 
+use super::budgets::TURN_UPSTREAM;
 use super::system::System;
 use crate::clock::Millis;
 use crate::gateway::Gateway;
@@ -77,7 +78,7 @@ impl<S> Upstream<S> {
         }
     }
 
-    /// Reads once, if there may be input.
+    /// Acts upon what has come, and reads once, if there may be input.
     pub(super) fn read(
         &mut self,
         net: &mut impl System<Socket = S>,
@@ -85,6 +86,11 @@ impl<S> Upstream<S> {
         now: Millis,
         buffer: &mut [u8],
     ) {
+        gateway.continue_upstream(now, TURN_UPSTREAM);
+        // There is to be no more of it before.
+        if gateway.is_upstream_behind() {
+            return;
+        }
         let Some(connected) = self.connected.as_mut().filter(|connected| connected.readable) else { return };
         match net.read(&mut connected.socket, buffer) {
             Ok(0) => gateway.upstream_failed(now, "it has closed the connection"),

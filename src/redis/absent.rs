@@ -7,7 +7,7 @@ use super::requests::Serial;
 use super::settings::{Limits, RedisSettings};
 use super::state::{Event, LinkCounts};
 use crate::clock::Millis;
-use crate::cursor::Position;
+use crate::cursor::{Epoch, Position};
 use uuid::Uuid;
 
 pub(crate) enum Link {}
@@ -39,6 +39,9 @@ impl Link {
         fn bytes(&) -> usize;
         fn followed(&) -> usize;
         fn next_event(&mut) -> Option<Event>;
+        fn next_socket_event(&mut) -> Option<Event>;
+        fn has_events(&) -> bool;
+        fn epoch(&) -> Option<Epoch>;
         fn unsent(&) -> &[u8];
         fn wrote(&mut, usize);
         fn reuse(&mut, Published);

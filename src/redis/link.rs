@@ -43,7 +43,7 @@ impl Link {
         match self.phase {
             Phase::Waiting { until } if until <= now => {
                 self.phase = Phase::Connecting { until: now.after(self.settings.timeout) };
-                self.events.push_back(Event::Connect);
+                self.socket_events.push_back(Event::Connect);
             }
             Phase::Connecting { until } if until <= now => self.broken(now, "no connection in time"),
             Phase::Greeting | Phase::Syncing | Phase::Live if self.answer_due() <= now => {
@@ -123,7 +123,7 @@ impl Link {
         self.held.break_off();
         let lost = self.requests.doubt(now.after(self.settings.timeout));
         self.finish(lost);
-        self.events.push_back(Event::Disconnect);
+        self.socket_events.push_back(Event::Disconnect);
     }
 
     fn beat(&mut self, now: Millis) {

@@ -101,6 +101,9 @@ pub(super) struct Sync {
     /// Up to here the log says all.
     pub(super) log_ends_at: Position,
     pub(super) reads_left: usize,
+    /// Groups to read after those, a read each. `subscribes`: only then they are subscribed to.
+    pub(super) unread: VecDeque<Vec<Box<str>>>,
+    pub(super) subscribes: bool,
     pub(super) newest: Position,
     pub(super) replays: Vec<Replay>,
     pub(super) loaded: Vec<Loaded>,
@@ -151,6 +154,8 @@ pub(crate) struct Link {
     pub(super) complaint: String,
     pub(super) has_been_live: bool,
     pub(super) events: VecDeque<Event>,
+    /// Those that are for the socket, and wait for no other.
+    pub(super) socket_events: VecDeque<Event>,
     pub(super) counts: LinkCounts,
 }
 
@@ -228,6 +233,7 @@ impl Link {
             complaint: String::new(),
             has_been_live: false,
             events: VecDeque::new(),
+            socket_events: VecDeque::new(),
             counts: LinkCounts::default(),
         })
     }
@@ -285,9 +291,24 @@ impl Link {
         self.held.len()
     }
 
-    /// The next thing that happened.
+    /// The next thing that happened; what is for the socket first.
     pub(crate) fn next_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.next_socket_event().or_else(|| self.events.pop_front())
+    }
+
+    /// The next thing to do with the socket.
+    pub(crate) fn next_socket_event(&mut self) -> Option<Event> {
+        self.socket_events.pop_front()
+    }
+
+    /// Whether there are events that were not taken.
+    pub(crate) fn has_events(&self) -> bool {
+        !self.events.is_empty() || !self.socket_events.is_empty()
+    }
+
+    /// The epoch of the data of Redis.
+    pub(crate) fn epoch(&self) -> Option<Epoch> {
+        self.epoch
     }
 
     /// An event was taken in: its memory is for the next one.
@@ -355,6 +376,12 @@ impl Link {
             resp::write_argument(&mut self.out, argument.as_bytes());
         }
         self.expected.push_back((now, expected));
+    }
+
+    pub(super) fn subscribe<S: AsRef<str>>(&mut self, channels: &[S]) {
+        let names = channels.iter().map(AsRef::as_ref);
+        let arguments: Vec<&[u8]> = std::iter::once("SUBSCRIBE").chain(names).map(str::as_bytes).collect();
+        resp::write_command(&mut self.out, &arguments);
     }
 
     pub(super) fn read(&mut self, now: Millis, names: Vec<Box<str>>) {

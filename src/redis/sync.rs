@@ -3,7 +3,7 @@
 use super::entries::{Entry, Tag, flags, id_of, ms_of, position_of};
 use super::held::{Frame, Loaded, Replay, Standing, in_order, load};
 use super::requests::own_sends;
-use super::resp::{self, Value};
+use super::resp::Value;
 use super::scripts::{LOG_LENGTH, Script};
 use super::settings::Limits;
 use super::state::{BACKOFF_MIN, BEAT_INTERVAL, Event, Expected, Link, Phase, REGISTERED, Sync};
@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// Groups in one command when all are read.
 const READ_AT_ONCE: usize = 100;
+/// Reads under way: what Redis has to say, and what follows from it, comes in pieces.
+const READS_MAX: usize = 8;
 /// Channels in one command when all are subscribed to.
 const SUBSCRIBED_AT_ONCE: usize = 1_000;
 
@@ -64,7 +66,9 @@ impl Link {
         let was_at = self.sync.behind;
         // In a new epoch nothing can be proved.
         let behind = if is_new_epoch { 0 } else { was_at };
-        self.sync = Sync { behind, newest, log_starts_at: Position::MAX, ..Sync::default() };
+        // Without anything that was known before, what is sent to a group until it is read is in what is read.
+        let subscribes = behind == 0;
+        self.sync = Sync { behind, newest, subscribes, log_starts_at: Position::MAX, ..Sync::default() };
         if is_new_epoch {
             self.counts.epochs += u64::from(self.epoch.is_some());
             self.epoch = Some(epoch);
@@ -73,15 +77,10 @@ impl Link {
             self.events.push_back(Event::Epoch(epoch, newest));
         }
         self.phase = Phase::Syncing;
-        let channels: Vec<String> = [self.names.all(), self.names.inbox(self.gateway)]
-            .into_iter()
-            .chain(self.held.names().map(|name| self.names.channel(name)))
-            .collect();
-        for channels in channels.chunks(SUBSCRIBED_AT_ONCE) {
-            let arguments: Vec<&[u8]> =
-                std::iter::once("SUBSCRIBE").chain(channels.iter().map(|name| &**name)).map(str::as_bytes).collect();
-            resp::write_command(&mut self.out, &arguments);
-        }
+        let held = self.held.names().filter(|_| !subscribes).map(|name| self.names.channel(name));
+        let channels: Vec<String> =
+            [self.names.all(), self.names.inbox(self.gateway)].into_iter().chain(held).collect();
+        channels.chunks(SUBSCRIBED_AT_ONCE).for_each(|channels| self.subscribe(channels));
         if was_at == 0 {
             // What was read of the log before the connection broke again is lost.
             let results = self.requests.resolve(&HashMap::new(), false);
@@ -137,8 +136,27 @@ impl Link {
         // Silent loss with each broken connection.
         let selected =
             self.held.select(|name| has_changed(name) && !planted::is("resubscribed-groups-are-not-caught-up"));
-        for names in selected.chunks(READ_AT_ONCE) {
-            self.read(now, names.to_vec());
+        let mut selected = selected.into_iter();
+        let reads = std::iter::from_fn(|| Some(selected.by_ref().take(READ_AT_ONCE).collect::<Vec<_>>()));
+        self.sync.unread = reads.take_while(|names| !names.is_empty()).collect();
+        self.read_on(now);
+    }
+
+    /// Reads further groups, or goes live.
+    fn read_on(&mut self, now: Millis) {
+        while self.sync.reads_left < READS_MAX
+            && let Some(mut names) = self.sync.unread.pop_front()
+        {
+            // Others are not wanted any more, or are being read.
+            names.retain(|name| matches!(self.held.get(name), Some(Standing::Unread | Standing::Stale)));
+            if names.is_empty() {
+                continue;
+            }
+            if self.sync.subscribes {
+                let channels: Vec<String> = names.iter().map(|name| self.names.channel(name)).collect();
+                self.subscribe(&channels);
+            }
+            self.read(now, names);
         }
         if self.sync.reads_left == 0 {
             self.go_live(now);
@@ -179,8 +197,8 @@ impl Link {
                 self.sync.add_loaded(loaded);
             }
         }
-        if !is_live && self.sync.reads_left == 0 {
-            self.go_live(now);
+        if !is_live {
+            self.read_on(now);
         }
         Some(())
     }

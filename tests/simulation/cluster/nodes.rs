@@ -75,6 +75,7 @@ impl World {
     /// What the event loop does in a turn; `members`: so many members of groups are written to.
     pub(super) fn turn(&mut self, at: usize, members: u64) {
         let now = self.time();
+        self.nodes[at].gateway.continue_upstream(now, usize::try_from(members).expect("so much"));
         self.carry_out(at);
         for _ in 0..members {
             let Some(id) = self.nodes[at].gateway.next_member(now) else { break };
