@@ -35,7 +35,8 @@ pub(crate) struct Crowd {
     events: Events,
     slots: Vec<Option<Visitor>>,
     by_visit: HashMap<u64, usize>,
-    senders: Vec<Sender>,
+    /// A send is known by the visit that it is for.
+    senders: Vec<Sender<u64>>,
     news: Receiver<News>,
     random: Random,
     start: Instant,
@@ -439,10 +440,12 @@ impl Crowd {
         for answer in self.senders[n].read() {
             self.answered(&answer);
         }
+        let failure = self.senders[n].failure();
+        assert_eq!(failure, None, "a sender's connection is over");
     }
 
-    fn answered(&mut self, answer: &Answered) {
-        let slot = self.by_visit.get(&answer.visit).copied();
+    fn answered(&mut self, answer: &Answered<u64>) {
+        let slot = self.by_visit.get(&answer.send).copied();
         let visitor = slot.and_then(|slot| self.slots[slot].as_ref());
         let open = visitor.is_some_and(|visitor| {
             visitor.role == Role::Healthy && matches!(visitor.stage, Stage::Open | Stage::Quiet)

@@ -1,4 +1,4 @@
-//! The sending side: keep-alive connections with pipelined sends, and a record of the visit of each.
+//! The sending side: keep-alive connections with pipelined sends, and a record of what each of them is.
 
 use crate::common::{find, send_request};
 use mio::net::TcpStream;
@@ -6,35 +6,37 @@ use mio::{Interest, Registry, Token};
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 
-/// One connection to `/internal/send`.
-pub(crate) struct Sender {
+/// One connection to `/internal/send`; each send on it is known as a `T`.
+pub(crate) struct Sender<T> {
     socket: TcpStream,
     out: Vec<u8>,
     input: Vec<u8>,
-    /// The visits of unanswered sends, in order.
-    unanswered: VecDeque<u64>,
+    /// In order.
+    unanswered: VecDeque<T>,
     /// Sends on this connection so far.
     count: usize,
+    /// Why it is over.
+    failure: Option<String>,
 }
 
 /// The answer to a send.
-pub(crate) struct Answered {
-    pub visit: u64,
+pub(crate) struct Answered<T> {
+    pub send: T,
     pub status: u16,
     pub body: String,
 }
 
-impl Sender {
+impl<T> Sender<T> {
     pub(crate) fn connect(port: u16, registry: &Registry, token: Token) -> Self {
         let mut socket = TcpStream::connect(([127, 0, 0, 1], port).into()).expect("a connection to send on");
         registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE).expect("epoll takes it");
-        Self { socket, out: Vec::new(), input: Vec::new(), unanswered: VecDeque::new(), count: 0 }
+        Self { socket, out: Vec::new(), input: Vec::new(), unanswered: VecDeque::new(), count: 0, failure: None }
     }
 
     /// Queues a send; [`Sender::flush`] writes it.
-    pub(crate) fn push(&mut self, visit: u64, body: &str) {
+    pub(crate) fn push(&mut self, send: T, body: &str) {
         self.out.extend_from_slice(send_request(body).as_bytes());
-        self.unanswered.push_back(visit);
+        self.unanswered.push_back(send);
         self.count += 1;
     }
 
@@ -47,35 +49,40 @@ impl Sender {
         self.unanswered.is_empty()
     }
 
+    /// Why the connection is over, if it is.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
     /// Writes as much as the kernel accepts.
     pub(crate) fn flush(&mut self) {
-        while !self.out.is_empty() {
+        while !self.out.is_empty() && self.failure.is_none() {
             match self.socket.write(&self.out) {
                 Ok(count) => drop(self.out.drain(..count)),
                 // Not connected yet, or full: an event will follow.
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => return,
-                Err(error) => panic!("a sender's connection failed: {error}"),
+                Err(error) => self.failure = Some(error.to_string()),
             }
         }
     }
 
     /// Reads the available answers.
-    pub(crate) fn read(&mut self) -> Vec<Answered> {
+    pub(crate) fn read(&mut self) -> Vec<Answered<T>> {
         let mut answers = Vec::new();
         let mut scratch = [0; 16 * 1024];
-        loop {
+        while self.failure.is_none() {
             match self.socket.read(&mut scratch) {
-                Ok(0) => panic!("the gateway closed a sender's connection: {} unanswered", self.unanswered.len()),
+                Ok(0) => self.failure = Some("the gateway closed it".to_owned()),
                 Ok(count) => self.input.extend_from_slice(&scratch[..count]),
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => break,
-                Err(error) => panic!("a sender's connection failed: {error}"),
+                Err(error) => self.failure = Some(error.to_string()),
             }
         }
         let mut start = 0;
         while let Some((status, body, length)) = parse(&self.input[start..]) {
             start += length;
-            let visit = self.unanswered.pop_front().expect("an answer to a send");
-            answers.push(Answered { visit, status, body });
+            let send = self.unanswered.pop_front().expect("an answer to a send");
+            answers.push(Answered { send, status, body });
         }
         self.input.drain(..start);
         answers
