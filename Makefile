@@ -72,8 +72,8 @@ faults: ## Faults on the real binary: stalled readers, dead backends, lost links
 	cargo test --profile proof --test faults -- --test-threads 4 --skip few_workers::
 	cargo test --profile proof --test faults few_workers:: -- --test-threads 4
 
-soak: ## Thousands of streams with churn and faults: MINUTES=15 (1 if not given)
-	SOAK_MINUTES=$(or $(MINUTES),1) cargo test --profile proof --test soak
+soak: ## Thousands of streams with churn and faults: MINUTES=15 (1 if not given); GATEWAYS=3 on a Redis that is killed every 20 s
+	SOAK_MINUTES=$(or $(MINUTES),1) $(if $(GATEWAYS),SOAK_GATEWAYS=$(GATEWAYS)) cargo test --profile proof --test soak
 
 siege: ## Honest users beside ten attacks, on the release binary in 64 MB: SECONDS=60 each, ONLY=silent SERVER=path
 	$(if $(SERVER),,cargo build --release --bin ssegateway)

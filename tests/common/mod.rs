@@ -35,7 +35,9 @@ pub(crate) use redis::Redis;
 pub(crate) use relay::Relay;
 pub(crate) use response::{Response, assert_error, assert_json, is_http_date};
 pub(crate) use stream::{Finish, Stream};
-pub(crate) use sys::{SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGSTOP, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
+pub(crate) use sys::{
+    SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGQUIT, SIGSTOP, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ,
+};
 
 use std::time::{Duration, Instant};
 

@@ -7,6 +7,7 @@ pub(crate) const SIGALRM: i32 = libc::SIGALRM;
 pub(crate) const SIGCONT: i32 = libc::SIGCONT;
 pub(crate) const SIGHUP: i32 = libc::SIGHUP;
 pub(crate) const SIGINT: i32 = libc::SIGINT;
+pub(crate) const SIGKILL: i32 = libc::SIGKILL;
 pub(crate) const SIGPIPE: i32 = libc::SIGPIPE;
 pub(crate) const SIGQUIT: i32 = libc::SIGQUIT;
 pub(crate) const SIGSTOP: i32 = libc::SIGSTOP;

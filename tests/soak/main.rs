@@ -1,13 +1,16 @@
 //! A soak test: thousands of streams open and close for minutes, with sends, slow readers, resets, garbage and a flaky
 //! backend. No event may be lost, duplicated or out of order, and no resource usage may grow.
 //!
-//! Run by `make soak MINUTES=15`. Also settable: `SOAK_STREAMS`, `SOAK_RATE` (sends a second), `SOAK_SEED`.
+//! Run by `make soak MINUTES=15`. Also settable: `SOAK_STREAMS`, `SOAK_RATE` (sends a second), `SOAK_SEED`. With
+//! `SOAK_GATEWAYS` there are several gateways: see `hops`.
 
 #[path = "../common/mod.rs"]
 mod common;
 
 mod backend;
 mod crowd;
+#[cfg(feature = "redis")]
+mod hops;
 mod reader;
 mod senders;
 mod visitor;
@@ -45,11 +48,15 @@ struct Sample {
 }
 
 impl Sample {
-    fn take(gateway: &Gateway, connections: usize) -> Self {
-        let pid = gateway.pid();
-        let descriptors = gateway.descriptors();
+    fn take(pid: u32, connections: usize) -> Self {
+        let descriptors = process::descriptors(pid);
         let other_descriptors = descriptors.saturating_sub(connections);
         Self { descriptors, other_descriptors, threads: process::threads(pid), rss_kib: process::rss_kib(pid) }
+    }
+
+    fn assert_within_limits(&self) {
+        assert!(self.other_descriptors <= OTHER_DESCRIPTORS_MAX, "{self:?}");
+        assert!(self.threads <= THREADS_MAX, "{} threads", self.threads);
     }
 
     fn mean(samples: &[Self]) -> Self {
@@ -64,6 +71,16 @@ impl Sample {
 }
 
 fn main() {
+    match setting("SOAK_GATEWAYS", 1) {
+        1 => soak(),
+        #[cfg(feature = "redis")]
+        gateways => hops::run(gateways),
+        #[cfg(not(feature = "redis"))]
+        _ => panic!("a build without Redis has one gateway"),
+    }
+}
+
+fn soak() {
     let minutes = setting("SOAK_MINUTES", 1);
     let streams = setting("SOAK_STREAMS", 5_000);
     let rate = setting("SOAK_RATE", 1_000);
@@ -84,7 +101,7 @@ fn main() {
         // At warn, most lines about failed disconnects are suppressed.
         .set("LOG_LEVEL", "debug")
         .start();
-    let idle = Sample::take(&gateway, 0);
+    let idle = Sample::take(gateway.pid(), 0);
     let mut crowd = Crowd::new(gateway.port, streams, rate, lifetime, seed as u64, news);
     let samples = run(&mut crowd, &gateway, &ledger, time);
     assert_flat(&samples);
@@ -100,9 +117,8 @@ fn run(crowd: &mut Crowd, gateway: &Gateway, ledger: &Ledger, time: Duration) ->
         if start.elapsed().as_secs() as usize <= samples.len() {
             continue;
         }
-        let sample = Sample::take(gateway, crowd.connections());
-        assert!(sample.other_descriptors <= OTHER_DESCRIPTORS_MAX, "{sample:?}");
-        assert!(sample.threads <= THREADS_MAX, "{} threads", sample.threads);
+        let sample = Sample::take(gateway.pid(), crowd.connections());
+        sample.assert_within_limits();
         samples.push(sample);
         if samples.len() % 10 == 0 {
             print_line(crowd, ledger, samples.len(), sample);
@@ -153,7 +169,7 @@ fn finish(mut crowd: Crowd, gateway: &mut Gateway, ledger: &Ledger, idle: Sample
     let pid = gateway.pid();
     let held = crowd.connections() + idle.descriptors + 8;
     until(&mut crowd, "descriptors are released", |_| process::descriptors(pid) <= held);
-    println!("most have left: {:?}", Sample::take(gateway, crowd.connections()));
+    println!("most have left: {:?}", Sample::take(gateway.pid(), crowd.connections()));
     let streams = crowd.connections();
     let start = Instant::now();
     crowd.draining = true;

@@ -54,6 +54,12 @@ impl<T> Sender<T> {
         self.failure.as_deref()
     }
 
+    /// What is unanswered on a connection that is over.
+    #[cfg(feature = "redis")]
+    pub(crate) fn into_unanswered(self) -> impl Iterator<Item = T> {
+        self.unanswered.into_iter()
+    }
+
     /// Writes as much as the kernel accepts.
     pub(crate) fn flush(&mut self) {
         while !self.out.is_empty() && self.failure.is_none() {
