@@ -164,6 +164,22 @@ fn all_that_is_kept_comes_with_since_start() {
 }
 
 #[test]
+fn a_client_that_leaves_before_its_first_kept_event_comes_back_without_a_gap() {
+    let cluster = Cluster::of(2);
+    let ids = ["1", "2"].map(|data| cluster.send(0, "a", data));
+    let mut stream = cluster.open(0, "/b,a?since=start&event=hello");
+    let first = stream.frame();
+    let start = first.strip_prefix("id: ").and_then(|rest| rest.strip_suffix("\ndata: hello\n\n")).expect("an id");
+    drop(stream);
+    for at in 0..2 {
+        let mut stream = cluster.resume(at, "/b,a?since=start", start);
+        for (id, data) in ids.iter().zip(["1", "2"]) {
+            assert_eq!(stream.event(), event(id, data));
+        }
+    }
+}
+
+#[test]
 fn a_new_client_gets_what_was_sent_since_its_request_and_nothing_before() {
     let redis = Redis::start();
     let url = redis.url();

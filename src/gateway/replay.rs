@@ -102,7 +102,11 @@ impl Shared {
             None => {
                 let has_gap = missing(0) == Some(Completeness::Dropped);
                 *(if has_gap { &mut counts.dropped } else { &mut counts.complete }) += 1;
-                (0, has_gap)
+                // What Redis has proves nothing of long ago: a client that leaves before its first event returns with a
+                // position right before that.
+                let is_near = self.engine.link.is_some() && !has_gap;
+                let behind = || names.iter().filter_map(|name| groups.kept_behind(name.as_ref())).min();
+                (if is_near { behind().unwrap_or(head) } else { 0 }, has_gap)
             }
             Some(Resume::Live(_)) if is_over => return Err(Detail::GroupEnded),
             // Events lost that are sent while the backend decides.

@@ -413,6 +413,14 @@ impl Groups {
         })
     }
 
+    /// The position right before everything that is kept of a group; `None`: nothing is. If some of it is only kept
+    /// elsewhere, it begins no earlier.
+    pub(crate) fn kept_behind(&self, name: &str) -> Option<Position> {
+        let ring = &self.group(self.find(name)?).ring;
+        let is_all_here = ring.gone() == ring.dropped();
+        if is_all_here { ring.oldest().map(|oldest| oldest - 1) } else { Some(ring.gone()) }
+    }
+
     /// The position behind which something of a group is kept, or `from` if that is later.
     pub(crate) fn kept_from(&self, name: &str, from: Position) -> Position {
         self.find(name).map_or(from, |slot| from.max(self.group(slot).ring.dropped()))
