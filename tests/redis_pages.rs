@@ -20,7 +20,10 @@ struct Setup {
 
 impl Setup {
     fn with(variables: impl Fn(Builder) -> Builder) -> Self {
-        let redis = Redis::start();
+        Self::over(Redis::start(), variables)
+    }
+
+    fn over(redis: Redis, variables: impl Fn(Builder) -> Builder) -> Self {
         // `/a,b?start` is in the groups `a` and `b`, from the beginning.
         let backend = Backend::new(|call| {
             let (path, query) = call.url().split_once('?').unwrap_or((call.url(), ""));
@@ -147,4 +150,42 @@ fn a_member_that_waits_for_redis_is_not_taken_for_a_slow_one() {
     eventually("the connection to Redis counts as dead", || !has_redis());
     setup.redis.resume();
     reader.join().expect("the stream goes on");
+}
+
+/// Redis closes a connection that has to read more than this at once; far less than its default, and than what is kept.
+const LIMIT: &str = "pubsub 3mb 0 0";
+
+/// Sends so many events of so many bytes to some groups, by turns; the frames.
+fn send_much(setup: &Setup, groups: &[&str], count: usize, bytes: usize) -> Vec<String> {
+    (0..count).map(|n| setup.send(&[groups[n % groups.len()]], n, bytes)).collect()
+}
+
+#[test]
+fn a_gateway_reads_more_than_redis_lets_it_at_once() {
+    let setup = Setup::over(Redis::with(&["--client-output-buffer-limit", LIMIT]), |gateway| gateway);
+    let one = send_much(&setup, &["a"], 40, 100_000);
+    let names: Vec<String> = (0..50).map(|n| format!("g{n}")).collect();
+    let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+    let many = send_much(&setup, &names, 200, 20_000);
+    let mut streams =
+        ["/a?start".to_owned(), format!("/{}?start", names.join(","))].map(|path| setup.gateways[1].open(&path));
+    for (stream, frames) in streams.iter_mut().zip([one, many]) {
+        frames.iter().for_each(|frame| assert_eq!(stream.event(), *frame));
+    }
+}
+
+#[test]
+fn a_gateway_catches_up_with_more_than_redis_lets_it_read_at_once() {
+    let setup = Setup::over(Redis::with(&["--client-output-buffer-limit", LIMIT]), |gateway| gateway);
+    let names: Vec<String> = (0..50).map(|n| format!("g{n}")).collect();
+    let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+    let mut streams = ["/a".to_owned(), format!("/{}", names.join(","))].map(|path| setup.gateways[1].open(&path));
+    streams.iter_mut().for_each(|stream| drop(stream.frame()));
+    // What comes meanwhile is too much: Redis closes the connection of the second gateway.
+    common::sys::signal(setup.gateways[1].pid(), common::sys::SIGSTOP);
+    let frames = [send_much(&setup, &["a"], 60, 100_000), send_much(&setup, &names, 300, 20_000)];
+    common::sys::signal(setup.gateways[1].pid(), common::sys::SIGCONT);
+    for (stream, frames) in streams.iter_mut().zip(frames) {
+        frames.iter().for_each(|frame| assert_eq!(stream.event(), *frame));
+    }
 }

@@ -175,7 +175,7 @@ fn draw(random: &mut Random, shas: &[String], ids: usize) -> Vec<String> {
         16 => words(&["XADD", "P:log", random.pick(&["*", "1-1", "1700000000000-0"]), "s", value]),
         17 => {
             let mut command = words(&["EVALSHA", &shas[1], "5", "P:log", &list, &end, "P:h:b", "P:e:b"]);
-            command.push(random.pick(&["0", "-1"]).to_owned());
+            command.extend(words(&[random.pick(&["0", "40", "70", "1000"]), random.pick(&["2", "3", "8"])]));
             command
         }
         18 => {

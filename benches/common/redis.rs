@@ -61,8 +61,8 @@ impl Redis {
                         write!(
                             out,
                             "*{}\r\n+{id}\r\n:1790000000000\r\n{}",
-                            2 + 2 * groups,
-                            ":0\r\n*0\r\n".repeat(groups)
+                            2 + 5 * groups,
+                            ":0\r\n+0-0\r\n+0-0\r\n+0-0\r\n*0\r\n".repeat(groups)
                         )
                     }
                     "open" => write!(out, "*4\r\n+1\r\n+{}\r\n+{}\r\n+{}\r\n", values[3], values[4], id(self.number)),

@@ -164,9 +164,9 @@ impl Shared {
     }
 
     fn take_loaded(&mut self, now: Millis, loaded: Loaded) {
-        let Loaded { name, entries, dropped, doubt, is_ended } = loaded;
+        let Loaded { name, entries, dropped, gone, doubt, is_ended } = loaded;
         let entries = entries.into_iter().map(|(position, frame)| Entry { position, frame }).collect();
-        self.hub.groups.load(now, Kept { name: &name, entries, dropped, doubt, is_ended });
+        self.hub.groups.load(now, Kept { name: &name, entries, dropped, gone, doubt, is_ended });
         self.backlog.waits.extend(self.following.waiting_for(&name));
     }
 

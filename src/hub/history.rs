@@ -63,9 +63,9 @@ impl Ring {
     }
 
     /// What is known of the events before those that are pushed next; there are none yet.
-    pub(crate) fn restore(&mut self, dropped: Position, doubt: Position) {
+    pub(crate) fn restore(&mut self, dropped: Position, gone: Position, doubt: Position) {
         debug_assert!(self.entries.is_empty());
-        (self.dropped, self.gone, self.doubt) = (dropped, dropped, doubt);
+        (self.dropped, self.gone, self.doubt) = (dropped, gone, doubt);
     }
 
     /// Of the events that were dropped here, those up to that position cannot be had from elsewhere.

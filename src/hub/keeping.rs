@@ -21,8 +21,10 @@ pub(crate) struct Kept<'a> {
     pub(crate) name: &'a str,
     /// In order.
     pub(crate) entries: Vec<Entry>,
-    /// The newest position that was dropped; 0: none was.
+    /// The newest position that is not among them; 0: none is missing.
     pub(crate) dropped: Position,
+    /// The same of those that are not kept there either.
+    pub(crate) gone: Position,
     /// Events up to here may have been dropped.
     pub(crate) doubt: Position,
     pub(crate) is_ended: bool,
@@ -182,7 +184,7 @@ impl Groups {
         self.unload(kept.name);
         let slot = self.find_or_create(kept.name);
         let group = self.group_mut(slot);
-        group.ring.restore(kept.dropped, kept.doubt);
+        group.ring.restore(kept.dropped, kept.gone, kept.doubt);
         for entry in kept.entries {
             self.group_mut(slot).newest = entry.position;
             self.keep(now, slot, entry);

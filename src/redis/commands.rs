@@ -1,7 +1,7 @@
 //! What the gateway asks of Redis.
 
 use super::entries::{flags, id_of, position_of};
-use super::held::Standing;
+use super::held::{Part, Standing};
 use super::page::{PAGE_BYTES, Page};
 use super::requests::{Kind, Outcome, Serial};
 use super::resp::{self, Command, Decimal, Value};
@@ -44,11 +44,11 @@ impl Link {
             let channel = self.names.channel(name);
             // What is sent between the two is lost: only a write that arrives in pieces shows it.
             if planted::is("groups-are-read-before-they-are-subscribed-to") {
-                self.read(now, vec![Box::from(name)]);
+                self.want(now, [Box::from(name)]);
                 return resp::write_command(&mut self.out, &[b"SUBSCRIBE", channel.as_bytes()]);
             }
             resp::write_command(&mut self.out, &[b"SUBSCRIBE", channel.as_bytes()]);
-            self.read(now, vec![Box::from(name)]);
+            self.want(now, [Box::from(name)]);
         }
     }
 
@@ -178,7 +178,9 @@ impl Link {
         command.push(self.names.log());
         command.push_name(self.names.history(name));
         command.push_name(self.names.end(name));
-        command.push("-1");
+        // Only the newest event.
+        command.push("0");
+        command.push_number(self.limits.events.max(1) as u64);
         self.submit(now, Kind::Peek, Some(Script::Read), command)
     }
 
@@ -239,12 +241,9 @@ impl Link {
             }
             Kind::Tell { .. } => Outcome::Told(usize::try_from(value.integer()?).ok()?),
             Kind::Peek => {
-                let [_, _, is_ended, newest] = value.elements()? else { return None };
-                let newest = match newest.elements()? {
-                    [] => None,
-                    [newest, ..] => Some(position_of(newest.bytes()?.split(|byte| *byte == b' ').next()?)?),
-                };
-                Outcome::Peeked(newest, is_ended.integer()? == 1)
+                let [_, _, elements @ ..] = value.elements()? else { return None };
+                let part = Part::parse(elements)?;
+                Outcome::Peeked(part.entries.last().map(|newest| newest.position), part.is_ended)
             }
             Kind::Page => Outcome::Page(Page::parse(value)?),
             Kind::Alive => Outcome::Alive(value.integer()? == 1),

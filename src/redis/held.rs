@@ -1,6 +1,7 @@
 //! The groups that this gateway follows, and what it reads of them when it begins to, or was cut off.
 
-use super::entries::{Entry, flags, ms_of, position_at};
+use super::entries::{Entry, flags, ms_of, position_at, position_of};
+use super::resp::Value;
 use super::settings::Limits;
 use crate::cursor::Position;
 use crate::planted;
@@ -16,8 +17,10 @@ pub(crate) struct Loaded {
     pub(crate) name: Box<str>,
     /// In order.
     pub(crate) entries: Vec<(Position, Frame)>,
-    /// The newest position that was dropped; 0: none was.
+    /// The newest position that is not among them; 0: none is missing.
     pub(crate) dropped: Position,
+    /// The newest of those that Redis has dropped as well; 0: none was.
+    pub(crate) gone: Position,
     /// Events up to here may have been dropped.
     pub(crate) doubt: Position,
     pub(crate) is_ended: bool,
@@ -125,28 +128,68 @@ impl Held {
     }
 }
 
-/// One group in the answer to a read: `entries` is the list as it is kept, with one event more than there may be.
-pub(super) fn load(name: &str, is_ended: bool, entries: &[Entry<'_>], now_ms: u64, limits: Limits) -> Loaded {
-    let age_ms = u64::try_from(limits.age.as_millis()).unwrap_or(u64::MAX);
-    let surplus = entries.len().saturating_sub(limits.events.max(1));
-    // What is kept proves nothing of what is not.
-    if !entries.is_empty() && planted::is("kept-entries-prove-that-none-was-dropped") {
-        let entries = entries.iter().map(|entry| (entry.position, Frame::from(entry.frame))).collect();
-        return Loaded { name: Box::from(name), entries, dropped: 0, doubt: 0, is_ended };
+/// One group in the answer to a read.
+pub(super) struct Part<'a> {
+    pub(super) is_ended: bool,
+    /// The oldest one that is kept; 0: none is.
+    oldest: Position,
+    /// The newest one that is kept although it is more than there may be; 0: none is.
+    surplus: Position,
+    /// The newest one that had no room here; 0: all had.
+    omitted: Position,
+    /// The newest ones, in order.
+    pub(super) entries: Vec<Entry<'a>>,
+}
+
+/// What there is of a group in an answer.
+pub(super) const PART_ELEMENTS: usize = 5;
+
+impl<'a> Part<'a> {
+    pub(super) fn parse(elements: &'a [Value<'a>]) -> Option<Self> {
+        let [is_ended, oldest, surplus, omitted, entries] = elements else { return None };
+        let entries = entries.elements()?.iter().rev().map(|entry| Entry::parse(entry.bytes()?));
+        Some(Self {
+            is_ended: is_ended.integer()? == 1,
+            oldest: position_of(oldest.bytes()?)?,
+            surplus: position_of(surplus.bytes()?)?,
+            omitted: position_of(omitted.bytes()?)?,
+            entries: entries.collect::<Option<_>>()?,
+        })
     }
-    let dropped = surplus.checked_sub(1).map_or(0, |last| entries[last].position);
-    // A list begins when the one before it has expired, so nothing is missing that is younger.
-    let began_ms = match entries.first() {
-        Some(_) if surplus > 0 => 0,
-        Some(oldest) => ms_of(oldest.position),
-        None => now_ms,
-    };
-    Loaded {
-        name: Box::from(name),
-        entries: entries[surplus..].iter().map(|entry| (entry.position, Frame::from(entry.frame))).collect(),
-        dropped,
-        doubt: position_at(began_ms.saturating_sub(age_ms)),
-        is_ended,
+
+    /// There was no room for any event.
+    pub(super) fn is_left_out(&self) -> bool {
+        self.omitted > 0 && self.entries.is_empty()
+    }
+
+    /// The newest one that is kept, and is not here only for want of room.
+    pub(super) fn has_more_behind(&self, position: Position) -> bool {
+        self.omitted > position.max(self.surplus)
+    }
+
+    pub(super) fn load(&self, name: &str, now_ms: u64, limits: Limits) -> Loaded {
+        let age_ms = u64::try_from(limits.age.as_millis()).unwrap_or(u64::MAX);
+        // A list begins when the one before it has expired, so nothing is missing that is younger.
+        let began_ms = match self.oldest {
+            _ if self.surplus > 0 => 0,
+            0 => now_ms,
+            oldest => ms_of(oldest),
+        };
+        let kept = self.entries.iter().filter(|entry| entry.position > self.surplus);
+        let entries = kept.map(|entry| (entry.position, Frame::from(entry.frame))).collect();
+        let mut loaded = Loaded {
+            name: Box::from(name),
+            entries,
+            dropped: self.omitted.max(self.surplus),
+            gone: self.surplus,
+            doubt: position_at(began_ms.saturating_sub(age_ms)),
+            is_ended: self.is_ended,
+        };
+        // What is kept proves nothing of what is not.
+        if !loaded.entries.is_empty() && planted::is("kept-entries-prove-that-none-was-dropped") {
+            (loaded.dropped, loaded.gone, loaded.doubt) = (0, 0, 0);
+        }
+        loaded
     }
 }
 
@@ -158,7 +201,7 @@ impl Loaded {
 
     /// Up to here something may be missing.
     pub(super) fn gap_until(&self) -> Position {
-        self.dropped.max(self.doubt)
+        self.gone.max(self.doubt)
     }
 
     /// Takes over what came of the group since it was read.
@@ -227,28 +270,46 @@ mod tests {
     const LIMITS: Limits = Limits { age: Duration::from_secs(300), events: 2 };
     const NOW_MS: u64 = 1_790_000_000_000;
 
-    fn entry(ms: u64) -> Entry<'static> {
-        Entry { position: position_at(ms), flags: 0, frame: b"data: x\n\n" }
+    /// A group in an answer: the ids, of some milliseconds before now, of the oldest, the surplus, and the omitted one, and
+    /// of all entries.
+    fn load(ids: [Option<u64>; 3], entries: &[u64]) -> Loaded {
+        let id = |ago: u64| format!("{}-0", NOW_MS - ago);
+        let ids = ids.map(|ago| ago.map_or("0-0".to_owned(), id));
+        let entries: Vec<String> = entries.iter().map(|ago| format!("{} 0 data: x\n\n", id(*ago))).collect();
+        let elements = [Value::Integer(0)].into_iter().chain(ids.iter().map(|id| Value::Blob(id.as_bytes())));
+        let entries = Value::Array(entries.iter().rev().map(|text| Value::Blob(text.as_bytes())).collect());
+        let elements: Vec<Value<'_>> = elements.chain([entries]).collect();
+        Part::parse(&elements).expect("a group").load("g", NOW_MS, LIMITS)
+    }
+
+    fn ago(ms: u64) -> Position {
+        position_at(NOW_MS - ms)
     }
 
     #[test]
     fn the_event_beyond_the_limit_is_the_newest_one_dropped() {
-        let list = [entry(NOW_MS - 30), entry(NOW_MS - 20), entry(NOW_MS - 10)];
-        let loaded = load("g", false, &list, NOW_MS, LIMITS);
-        assert_eq!((loaded.entries.len(), loaded.dropped), (2, list[0].position));
-        assert!(loaded.has_gap_behind(list[0].position - 1));
-        assert!(!loaded.has_gap_behind(list[0].position));
+        let loaded = load([Some(30), Some(30), None], &[30, 20, 10]);
+        assert_eq!((loaded.entries.len(), loaded.dropped, loaded.gone), (2, ago(30), ago(30)));
+        assert!(loaded.has_gap_behind(ago(30) - 1));
+        assert!(!loaded.has_gap_behind(ago(30)));
+    }
+
+    #[test]
+    fn what_had_no_room_is_not_gone() {
+        let loaded = load([Some(50), Some(40), Some(20)], &[10]);
+        assert_eq!((loaded.entries.len(), loaded.dropped, loaded.gone), (1, ago(20), ago(40)));
+        assert!(!loaded.has_gap_behind(ago(40)));
     }
 
     #[test]
     fn a_list_that_was_never_trimmed_has_all_since_the_one_before_it_expired() {
-        let loaded = load("g", false, &[entry(NOW_MS - 1000)], NOW_MS, LIMITS);
+        let loaded = load([Some(1000), None, None], &[1000]);
         assert_eq!(loaded.dropped, 0);
-        assert!(loaded.has_gap_behind(position_at(NOW_MS - 1000 - 300_001)));
-        assert!(!loaded.has_gap_behind(position_at(NOW_MS - 1000 - 300_000)));
-        let none = load("g", false, &[], NOW_MS, LIMITS);
-        assert!(none.has_gap_behind(position_at(NOW_MS - 300_001)));
-        assert!(!none.has_gap_behind(position_at(NOW_MS - 300_000)));
+        assert!(loaded.has_gap_behind(ago(1000 + 300_001)));
+        assert!(!loaded.has_gap_behind(ago(1000 + 300_000)));
+        let none = load([None; 3], &[]);
+        assert!(none.has_gap_behind(ago(300_001)));
+        assert!(!none.has_gap_behind(ago(300_000)));
     }
 
     #[test]

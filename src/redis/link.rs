@@ -120,6 +120,8 @@ impl Link {
         self.partial = None;
         // What was collected is read again.
         self.sync = Sync { behind: self.sync.behind, ..Sync::default() };
+        self.reads_under_way = 0;
+        self.unread.clear();
         self.held.break_off();
         let lost = self.requests.doubt(now.after(self.settings.timeout));
         self.finish(lost);
@@ -213,6 +215,7 @@ impl Link {
             Expected::Open => self.opened(now, value).ok_or_else(malformed)?,
             Expected::Log => self.take_log(now, value).ok_or_else(malformed)?,
             Expected::Read { number, names } => self.take_read(now, number, &names, value).ok_or_else(malformed)?,
+            Expected::Missed { name, until } => self.take_page(now, &name, until, value).ok_or_else(malformed)?,
             Expected::Beat => {
                 let [epoch, id] = value.elements().ok_or_else(malformed)? else { return Err(malformed()) };
                 if epoch.text().and_then(parse_epoch) != self.epoch {

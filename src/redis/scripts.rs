@@ -105,15 +105,37 @@ end
 return ids[#ids] .. ' ' .. reached
 ";
 
-/// What is kept of groups. Keys: log, and of each group its list and its mark. Argument: where in the lists to begin.
-/// Answer: the newest position, the time in milliseconds, and of each group whether it has ended, and the events.
+/// The newest events of groups. Keys: log, and of each group its list and its mark. Arguments: most bytes of all events
+/// together (the first group has one in any case); most events of a group. Answer: the newest position, the time in
+/// milliseconds; and of each group whether it has ended, the ids of the oldest event in the list, of the newest one that is
+/// more than there may be, and of the newest one that had no room here (0-0: there is none), and the events, newest first.
+///
+/// Redis closes a connection with too much to read, 32 MB by default: so one group may be read in part, and of the groups
+/// behind it nothing.
 pub(super) const READ: &str = r"
 local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 local time = redis.call('TIME')
-local found = {newest and newest[1] or '0-0', time[1] * 1000 + math.floor(time[2] / 1000)}
+local found, room = {newest and newest[1] or '0-0', time[1] * 1000 + math.floor(time[2] / 1000)}, tonumber(ARGV[1])
+local function id_of(entry) return entry and string.match(entry, '^[^ ]+') or '0-0' end
 for i = 2, #KEYS, 2 do
+  local list, entries, behind, omitted = KEYS[i], {}, 0
+  repeat
+    local some = redis.call('LRANGE', list, -behind - 16, -behind - 1)
+    for n = #some, 1, -1 do
+      room = room - #some[n]
+      if room < 0 and (i > 2 or #entries > 0) then
+        omitted = some[n]
+        break
+      end
+      entries[#entries + 1] = some[n]
+    end
+    behind = behind + 16
+  until omitted or #some < 16
   found[#found + 1] = redis.call('EXISTS', KEYS[i + 1])
-  found[#found + 1] = redis.call('LRANGE', KEYS[i], ARGV[1], -1)
+  found[#found + 1] = id_of(redis.call('LRANGE', list, 0, 0)[1])
+  found[#found + 1] = id_of(redis.call('LRANGE', list, -ARGV[2] - 1, -ARGV[2] - 1)[1])
+  found[#found + 1] = id_of(omitted)
+  found[#found + 1] = entries
 end
 return found
 ";

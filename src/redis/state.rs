@@ -1,6 +1,6 @@
 //! The connection to Redis, without the socket: its state, and what is written.
 
-use super::entries::Tag;
+use super::entries::{Tag, id_of};
 use super::held::{Held, Loaded, Published, Replay, Standing};
 use super::requests::{Outcome, Requests, Serial};
 use super::resp::{self, Command, Scanner};
@@ -9,7 +9,7 @@ use super::server::Server;
 use super::settings::{Limits, RedisSettings};
 use crate::clock::Millis;
 use crate::cursor::{Epoch, Position};
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -19,6 +19,12 @@ pub(super) const BEAT_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) const REGISTERED: Duration = Duration::from_secs(15);
 /// Events of which one read brings that many: their memory stays allocated.
 const SPARE_MAX: usize = 256;
+/// Groups in one read.
+const READ_AT_ONCE: usize = 100;
+/// The events of one read, and the reads under way at once. Redis closes a connection with more than 8 MB to read for a
+/// minute, or more than 32 MB at all.
+pub(super) const READ_BYTES: usize = 1024 * 1024;
+const READS_MAX: usize = 4;
 pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// Sends wait for a second, so a server that is back is found within half of it.
 pub(super) const BACKOFF_MAX: Duration = Duration::from_millis(500);
@@ -85,6 +91,11 @@ pub(super) enum Expected {
         number: u64,
         names: Vec<Box<str>>,
     },
+    /// What was missed of a group, up to that position.
+    Missed {
+        name: Box<str>,
+        until: Position,
+    },
     Beat,
     Request(Serial),
     /// Whether the gateway is registered that a message is for.
@@ -100,10 +111,11 @@ pub(super) struct Sync {
     pub(super) log_starts_at: Position,
     /// Up to here the log says all.
     pub(super) log_ends_at: Position,
-    pub(super) reads_left: usize,
-    /// Groups to read after those, a read each. `subscribes`: only then they are subscribed to.
-    pub(super) unread: VecDeque<Vec<Box<str>>>,
+    /// Groups are subscribed to only before they are read.
     pub(super) subscribes: bool,
+    /// What the log says of the sends of this gateway, and which groups it says have changed.
+    pub(super) own_sends: HashMap<Serial, Position>,
+    pub(super) changed: HashSet<Box<str>>,
     pub(super) newest: Position,
     pub(super) replays: Vec<Replay>,
     pub(super) loaded: Vec<Loaded>,
@@ -139,6 +151,10 @@ pub(crate) struct Link {
     pub(super) sent_to: String,
     pub(super) held: Held,
     pub(super) reads: u64,
+    /// Of them, those without an answer.
+    pub(super) reads_under_way: usize,
+    /// Groups that are still to be read.
+    pub(super) unread: VecDeque<Box<str>>,
     pub(super) sync: Sync,
     /// A send of which more events are to come.
     pub(super) partial: Option<Published>,
@@ -222,6 +238,8 @@ impl Link {
             sent_to: String::new(),
             held: Held::default(),
             reads: 0,
+            reads_under_way: 0,
+            unread: VecDeque::new(),
             sync: Sync::default(),
             partial: None,
             requests: Requests::new(memory_bytes_max),
@@ -384,18 +402,58 @@ impl Link {
         resp::write_command(&mut self.out, &arguments);
     }
 
-    pub(super) fn read(&mut self, now: Millis, names: Vec<Box<str>>) {
+    /// Reads groups, as soon as not too much is under way.
+    pub(super) fn want(&mut self, now: Millis, names: impl IntoIterator<Item = Box<str>>) {
+        self.unread.extend(names);
+        self.read_on(now);
+    }
+
+    /// Whether nothing is to be read, or being read.
+    pub(super) fn has_read_all(&self) -> bool {
+        self.unread.is_empty() && self.reads_under_way == 0
+    }
+
+    pub(super) fn read_on(&mut self, now: Millis) {
+        while self.reads_under_way < READS_MAX && !self.unread.is_empty() {
+            let mut names = Vec::new();
+            while names.len() < READ_AT_ONCE
+                && let Some(name) = self.unread.pop_front()
+            {
+                // Nobody may want it any more, or it has been read since.
+                if let Some(Standing::Unread | Standing::Stale) = self.held.get(&name) {
+                    names.push(name);
+                }
+            }
+            if names.is_empty() {
+                continue;
+            }
+            if self.phase == Phase::Syncing && self.sync.subscribes {
+                let channels: Vec<String> = names.iter().map(|name| self.names.channel(name)).collect();
+                self.subscribe(&channels);
+            }
+            self.read(now, names);
+        }
+    }
+
+    fn read(&mut self, now: Millis, names: Vec<Box<str>>) {
         self.reads += 1;
+        self.reads_under_way += 1;
         let number = self.reads;
         let mut keys = vec![self.names.log().to_owned()];
-        if self.phase == Phase::Syncing {
-            self.sync.reads_left += 1;
-        }
         for name in &names {
             keys.extend([self.names.history(name).concat(), self.names.end(name).concat()]);
             let was_stale = self.held.get(name) == Some(Standing::Stale);
             self.held.set(name, Standing::Reading { number, was_stale });
         }
-        self.run(now, Expected::Read { number, names }, Script::Read, &keys, &["0".to_owned()]);
+        let arguments = [READ_BYTES.to_string(), self.limits.events.max(1).to_string()];
+        self.run(now, Expected::Read { number, names }, Script::Read, &keys, &arguments);
+    }
+
+    /// Reads the oldest events of a group behind a position, up to another one.
+    pub(super) fn read_missed(&mut self, now: Millis, name: &str, behind: Position, until: Position) {
+        self.reads_under_way += 1;
+        let keys = [self.names.log().to_owned(), self.names.history(name).concat()];
+        let arguments = [self.limits.events.max(1).to_string(), READ_BYTES.to_string(), id_of(behind)];
+        self.run(now, Expected::Missed { name: Box::from(name), until }, Script::Page, &keys, &arguments);
     }
 }

@@ -1,7 +1,8 @@
 //! The beginning of a connection, and what was missed until then.
 
-use super::entries::{Entry, Tag, flags, id_of, ms_of, position_of};
-use super::held::{Frame, Loaded, Replay, Standing, in_order, load};
+use super::entries::{Tag, flags, id_of, ms_of, position_of};
+use super::held::{Frame, Loaded, PART_ELEMENTS, Part, Replay, Standing, in_order};
+use super::page::Page;
 use super::requests::own_sends;
 use super::resp::Value;
 use super::scripts::{LOG_LENGTH, Script};
@@ -11,13 +12,11 @@ use crate::clock::Millis;
 use crate::cursor::{Epoch, Position};
 use crate::planted;
 use log::{error, info};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
-/// Groups in one command when all are read.
-const READ_AT_ONCE: usize = 100;
-/// Reads under way: what Redis has to say, and what follows from it, comes in pieces.
-const READS_MAX: usize = 8;
+/// Entries of the log in one answer: those of sends to many groups are long.
+const LOG_AT_ONCE: usize = 1_000;
 /// Channels in one command when all are subscribed to.
 const SUBSCRIBED_AT_ONCE: usize = 1_000;
 
@@ -90,21 +89,25 @@ impl Link {
         }
         // The entry of that position itself shows that none behind it was trimmed. Of a send that was in flight, this
         // gateway may have got its own message.
-        let (log, from) = (self.names.log().to_owned(), id_of(was_at));
-        self.command(now, Expected::Log, &[b"XRANGE", log.as_bytes(), from.as_bytes(), b"+"]);
+        self.read_log(now, was_at);
         Some(())
+    }
+
+    fn read_log(&mut self, now: Millis, from: Position) {
+        let (log, from, count) = (self.names.log().to_owned(), id_of(from), LOG_AT_ONCE.to_string());
+        let command = [b"XRANGE", log.as_bytes(), from.as_bytes(), b"+", b"COUNT", count.as_bytes()];
+        self.command(now, Expected::Log, &command);
     }
 
     /// What the log says has changed meanwhile.
     pub(super) fn take_log(&mut self, now: Millis, value: &Value<'_>) -> Option<()> {
         let behind = self.sync.behind;
-        if let Some(first) = value.elements()?.first() {
+        let entries = value.elements()?;
+        if let Some(first) = entries.first().filter(|_| self.sync.log_starts_at == Position::MAX) {
             self.sync.log_starts_at = position_of(first.elements()?.first()?.bytes()?)?;
         }
-        let is_whole = self.sync.is_log_whole();
         let mut sends = Vec::new();
-        let mut changed: HashSet<&str> = HashSet::new();
-        for entry in value.elements()? {
+        for entry in entries {
             let [id, fields] = entry.elements()? else { return None };
             let position = position_of(id.bytes()?)?;
             self.sync.log_ends_at = position;
@@ -115,16 +118,22 @@ impl Link {
             if position <= behind {
                 continue;
             }
-            changed.extend(names.split('\n'));
             let command = tag.flags & (flags::CLOSE | flags::END);
             let held = |name: &&str| self.held.get(name) == Some(Standing::Stale);
             let names: Vec<Box<str>> = names.split('\n').filter(held).map(Box::from).collect();
+            self.sync.changed.extend(names.iter().cloned());
             if command != 0 && !names.is_empty() {
                 let frame = Frame::from(b"".as_slice());
                 self.sync.add(Replay { position, names, flags: command | flags::BARE, frame });
             }
         }
-        let own = own_sends(self.gateway, sends.into_iter());
+        self.sync.own_sends.extend(own_sends(self.gateway, sends.into_iter()));
+        if entries.len() >= LOG_AT_ONCE {
+            self.read_log(now, self.sync.log_ends_at + 1);
+            return Some(());
+        }
+        let is_whole = self.sync.is_log_whole();
+        let (own, changed) = (std::mem::take(&mut self.sync.own_sends), std::mem::take(&mut self.sync.changed));
         let results = self.requests.resolve(&own, is_whole);
         self.finish(results);
         self.read_changed(now, |name| !is_whole || changed.contains(name));
@@ -136,29 +145,12 @@ impl Link {
         // Silent loss with each broken connection.
         let selected =
             self.held.select(|name| has_changed(name) && !planted::is("resubscribed-groups-are-not-caught-up"));
-        let mut selected = selected.into_iter();
-        let reads = std::iter::from_fn(|| Some(selected.by_ref().take(READ_AT_ONCE).collect::<Vec<_>>()));
-        self.sync.unread = reads.take_while(|names| !names.is_empty()).collect();
-        self.read_on(now);
+        self.want(now, selected);
+        self.go_live_once_known(now);
     }
 
-    /// Reads further groups, or goes live.
-    fn read_on(&mut self, now: Millis) {
-        while self.sync.reads_left < READS_MAX
-            && let Some(mut names) = self.sync.unread.pop_front()
-        {
-            // Others are not wanted any more, or are being read.
-            names.retain(|name| matches!(self.held.get(name), Some(Standing::Unread | Standing::Stale)));
-            if names.is_empty() {
-                continue;
-            }
-            if self.sync.subscribes {
-                let channels: Vec<String> = names.iter().map(|name| self.names.channel(name)).collect();
-                self.subscribe(&channels);
-            }
-            self.read(now, names);
-        }
-        if self.sync.reads_left == 0 {
+    fn go_live_once_known(&mut self, now: Millis) {
+        if self.phase == Phase::Syncing && self.has_read_all() {
             self.go_live(now);
         }
     }
@@ -168,44 +160,68 @@ impl Link {
         let (time, groups) = rest.split_first()?;
         let newest = position_of(newest.bytes()?)?;
         let now_ms = u64::try_from(time.integer()?).ok()?;
+        self.reads_under_way = self.reads_under_way.saturating_sub(1);
         let is_live = self.phase == Phase::Live;
         if is_live {
             self.advance(newest);
         } else {
             self.sync.newest = self.sync.newest.max(newest);
-            self.sync.reads_left -= 1;
         }
-        for (name, group) in names.iter().zip(groups.chunks_exact(2)) {
+        for (name, elements) in names.iter().zip(groups.chunks_exact(PART_ELEMENTS)) {
             // Nobody may want it any more, or again.
             let Some(Standing::Reading { number: wanted, was_stale }) = self.held.get(name) else { continue };
             if wanted != number {
                 continue;
             }
+            let part = Part::parse(elements)?;
+            if part.is_left_out() {
+                self.held.set(name, if was_stale { Standing::Stale } else { Standing::Unread });
+                self.unread.push_back(name.clone());
+                continue;
+            }
             self.held.set(name, Standing::Ready);
-            let is_ended = group[0].integer()? == 1;
-            let entries: Option<Vec<Entry<'_>>> =
-                group[1].elements()?.iter().map(|entry| Entry::parse(entry.bytes()?)).collect();
-            let entries = entries?;
-            let loaded = load(name, is_ended, &entries, now_ms, self.limits);
+            let loaded = part.load(name, now_ms, self.limits);
             if is_live {
                 self.events.push_back(Event::Loaded(loaded));
             } else if was_stale {
-                self.take_missed(name, newest, &loaded, &entries);
+                self.take_missed(now, newest, &loaded, &part);
             } else {
                 // What came meanwhile is in the list.
                 self.sync.forget_until(name, newest);
                 self.sync.add_loaded(loaded);
             }
         }
-        if !is_live {
-            self.read_on(now);
+        self.read_on(now);
+        self.go_live_once_known(now);
+        Some(())
+    }
+
+    /// More of what this gateway has missed of a group.
+    pub(super) fn take_page(&mut self, now: Millis, name: &str, until: Position, value: &Value<'_>) -> Option<()> {
+        self.reads_under_way = self.reads_under_way.saturating_sub(1);
+        let page = Page::parse(value)?;
+        let dropped = page.dropped.first().copied().unwrap_or(0);
+        if self.held.get(name).is_some() {
+            // The first part may have shown it already.
+            if dropped > self.sync.behind && !self.sync.gaps.iter().any(|(known, _)| **known == *name) {
+                self.sync.gaps.push((Box::from(name), dropped));
+            }
+            for event in page.events {
+                let (names, frame) = (vec![Box::from(name)], event.frame);
+                self.sync.add(Replay { position: event.position, names, flags: 0, frame });
+            }
+            if page.covers < until {
+                self.read_missed(now, name, page.covers, until);
+            }
         }
+        self.read_on(now);
+        self.go_live_once_known(now);
         Some(())
     }
 
     /// What this gateway has missed of a group.
-    fn take_missed(&mut self, name: &str, newest: Position, loaded: &Loaded, entries: &[Entry<'_>]) {
-        let behind = self.sync.behind;
+    fn take_missed(&mut self, now: Millis, newest: Position, loaded: &Loaded, part: &Part<'_>) {
+        let (name, behind) = (&*loaded.name, self.sync.behind);
         if loaded.has_gap_behind(behind) {
             // What was kept before looks whole to a client that was away for longer.
             let is_forgotten = planted::is("gaps-are-forgotten-once-they-are-told");
@@ -216,7 +232,10 @@ impl Link {
             let (names, frame) = (vec![Box::from(name)], Frame::from(b"".as_slice()));
             self.sync.add(Replay { position: newest, names, flags: flags::END | flags::BARE, frame });
         }
-        for entry in entries.iter().filter(|entry| entry.position > behind) {
+        if part.has_more_behind(behind) {
+            self.read_missed(now, name, behind, loaded.dropped);
+        }
+        for entry in part.entries.iter().filter(|entry| entry.position > behind) {
             let (names, frame) = (vec![Box::from(name)], Frame::from(entry.frame));
             // The log knows of closes and ends.
             self.sync.add(Replay { position: entry.position, names, flags: 0, frame });

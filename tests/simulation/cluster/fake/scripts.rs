@@ -18,7 +18,7 @@ pub(super) enum Script {
 
 const SHAS: [(&str, Script); 6] = [
     ("da1f417422f6fdfdb98d93c93129b2e242847325", Script::Send),
-    ("fe59fd45c372eed7f1497843ef800fafe0811dc3", Script::Read),
+    ("9b149373f6548d80cfa0b7b2e626efe71a77dac5", Script::Read),
     ("8dc9d73f3587de9fc3d83a53d204e6fedd4c9905", Script::Page),
     ("f956727462b8ec4c8be1410f002b8b771372de8d", Script::Open),
     ("80de32e075182b1e02e5e5ccd8252b433b52c20d", Script::Beat),
@@ -156,10 +156,24 @@ fn send(server: &mut Server, call: &Call<'_>) -> Result<Reply, String> {
 fn read(server: &mut Server, call: &Call<'_>) -> Reply {
     let newest = server.data.newest(call.key(1)).map_or(Id::default(), |(id, _)| id);
     let mut found = vec![Reply::text(newest.to_string()), Reply::Integer(server.data.now_ms as i64)];
+    let (mut room, most) = (call.number::<i64>(1), call.number::<usize>(2));
+    room = room.min(server.data.page_bytes_max.map_or(i64::MAX, |max| max as i64));
     for at in (2..=call.keys.len()).step_by(2) {
         found.push(Reply::count(usize::from(server.data.exists(call.key(at + 1)))));
-        let list = server.data.lrange(call.key(at), call.number(1), -1);
-        found.push(Reply::Array(list.iter().map(Reply::text).collect()));
+        let list = server.data.lrange(call.key(at), 0, -1);
+        let (mut entries, mut omitted) = (Vec::new(), None);
+        for entry in list.iter().rev() {
+            room -= entry.len() as i64;
+            if room < 0 && (at > 2 || !entries.is_empty()) {
+                omitted = Some(entry);
+                break;
+            }
+            entries.push(Reply::text(entry));
+        }
+        let surplus = list.len().checked_sub(most + 1).map(|n| &list[n]);
+        let ids = [list.first(), surplus, omitted].map(|entry| entry.map_or(b"0-0".to_vec(), |entry| id_of(entry)));
+        found.extend(ids.map(Reply::text));
+        found.push(Reply::Array(entries));
     }
     Reply::Array(found)
 }
@@ -182,11 +196,14 @@ fn page(server: &mut Server, call: &Call<'_>) -> Reply {
             }
             entries.push(Reply::text(entry));
         }
-        let id_of = |entry: &[u8]| entry.split(|byte| *byte == b' ').next().expect("an id").to_vec();
         let dropped = if list.len() > most { id_of(&list[0]) } else { b"0-0".to_vec() };
         found.extend([Reply::text(dropped), Reply::Integer(is_cut), Reply::Array(entries)]);
     }
     Reply::Array(found)
+}
+
+fn id_of(entry: &[u8]) -> Vec<u8> {
+    entry.split(|byte| *byte == b' ').next().expect("an id").to_vec()
 }
 
 /// The numbers of the id that a text begins with.
