@@ -5,7 +5,7 @@
 //! in the order in which they were sent. So what a read answers has every message before it, and none behind it.
 
 use super::entries::{self, Entry, flags, position_of};
-use super::held::{Frame, Published, Replay};
+use super::held::{Frame, Published, Replay, Standing};
 use super::requests::Outcome;
 use super::resp::{self, Scanner, Value};
 use super::scripts::{LOG_LENGTH, OPEN, SCRIPTS, Script};
@@ -118,11 +118,16 @@ impl Link {
         self.inbox = Vec::new();
         self.scanner = Scanner::default();
         self.partial = None;
+        self.held.break_off();
         // What was collected is read again.
-        self.sync = Sync { behind: self.sync.behind, ..Sync::default() };
+        let collected = Sync { behind: self.sync.behind, ..Sync::default() };
+        for loaded in std::mem::replace(&mut self.sync, collected).loaded {
+            if self.held.get(&loaded.name).is_some() {
+                self.held.set(&loaded.name, Standing::Unread);
+            }
+        }
         self.reads_under_way = 0;
         self.unread.clear();
-        self.held.break_off();
         let lost = self.requests.doubt(now.after(self.settings.timeout));
         self.finish(lost);
         self.socket_events.push_back(Event::Disconnect);
