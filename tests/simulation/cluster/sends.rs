@@ -185,7 +185,9 @@ impl World {
                 let now = self.now;
                 let is_there = |client: &Client| {
                     let node = &self.nodes[client.node];
-                    client.connection.is_some() && node.listened_at + ABSENT_MS > now && !node.drains
+                    // Else it may have got 204.
+                    let is_open = client.is_headed || client.attaches.is_none();
+                    is_open && client.connection.is_some() && node.listened_at + ABSENT_MS > now && !node.drains
                 };
                 let mut open = self.clients.iter().filter(|client| is_there(client));
                 assert!(!open.any(|client| client.token == token), "{number} was not found, but {token} is open");
