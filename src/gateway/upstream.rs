@@ -86,7 +86,12 @@ impl Shared {
         connections: &mut Table<Connection>,
         addresses: Result<Vec<SocketAddr>, String>,
     ) {
-        match addresses.map(|addresses| addresses.first().copied()) {
+        let failures = self.engine.link.as_ref().map_or(0, |link| link.failures());
+        let next = |addresses: Vec<SocketAddr>| {
+            let at = failures.checked_rem(addresses.len())?;
+            addresses.get(at).copied()
+        };
+        match addresses.map(next) {
             Ok(Some(address)) => self.outbox.act(Action::Connect(address)),
             Ok(None) => self.with_link(now, connections, |link| link.broken(now, "its name has no address")),
             Err(why) => self.with_link(now, connections, |link| link.broken(now, &why)),

@@ -33,6 +33,7 @@ impl Link {
         fn is_live(&) -> bool;
         fn has_been_live(&) -> bool;
         fn server(&) -> (&str, &str);
+        fn failures(&) -> usize;
         fn complaint(&) -> &str;
         fn counts(&) -> LinkCounts;
         fn waiting(&) -> usize;

@@ -110,6 +110,8 @@ impl Link {
         if self.phase == Phase::Live {
             self.sync.behind = self.head;
             self.backoff = BACKOFF_MIN;
+        } else {
+            self.failures = self.failures.wrapping_add(1);
         }
         self.phase = Phase::Waiting { until: now.after(self.jittered_backoff()) };
         self.backoff = (self.backoff * 2).min(BACKOFF_MAX);

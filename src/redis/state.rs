@@ -139,6 +139,8 @@ pub(crate) struct Link {
     pub(super) random: u64,
     pub(super) phase: Phase,
     pub(super) backoff: Duration,
+    /// Attempts that came to nothing.
+    pub(super) failures: usize,
     pub(super) expected: VecDeque<(Millis, Expected)>,
     pub(super) out: Vec<u8>,
     pub(super) inbox: Vec<u8>,
@@ -227,6 +229,7 @@ impl Link {
             random: random | 1,
             phase: Phase::Waiting { until: Millis::ZERO },
             backoff: BACKOFF_MIN,
+            failures: 0,
             expected: VecDeque::new(),
             out: Vec::new(),
             inbox: Vec::new(),
@@ -282,6 +285,12 @@ impl Link {
     /// The server's version, and its `maxmemory-policy`.
     pub(crate) fn server(&self) -> (&str, &str) {
         (self.server.version(), self.server.policy())
+    }
+
+    /// How many attempts to connect have come to nothing: each is made to the next one of several addresses, and the one that
+    /// worked last is the first to be tried.
+    pub(crate) fn failures(&self) -> usize {
+        self.failures
     }
 
     /// Why the last connection failed; empty if none has.

@@ -5,8 +5,8 @@ use super::tls::{Session, Sessions};
 use crate::clock::Millis;
 use crate::redis::{self, Event, Limits, Link, Outcome, RedisSettings};
 use crate::sys;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, TcpStream};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant, SystemTime};
 
 /// How much is read at once.
@@ -39,17 +39,15 @@ fn steps(
 ) -> Result<(), Failed> {
     let addresses =
         system_lookup()(&settings.host, settings.port).map_err(|error| Failed("name", error.to_string()))?;
-    let address = addresses.first().ok_or_else(|| Failed("name", "it has no address".to_owned()))?;
-    if settings.host.parse::<IpAddr>().is_err() {
-        say(&format!("Redis name: {} is {}", settings.host, address.ip()));
+    if addresses.is_empty() {
+        return Err(Failed("name", "it has no address".to_owned()));
     }
-    let socket = TcpStream::connect_timeout(address, settings.timeout).and_then(|socket| {
-        socket.set_read_timeout(Some(settings.timeout))?;
-        socket.set_write_timeout(Some(settings.timeout))?;
-        socket.set_nodelay(true)?;
-        Ok(socket)
-    });
-    let socket = socket.map_err(|error| Failed("connection", error.to_string()))?;
+    if settings.host.parse::<IpAddr>().is_err() {
+        let all: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
+        say(&format!("Redis name: {} is {}", settings.host, all.join(", ")));
+    }
+    let (address, socket) =
+        connect(&addresses, settings.timeout).map_err(|error| Failed("connection", error.to_string()))?;
     say(&format!("Redis connection: to {address}"));
     let session = settings.is_tls.then(|| Sessions::new(extra_roots, &settings.host).and_then(|tls| tls.open()));
     let session = session.transpose().map_err(|error| Failed("TLS", error.to_string()))?;
@@ -75,6 +73,23 @@ fn steps(
         if ahead.abs() < 1000 { "its clock agrees".to_owned() } else { format!("its clock is {ahead} ms ahead") };
     say(&format!("Redis round trip: {:.1} ms; {clock}", round_trip.as_secs_f64() * 1000.0));
     Ok(())
+}
+
+/// Connects to the first of some addresses that takes it.
+fn connect(addresses: &[SocketAddr], timeout: Duration) -> io::Result<(SocketAddr, TcpStream)> {
+    let mut result = Err(ErrorKind::AddrNotAvailable.into());
+    for address in addresses {
+        result = TcpStream::connect_timeout(address, timeout).and_then(|socket| {
+            socket.set_read_timeout(Some(timeout))?;
+            socket.set_write_timeout(Some(timeout))?;
+            socket.set_nodelay(true)?;
+            Ok((*address, socket))
+        });
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
 }
 
 /// A gateway's connection, of one who waits.
@@ -147,5 +162,21 @@ impl Probe {
             }
             self.exchange()?;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, TcpListener};
+
+    #[test]
+    fn an_address_where_nobody_listens_is_not_the_last_to_be_tried() {
+        let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let (closed, open) = (listen().local_addr().unwrap(), listen());
+        let address = open.local_addr().unwrap();
+        let (to, _) = connect(&[closed, address], Duration::from_secs(60)).unwrap();
+        assert_eq!(to, address);
+        assert_eq!(connect(&[closed], Duration::from_secs(60)).unwrap_err().kind(), ErrorKind::ConnectionRefused);
     }
 }

@@ -6,7 +6,7 @@ use ssegateway::callback::{CallId, CallKind, Called, Outcome};
 use ssegateway::gateway::{Action, Gateway, Listener, Peer, RedisSettings, Settings};
 use ssegateway::job::{Completion, Job};
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -28,6 +28,10 @@ pub(super) struct Node {
     pub(super) drains: bool,
 }
 
+/// Of the addresses of Redis, the one where it is not, as `::1` is for `localhost` if it listens to IPv4 only.
+const DESERTED: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
 /// A connect callback: of which client it is, and which of its connections.
 pub(super) struct Connect {
     pub(super) node: usize,
@@ -40,7 +44,7 @@ impl World {
     pub(super) fn start(&self, seed: u64) -> Node {
         let long = Duration::from_secs(100_000);
         let redis = RedisSettings {
-            host: if self.plan.is_named { "redis" } else { "127.0.0.1" }.to_owned(),
+            host: if self.plan.is_named { "redis".to_owned() } else { LOOPBACK.to_string() },
             ..RedisSettings::default()
         };
         let settings = Settings {
@@ -152,9 +156,12 @@ impl World {
             },
             Action::Start(Job::Resolve(host, port)) => {
                 assert_eq!((&*host, port), ("redis", 6379));
-                let address = SocketAddr::from(([127, 0, 0, 1], port));
-                gateway.complete(now, Completion::Resolved(Ok(vec![address])));
+                // The second attempt comes later.
+                let addresses: &[IpAddr] = if self.plan.is_orderly() { &[LOOPBACK] } else { &[DESERTED, LOOPBACK] };
+                let addresses = addresses.iter().map(|address| SocketAddr::new(*address, port)).collect();
+                gateway.complete(now, Completion::Resolved(Ok(addresses)));
             }
+            Action::Connect(to) if to.ip() == DESERTED => gateway.upstream_failed(now, "connection refused"),
             Action::Connect(_) => self.connect(at),
             Action::Disconnect => self.abandon(at),
             Action::Close(id, _) => self.closed(at, id),
