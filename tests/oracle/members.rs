@@ -127,7 +127,8 @@ impl Member {
             self.is_leaving = true;
             self.due.iter_mut().filter(|due| due.piece.is_event()).for_each(|due| due.is_required = false);
         }
-        self.push(Piece::Retry { delay, id: None }, true);
+        // With its groups it may have ended before, which nothing has shown.
+        self.push(Piece::Retry { delay, id: None }, self.ending.is_none());
     }
 
     /// Nothing more is written to it.
