@@ -189,3 +189,17 @@ fn a_gateway_catches_up_with_more_than_redis_lets_it_read_at_once() {
         frames.iter().for_each(|frame| assert_eq!(stream.event(), *frame));
     }
 }
+
+/// The log of what was sent is read in parts of a thousand entries.
+#[test]
+fn a_gateway_catches_up_with_thousands_of_sends() {
+    let setup = Setup::with(|gateway| gateway);
+    let mut stream = setup.gateways[1].open("/a");
+    drop(stream.frame());
+    common::sys::signal(setup.gateways[1].pid(), common::sys::SIGSTOP);
+    setup.redis.command("CLIENT KILL TYPE pubsub");
+    eventually("a connection to Redis", || setup.gateways[0].get("/readyz").text().contains(r#""redis":true"#));
+    let frames: Vec<String> = (0..2500).map(|n| setup.send(&["a"], n, 10)).collect();
+    common::sys::signal(setup.gateways[1].pid(), common::sys::SIGCONT);
+    frames.iter().for_each(|frame| assert_eq!(stream.event(), *frame));
+}

@@ -103,8 +103,13 @@ impl Link {
     pub(super) fn take_log(&mut self, now: Millis, value: &Value<'_>) -> Option<()> {
         let behind = self.sync.behind;
         let entries = value.elements()?;
-        if let Some(first) = entries.first().filter(|_| self.sync.log_starts_at == Position::MAX) {
-            self.sync.log_starts_at = position_of(first.elements()?.first()?.bytes()?)?;
+        let first = match entries.first() {
+            Some(first) => position_of(first.elements()?.first()?.bytes()?)?,
+            None => Position::MAX,
+        };
+        // A part begins with the last entry of the one before, unless it has been trimmed meanwhile.
+        if first != self.sync.log_ends_at {
+            self.sync.log_starts_at = first;
         }
         let mut sends = Vec::new();
         for entry in entries {
@@ -129,7 +134,7 @@ impl Link {
         }
         self.sync.own_sends.extend(own_sends(self.gateway, sends.into_iter()));
         if entries.len() >= LOG_AT_ONCE {
-            self.read_log(now, self.sync.log_ends_at + 1);
+            self.read_log(now, self.sync.log_ends_at);
             return Some(());
         }
         let is_whole = self.sync.is_log_whole();
