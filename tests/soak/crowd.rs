@@ -2,6 +2,7 @@
 
 use crate::backend::News;
 use crate::common::{HEARTBEAT, Random, get, sys};
+use crate::pace::{TICK, next_turn};
 use crate::reader::Reader;
 use crate::senders::{Answered, Sender};
 use crate::visitor::{Figures, Role, Stage, Visitor};
@@ -18,11 +19,8 @@ const SENDERS: usize = 16;
 const SENDS_PER_CONNECTION: usize = 5_000;
 /// Maximum connects in a tick.
 const OPENS_PER_TICK: usize = 10;
-const TICK: Duration = Duration::from_millis(10);
 /// Time between two passes over all connections.
 const ROUND: Duration = Duration::from_millis(100);
-/// Longer pauses between two turns have external causes.
-const STANDSTILL: Duration = Duration::from_secs(2);
 /// The maximum wait for anything; nothing takes longer than the gateway's own timeouts.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Maximum stalled readers at a time.
@@ -121,12 +119,7 @@ impl Crowd {
 
     /// Runs for some 10 ms.
     pub(crate) fn turn(&mut self) {
-        match self.poll.poll(&mut self.events, Some(TICK)) {
-            Err(error) if error.kind() != ErrorKind::Interrupted => panic!("epoll: {error}"),
-            Ok(()) | Err(_) => {}
-        }
-        let passed = std::mem::replace(&mut self.turned_at, Instant::now()).elapsed();
-        if passed > STANDSTILL {
+        if let Some(passed) = next_turn(&mut self.poll, &mut self.events, &mut self.turned_at) {
             self.forgive(passed);
         }
         self.hear_news();

@@ -11,6 +11,7 @@ mod backend;
 mod crowd;
 #[cfg(feature = "redis")]
 mod hops;
+mod pace;
 mod reader;
 mod senders;
 mod visitor;

@@ -7,6 +7,7 @@ use super::sending::{Line, SENDERS_PER_GATEWAY};
 use super::truth::{Truth, cursor};
 use super::{Asked, LATE, PATIENCE};
 use crate::common::{Random, sys};
+use crate::pace::{TICK, next_turn};
 use crate::reader::Reader;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
@@ -17,11 +18,8 @@ use std::time::{Duration, Instant};
 
 /// Clients that come in a tick, at most.
 const ARRIVALS_PER_TICK: usize = 20;
-const TICK: Duration = Duration::from_millis(10);
 /// Time between two passes over all clients.
 const ROUND: Duration = Duration::from_secs(1);
-/// Longer pauses between two turns have external causes.
-const STANDSTILL: Duration = Duration::from_secs(2);
 const AWAY_MAX_MS: u64 = 2_000;
 
 /// What has happened.
@@ -146,12 +144,7 @@ impl<'a> Crowd<'a> {
 
     /// Runs for some 10 ms.
     pub(crate) fn turn(&mut self) {
-        match self.poll.poll(&mut self.events, Some(TICK)) {
-            Err(error) if error.kind() != ErrorKind::Interrupted => panic!("epoll: {error}"),
-            Ok(()) | Err(_) => {}
-        }
-        let passed = std::mem::replace(&mut self.turned_at, Instant::now()).elapsed();
-        if passed > STANDSTILL {
+        if let Some(passed) = next_turn(&mut self.poll, &mut self.events, &mut self.turned_at) {
             println!("the crowd stood still for {passed:?}");
             self.excused_until = Instant::now();
         }
