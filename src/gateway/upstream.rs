@@ -87,10 +87,7 @@ impl Shared {
         addresses: Result<Vec<SocketAddr>, String>,
     ) {
         let failures = self.engine.link.as_ref().map_or(0, |link| link.failures());
-        let next = |addresses: Vec<SocketAddr>| {
-            let at = failures.checked_rem(addresses.len())?;
-            addresses.get(at).copied()
-        };
+        let next = |addresses: Vec<SocketAddr>| addresses.get(failures.checked_rem(addresses.len())?).copied();
         match addresses.map(next) {
             Ok(Some(address)) => self.outbox.act(Action::Connect(address)),
             Ok(None) => self.with_link(now, connections, |link| link.broken(now, "its name has no address")),
